@@ -1,0 +1,52 @@
+#include "base/file.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+
+namespace rehearse {
+
+namespace fs = std::filesystem;
+
+std::string read_file(const std::string& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) throw InputError(fmt::format("{}: no such file", path));
+  if (fs::is_directory(status)) throw InputError(fmt::format("{}: is a folder, not a file", path));
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream out;
+  if (in) out << in.rdbuf();
+  if (!in || in.bad()) {
+    throw InputError(fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
+  }
+  return std::move(out).str();
+}
+
+void write_file(const std::string& path, std::string_view contents) {
+  std::error_code error;
+  const fs::path target(path);
+  if (target.has_parent_path()) fs::create_directories(target.parent_path(), error);
+  const std::string beside = fmt::format("{}.{}.part", path, ::getpid());
+  std::ofstream out(beside, std::ios::binary | std::ios::trunc);
+  out.write(contents.data(), static_cast<std::streamsize>(contents.size()));
+  out.close();
+  if (!out) {
+    const std::string why = std::strerror(errno);
+    fs::remove(beside, error);
+    throw InputError(fmt::format("{}: cannot be written: {}", path, why));
+  }
+  fs::rename(beside, target, error);
+  if (error) {
+    const std::string why = error.message();
+    fs::remove(beside, error);
+    throw InputError(fmt::format("{}: cannot be written: {}", path, why));
+  }
+}
+
+}  // namespace rehearse

@@ -1,0 +1,376 @@
+#include "base/yaml.h"
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <yaml-cpp/yaml.h>
+
+#include "base/file.h"
+
+namespace rehearse {
+
+struct YamlFile::Contents {
+  std::string path;
+  std::vector<std::string> lines;
+  YAML::Node root;
+
+  SourcePlace place(const YAML::Mark& mark) const {
+    const int line = std::max(mark.line, 0);
+    std::string text;
+    if (static_cast<size_t>(line) < lines.size()) text = lines[static_cast<size_t>(line)];
+    return {.file = path, .line = line + 1, .column = std::max(mark.column, 0) + 1, .text = text};
+  }
+};
+
+void SourcePlace::fail(std::string_view path, std::string_view message) const {
+  std::string shown = text;
+  for (char& c : shown) c = (c == '\t') ? ' ' : c;
+  const int caret = std::min<int>(column, static_cast<int>(shown.size()) + 1);
+  throw InputError(fmt::format("{}:{}:{}: {}{}{}\n    {}\n    {:>{}}",
+                               file,
+                               line,
+                               column,
+                               path,
+                               path.empty() ? "" : ": ",
+                               message,
+                               shown,
+                               "^",
+                               caret));
+}
+
+namespace {
+
+std::vector<std::string> split_lines(const std::string& text) {
+  std::vector<std::string> lines(1);
+  for (const char c : text) {
+    if (c == '\n') {
+      lines.emplace_back();
+    } else if (c != '\r') {
+      lines.back() += c;
+    }
+  }
+  return lines;
+}
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
+    }
+  }
+  return row[b.size()];
+}
+
+// Decimal digits with an optional sign and no leading zero; everything else YAML calls an integer
+// (octal, hex, underscores) is refused, since readers disagree about it.
+std::optional<int64_t> parse_integer(const std::string& text) {
+  int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || rest != end) return std::nullopt;
+  const size_t first = text.starts_with('-') ? 1 : 0;
+  if (text.size() > first + 1 && text[first] == '0') return std::nullopt;
+  return value;
+}
+
+std::optional<double> parse_number(const std::string& text) {
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || rest != end || !std::isfinite(value)) return std::nullopt;
+  if (text.size() > 1 && text[0] == '0' && std::isdigit(static_cast<unsigned char>(text[1]))) {
+    return std::nullopt;
+  }
+  return value;
+}
+
+std::string quoted(const YAML::Node& node) {
+  if (node.IsMap()) return "a mapping";
+  if (node.IsSequence()) return "a list";
+  if (node.IsNull()) return "nothing";
+  return fmt::format("'{}'", node.Scalar());
+}
+
+std::optional<YAML::Node> find_value(const YAML::Node& map, std::string_view key) {
+  for (const auto& entry : map) {
+    if (entry.first.Scalar() == key) return entry.second;
+  }
+  return std::nullopt;
+}
+
+std::string describe(IntegerRange range) {
+  const bool low = range.min != IntegerRange{}.min;
+  const bool high = range.max != IntegerRange{}.max;
+  if (low && high) return fmt::format("an integer from {} to {}", range.min, range.max);
+  if (low) return fmt::format("an integer of at least {}", range.min);
+  if (high) return fmt::format("an integer of at most {}", range.max);
+  return "an integer";
+}
+
+std::string describe(NumberRange range) {
+  const bool low = std::isfinite(range.min);
+  const bool high = std::isfinite(range.max);
+  if (low && high) return fmt::format("a number from {} to {}", range.min, range.max);
+  if (low) return fmt::format("a number of at least {}", range.min);
+  if (high) return fmt::format("a number of at most {}", range.max);
+  return "a number";
+}
+
+}  // namespace
+
+std::optional<std::string> nearest_name(std::string_view word,
+                                        const std::vector<std::string>& candidates) {
+  std::optional<std::string> best;
+  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
+  for (const std::string& c : candidates) {
+    const size_t d = edit_distance(word, c);
+    if (d < best_distance) {
+      best_distance = d;
+      best = c;
+    }
+  }
+  return best;
+}
+
+YamlFile YamlFile::load(const std::string& path) {
+  return parse(read_file(path), path);
+}
+
+YamlFile YamlFile::parse(std::string text, std::string path) {
+  auto contents = std::make_shared<Contents>();
+  contents->path = std::move(path);
+  contents->lines = split_lines(text);
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1) {
+      contents->place(documents[1].Mark()).fail("", "expected one YAML document, found several");
+    }
+    if (!documents.empty()) contents->root = documents[0];
+  } catch (const YAML::Exception& e) {
+    contents->place(e.mark).fail("", "not valid YAML: " + e.msg);
+  }
+  if (!contents->root.IsMap()) {
+    SourcePlace{.file = contents->path, .text = contents->lines[0]}.fail(
+        "", "expected a mapping of keys to values, found " + quoted(contents->root));
+  }
+  YamlFile file;
+  file.contents_ = std::move(contents);
+  return file;
+}
+
+YamlMap YamlFile::root() const {
+  return YamlMap(contents_, contents_->root, "");
+}
+
+YamlMap::YamlMap(std::shared_ptr<const YamlFile::Contents> file,
+                 const YAML::Node& node,
+                 std::string path)
+    : file_(std::move(file)), node_(std::make_shared<YAML::Node>(node)), path_(std::move(path)) {
+  std::set<std::string> seen;
+  for (const auto& entry : *node_) {
+    if (!entry.first.IsScalar()) {
+      file_->place(entry.first.Mark()).fail(path_, "a key must be a plain name");
+    }
+    if (!seen.insert(entry.first.Scalar()).second) {
+      file_->place(entry.first.Mark())
+          .fail(path_of(entry.first.Scalar()), "this key is given twice; keep one of them");
+    }
+  }
+}
+
+std::string YamlMap::path_of(std::string_view key) const {
+  return path_.empty() ? std::string(key) : fmt::format("{}.{}", path_, key);
+}
+
+YAML::Node YamlMap::need(std::string_view key) {
+  if (!has(key)) place().fail(path_of(key), "this key is missing");
+  return *find_value(*node_, key);
+}
+
+std::string YamlMap::scalar(std::string_view key, std::string_view expected) {
+  const YAML::Node node = need(key);
+  if (!node.IsScalar()) fail(key, fmt::format("expected {}, found {}", expected, quoted(node)));
+  return node.Scalar();
+}
+
+bool YamlMap::has(std::string_view key) {
+  asked_.emplace(key);
+  return find_value(*node_, key).has_value();
+}
+
+std::vector<std::string> YamlMap::keys() const {
+  std::vector<std::string> names;
+  for (const auto& entry : *node_) names.push_back(entry.first.Scalar());
+  return names;
+}
+
+int64_t YamlMap::integer(std::string_view key, IntegerRange range) {
+  const std::string text = scalar(key, describe(range));
+  const auto value = parse_integer(text);
+  if (!value || *value < range.min || *value > range.max) {
+    fail(key, fmt::format("expected {}, found '{}'", describe(range), text));
+  }
+  return *value;
+}
+
+int64_t YamlMap::integer(std::string_view key, IntegerRange range, int64_t missing) {
+  return has(key) ? integer(key, range) : missing;
+}
+
+double YamlMap::number(std::string_view key, NumberRange range) {
+  const std::string text = scalar(key, describe(range));
+  const auto value = parse_number(text);
+  if (!value || *value < range.min || *value > range.max) {
+    fail(key, fmt::format("expected {}, found '{}'", describe(range), text));
+  }
+  return *value;
+}
+
+double YamlMap::number(std::string_view key, NumberRange range, double missing) {
+  return has(key) ? number(key, range) : missing;
+}
+
+bool YamlMap::boolean(std::string_view key, bool missing) {
+  if (!has(key)) return missing;
+  const std::string text = scalar(key, "true or false");
+  if (text != "true" && text != "false") {
+    fail(key, fmt::format("expected true or false, found '{}'", text));
+  }
+  return text == "true";
+}
+
+std::string YamlMap::text(std::string_view key) {
+  std::string value = scalar(key, "a text");
+  if (value.empty()) fail(key, "expected a text, found nothing");
+  return value;
+}
+
+std::string YamlMap::text(std::string_view key, std::string missing) {
+  return has(key) ? text(key) : missing;
+}
+
+template <typename T, typename Parse>
+T YamlMap::quantity(std::string_view key,
+                    Parse parse,
+                    std::string_view what,
+                    std::string_view example) {
+  const std::string expected = fmt::format("{} with a unit, such as \"{}\"", what, example);
+  const std::string text = scalar(key, expected);
+  const auto value = parse(text);
+  if (!value) fail(key, fmt::format("expected {}, found '{}'", expected, text));
+  return *value;
+}
+
+Duration YamlMap::duration(std::string_view key) {
+  return quantity<Duration>(key, parse_duration, "a time", "3.7 us");
+}
+Bytes YamlMap::bytes(std::string_view key) {
+  return quantity<Bytes>(key, parse_bytes, "a size", "80 GB");
+}
+BytesPerSecond YamlMap::rate(std::string_view key) {
+  return quantity<BytesPerSecond>(key, parse_bytes_per_second, "a rate", "450 GB/s");
+}
+FlopsPerSecond YamlMap::flop_rate(std::string_view key) {
+  return quantity<FlopsPerSecond>(key, parse_flops_per_second, "a rate", "990 TFLOP/s");
+}
+double YamlMap::tokens(std::string_view key) {
+  return quantity<double>(key, parse_tokens, "a number of tokens", "14.8T tokens");
+}
+
+std::vector<int64_t> YamlMap::integers(std::string_view key, IntegerRange range) {
+  const YAML::Node list = need(key);
+  if (!list.IsSequence()) fail(key, "expected a list of integers, such as [4, 4, 3]");
+  std::vector<int64_t> values;
+  for (const auto& item : list) {
+    const auto value = item.IsScalar() ? parse_integer(item.Scalar()) : std::nullopt;
+    if (!value || *value < range.min || *value > range.max) {
+      file_->place(item.Mark())
+          .fail(fmt::format("{}[{}]", path_of(key), values.size()),
+                fmt::format("expected {}, found {}", describe(range), quoted(item)));
+    }
+    values.push_back(*value);
+  }
+  return values;
+}
+
+std::vector<double> YamlMap::numbers(std::string_view key, NumberRange range) {
+  const YAML::Node list = need(key);
+  if (!list.IsSequence()) fail(key, "expected a list of numbers, such as [1.5, 2]");
+  std::vector<double> values;
+  for (const auto& item : list) {
+    const auto value = item.IsScalar() ? parse_number(item.Scalar()) : std::nullopt;
+    if (!value || *value < range.min || *value > range.max) {
+      file_->place(item.Mark())
+          .fail(fmt::format("{}[{}]", path_of(key), values.size()),
+                fmt::format("expected {}, found {}", describe(range), quoted(item)));
+    }
+    values.push_back(*value);
+  }
+  return values;
+}
+
+YamlMap YamlMap::map(std::string_view key) {
+  const YAML::Node node = need(key);
+  if (!node.IsMap()) fail(key, "expected a mapping of keys to values, found " + quoted(node));
+  return YamlMap(file_, node, path_of(key));
+}
+
+std::vector<YamlMap> YamlMap::maps(std::string_view key) {
+  const YAML::Node list = need(key);
+  if (!list.IsSequence()) fail(key, "expected a list of mappings, found " + quoted(list));
+  std::vector<YamlMap> out;
+  for (const auto& item : list) {
+    const std::string path = fmt::format("{}[{}]", path_of(key), out.size());
+    if (!item.IsMap()) {
+      file_->place(item.Mark()).fail(path, "expected a mapping, found " + quoted(item));
+    }
+    out.emplace_back(file_, item, path);
+  }
+  return out;
+}
+
+size_t YamlMap::choice_index(std::string_view key, const std::vector<std::string_view>& names) {
+  const std::string text = scalar(key, fmt::format("one of {}", fmt::join(names, ", ")));
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (names[i] == text) return i;
+  }
+  fail(key, fmt::format("expected one of {}, found '{}'", fmt::join(names, ", "), text));
+}
+
+void YamlMap::finish() const {
+  for (const auto& entry : *node_) {
+    const std::string& key = entry.first.Scalar();
+    if (asked_.contains(key)) continue;
+    const std::vector<std::string> known(asked_.begin(), asked_.end());
+    const auto near = nearest_name(key, known);
+    file_->place(entry.first.Mark())
+        .fail(path_of(key),
+              near ? fmt::format("unknown key; did you mean '{}'?", *near)
+                   : fmt::format("unknown key; known here: {}", fmt::join(known, ", ")));
+  }
+}
+
+SourcePlace YamlMap::place(std::string_view key) const {
+  const std::optional<YAML::Node> value = find_value(*node_, key);
+  return value && value->Mark().line >= 0 ? file_->place(value->Mark()) : place();
+}
+
+SourcePlace YamlMap::place() const {
+  return file_->place(node_->Mark());
+}
+
+void YamlMap::fail(std::string_view key, std::string_view message) const {
+  place(key).fail(path_of(key), message);
+}
+
+}  // namespace rehearse

@@ -1,0 +1,96 @@
+#include "cli/command.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+
+#include <fmt/format.h>
+
+namespace rehearse::cli {
+
+namespace po = boost::program_options;
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> list = {
+      {"calibrate", "measure this machine's kernels at the shapes a plan needs", calibrate},
+      {"inspect", "print and check a plan's schedule, Program, memory and bubble", inspect},
+      {"simulate", "predict one step of a plan", simulate},
+      {"train", "run the plan", train},
+      {"compare", "put predicted and measured timelines side by side, op by op", compare},
+      {"demo", "all of it, small, on this machine", demo},
+  };
+  return list;
+}
+
+Options::Options(Description description)
+    : description_(std::move(description)), visible_("Options") {
+  add()("help,h", "print this");
+  add()("json", "print the result as one JSON object");
+  add()("quiet,q", "no progress on standard error");
+}
+
+bool Options::parse(const Arguments& args) {
+  po::options_description all;
+  po::positional_options_description positions;
+  all.add(visible_);
+  if (description_.plan != PlanArgument::kNone) {
+    all.add_options()("plan", po::value<std::string>());
+    positions.add("plan", 1);
+  }
+  try {
+    po::store(
+        po::command_line_parser(args)
+            .options(all)
+            .positional(positions)
+            .style(po::command_line_style::unix_style & ~po::command_line_style::allow_guessing)
+            .run(),
+        values_);
+    po::notify(values_);
+  } catch (const po::error& e) {
+    throw UsageError(fmt::format("{}: {}", description_.name, e.what()));
+  }
+  if (has("help")) {
+    std::cout << fmt::format("usage: rehearse {}{} [options]\n\n{}\n\n",
+                             description_.name,
+                             description_.plan == PlanArgument::kNone ? "" : " <plan.yaml>",
+                             description_.about)
+              << visible_ << "\nExamples:\n"
+              << description_.examples;
+    return false;
+  }
+  if (description_.plan == PlanArgument::kNeeded && !has("plan")) {
+    throw UsageError(fmt::format("{}: a plan file is needed", description_.name));
+  }
+  return true;
+}
+
+std::optional<Calibration> find_calibration(const Options& options, const Plan& plan) {
+  if (options.has("calibration")) return load_calibration(options.get<std::string>("calibration"));
+  if (plan.calibration) return load_calibration(*plan.calibration);
+  return std::nullopt;
+}
+
+std::string default_out(const Plan& plan) {
+  return (std::filesystem::path("out") / std::filesystem::path(plan.path).stem()).string();
+}
+
+std::string Table::text() const {
+  std::vector<size_t> widths;
+  for (const auto& row : rows_) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string out;
+  for (const auto& row : rows_) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      line += i == 0 ? fmt::format("  {:<{}}", row[i], widths[i])
+                     : fmt::format("  {:>{}}", row[i], widths[i]);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+  }
+  return out;
+}
+
+}  // namespace rehearse::cli

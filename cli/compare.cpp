@@ -1,0 +1,63 @@
+// rehearse compare: predicted and measured timelines of one plan, op by op.
+
+#include <filesystem>
+#include <iostream>
+
+#include <fmt/format.h>
+
+#include "base/file.h"
+#include "cli/command.h"
+#include "cli/results.h"
+#include "plan/capabilities.h"
+
+namespace rehearse::cli {
+
+namespace po = boost::program_options;
+
+int compare(const Arguments& args) {
+  Options options(
+      {.name = "compare",
+       .about =
+           "Joins the predicted and the measured timeline of a plan by op: step time, bubble,\n"
+           "exposed communication, and time per kind of op. The prediction is made anew\n"
+           "unless --predicted names one; the measurement is what `train` wrote.",
+       .examples = "  rehearse train plan.yaml --data book.txt && rehearse compare plan.yaml\n"
+                   "  rehearse compare plan.yaml --measured run/timeline.json --json\n"});
+  options.add()("measured",
+                po::value<std::string>(),
+                "measured timeline (default: out/<plan>/timeline.json)");
+  options.add()(
+      "predicted", po::value<std::string>(), "predicted timeline, from simulate --timeline");
+  options.add()(
+      "calibration", po::value<std::string>(), "calibration file to use instead of the plan's");
+  if (!options.parse(args)) return 0;
+  const Plan plan = load_plan(options.plan_path());
+  require_simulate(plan);
+  const Program program = build_program(plan);
+  validate(program);
+  const std::string measured_path = options.has("measured") ? options.get<std::string>("measured")
+                                                            : default_out(plan) + "/timeline.json";
+  if (!std::filesystem::exists(measured_path)) {
+    throw InputError(fmt::format(
+        "{}: no such file; `rehearse train {}` writes the measured timeline, --measured names one",
+        measured_path,
+        plan.path));
+  }
+  const Timeline measured = parse_timeline(program, read_file(measured_path), measured_path);
+  Timeline predicted;
+  if (options.has("predicted")) {
+    const auto path = options.get<std::string>("predicted");
+    predicted = parse_timeline(program, read_file(path), path);
+  } else {
+    predicted = rehearse::simulate(plan, program, find_calibration(options, plan)).timeline;
+  }
+  const Comparison c = compare_timelines(program, predicted, measured);
+  if (options.json()) {
+    std::cout << comparison_json(c).dump(2) << "\n";
+  } else {
+    std::cout << comparison_text(c);
+  }
+  return 0;
+}
+
+}  // namespace rehearse::cli

@@ -1,0 +1,190 @@
+// rehearse demo: calibrate, predict, train, compare, on this machine, in minutes.
+
+#include <filesystem>
+#include <iostream>
+
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/progress.h"
+#include "cli/command.h"
+#include "cli/measure.h"
+#include "cli/results.h"
+#include "plan/capabilities.h"
+#include "runtime/train.h"
+
+namespace rehearse::cli {
+namespace {
+
+namespace po = boost::program_options;
+
+// Runs python3 with a script of plots/; false when it or its libraries are missing.
+bool plot(const std::string& script, const std::vector<std::string>& args) {
+  std::vector<std::string> words = {"python3", share_folder() + "/plots/" + script};
+  words.insert(words.end(), args.begin(), args.end());
+  std::vector<char*> argv;
+  for (std::string& w : words) argv.push_back(w.data());
+  argv.push_back(nullptr);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::execvp(argv[0], argv.data());
+    ::_exit(127);
+  }
+  int status = 1;
+  return child > 0 && ::waitpid(child, &status, 0) == child && WIFEXITED(status) &&
+         WEXITSTATUS(status) == 0;
+}
+
+struct TrainedRun {
+  TrainResult result;
+  Program program;
+  double bigram = 0;
+};
+
+TrainedRun train_run(const Plan& plan,
+                     const std::string& text,
+                     const std::string& label,
+                     const std::string& out,
+                     bool quiet) {
+  Trainer trainer(plan, text);
+  Progress progress({.label = label, .total = plan.training.steps, .quiet = quiet});
+  std::string log;
+  TrainResult result =
+      trainer.train({.steps = plan.training.steps,
+                     .validate_every = std::max<int64_t>(1, plan.training.steps / 6),
+                     .validation_steps = 8,
+                     .on_step = [&](const StepLog& step) {
+                       log += print_step(step) + "\n";
+                       progress.update(step.step + 1, fmt::format("loss {:.3f}", step.loss));
+                     }});
+  write_file(out + "/log.jsonl", log);
+  write_file(out + "/timeline.json", print_timeline(trainer.program(), result.timeline));
+  return {.result = std::move(result),
+          .program = trainer.program(),
+          .bigram = trainer.data().bigram_loss()};
+}
+
+std::string loss_table(const TrainResult& r, double bigram) {
+  Table table({"step", "training loss", "validation loss", "largest expert load"});
+  for (size_t i = 0; i < r.log.size(); ++i) {
+    const StepLog& log = r.log[i];
+    if (i != 0 && !log.validation_loss) continue;
+    table.row({std::to_string(i + 1),
+               fmt::format("{:.3f}", log.loss),
+               log.validation_loss ? fmt::format("{:.3f}", *log.validation_loss) : "",
+               fmt::format("{:.2f} x mean", log.max_expert_load)});
+  }
+  return table.text() +
+         fmt::format("  bigram baseline on the same split: {:.3f} nats per byte\n", bigram);
+}
+
+}  // namespace
+
+int demo(const Arguments& args) {
+  Options options(
+      {.name = "demo",
+       .about =
+           "The whole of Rehearse, small: measures this machine's kernels, predicts a step of a\n"
+           "miniature DeepSeek-V3 on two pipeline ranks with DualPipe, trains it on text, and\n"
+           "compares prediction and measurement op by op. A second training without expert\n"
+           "balancing shows what that does. `make demo` runs it on a text that it installs.",
+       .examples = "  make demo\n  rehearse demo --data book.txt\n",
+       .plan = PlanArgument::kNone});
+  options.add()("data", po::value<std::string>(), "text to train on");
+  options.add()(
+      "plan", po::value<std::string>(), "another plan (default: experiments/demo/plan.yaml)");
+  options.add()("steps", po::value<int64_t>(), "training steps, instead of the plan's");
+  options.add()("out", po::value<std::string>()->default_value("out/demo"), "output folder");
+  if (!options.parse(args)) return 0;
+  if (!options.has("data")) throw UsageError("demo: --data FILE is needed; `make demo` brings one");
+  const std::string text = options.get<std::string>("data");
+  const std::string out = options.get<std::string>("out");
+  Plan plan = load_plan(options.has("plan") ? options.plan_path()
+                                            : share_folder() + "/experiments/demo/plan.yaml");
+  if (options.has("steps")) plan.training.steps = options.get<int64_t>("steps");
+  require_run(plan);
+  const TextData check(text, plan);  // before minutes of work
+  const Program program = build_program(plan);
+  const auto say = [&](const std::string& s) {
+    if (!options.json()) std::cout << s << std::flush;
+  };
+
+  say(fmt::format("1. Calibrate: time every kernel of the plan on {} cores\n", host_cores()));
+  const Calibration calibration =
+      measure(plan,
+              program,
+              {.budget_per_kernel = Duration::microseconds(25'000), .quiet = options.quiet()});
+  write_file(out + "/calibration.yaml", print_calibration(calibration));
+
+  say("\n2. Predict, before anything is trained\n\n");
+  const StepPrediction prediction = predict(plan, program, calibration);
+  write_file(out + "/predicted.json", print_timeline(program, prediction.median.timeline));
+  say(prediction_text(plan, program, prediction));
+
+  say(fmt::format("\n3. Train {} steps on {} bytes of {}\n",
+                  plan.training.steps,
+                  check.training_bytes(),
+                  text));
+  const TrainedRun run = train_run(plan, text, "train", out, options.quiet());
+  say("\n" + training_text(plan, run.program, run.result) + "\n" +
+      loss_table(run.result, run.bigram));
+
+  say("\n4. The same without expert balancing (bias_update_speed 0)\n");
+  Plan unbalanced = plan;
+  unbalanced.training.bias_update_speed = 0;
+  const TrainedRun plain =
+      train_run(unbalanced, text, "train without balancing", out + "/unbalanced", options.quiet());
+  say(
+      fmt::format("  largest expert load at the end: {:.2f} x mean with balancing, {:.2f} x mean "
+                  "without\n",
+                  run.result.max_expert_load,
+                  plain.result.max_expert_load));
+
+  say("\n5. Compare, op by op (the measured step of median time)\n\n");
+  const Comparison comparison =
+      compare_timelines(program, prediction.median.timeline, run.result.timeline);
+  say(comparison_text(comparison));
+  const double error = prediction.summary.step / run.result.median_step - 1;
+  say(fmt::format("\npredicted step {}, measured {} (median of {} steps): error {}\n",
+                  to_string(prediction.summary.step),
+                  to_string(run.result.median_step),
+                  run.result.log.size(),
+                  percent(error)));
+
+  const bool plotted = plot(
+      "loss.py",
+      {out + "/log.jsonl", "--bigram", fmt::format("{}", run.bigram), "--out", out + "/loss.png"});
+  if (options.json()) {
+    Json json = {{"prediction", prediction_json(plan, program, prediction)},
+                 {"training", training_json(plan, run.program, run.result)},
+                 {"max_expert_load_without_balancing", plain.result.max_expert_load},
+                 {"bigram_loss", run.bigram},
+                 {"comparison", comparison_json(comparison)},
+                 {"out", out}};
+    std::cout << json.dump(2) << "\n";
+    return 0;
+  }
+  say(fmt::format(
+      "\nwritten to {0}:\n"
+      "  loss.png          {1}\n"
+      "  log.jsonl         every step\n"
+      "  predicted.json, timeline.json\n"
+      "                    both timelines; open them in https://ui.perfetto.dev\n"
+      "  calibration.yaml  what was measured in step 1\n"
+      "\nWhat to try next:\n"
+      "  rehearse inspect experiments/demo/plan.yaml            the schedule, cell by cell\n"
+      "  rehearse simulate experiments/demo/plan.yaml --calibration {0}/calibration.yaml\n"
+      "  cp experiments/demo/plan.yaml my.yaml                  edit pp, schedule, micro_batches, "
+      "...\n"
+      "  rehearse train my.yaml --data {2}\n"
+      "  rehearse simulate experiments/deepseek-v3/plan.yaml    the real thing, priced by "
+      "rooflines\n",
+      out,
+      plotted ? "the loss curve" : "not drawn: plots/loss.py needs python3 and matplotlib",
+      text));
+  return 0;
+}
+
+}  // namespace rehearse::cli

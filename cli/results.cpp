@@ -1,0 +1,315 @@
+#include "cli/results.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "cli/command.h"
+
+namespace rehearse::cli {
+namespace {
+
+double share(Duration part, Duration whole) {
+  return whole > Duration() ? part / whole : 0;
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+std::string kind_name(const Op& op) {
+  return op.pass == Pass::kNone ? std::string(name_of(op.kind))
+                                : fmt::format("{}.{}", name_of(op.kind), name_of(op.pass));
+}
+
+std::string breakdown_text(const Summary& s) {
+  Table table({"rank", "F", "B", "W", "F&B", "bubble", "optimizer", "exposed a2a"});
+  const auto row = [&](const std::string& name, const Breakdown& b) {
+    table.row({name,
+               to_string(b.f),
+               to_string(b.b),
+               to_string(b.w),
+               to_string(b.fb),
+               to_string(b.bubble),
+               to_string(b.optimizer),
+               to_string(b.exposed_comm)});
+  };
+  constexpr size_t kShown = 8;
+  for (size_t r = 0; r < std::min(kShown, s.ranks.size()); ++r) {
+    row(std::to_string(r), s.ranks[r]);
+  }
+  if (s.ranks.size() > kShown) table.row({fmt::format("... {} ranks", s.ranks.size())});
+  row("mean", mean(s.ranks));
+  return table.text();
+}
+
+}  // namespace
+
+std::string percent(double signed_share) {
+  return fmt::format("{:+.1f}%", 100 * signed_share);
+}
+
+StepPrediction predict(const Plan& plan,
+                       const Program& program,
+                       const std::optional<Calibration>& calibration) {
+  const auto begin = std::chrono::steady_clock::now();
+  StepPrediction p;
+  p.median = rehearse::simulate(plan, program, calibration, CostPoint::kMedian);
+  p.summary = summarize(program, p.median.timeline);
+  p.low = p.high = p.summary.step;
+  if (calibration) {
+    p.low = rehearse::simulate(plan, program, calibration, CostPoint::kLow).timeline.step();
+    p.high = rehearse::simulate(plan, program, calibration, CostPoint::kHigh).timeline.step();
+  }
+  p.wall = Duration::seconds(
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  return p;
+}
+
+Json to_json(const Breakdown& b) {
+  return {{"f", b.f.seconds()},
+          {"b", b.b.seconds()},
+          {"w", b.w.seconds()},
+          {"fb", b.fb.seconds()},
+          {"bubble", b.bubble.seconds()},
+          {"optimizer", b.optimizer.seconds()},
+          {"exposed_comm", b.exposed_comm.seconds()}};
+}
+
+Json to_json(const RankMemory& m) {
+  return {{"parameters", m.parameters.count()},
+          {"gradients", m.gradients.count()},
+          {"optimizer", m.optimizer.count()},
+          {"activations", m.activations.count()},
+          {"total", m.total().count()}};
+}
+
+Json prediction_json(const Plan& plan, const Program& program, const StepPrediction& p) {
+  Json memory = Json::array();
+  for (int64_t r = 0; r < plan.layout.pp; ++r) memory.push_back(to_json(rank_memory(plan, r)));
+  Json ranks = Json::array();
+  for (int64_t r = 0; r < plan.layout.pp; ++r) {
+    ranks.push_back(to_json(
+        p.summary.ranks[static_cast<size_t>(program.global_rank({static_cast<int32_t>(r), 0}))]));
+  }
+  const double step = p.summary.step.seconds();
+  const auto tokens = static_cast<double>(plan.step_tokens());
+  const Architecture& a = plan.model.architecture;
+  const double flops =
+      training_flops_per_token(a, plan.training.sequence_length, true).count() * tokens;
+  Json j = {
+      {"step_time_s", step},
+      {"interval_s", {p.low.seconds(), p.high.seconds()}},
+      {"exposed_comm_fraction", p.summary.exposed_comm_fraction},
+      {"bubble_fraction", p.summary.bubble_fraction},
+      {"tokens_per_s", tokens / step},
+      {"tflops_per_rank_causal", flops / step / static_cast<double>(plan.layout.world()) * 1e-12},
+      {"ops", program.global_size()},
+      {"sim_wall_s", p.wall.seconds()},
+      {"memory_bytes", memory},
+      {"breakdown_s", to_json(p.summary.ranks.front())},
+      {"breakdown_mean_s", to_json(mean(p.summary.ranks))},
+      {"breakdown_ranks_s", ranks},
+      {"costs",
+       {{"calibrated_calls", p.median.sources.measured},
+        {"roofline_calls", p.median.sources.roofline},
+        {"unmeasured", p.median.sources.unmeasured}}}};
+  if (plan.training.tokens) {
+    j["gpu_hours"] =
+        step * *plan.training.tokens / tokens * static_cast<double>(plan.layout.world()) / 3600;
+  }
+  return j;
+}
+
+std::string prediction_text(const Plan& plan, const Program& program, const StepPrediction& p) {
+  const auto tokens = static_cast<double>(plan.step_tokens());
+  const Layout& l = plan.layout;
+  std::string out = fmt::format("{} on {}: PP{} DP{} EP{}, {}, {} micro-batches of {} tokens\n\n",
+                                plan.model.name,
+                                plan.cluster.name,
+                                l.pp,
+                                l.dp,
+                                l.ep,
+                                name_of(l.schedule),
+                                plan.training.micro_batches,
+                                plan.micro_batch_tokens());
+  out += fmt::format("  step time              {}   (90%: {} to {})\n",
+                     to_string(p.summary.step),
+                     to_string(p.low),
+                     to_string(p.high));
+  out += fmt::format("  tokens per second      {:.0f}\n", tokens / p.summary.step.seconds());
+  out += fmt::format("  bubble                 {:.1f}% of the step, mean over ranks\n",
+                     100 * p.summary.bubble_fraction);
+  out += fmt::format("  exposed communication  {:.1f}%\n", 100 * p.summary.exposed_comm_fraction);
+  if (plan.training.tokens) {
+    out += fmt::format("  {:.3g} tokens       {:.4g} device-hours\n",
+                       *plan.training.tokens,
+                       p.summary.step.seconds() * *plan.training.tokens / tokens *
+                           static_cast<double>(l.world()) / 3600);
+  }
+  out += fmt::format(
+      "  simulated              {} ops in {}\n\n", program.global_size(), to_string(p.wall));
+  out += breakdown_text(p.summary);
+  out += "\nmemory per rank\n";
+  Table table({"pipeline rank", "parameters", "gradients", "optimizer", "activations", "total"});
+  for (int64_t r = 0; r < l.pp; ++r) {
+    const RankMemory m = rank_memory(plan, r);
+    table.row({std::to_string(r),
+               to_string(m.parameters),
+               to_string(m.gradients),
+               to_string(m.optimizer),
+               to_string(m.activations),
+               to_string(m.total())});
+  }
+  out += table.text();
+  const CostSources& s = p.median.sources;
+  if (s.roofline > 0) {
+    out += fmt::format(
+        "\n{} of {} kernel shapes are not in a calibration and are priced by their roofline"
+        " (flops over peak, bytes over bandwidth): expect these to be optimistic.\n"
+        "`rehearse calibrate {}` measures them.\n",
+        s.roofline,
+        s.roofline + s.measured,
+        plan.path);
+  }
+  return out;
+}
+
+Json training_json(const Plan& plan, const Program& program, const TrainResult& r) {
+  const Summary s = summarize(program, r.timeline);
+  const double step = r.median_step.seconds();
+  return {{"steps", r.log.size()},
+          {"loss_first", r.log.front().loss},
+          {"loss_last", r.log.back().loss},
+          {"val_loss", r.validation_loss},
+          {"step_time_s", step},
+          {"tokens_per_s", static_cast<double>(plan.step_tokens()) / step},
+          {"max_expert_load", r.max_expert_load},
+          {"exposed_comm_fraction", s.exposed_comm_fraction},
+          {"bubble_fraction", s.bubble_fraction},
+          {"breakdown_s", to_json(s.ranks.front())},
+          {"breakdown_mean_s", to_json(mean(s.ranks))},
+          {"activation_bytes", r.log.back().memory.count()}};
+}
+
+std::string training_text(const Plan& plan, const Program& program, const TrainResult& r) {
+  const Summary s = summarize(program, r.timeline);
+  std::string out =
+      fmt::format("{} steps: loss {:.4f} -> {:.4f}, validation {:.4f} nats per token\n",
+                  r.log.size(),
+                  r.log.front().loss,
+                  r.log.back().loss,
+                  r.validation_loss);
+  out += fmt::format(
+      "  step time (median)     {}\n  tokens per second      {:.0f}\n"
+      "  bubble                 {:.1f}%\n  exposed communication  {:.1f}%\n"
+      "  largest expert load    {:.2f} x mean (last tenth of the steps)\n\n",
+      to_string(r.median_step),
+      static_cast<double>(plan.step_tokens()) / r.median_step.seconds(),
+      100 * s.bubble_fraction,
+      100 * s.exposed_comm_fraction,
+      r.max_expert_load);
+  return out + breakdown_text(s);
+}
+
+Comparison compare_timelines(const Program& program,
+                             const Timeline& predicted,
+                             const Timeline& measured) {
+  Comparison c;
+  c.predicted = summarize(program, predicted);
+  c.measured = summarize(program, measured);
+  c.predicted_step = c.predicted.step;
+  c.measured_step = c.measured.step;
+  c.step_error = share(c.predicted_step, c.measured_step) - 1;
+  std::map<std::string, Comparison::Kind> kinds;
+  std::vector<double> errors, absolute;
+  for (OpId id = 0; id < program.global_size(); ++id) {
+    const Span& p = predicted.spans[static_cast<size_t>(id)];
+    const Span& m = measured.spans[static_cast<size_t>(id)];
+    const std::string name = kind_name(program.op(id));
+    Comparison::Kind& kind = kinds[name];
+    kind.name = name;
+    ++kind.count;
+    kind.predicted += p.end - p.begin;
+    kind.measured += m.end - m.begin;
+    if (p.end > p.begin && m.end > m.begin) {
+      errors.push_back((p.end - p.begin) / (m.end - m.begin) - 1);
+      absolute.push_back(std::abs(errors.back()));
+    }
+  }
+  for (auto& [name, kind] : kinds) c.kinds.push_back(std::move(kind));
+  std::stable_sort(c.kinds.begin(), c.kinds.end(), [](const auto& x, const auto& y) {
+    return x.measured > y.measured;
+  });
+  c.op_error_median = median(errors);
+  c.op_error_median_abs = median(absolute);
+  return c;
+}
+
+Json comparison_json(const Comparison& c) {
+  Json kinds = Json::object();
+  for (const auto& k : c.kinds) {
+    kinds[k.name] = {{"ops", k.count},
+                     {"predicted_s", k.predicted.seconds()},
+                     {"measured_s", k.measured.seconds()}};
+  }
+  return {{"step_time_error", c.step_error},
+          {"op_time_error_median", c.op_error_median},
+          {"op_time_error_median_abs", c.op_error_median_abs},
+          {"step_time_predicted_s", c.predicted_step.seconds()},
+          {"step_time_measured_s", c.measured_step.seconds()},
+          {"exposed_comm_predicted", c.predicted.exposed_comm_fraction},
+          {"exposed_comm_measured", c.measured.exposed_comm_fraction},
+          {"bubble_predicted", c.predicted.bubble_fraction},
+          {"bubble_measured", c.measured.bubble_fraction},
+          {"ops_by_kind", kinds}};
+}
+
+std::string comparison_text(const Comparison& c) {
+  Table table({"", "predicted", "measured", "error"});
+  table.row(
+      {"step", to_string(c.predicted_step), to_string(c.measured_step), percent(c.step_error)});
+  const auto fraction = [&](const std::string& name, double p, double m) {
+    table.row({name,
+               fmt::format("{:.1f}%", 100 * p),
+               fmt::format("{:.1f}%", 100 * m),
+               fmt::format("{:+.1f} points", 100 * (p - m))});
+  };
+  fraction("bubble", c.predicted.bubble_fraction, c.measured.bubble_fraction);
+  fraction(
+      "exposed communication", c.predicted.exposed_comm_fraction, c.measured.exposed_comm_fraction);
+  std::string out = table.text() + "\ntime in ops, summed over ranks\n";
+  Table ops({"op", "count", "predicted", "measured", "error", "share of the difference"});
+  const Duration predicted_sum = [&] {
+    Duration d;
+    for (const auto& k : c.kinds) d += k.predicted;
+    return d;
+  }();
+  const Duration measured_sum = [&] {
+    Duration d;
+    for (const auto& k : c.kinds) d += k.measured;
+    return d;
+  }();
+  for (const auto& k : c.kinds) {
+    ops.row({k.name,
+             std::to_string(k.count),
+             to_string(k.predicted),
+             to_string(k.measured),
+             k.measured > Duration() ? percent(k.predicted / k.measured - 1) : "-",
+             predicted_sum == measured_sum ? "-"
+                                           : fmt::format("{:+.0f}%",
+                                                         100 * ((k.predicted - k.measured) /
+                                                                (predicted_sum - measured_sum)))});
+  }
+  return out + ops.text() +
+         fmt::format("median op error {} (absolute {:.1f}%); errors are predicted/measured - 1\n",
+                     percent(c.op_error_median),
+                     100 * c.op_error_median_abs);
+}
+
+}  // namespace rehearse::cli

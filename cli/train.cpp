@@ -1,0 +1,75 @@
+// rehearse train: runs the plan.
+
+#include "runtime/train.h"
+
+#include <iostream>
+
+#include <fmt/format.h>
+
+#include "base/file.h"
+#include "base/progress.h"
+#include "cli/command.h"
+#include "cli/results.h"
+#include "plan/capabilities.h"
+
+namespace rehearse::cli {
+
+namespace po = boost::program_options;
+
+int train(const Arguments& args) {
+  Options options(
+      {.name = "train",
+       .about =
+           "Trains the plan's model on plain text (one token per byte), as the plan lays it\n"
+           "out, with every op timed. Writes into the output folder:\n"
+           "  log.jsonl      a JSON object per step: loss, gradient norm, learning rate, time,\n"
+           "                 tokens/s, expert load per layer, memory\n"
+           "  timeline.json  the measured timeline of the median step (ui.perfetto.dev)\n"
+           "  result.json    what --json prints",
+       .examples = "  rehearse train plan.yaml --data book.txt\n"
+                   "  rehearse train plan.yaml --data book.txt --steps 20 --json\n"});
+  options.add()("data", po::value<std::string>(), "text file, instead of the plan's data.text");
+  options.add()(
+      "steps", po::value<int64_t>(), "steps to run, instead of the plan's training.steps");
+  options.add()("validate-every",
+                po::value<int64_t>()->default_value(0),
+                "validate after every so many steps (0: after the last one)");
+  options.add()("out", po::value<std::string>(), "output folder (default: out/<plan>)");
+  if (!options.parse(args)) return 0;
+  Plan plan = load_plan(options.plan_path());
+  require_run(plan);
+  if (options.has("steps")) {
+    if (options.get<int64_t>("steps") < 1) throw UsageError("train: --steps must be at least 1");
+    plan.training.steps = options.get<int64_t>("steps");
+  }
+  if (!options.has("data") && !plan.data.text) {
+    throw InputError(fmt::format(
+        "{}: no text to train on: give --data FILE, or the plan a key data.text", plan.path));
+  }
+  const std::string text = options.has("data") ? options.get<std::string>("data") : *plan.data.text;
+  const std::string out = options.has("out") ? options.get<std::string>("out") : default_out(plan);
+
+  Trainer trainer(plan, text);
+  Progress progress({.label = "train", .total = plan.training.steps, .quiet = options.quiet()});
+  std::string log;
+  const TrainResult result =
+      trainer.train({.steps = plan.training.steps,
+                     .validate_every = options.get<int64_t>("validate-every"),
+                     .on_step = [&](const StepLog& step) {
+                       log += print_step(step) + "\n";
+                       progress.update(step.step + 1, fmt::format("loss {:.3f}", step.loss));
+                     }});
+  const Json json = training_json(plan, trainer.program(), result);
+  write_file(out + "/log.jsonl", log);
+  write_file(out + "/timeline.json", print_timeline(trainer.program(), result.timeline));
+  write_file(out + "/result.json", json.dump(2) + "\n");
+  if (options.json()) {
+    std::cout << json.dump(2) << "\n";
+  } else {
+    std::cout << training_text(plan, trainer.program(), result) << "\nwritten: " << out
+              << "/{log.jsonl, timeline.json, result.json}\n";
+  }
+  return 0;
+}
+
+}  // namespace rehearse::cli

@@ -1,0 +1,178 @@
+#include "cost/kernel_call.h"
+
+#include <fmt/format.h>
+
+namespace rehearse {
+namespace {
+
+struct KernelInfo {
+  Kernel kernel;
+  std::string_view name;
+  std::vector<std::string_view> shape;
+};
+
+const std::vector<KernelInfo>& kernels() {
+  static const std::vector<KernelInfo> table = {
+      {Kernel::kMatmul, "matmul", {"m", "n", "k"}},
+      {Kernel::kMatmulGradInput, "matmul_grad_input", {"m", "n", "k"}},
+      {Kernel::kMatmulGradWeight, "matmul_grad_weight", {"m", "n", "k"}},
+      {Kernel::kRmsNorm, "rmsnorm", {"rows", "width"}},
+      {Kernel::kRmsNormBackward, "rmsnorm_backward", {"rows", "width"}},
+      {Kernel::kRope, "rope", {"rows", "heads", "width"}},
+      {Kernel::kAttention, "attention", {"sequences", "length", "heads", "qk", "v"}},
+      {Kernel::kAttentionBackward,
+       "attention_backward",
+       {"sequences", "length", "heads", "qk", "v"}},
+      {Kernel::kSwiglu, "swiglu", {"rows", "width"}},
+      {Kernel::kSwigluBackward, "swiglu_backward", {"rows", "width"}},
+      {Kernel::kGate, "gate", {"tokens", "experts", "active"}},
+      {Kernel::kGateBackward, "gate_backward", {"tokens", "experts", "active"}},
+      {Kernel::kPermute, "permute", {"rows", "width"}},
+      {Kernel::kUnpermute, "unpermute", {"tokens", "active", "width"}},
+      {Kernel::kAdd, "add", {"rows", "width"}},
+      {Kernel::kEmbedding, "embedding", {"tokens", "width"}},
+      {Kernel::kEmbeddingBackward, "embedding_backward", {"tokens", "width"}},
+      {Kernel::kCrossEntropy, "cross_entropy", {"tokens", "vocabulary"}},
+      {Kernel::kCrossEntropyBackward, "cross_entropy_backward", {"tokens", "vocabulary"}},
+      {Kernel::kAdamW, "adamw", {"elements"}},
+      {Kernel::kReduce, "reduce", {"elements", "copies"}},
+      {Kernel::kSquareSum, "square_sum", {"elements"}},
+      {Kernel::kCopy, "copy", {"elements"}},
+  };
+  return table;
+}
+
+}  // namespace
+
+std::string_view name_of(Kernel kernel) {
+  return kernels()[static_cast<size_t>(kernel)].name;
+}
+
+std::optional<Kernel> kernel_named(std::string_view name) {
+  for (const KernelInfo& k : kernels()) {
+    if (k.name == name) return k.kernel;
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string_view> kernel_names() {
+  std::vector<std::string_view> names;
+  for (const KernelInfo& k : kernels()) names.push_back(k.name);
+  return names;
+}
+
+std::vector<std::string_view> shape_names(Kernel kernel) {
+  return kernels()[static_cast<size_t>(kernel)].shape;
+}
+
+std::string to_string(const KernelCall& call) {
+  std::string text(name_of(call.kernel));
+  const auto names = shape_names(call.kernel);
+  for (size_t i = 0; i < names.size(); ++i) {
+    text += fmt::format(" {}={}", names[i], call.shape[i]);
+  }
+  return text;
+}
+
+Flops flops(const KernelCall& call) {
+  const auto& s = call.shape;
+  const auto d = [&](size_t i) { return static_cast<double>(s[i]); };
+  switch (call.kernel) {
+    case Kernel::kMatmul:
+    case Kernel::kMatmulGradInput:
+    case Kernel::kMatmulGradWeight:
+      return Flops(2 * d(0) * d(1) * d(2));
+    case Kernel::kRmsNorm:
+      return Flops(4 * d(0) * d(1));
+    case Kernel::kRmsNormBackward:
+      return Flops(9 * d(0) * d(1));
+    case Kernel::kRope:
+      return Flops(3 * d(0) * d(1) * d(2));
+    case Kernel::kAttention:  // QK^T and PV over the causal half, diagonal included
+      return Flops(d(0) * d(2) * d(1) * (d(1) + 1) * (d(3) + d(4)));
+    case Kernel::kAttentionBackward:  // QK^T again, dP, dV, dQ, dK
+      return Flops(d(0) * d(2) * d(1) * (d(1) + 1) * (3 * d(3) + 2 * d(4)));
+    case Kernel::kSwiglu:
+      return Flops(6 * d(0) * d(1));
+    case Kernel::kSwigluBackward:
+      return Flops(14 * d(0) * d(1));
+    case Kernel::kGate:
+      return Flops(4 * d(0) * d(1) + 3 * d(0) * d(2));
+    case Kernel::kGateBackward:
+      return Flops(8 * d(0) * d(1));
+    case Kernel::kUnpermute:
+      return Flops(d(0) * d(1) * d(2));
+    case Kernel::kAdd:
+    case Kernel::kEmbeddingBackward:
+      return Flops(d(0) * d(1));
+    case Kernel::kCrossEntropy:
+      return Flops(4 * d(0) * d(1));
+    case Kernel::kCrossEntropyBackward:
+      return Flops(4 * d(0) * d(1));
+    case Kernel::kAdamW:
+      return Flops(14 * d(0));
+    case Kernel::kReduce:
+      return Flops(d(0) * (d(1) - 1));
+    case Kernel::kSquareSum:
+      return Flops(2 * d(0));
+    case Kernel::kPermute:
+    case Kernel::kEmbedding:
+    case Kernel::kCopy:
+      return Flops(0);
+  }
+  CHECK(false) << "kernel " << static_cast<int>(call.kernel);
+}
+
+Bytes memory_traffic(const KernelCall& call, int64_t element) {
+  const auto& s = call.shape;
+  switch (call.kernel) {
+    case Kernel::kMatmul:
+    case Kernel::kMatmulGradInput:
+      return Bytes((s[0] * s[1] + s[1] * s[2] + s[0] * s[2]) * element);
+    case Kernel::kMatmulGradWeight:  // the gradient is read and written
+      return Bytes((s[0] * s[1] + 2 * s[1] * s[2] + s[0] * s[2]) * element);
+    case Kernel::kRmsNorm:
+      return Bytes(2 * s[0] * s[1] * element);
+    case Kernel::kRmsNormBackward:
+      return Bytes(3 * s[0] * s[1] * element);
+    case Kernel::kRope:
+      return Bytes(2 * s[0] * s[1] * s[2] * element);
+    case Kernel::kAttention:  // q, k, v, output
+      return Bytes(s[0] * s[1] * s[2] * (2 * s[3] + 2 * s[4]) * element);
+    case Kernel::kAttentionBackward:  // and the output, its gradient, dq, dk, dv
+      return Bytes(s[0] * s[1] * s[2] * (4 * s[3] + 4 * s[4]) * element);
+    case Kernel::kSwiglu:
+      return Bytes(3 * s[0] * s[1] * element);
+    case Kernel::kSwigluBackward:
+      return Bytes(5 * s[0] * s[1] * element);
+    case Kernel::kGate:
+      return Bytes(s[0] * (2 * s[1] + 2 * s[2]) * element);
+    case Kernel::kGateBackward:
+      return Bytes(s[0] * (2 * s[1] + 2 * s[2]) * element);
+    case Kernel::kPermute:
+      return Bytes(2 * s[0] * s[1] * element);
+    case Kernel::kUnpermute:  // the rows, two addends, the sum
+      return Bytes(s[0] * s[2] * (s[1] + 3) * element);
+    case Kernel::kAdd:
+      return Bytes(3 * s[0] * s[1] * element);
+    case Kernel::kEmbedding:
+      return Bytes(2 * s[0] * s[1] * element);
+    case Kernel::kEmbeddingBackward:
+      return Bytes(3 * s[0] * s[1] * element);
+    case Kernel::kCrossEntropy:
+      return Bytes(s[0] * s[1] * element);
+    case Kernel::kCrossEntropyBackward:
+      return Bytes(2 * s[0] * s[1] * element);
+    case Kernel::kAdamW:  // weight, two moments read and written; gradient read
+      return Bytes(7 * s[0] * element);
+    case Kernel::kReduce:
+      return Bytes(s[0] * (s[1] + 1) * element);
+    case Kernel::kSquareSum:
+      return Bytes(s[0] * element);
+    case Kernel::kCopy:
+      return Bytes(2 * s[0] * element);
+  }
+  CHECK(false) << "kernel " << static_cast<int>(call.kernel);
+}
+
+}  // namespace rehearse

@@ -1,0 +1,52 @@
+#pragma once
+// Causal attention of MLA in its plain form: query and key have a part without position and a
+// rotated part, the latter's key shared by all heads; values have a width of their own.
+//   o_t = sum_{u <= t} softmax_u(q_t . k_u / sqrt(qk)) v_u,   k_u = [k_nope_u; k_rope_u]
+// Source: DeepSeek-V3 technical report, equations 1-11. Softmax in FP32.
+
+#include <cstdint>
+
+namespace rehearse::kernels {
+
+struct AttentionShape {
+  int64_t sequences = 0;
+  int64_t length = 0;  // tokens of each
+  int64_t heads = 0;
+  int64_t qk_nope = 0;
+  int64_t qk_rope = 0;
+  int64_t v_head = 0;
+  int64_t k_rope_stride = 0;  // elements between tokens of k_rope
+  int64_t qk() const { return qk_nope + qk_rope; }
+  int64_t tokens() const { return sequences * length; }
+};
+
+// q: [tokens, heads, qk], rotated; kv: [tokens, heads, qk_nope + v_head]; k_rope: [tokens, qk_rope]
+// with k_rope_stride, rotated; o: [tokens, heads, v_head];
+// lse: [tokens, heads], the logarithm of the softmax's denominator, for the backward pass.
+void attention(const AttentionShape& s,
+               const float* q,
+               const float* kv,
+               const float* k_rope,
+               float* o,
+               float* lse);
+
+struct AttentionGradients {
+  float* dq = nullptr;       // [tokens, heads, qk]
+  float* dkv = nullptr;      // [tokens, heads, qk_nope + v_head]
+  float* dk_rope = nullptr;  // [tokens, qk_rope] with k_rope_stride: summed over heads
+};
+
+// Overwrites all three gradients. The probabilities are computed again from lse.
+void attention_backward(const AttentionShape& s,
+                        const float* d_o,
+                        const float* q,
+                        const float* kv,
+                        const float* k_rope,
+                        const float* o,
+                        const float* lse,
+                        const AttentionGradients& out);
+
+void attention_reference(
+    const AttentionShape& s, const double* q, const double* kv, const double* k_rope, double* o);
+
+}  // namespace rehearse::kernels

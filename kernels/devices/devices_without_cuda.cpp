@@ -1,0 +1,15 @@
+// The same answers for a build without CUDA.
+
+#include "kernels/devices/devices.h"
+
+namespace rehearse {
+
+std::vector<std::string> gpu_descriptions() {
+  return {};
+}
+
+std::string cuda_description() {
+  return "built without CUDA";
+}
+
+}  // namespace rehearse

@@ -1,0 +1,46 @@
+#include "kernels/matmul/matmul.h"
+
+#include <Eigen/Core>
+#include <cblas.h>
+
+namespace rehearse::kernels {
+namespace {
+
+using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using In = Eigen::Map<const Matrix>;
+using Out = Eigen::Map<Matrix>;
+
+// Every rank's lane multiplies on its own thread; OpenBLAS must not start more behind them.
+[[maybe_unused]] const bool kOneThread = [] {
+  openblas_set_num_threads(1);
+  return true;
+}();
+
+}  // namespace
+
+const char* matmul_library() {
+  return openblas_get_config();
+}
+
+void matmul(const MatmulShape& s, const float* x, const float* w, float* y) {
+  if (s.m == 0) return;
+  Out(y, s.m, s.n).noalias() = In(x, s.m, s.k) * In(w, s.n, s.k).transpose();
+}
+
+void matmul_grad_input(
+    const MatmulShape& s, const float* dy, const float* w, float* dx, Store store) {
+  if (s.m == 0) return;
+  Out out(dx, s.m, s.k);
+  if (store == Store::kAccumulate) {
+    out.noalias() += In(dy, s.m, s.n) * In(w, s.n, s.k);
+  } else {
+    out.noalias() = In(dy, s.m, s.n) * In(w, s.n, s.k);
+  }
+}
+
+void matmul_grad_weight(const MatmulShape& s, const float* dy, const float* x, float* dw) {
+  if (s.m == 0) return;
+  Out(dw, s.n, s.k).noalias() += In(dy, s.m, s.n).transpose() * In(x, s.m, s.k);
+}
+
+}  // namespace rehearse::kernels

@@ -1,0 +1,33 @@
+#pragma once
+// Dense matrix products of linear layers, row-major FP32, single-threaded.
+
+#include <cstdint>
+
+namespace rehearse::kernels {
+
+struct MatmulShape {
+  int64_t m = 0;  // rows of x: tokens
+  int64_t n = 0;  // output features
+  int64_t k = 0;  // input features
+};
+
+// y = x w^T.  x: [m, k], w: [n, k], y: [m, n].
+void matmul(const MatmulShape& s, const float* x, const float* w, float* y);
+
+enum class Store : uint8_t { kOverwrite, kAccumulate };
+
+// dx = dy w, or dx += dy w.  dy: [m, n], w: [n, k], dx: [m, k].
+void matmul_grad_input(
+    const MatmulShape& s, const float* dy, const float* w, float* dx, Store store);
+
+// dw += dy^T x.  dy: [m, n], x: [m, k], dw: [n, k]. Nothing happens when m is 0.
+void matmul_grad_weight(const MatmulShape& s, const float* dy, const float* x, float* dw);
+
+// Plain references: double inputs, double sums.
+void matmul_reference(const MatmulShape& s, const double* x, const double* w, double* y);
+
+// Name of the library that multiplies, for calibrations and logs; keeps it to one thread per
+// caller.
+const char* matmul_library();
+
+}  // namespace rehearse::kernels

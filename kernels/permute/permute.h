@@ -1,0 +1,47 @@
+#pragma once
+// Moving tokens to rows grouped by expert, and back.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace rehearse::kernels {
+
+// Where each (token, choice) goes: rows stand by expert, within an expert by token.
+struct RowMap {
+  std::vector<int32_t> token_of_row;   // [rows]
+  std::vector<int32_t> choice_of_row;  // [rows], index into the token's k choices
+  std::vector<int32_t> row_of;         // [tokens, active]
+  std::vector<int64_t> expert_rows;    // [experts]
+};
+
+// chosen: [tokens, active], expert indices below `experts`.
+RowMap map_rows(std::span<const int32_t> chosen, int64_t active, int64_t experts);
+
+// rows[r] = tokens[token_of_row[r]].  tokens: [tokens, width]; rows: [rows, width].
+void permute(std::span<const int32_t> token_of_row,
+             int64_t width,
+             const float* tokens,
+             float* rows);
+
+struct UnpermuteShape {
+  int64_t tokens = 0;
+  int64_t active = 0;
+  int64_t width = 0;
+};
+
+// out[t] = first[t] + second[t] + sum_k rows[row_of[t, k]], summed in the order of k; first and
+// second: [tokens, width] or null for nothing.
+void unpermute(const UnpermuteShape& s,
+               const int32_t* row_of,
+               const float* rows,
+               const float* first,
+               const float* second,
+               float* out);
+
+void unpermute_reference(const UnpermuteShape& s,
+                         const int32_t* row_of,
+                         const double* rows,
+                         double* out);
+
+}  // namespace rehearse::kernels

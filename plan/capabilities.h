@@ -1,0 +1,25 @@
+#pragma once
+// What can be simulated and what can be run, in one table. `train` refuses by name what it cannot
+// run; `inspect` prints it.
+
+#include <string>
+#include <vector>
+
+#include "plan/plan.h"
+
+namespace rehearse {
+
+struct Capability {
+  std::string feature;
+  bool simulate = false;
+  bool run = false;
+  bool (*uses)(const Plan&) = nullptr;  // whether a plan needs it
+};
+
+const std::vector<Capability>& capabilities();
+
+// Throws InputError naming the features of `plan` that cannot be simulated (run), and what can.
+void require_simulate(const Plan& plan);
+void require_run(const Plan& plan);
+
+}  // namespace rehearse

@@ -1,0 +1,39 @@
+#pragma once
+// A cluster: nodes of equal devices, a link among the devices of a node and one between nodes.
+
+#include <optional>
+#include <string>
+
+#include "base/units.h"
+
+namespace rehearse {
+
+enum class DeviceKind : uint8_t { kCpu, kGpu };
+
+struct Link {
+  BytesPerSecond bandwidth;  // per device and direction
+  Duration latency;
+};
+
+struct Cluster {
+  std::string name;
+  DeviceKind device = DeviceKind::kCpu;
+  int64_t nodes = 1;
+  int64_t devices_per_node = 1;     // ranks a node can take; on a CPU node they share its cores
+  int64_t cores = 0;                // per node, kCpu only
+  FlopsPerSecond peak;              // per core (kCpu) or device (kGpu), of the precision trained in
+  BytesPerSecond memory_bandwidth;  // per core or device
+  Bytes memory;                     // per node (kCpu) or device (kGpu)
+  std::optional<Link> node_link;    // between devices of one node; none: they share its memory
+  std::optional<Link> network;      // per device, between nodes; needed when nodes > 1
+
+  int64_t devices() const { return nodes * devices_per_node; }
+};
+
+// Throws InputError. `cores: host` means the processors this process may use.
+Cluster load_cluster(const std::string& path);
+
+// Processors this process may use.
+int64_t host_cores();
+
+}  // namespace rehearse

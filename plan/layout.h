@@ -1,0 +1,45 @@
+#pragma once
+// How ranks share a model: world = PP x DP x TP. DP counts all data-parallel ranks of a stage; EP
+// divides DP. Global rank = pipeline rank x DP + data rank, so EP groups are runs of neighbours.
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rehearse {
+
+enum class ScheduleKind : uint8_t { k1F1B, kZB1P, kDualPipe };
+
+std::string_view name_of(ScheduleKind kind);
+
+struct Layout {
+  int64_t pp = 1;
+  int64_t dp = 1;
+  int64_t ep = 1;
+  int64_t tp = 1;
+  ScheduleKind schedule = ScheduleKind::k1F1B;
+  int64_t zero_stage = 1;  // 0: every replica updates all its weights; 1: each updates its shard
+  std::vector<int64_t> layers_per_stage;  // one entry per stage, first stage first
+
+  int64_t world() const { return pp * dp * tp; }
+  // Pipeline directions: DualPipe sends micro-batches through from both ends.
+  int64_t directions() const { return schedule == ScheduleKind::kDualPipe ? 2 : 1; }
+  // The stage a pipeline rank computes for micro-batches of a direction, and the inverse.
+  int64_t stage_of(int64_t pp_rank, int64_t direction) const {
+    return direction == 0 ? pp_rank : pp - 1 - pp_rank;
+  }
+  int64_t pp_rank_of(int64_t stage, int64_t direction) const { return stage_of(stage, direction); }
+  int64_t first_layer(int64_t stage) const {
+    int64_t first = 0;
+    for (int64_t s = 0; s < stage; ++s) first += layers_per_stage[static_cast<size_t>(s)];
+    return first;
+  }
+  bool operator==(const Layout&) const = default;
+};
+
+// `layers` spread over `stages` as evenly as they go, the longer stages in the middle, away from
+// the embedding's and the head's extra work.
+std::vector<int64_t> even_layers(int64_t layers, int64_t stages);
+
+}  // namespace rehearse

@@ -1,0 +1,31 @@
+#pragma once
+// What a pipeline rank must hold, by kind.
+
+#include "base/units.h"
+#include "plan/plan.h"
+
+namespace rehearse {
+
+struct RankMemory {
+  Bytes parameters;   // weights as computed with
+  Bytes gradients;    // FP32
+  Bytes optimizer;    // moments, and FP32 master weights where those are not the parameters
+  Bytes activations;  // held from forward to weight gradients, at the schedule's peak
+  Bytes total() const { return parameters + gradients + optimizer + activations; }
+};
+
+// Elements that one token leaves behind in a layer between its forward and its weight gradients,
+// everything kept, nothing recomputed.
+int64_t activation_elements(const Architecture& a, int64_t layer);
+
+// Weights of one stage, in elements.
+struct StageWeights {
+  int64_t dense = 0;   // held by every rank of the stage
+  int64_t expert = 0;  // one rank's share of the routed experts
+};
+StageWeights stage_weights(const Plan& plan, int64_t stage);
+
+// Of pipeline rank `pp_rank`, any data rank.
+RankMemory rank_memory(const Plan& plan, int64_t pp_rank);
+
+}  // namespace rehearse

@@ -1,0 +1,62 @@
+#pragma once
+// One op of a Program: a piece of work of one rank, on one of its lanes.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "cost/op_kernels.h"
+
+namespace rehearse {
+
+// A FIFO of ops: a CUDA stream, a thread. Pipeline traffic has its own lanes, per direction of the
+// micro-batches it carries.
+enum class Lane : uint8_t { kCompute, kAllToAll, kSend0, kSend1, kRecv0, kRecv1 };
+constexpr int kLanes = 6;
+
+// Who takes part in a collective op; the members follow from the rank's place (Program::members).
+enum class Group : uint8_t {
+  kNone,            // not a collective
+  kExpertParallel,  // the EP ranks that share out one stage's experts
+  kStageReplicas,   // every rank that holds the stage (both copies under DualPipe, all of DP)
+  kExpertReplicas,  // those of them that hold the same experts
+  kWorld,
+};
+
+struct Op {
+  int32_t id = 0;  // within one replica of the pipeline, from 0
+  int32_t pp_rank = 0;
+  Lane lane = Lane::kCompute;
+  OpKind kind = OpKind::kAttn;
+  Pass pass = Pass::kNone;
+  Group group = Group::kNone;
+  int32_t cell = 0;  // index in the rank's schedule; its length for the ops that end the step
+  int32_t stage = 0;
+  int32_t direction = 0;         // of the micro-batch, and so the copy of the stage it uses
+  std::optional<int32_t> layer;  // of attn, mlp, dispatch, combine; MTP's follows the last
+  std::optional<int32_t> micro_batch;
+  std::optional<int32_t> peer;  // pipeline rank, of send and recv
+
+  bool operator==(const Op&) const = default;
+};
+
+std::string_view name_of(Lane lane);
+std::string_view name_of(OpKind kind);
+std::string_view name_of(Group group);
+// "", "F", "B", "W"
+std::string_view name_of(Pass pass);
+std::optional<Lane> lane_named(std::string_view name);
+std::optional<OpKind> op_kind_named(std::string_view name);
+std::optional<Group> group_named(std::string_view name);
+std::optional<Pass> pass_named(std::string_view name);
+
+// Whether the op does arithmetic inside a cell (attn, mlp, embed, head, mtp, a whole cell).
+bool is_cell_compute(OpKind kind);
+// dispatch or combine.
+bool is_all_to_all(OpKind kind);
+
+// "attn.F s0 l3 m7", "send.B s1 m2 to 0", "grad_reduce s0 group replicas".
+std::string to_string(const Op& op);
+
+}  // namespace rehearse

@@ -1,0 +1,198 @@
+#include "plan/plan.h"
+
+#include <filesystem>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/yaml.h"
+
+namespace rehearse {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Looks for the file that `key` names: as given from the plan's folder, then in the share folder,
+// then in that folder's `kind` (models, topologies).
+std::string find_file(YamlMap& top,
+                      std::string_view key,
+                      const std::string& plan_path,
+                      const std::string& kind) {
+  const std::string name = top.text(key);
+  std::vector<std::string> tried;
+  const fs::path beside = fs::path(plan_path).parent_path() / name;
+  for (const fs::path& p :
+       {beside, fs::path(share_folder()) / name, fs::path(share_folder()) / kind / name}) {
+    std::error_code error;
+    if (fs::is_regular_file(p, error)) return p.lexically_normal().string();
+    tried.push_back(p.lexically_normal().string());
+  }
+  top.fail(key, fmt::format("no file '{}'; looked for {}", name, fmt::join(tried, ", ")));
+}
+
+Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster) {
+  Layout l;
+  constexpr IntegerRange kRanks{.min = 1, .max = 1'000'000};
+  l.pp = map.integer("pp", kRanks, 1);
+  l.dp = map.integer("dp", kRanks, 1);
+  l.ep = map.integer("ep", kRanks, 1);
+  l.tp = map.integer("tp", kRanks, 1);
+  l.schedule = map.has("schedule")
+                   ? map.choice<ScheduleKind>("schedule",
+                                              {{"1f1b", ScheduleKind::k1F1B},
+                                               {"zb1p", ScheduleKind::kZB1P},
+                                               {"dualpipe", ScheduleKind::kDualPipe}})
+                   : ScheduleKind::k1F1B;
+  l.zero_stage = map.integer("zero_stage", {.min = 0, .max = 1}, 1);
+  const Architecture& a = model.architecture;
+  if (a.layers < l.pp) {
+    map.fail("pp",
+             fmt::format("{} pipeline stages for a model of {} layers: every stage needs at least "
+                         "one; use pp of at most {}",
+                         l.pp,
+                         a.layers,
+                         a.layers));
+  }
+  const std::string stages = check_stages(l.schedule, l.pp);
+  if (!stages.empty()) map.fail("pp", stages);
+  if (l.dp % l.ep != 0) {
+    map.fail("ep", fmt::format("ep of {} does not divide dp of {}", l.ep, l.dp));
+  }
+  if (l.ep > 1 && (a.experts == 0 || a.experts % l.ep != 0)) {
+    map.fail("ep", fmt::format("ep of {} does not divide the model's {} experts", l.ep, a.experts));
+  }
+  if (map.has("layers_per_stage")) {
+    l.layers_per_stage = map.integers("layers_per_stage", {.min = 1, .max = 10'000});
+    int64_t sum = 0;
+    for (const int64_t n : l.layers_per_stage) sum += n;
+    if (static_cast<int64_t>(l.layers_per_stage.size()) != l.pp || sum != a.layers) {
+      map.fail("layers_per_stage",
+               fmt::format("expected {} counts that add up to the model's {} layers, found {} "
+                           "that add up to {}",
+                           l.pp,
+                           a.layers,
+                           l.layers_per_stage.size(),
+                           sum));
+    }
+  } else {
+    l.layers_per_stage = even_layers(a.layers, l.pp);
+  }
+  if (l.world() > cluster.devices()) {
+    map.fail("pp",
+             fmt::format("pp x dp x tp is {} ranks, but cluster '{}' has {} devices",
+                         l.world(),
+                         cluster.name,
+                         cluster.devices()));
+  }
+  map.finish();
+  return l;
+}
+
+Training read_training(YamlMap map, const Layout& layout) {
+  Training t;
+  constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
+  constexpr NumberRange kNotNegative{.min = 0};
+  constexpr NumberRange kShare{.min = 0, .max = 1};
+  t.micro_batches = map.integer("micro_batches", kCount);
+  t.micro_batch_size = map.integer("micro_batch_size", {.min = 1, .max = 1'000'000});
+  t.sequence_length = map.integer("sequence_length", {.min = 1, .max = 100'000'000});
+  t.steps = map.integer("steps", kCount, t.steps);
+  if (map.has("tokens")) t.tokens = map.tokens("tokens");
+  t.seed = map.integer("seed", {.min = 0}, t.seed);
+  if (map.has("precision")) {
+    t.precision = map.choice<Precision>(
+        "precision",
+        {{"fp32", Precision::kFp32}, {"bf16", Precision::kBf16}, {"fp8", Precision::kFp8}});
+  }
+  t.learning_rate = map.number("learning_rate", kNotNegative, t.learning_rate);
+  t.final_learning_rate = map.number("final_learning_rate", kNotNegative, t.learning_rate / 10);
+  t.warmup_steps = map.integer("warmup_steps", {.min = 0}, t.warmup_steps);
+  t.beta1 = map.number("beta1", kShare, t.beta1);
+  t.beta2 = map.number("beta2", kShare, t.beta2);
+  t.adam_eps = map.number("adam_eps", kNotNegative, t.adam_eps);
+  t.weight_decay = map.number("weight_decay", kNotNegative, t.weight_decay);
+  t.gradient_clip = map.number("gradient_clip", kNotNegative, t.gradient_clip);
+  t.bias_update_speed = map.number("bias_update_speed", kNotNegative, t.bias_update_speed);
+  t.balance_loss = map.number("balance_loss", kNotNegative, t.balance_loss);
+  t.mtp_loss = map.number("mtp_loss", kNotNegative, t.mtp_loss);
+  const std::string wrong = check_micro_batches(layout.schedule, layout.pp, t.micro_batches);
+  if (!wrong.empty()) map.fail("micro_batches", wrong);
+  map.finish();
+  return t;
+}
+
+DataSource read_data(YamlMap map, const std::string& plan_path) {
+  DataSource d;
+  if (map.has("text")) {
+    const fs::path name(map.text("text"));
+    const fs::path beside = fs::path(plan_path).parent_path() / name;
+    if (!fs::is_regular_file(beside)) {
+      map.fail("text", fmt::format("no file '{}'", beside.lexically_normal().string()));
+    }
+    d.text = beside.lexically_normal().string();
+  }
+  d.validation_fraction =
+      map.number("validation_fraction", {.min = 0, .max = 0.9}, d.validation_fraction);
+  map.finish();
+  return d;
+}
+
+}  // namespace
+
+std::string_view name_of(Precision precision) {
+  switch (precision) {
+    case Precision::kFp32:
+      return "fp32";
+    case Precision::kBf16:
+      return "bf16";
+    case Precision::kFp8:
+      return "fp8";
+  }
+  return "?";
+}
+
+std::string share_folder() {
+  // Beside an installed program, or the source tree around a build folder.
+  std::error_code error;
+  const fs::path here = fs::read_symlink("/proc/self/exe", error).parent_path();
+  const fs::path installed = here.parent_path() / "share" / "rehearse";
+  if (fs::is_directory(installed / "models", error)) return installed.string();
+  for (fs::path p = here; p.has_relative_path(); p = p.parent_path()) {
+    if (fs::is_directory(p / "models", error) && fs::is_directory(p / "topologies", error)) {
+      return p.string();
+    }
+  }
+  return installed.string();
+}
+
+Plan load_plan(const std::string& path) {
+  YamlMap top = YamlFile::load(path).root();
+  Plan plan;
+  plan.path = path;
+  plan.model = load_model(find_file(top, "model", path, "models"));
+  plan.cluster = load_cluster(find_file(top, "cluster", path, "topologies"));
+  if (top.has("calibration")) {
+    plan.calibration = find_file(top, "calibration", path, "topologies");
+  }
+  plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster);
+  plan.training = read_training(top.map("training"), plan.layout);
+  if (top.has("data")) plan.data = read_data(top.map("data"), path);
+  top.finish();
+  return plan;
+}
+
+Program::Spec program_spec(const Plan& plan, Mode mode) {
+  const Architecture& a = plan.model.architecture;
+  return {.layout = plan.layout,
+          .micro_batches = plan.training.micro_batches,
+          .dense_layers = a.dense_layers,
+          .mtp = a.mtp_depth > 0,
+          .expert_bias = a.expert_bias,
+          .mode = mode};
+}
+
+Program build_program(const Plan& plan, Mode mode) {
+  return Program::build(program_spec(plan, mode));
+}
+
+}  // namespace rehearse

@@ -1,0 +1,72 @@
+#pragma once
+// The Plan: the one file a person edits. It names a model and a cluster and says how the one is
+// trained on the other; `simulate` and `train` both read it, so nothing is told twice.
+
+#include <optional>
+#include <string>
+
+#include "base/units.h"
+#include "plan/cluster.h"
+#include "plan/layout.h"
+#include "plan/model.h"
+#include "plan/program.h"
+
+namespace rehearse {
+
+enum class Precision : uint8_t { kFp32, kBf16, kFp8 };
+std::string_view name_of(Precision precision);
+
+struct Training {
+  int64_t micro_batches = 0;     // per data-parallel rank and step
+  int64_t micro_batch_size = 0;  // sequences per micro-batch
+  int64_t sequence_length = 0;   // tokens per sequence
+  int64_t steps = 100;           // optimizer steps of `train`
+  std::optional<double> tokens;  // the whole training's budget, for GPU-hours
+  int64_t seed = 1;              // of the initial weights and the order of the text
+  Precision precision = Precision::kFp32;
+  double learning_rate = 1e-3;        // peak
+  double final_learning_rate = 1e-4;  // reached by cosine at the last step
+  int64_t warmup_steps = 0;           // linear, from 0
+  double beta1 = 0.9;                 // AdamW (report, section 4.2)
+  double beta2 = 0.95;
+  double adam_eps = 1e-8;
+  double weight_decay = 0.1;         // on matrices; not on norm gains
+  double gradient_clip = 1.0;        // global L2 norm; 0: no clipping
+  double bias_update_speed = 0.001;  // gamma of auxiliary-loss-free balancing; 0: biases stay
+  double balance_loss = 1e-4;        // alpha of the sequence-wise loss (equations 17-20)
+  double mtp_loss = 0.3;             // lambda of the multi-token-prediction loss
+};
+
+struct DataSource {
+  std::optional<std::string> text;   // a plain text file, one token per byte
+  double validation_fraction = 0.1;  // of the text, its end
+};
+
+struct Plan {
+  std::string path;  // of the plan file
+  Model model;
+  Cluster cluster;
+  Layout layout;
+  Training training;
+  DataSource data;
+  std::optional<std::string> calibration;  // path, found; none: costs are rooflines
+
+  int64_t micro_batch_tokens() const {
+    return training.micro_batch_size * training.sequence_length;
+  }
+  int64_t step_tokens() const { return micro_batch_tokens() * training.micro_batches * layout.dp; }
+  int64_t local_experts() const { return model.architecture.experts / layout.ep; }
+};
+
+// Reads a plan and the files it names, which are looked for beside it, then in the share folder.
+// Every legality of the layout is checked here. Throws InputError naming file, line and key.
+Plan load_plan(const std::string& path);
+
+// What the plan's ranks do in one step.
+Program::Spec program_spec(const Plan& plan, Mode mode = Mode::kTrain);
+Program build_program(const Plan& plan, Mode mode = Mode::kTrain);
+
+// The folder with the models and topologies that come with the program.
+std::string share_folder();
+
+}  // namespace rehearse

@@ -1,0 +1,129 @@
+#pragma once
+// What a layer keeps of one micro-batch between its ops, and the context those ops run in.
+//
+// The ops of a layer, in the order of the data:
+//   forward   attn.F  (dispatch.F)  mlp.F  (combine.F)
+//   backward  (combine.B)  mlp.B  (dispatch.B)  attn.B      for inputs
+//             mlp.W, attn.W                                 for weights, any time after their B
+// An op reads and writes only fields that the Program's dependencies order, since the compute and
+// the a2a lane of a rank run at the same time.
+
+#include "kernels/attention/attention.h"
+#include "kernels/gate/gate.h"
+#include "kernels/permute/permute.h"
+#include "kernels/rope/rope.h"
+#include "runtime/parameters.h"
+#include "runtime/tensor.h"
+
+namespace rehearse {
+
+struct LayerContext {
+  const Architecture& model;
+  const kernels::RopeTable& rope;
+  BufferPool& pool;
+  int64_t sequences = 0;  // of a micro-batch
+  int64_t length = 0;
+  double balance_coefficient = 0;  // alpha over the sequences of the whole batch
+
+  int64_t tokens() const { return sequences * length; }
+  kernels::AttentionShape attention_shape() const;
+  kernels::GateShape gate_shape() const;
+  Tensor tensor(int64_t columns) const { return Tensor(pool, tokens(), columns); }
+};
+
+// Weights and gradients of one layer.
+struct LayerWeights {
+  const LayerIds& ids;
+  const ParameterValues& weights;
+  ParameterValues& gradients;
+  const float* expert_bias = nullptr;  // [experts], or null
+};
+
+// Of a gated feed-forward network; T is tokens or rows.
+struct FfnActivations {
+  Tensor gate_up;    // [T, 2 width]
+  Tensor activated;  // [T, width]
+  Tensor d_gate_up;  // [T, 2 width]
+};
+
+struct LayerActivations {
+  // Forward, kept for backward. D: hidden.
+  Tensor x;                           // [T, D] the layer's input
+  Tensor x_norm, x_inverse;           // [T, D], [T, 1]
+  Tensor q_a, q_a_norm, q_a_inverse;  // [T, q_lora], ...
+  Tensor q;                           // [T, heads qk], rotated
+  Tensor kv_a;                        // [T, kv_lora + qk_rope], the last part rotated
+  Tensor kv_a_norm, kv_a_inverse;     // [T, kv_lora]
+  Tensor kv;                          // [T, heads (qk_nope + v_head)]
+  Tensor o, lse;                      // [T, heads v_head], [T, heads]
+  Tensor h;                           // [T, D] after attention and residual
+  Tensor h_norm, h_inverse;           // [T, D]
+  FfnActivations dense, shared, routed;
+  Tensor ffn_out;  // [T, D] of the shared expert; none without
+  // Routing. R: rows, tokens x active experts.
+  Tensor scores;                // [T, experts]
+  std::vector<int32_t> chosen;  // [T, active]
+  Tensor weights;               // [T, active]
+  kernels::RowMap rows;
+  Tensor row_weights;            // [R, 1]
+  Tensor routed_in, routed_out;  // [R, D]
+
+  // Backward, kept for the weight gradients.
+  Tensor d_out;                      // [T, D] of the layer's output
+  Tensor d_routed_out, d_routed_in;  // [R, D]
+  Tensor d_row_weights;              // [R, 1]
+  Tensor d_h_norm;                   // [T, D]
+  Tensor d_logits;                   // [T, experts]
+  Tensor d_h;                        // [T, D]
+  Tensor d_kv, d_kv_a, d_q, d_q_a;
+  Tensor d_gains;  // [1, all gains of the layer], input, q_a, kv_a, post
+};
+
+// layers/attention.cpp. layer: x -> h_norm (and the gate's choice, for a MoE layer).
+void attention_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+// d_h_norm, d_out (and d_row_weights) -> returns dx, [T, D].
+Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+// Adds to the gradients; nothing of the layer is needed afterwards.
+void attention_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+
+// layers/dense.cpp. h_norm, h -> returns the layer's output; d_out -> d_h_norm.
+Tensor dense_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+void dense_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+void dense_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+
+// layers/moe.cpp.
+void dispatch_forward(const LayerContext& c, LayerActivations& a);  // h_norm -> routed_in
+void experts_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+Tensor combine_forward(const LayerContext& c, LayerActivations& a);  // returns the layer's output
+void combine_input(const LayerContext& c, LayerActivations& a);      // d_out -> d_routed_out
+void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+void dispatch_input(const LayerContext& c, LayerActivations& a);  // -> d_h_norm
+void experts_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+
+// layers/head.cpp. The ends of the model.
+struct HeadActivations {
+  Tensor x, x_norm, x_inverse;  // [T, D]
+  Tensor logits;                // [T, vocabulary]; after head_input their gradient
+  Tensor losses, lse;           // [T, 1]
+  Tensor d_gain;                // [1, D]
+};
+struct HeadWeights {
+  ParameterId norm = 0;
+  ParameterId projection = 0;
+  const ParameterValues& weights;
+  ParameterValues& gradients;
+};
+// Returns the sum of the tokens' losses.
+double head_forward(const LayerContext& c,
+                    const HeadWeights& w,
+                    std::span<const int32_t> targets,
+                    HeadActivations& a);
+// scale: the weight of one token in the loss. Returns dx, [T, D].
+Tensor head_input(const LayerContext& c,
+                  const HeadWeights& w,
+                  std::span<const int32_t> targets,
+                  double scale,
+                  HeadActivations& a);
+void head_weight(const LayerContext& c, const HeadWeights& w, HeadActivations& a);
+
+}  // namespace rehearse

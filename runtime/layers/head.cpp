@@ -1,0 +1,79 @@
+// The end of the model: final norm, output projection, loss.
+
+#include "kernels/add/add.h"
+#include "kernels/cross_entropy/cross_entropy.h"
+#include "kernels/matmul/matmul.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+#include "runtime/layers/activations.h"
+
+namespace rehearse {
+namespace {
+
+kernels::MatmulShape projection_shape(const LayerContext& c) {
+  return {.m = c.tokens(), .n = c.model.vocabulary, .k = c.model.hidden};
+}
+
+kernels::RmsNormShape norm_shape(const LayerContext& c) {
+  return {.rows = c.tokens(),
+          .width = c.model.hidden,
+          .x_stride = c.model.hidden,
+          .eps = c.model.norm_eps};
+}
+
+}  // namespace
+
+double head_forward(const LayerContext& c,
+                    const HeadWeights& w,
+                    std::span<const int32_t> targets,
+                    HeadActivations& a) {
+  a.x_norm = c.tensor(c.model.hidden);
+  a.x_inverse = c.tensor(1);
+  kernels::rmsnorm(
+      norm_shape(c), a.x.data(), w.weights.of(w.norm), a.x_norm.data(), a.x_inverse.data());
+  a.logits = c.tensor(c.model.vocabulary);
+  kernels::matmul(
+      projection_shape(c), a.x_norm.data(), w.weights.of(w.projection), a.logits.data());
+  a.losses = c.tensor(1);
+  a.lse = c.tensor(1);
+  kernels::cross_entropy(
+      targets, c.model.vocabulary, a.logits.data(), a.losses.data(), a.lse.data());
+  double sum = 0;
+  for (int64_t t = 0; t < c.tokens(); ++t) sum += static_cast<double>(a.losses.data()[t]);
+  return sum;
+}
+
+Tensor head_input(const LayerContext& c,
+                  const HeadWeights& w,
+                  std::span<const int32_t> targets,
+                  double scale,
+                  HeadActivations& a) {
+  kernels::cross_entropy_backward(
+      targets, c.model.vocabulary, static_cast<float>(scale), a.lse.data(), a.logits.data());
+  Tensor d_x_norm = c.tensor(c.model.hidden);
+  kernels::matmul_grad_input(projection_shape(c),
+                             a.logits.data(),
+                             w.weights.of(w.projection),
+                             d_x_norm.data(),
+                             kernels::Store::kOverwrite);
+  a.d_gain = Tensor(c.pool, 1, c.model.hidden);
+  a.d_gain.fill(0);
+  Tensor dx = c.tensor(c.model.hidden);
+  kernels::rmsnorm_backward(norm_shape(c),
+                            d_x_norm.data(),
+                            a.x.data(),
+                            w.weights.of(w.norm),
+                            a.x_inverse.data(),
+                            nullptr,
+                            dx.data(),
+                            a.d_gain.data());
+  return dx;
+}
+
+void head_weight(const LayerContext& c, const HeadWeights& w, HeadActivations& a) {
+  kernels::matmul_grad_weight(
+      projection_shape(c), a.logits.data(), a.x_norm.data(), w.gradients.of(w.projection));
+  float* gain = w.gradients.of(w.norm);
+  kernels::add(c.model.hidden, gain, a.d_gain.data(), gain);
+}
+
+}  // namespace rehearse

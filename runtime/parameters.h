@@ -1,0 +1,91 @@
+#pragma once
+// The weights of one copy of a stage: two flat arenas, since dense weights and experts are reduced
+// over different ranks, and where each parameter lies in them.
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "plan/plan.h"
+
+namespace rehearse {
+
+enum class Arena : uint8_t { kDense, kExpert };
+
+struct Parameter {
+  std::string name;  // in Hugging Face's terms: model.layers.3.self_attn.o_proj
+  Arena arena = Arena::kDense;
+  int64_t offset = 0;  // in the arena, elements
+  int64_t rows = 1;
+  int64_t columns = 0;
+  bool is_gain = false;  // of a norm: starts at 1, is not decayed
+  int64_t size() const { return rows * columns; }
+};
+
+// Indices into StageParameters::list.
+using ParameterId = int32_t;
+
+struct FfnIds {
+  ParameterId gate_up = 0;  // [2 width, hidden], gate first
+  ParameterId down = 0;     // [hidden, width]
+};
+
+struct LayerIds {
+  ParameterId input_norm = 0;
+  std::optional<ParameterId> q_a, q_a_norm;
+  ParameterId q = 0;  // q_b_proj, or q_proj without compression
+  ParameterId kv_a = 0, kv_a_norm = 0, kv_b = 0, o = 0;
+  ParameterId post_norm = 0;
+  std::optional<FfnIds> dense, shared;
+  std::optional<ParameterId> gate;
+  std::vector<FfnIds> experts;  // of this rank, first one first
+};
+
+// Which parameters a stage has on EP rank `ep_rank`, and where.
+struct StageParameters {
+  StageParameters(const Plan& plan, int64_t stage, int64_t ep_rank);
+
+  std::vector<Parameter> list;
+  std::vector<LayerIds> layers;
+  std::optional<ParameterId> embedding, final_norm, head;
+  int64_t dense_size = 0;
+  int64_t expert_size = 0;
+
+  int64_t arena_size(Arena arena) const {
+    return arena == Arena::kDense ? dense_size : expert_size;
+  }
+};
+
+// Values for every parameter of a stage: weights, or gradients.
+class ParameterValues {
+ public:
+  explicit ParameterValues(const StageParameters& where)
+      : where_(&where),
+        dense_(static_cast<size_t>(where.dense_size), 0.0f),
+        expert_(static_cast<size_t>(where.expert_size), 0.0f) {}
+
+  float* of(ParameterId id) {
+    const Parameter& p = where_->list[static_cast<size_t>(id)];
+    return arena(p.arena).data() + p.offset;
+  }
+  const float* of(ParameterId id) const { return const_cast<ParameterValues*>(this)->of(id); }
+  std::vector<float>& arena(Arena a) { return a == Arena::kDense ? dense_ : expert_; }
+
+ private:
+  const StageParameters* where_;
+  std::vector<float> dense_, expert_;
+};
+
+// Gains are 1; every other parameter is normal with `std`, drawn from a stream of its own that
+// depends on the seed and its name alone, so that any layout starts from the same numbers.
+void initialize(const StageParameters& where, int64_t seed, double std, ParameterValues& weights);
+
+// A contiguous share of an arena: member `index` of `count` owns [begin, end).
+struct Shard {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+Shard shard_of(int64_t size, int64_t index, int64_t count);
+
+}  // namespace rehearse

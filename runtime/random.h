@@ -1,0 +1,40 @@
+#pragma once
+// Random numbers that are the same on every machine and in every layout (SplitMix64, Steele et al.
+// 2014; Box-Muller for normals), which the standard library's distributions do not promise.
+
+#include <cmath>
+#include <cstdint>
+#include <numbers>
+#include <string_view>
+
+namespace rehearse {
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+
+  uint64_t next() {
+    uint64_t z = (state_ += 0x9e3779b97f4a7c15ULL);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+    return z ^ (z >> 31);
+  }
+  // In (0, 1].
+  double uniform() { return (static_cast<double>(next() >> 11) + 1) * 0x1.0p-53; }
+  double normal() {
+    const double radius = std::sqrt(-2 * std::log(uniform()));
+    return radius * std::cos(2 * std::numbers::pi * uniform());
+  }
+
+ private:
+  uint64_t state_;
+};
+
+// A seed for the stream that `name` names (FNV-1a).
+inline uint64_t stream_seed(uint64_t seed, std::string_view name) {
+  uint64_t hash = 0xcbf29ce484222325ULL ^ (seed * 0x9e3779b97f4a7c15ULL);
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+  return hash;
+}
+
+}  // namespace rehearse

@@ -1,0 +1,45 @@
+#pragma once
+// run: executes a Program on a Device, one worker thread per lane of every rank, and times every
+// op.
+//
+// A worker takes its lane's ops in order and waits until the dependencies of the next one that
+// stand on its own rank are done; messages and collectives wait inside the Device's communicator.
+
+#include <functional>
+#include <memory>
+
+#include "plan/timeline.h"
+
+namespace rehearse {
+
+// Does the work of ops. Ops of different lanes and ranks come from different threads at once.
+class Device {
+ public:
+  virtual ~Device() = default;
+  // Runs one op of data rank `data_rank` to its end. Calls `ready` when it has waited for other
+  // ranks and starts to work (ops that wait for nobody need not).
+  virtual void run_op(const Op& op, int32_t data_rank, const std::function<void()>& ready) = 0;
+  // Makes ops that wait for other ranks throw, since one has failed.
+  virtual void abort() = 0;
+};
+
+// The workers of one Program, kept from step to step.
+class Workers {
+ public:
+  Workers(const Program& program, Device& device);
+  ~Workers();
+  Workers(const Workers&) = delete;
+  Workers& operator=(const Workers&) = delete;
+
+  // Runs one step. Throws what the first op to fail threw; no step can be run after that.
+  Timeline run_step();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// One step with workers of its own.
+Timeline run(const Program& program, Device& device);
+
+}  // namespace rehearse

@@ -1,0 +1,53 @@
+#pragma once
+// One copy of a pipeline stage on one rank: its weights, gradients, moments, expert biases, and the
+// activations of the micro-batches under way. Under DualPipe a rank holds two (one per direction).
+
+#include <memory>
+#include <vector>
+
+#include "runtime/layers/activations.h"
+#include "runtime/text_data.h"
+
+namespace rehearse {
+
+// A micro-batch's passage through a stage.
+struct ChunkActivations {
+  std::vector<LayerActivations> layers;
+  Tensor input;     // [T, D] received or embedded; moves into the first layer
+  Tensor output;    // [T, D] to the next stage or the head
+  Tensor d_output;  // [T, D] received from the next stage, or from the head
+  Tensor d_input;   // [T, D] to the previous stage, or to the embedding's gradient
+  HeadActivations head;
+  double loss = 0;  // sum over tokens, of the last stage
+};
+
+struct Stage {
+  Stage(const Plan& plan, int64_t stage, int64_t ep_rank);
+  Stage(const Stage&) = delete;  // the values point at `where`
+  Stage& operator=(const Stage&) = delete;
+
+  int64_t index;        // of the stage
+  int64_t first_layer;  // global index of its first layer
+  StageParameters where;
+  ParameterValues weights;
+  ParameterValues gradients;
+  // AdamW moments of this rank's shard of each arena; sized by the first optimizer op.
+  std::vector<float> m[2], v[2];
+  // Per layer of the stage: [experts], empty for dense layers.
+  std::vector<std::vector<float>> expert_bias;
+  std::vector<std::vector<int64_t>> expert_load;  // tokens per expert in this step, this copy
+  std::vector<std::vector<int64_t>> batch_load;   // of the whole batch, after bias_update
+  std::vector<ChunkActivations> chunks;           // by micro-batch of the data rank
+
+  bool is_first() const { return where.embedding.has_value(); }
+  bool is_last() const { return where.head.has_value(); }
+  size_t local_layer(int32_t layer) const { return static_cast<size_t>(layer - first_layer); }
+  LayerWeights layer_weights(size_t local) {
+    return {.ids = where.layers[local],
+            .weights = weights,
+            .gradients = gradients,
+            .expert_bias = expert_bias[local].empty() ? nullptr : expert_bias[local].data()};
+  }
+};
+
+}  // namespace rehearse

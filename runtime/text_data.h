@@ -1,0 +1,50 @@
+#pragma once
+// Plain text as training data: one token per byte, the end of the file held out for validation.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "plan/plan.h"
+
+namespace rehearse {
+
+// Input tokens and, for each, the token that follows it. Both: [sequences x length].
+struct Batch {
+  std::vector<int32_t> inputs;
+  std::vector<int32_t> targets;
+};
+
+class TextData {
+ public:
+  // Throws InputError when the file is missing, too short for one training and one validation
+  // sequence, or holds a byte that is not in the model's vocabulary.
+  TextData(const std::string& path, const Plan& plan);
+
+  // Training sequences `first` to `first` + `count` of `step`: windows at random places that depend
+  // on seed, step and sequence alone, so that every layout trains on the same text.
+  Batch training(int64_t step, int64_t first, int64_t count) const;
+
+  // Validation windows, one after the other without overlap; past the last one it starts again.
+  Batch validation(int64_t first, int64_t count) const;
+  int64_t validation_sequences() const;
+
+  // Mean loss on the validation text, nats per byte, of bigram counts of the training text with
+  // add-one smoothing: what a model must beat to have learnt more than letter pairs.
+  double bigram_loss() const;
+
+  int64_t training_bytes() const { return static_cast<int64_t>(train_.size()); }
+  int64_t validation_bytes() const { return static_cast<int64_t>(held_out_.size()); }
+
+ private:
+  Batch windows(std::span<const uint8_t> text, const std::vector<int64_t>& starts) const;
+
+  std::vector<uint8_t> text_;
+  std::span<const uint8_t> train_, held_out_;
+  int64_t length_;
+  int64_t seed_;
+  int64_t vocabulary_;
+};
+
+}  // namespace rehearse

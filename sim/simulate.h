@@ -1,0 +1,40 @@
+#pragma once
+// simulate: gives each op of a plan's Program a cost and moves a clock.
+
+#include <optional>
+#include <set>
+#include <string>
+
+#include "plan/plan.h"
+#include "plan/timeline.h"
+#include "sim/calibration.h"
+
+namespace rehearse {
+
+// Which point of the calibration's spread the costs take.
+enum class CostPoint : uint8_t { kLow, kMedian, kHigh };
+
+// Where the costs of a prediction came from.
+struct CostSources {
+  int64_t measured = 0;              // kernel calls priced by the calibration
+  int64_t roofline = 0;              // calls priced by flops and bytes, since nothing was measured
+  std::set<std::string> unmeasured;  // those calls
+};
+
+struct Prediction {
+  Timeline timeline;
+  CostSources sources;
+};
+
+// One step of `plan`'s `program`, every rank. calibration: none prices every op by its roofline.
+// Throws ScheduleError, naming every stuck rank, when the Program cannot run to its end.
+Prediction simulate(const Plan& plan,
+                    const Program& program,
+                    const std::optional<Calibration>& calibration,
+                    CostPoint point = CostPoint::kMedian);
+
+// Costs given by hand, ops costing nothing else: the setting of the bubble formulas, in which a
+// chunk's F, Bi and W each take `unit`, an overlapped pair three, and communication nothing.
+Timeline simulate_unit_costs(const Program& program, Duration unit);
+
+}  // namespace rehearse
