@@ -22,7 +22,10 @@ namespace po = boost::program_options;
 
 // Runs python3 with a script of plots/; false when it or its libraries are missing.
 bool plot(const std::string& script, const std::vector<std::string>& args) {
-  std::vector<std::string> words = {"python3", share_folder() + "/plots/" + script};
+  // The system's Python first: that is the one which distribution packages serve.
+  const std::string system = "/usr/bin/python3";
+  const std::string python = std::filesystem::exists(system) ? system : "python3";
+  std::vector<std::string> words = {python, share_folder() + "/plots/" + script};
   words.insert(words.end(), args.begin(), args.end());
   std::vector<char*> argv;
   for (std::string& w : words) argv.push_back(w.data());

@@ -170,7 +170,7 @@ std::string prediction_text(const Plan& plan, const Program& program, const Step
   const CostSources& s = p.median.sources;
   if (s.roofline > 0) {
     out += fmt::format(
-        "\n{} of {} kernel shapes are not in a calibration and are priced by their roofline"
+        "\n{} of {} kernel calls are not in a calibration and are priced by their roofline"
         " (flops over peak, bytes over bandwidth): expect these to be optimistic.\n"
         "`rehearse calibrate {}` measures them.\n",
         s.roofline,

@@ -38,6 +38,7 @@ const std::vector<KernelInfo>& kernels() {
       {Kernel::kReduce, "reduce", {"elements", "copies"}},
       {Kernel::kSquareSum, "square_sum", {"elements"}},
       {Kernel::kCopy, "copy", {"elements"}},
+      {Kernel::kFill, "fill", {"elements"}},
   };
   return table;
 }
@@ -118,6 +119,7 @@ Flops flops(const KernelCall& call) {
     case Kernel::kPermute:
     case Kernel::kEmbedding:
     case Kernel::kCopy:
+    case Kernel::kFill:
       return Flops(0);
   }
   CHECK(false) << "kernel " << static_cast<int>(call.kernel);
@@ -168,6 +170,7 @@ Bytes memory_traffic(const KernelCall& call, int64_t element) {
     case Kernel::kReduce:
       return Bytes(s[0] * (s[1] + 1) * element);
     case Kernel::kSquareSum:
+    case Kernel::kFill:
       return Bytes(s[0] * element);
     case Kernel::kCopy:
       return Bytes(2 * s[0] * element);

@@ -32,6 +32,7 @@ namespace rehearse {
 //   reduce              elements copies     sum of the copies of a gradient
 //   square_sum          elements        sum of squares, for the gradient's norm
 //   copy                elements
+//   fill                elements        gradients back to zero
 enum class Kernel : uint8_t {
   kMatmul,
   kMatmulGradInput,
@@ -56,6 +57,7 @@ enum class Kernel : uint8_t {
   kReduce,
   kSquareSum,
   kCopy,
+  kFill,
 };
 
 struct KernelCall {

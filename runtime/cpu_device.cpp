@@ -318,7 +318,9 @@ Shard CpuDevice::owned(const Stage& s, Arena arena, const Op& op, int32_t data_r
 }
 
 void CpuDevice::gradient_norm_op(const Op& op, Rank& rank, int32_t data_rank, const Ready& ready) {
-  // Every parameter stands in exactly one rank's shard, so each is counted once.
+  // Every parameter stands in exactly one rank's shard, so each is counted once. The op's time
+  // begins here, with its own work, and so includes the wait for the slowest rank's.
+  ready();
   double squares = 0;
   for (Stage& s : rank.copies) {
     for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
@@ -330,7 +332,7 @@ void CpuDevice::gradient_norm_op(const Op& op, Rank& rank, int32_t data_rank, co
   const std::vector<int64_t> members = ranks_of(op, data_rank);
   const int64_t me = program_.global_rank({op.pp_rank, data_rank});
   rank.gradient_norm =
-      std::sqrt(communicator_.sum({members, key_of(program_, op, data_rank)}, me, squares, ready));
+      std::sqrt(communicator_.sum({members, key_of(program_, op, data_rank)}, me, squares, [] {}));
   if (me == 0) gradient_norm_ = rank.gradient_norm;
 }
 

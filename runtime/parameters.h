@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/big_memory.h"
 #include "plan/plan.h"
 
 namespace rehearse {
@@ -70,11 +71,13 @@ class ParameterValues {
     return arena(p.arena).data() + p.offset;
   }
   const float* of(ParameterId id) const { return const_cast<ParameterValues*>(this)->of(id); }
-  std::vector<float>& arena(Arena a) { return a == Arena::kDense ? dense_ : expert_; }
+  std::vector<float, BigAllocator<float>>& arena(Arena a) {
+    return a == Arena::kDense ? dense_ : expert_;
+  }
 
  private:
   const StageParameters* where_;
-  std::vector<float> dense_, expert_;
+  std::vector<float, BigAllocator<float>> dense_, expert_;
 };
 
 // Gains are 1; every other parameter is normal with `std`, drawn from a stream of its own that

@@ -32,7 +32,7 @@ struct Stage {
   ParameterValues weights;
   ParameterValues gradients;
   // AdamW moments of this rank's shard of each arena; sized by the first optimizer op.
-  std::vector<float> m[2], v[2];
+  std::vector<float, BigAllocator<float>> m[2], v[2];
   // Per layer of the stage: [experts], empty for dense layers.
   std::vector<std::vector<float>> expert_bias;
   std::vector<std::vector<int64_t>> expert_load;  // tokens per expert in this step, this copy

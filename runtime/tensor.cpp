@@ -2,42 +2,52 @@
 
 #include <algorithm>
 #include <bit>
-#include <new>
+
+#include "base/big_memory.h"
 
 namespace rehearse {
 namespace {
 
-constexpr std::align_val_t kAlignment{64};
+constexpr size_t kSlab = size_t{4} << 20;  // elements: 16 MiB on huge pages
 
 // Up to the next of four sizes per power of two, so that nearly equal requests share buffers.
 size_t rounded(size_t elements) {
   const size_t least = std::max<size_t>(elements, 16);
-  const size_t step = std::max<size_t>(std::bit_floor(least) / 4, 4);
+  const size_t step = std::max<size_t>(std::bit_floor(least) / 4, 16);  // 64-byte lines
   return (least + step - 1) / step * step;
 }
 
 }  // namespace
 
 BufferPool::~BufferPool() {
-  for (const auto& [capacity, buffers] : free_) {
-    for (float* b : buffers) ::operator delete(b, kAlignment);
+  for (float* slab : slabs_) free_big(slab);
+}
+
+float* BufferPool::carve(size_t elements) {
+  if (elements > kSlab) {  // a slab of its own, behind the one being cut
+    float* own = static_cast<float*>(allocate_big(elements * sizeof(float)));
+    slabs_.insert(slabs_.begin(), own);
+    return own;
   }
+  if (slab_left_ < elements) {
+    slabs_.push_back(static_cast<float*>(allocate_big(kSlab * sizeof(float))));
+    slab_left_ = kSlab;
+  }
+  float* data = slabs_.back() + (kSlab - slab_left_);
+  slab_left_ -= elements;
+  return data;
 }
 
 BufferPool::Buffer BufferPool::take(size_t elements) {
   const size_t capacity = rounded(elements);
-  {
-    const std::lock_guard lock(mutex_);
-    in_use_ += capacity;
-    peak_ = std::max(peak_, in_use_);
-    auto& ready = free_[capacity];
-    if (!ready.empty()) {
-      float* data = ready.back();
-      ready.pop_back();
-      return {data, capacity};
-    }
-  }
-  return {static_cast<float*>(::operator new(capacity * sizeof(float), kAlignment)), capacity};
+  const std::lock_guard lock(mutex_);
+  in_use_ += capacity;
+  peak_ = std::max(peak_, in_use_);
+  auto& ready = free_[capacity];
+  if (ready.empty()) return {carve(capacity), capacity};
+  float* data = ready.back();
+  ready.pop_back();
+  return {data, capacity};
 }
 
 void BufferPool::give(Buffer buffer) {

@@ -34,7 +34,11 @@ class BufferPool {
 
  private:
   mutable std::mutex mutex_;
+  float* carve(size_t elements);
+
   std::map<size_t, std::vector<float*>> free_;  // by capacity
+  std::vector<float*> slabs_;                   // what the buffers are cut from
+  size_t slab_left_ = 0;                        // elements of the last slab not yet cut
   size_t in_use_ = 0;
   size_t peak_ = 0;
 };

@@ -56,6 +56,8 @@ std::vector<KernelCall> step_kernels(const Plan& plan, const Op& op) {
     case OpKind::kOptimizer:
       calls.push_back({Kernel::kAdamW, {sharded ? shard(w.dense, replicas) : w.dense}});
       calls.push_back({Kernel::kAdamW, {sharded ? shard(w.expert, expert_replicas) : w.expert}});
+      calls.push_back({Kernel::kFill, {w.dense}});
+      calls.push_back({Kernel::kFill, {w.expert}});
       break;
     case OpKind::kSend:
       if (plan.cluster.device == DeviceKind::kCpu) {

@@ -1,0 +1,32 @@
+# Everything from a fresh Debian or Ubuntu machine: set-up, build, demo, tests.
+.PHONY: setup build demo test test-asan test-tsan format clean
+
+BUILD := build
+DEMO_TEXT := $(BUILD)/king-james-bible.txt
+
+setup:
+	@tools/setup.sh
+
+build: setup
+	@test -f $(BUILD)/build.ninja || cmake --preset release
+	@cmake --build $(BUILD)
+
+demo: build $(DEMO_TEXT)
+	@$(BUILD)/rehearse demo --data $(DEMO_TEXT)
+
+# The King James Bible, 4.4 MB of English in the public domain, from the package bible-kjv.
+$(DEMO_TEXT): | setup
+	@mkdir -p $(BUILD)
+	@bible -f -l80 gen1:1-rev22:21 > $@.part && test -s $@.part && mv $@.part $@
+
+test: build
+	@ctest --test-dir $(BUILD) --output-on-failure --parallel 2
+
+test-asan test-tsan: test-%: setup
+	@cmake --preset $* && cmake --build --preset $* && ctest --preset $*
+
+format:
+	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
+
+clean:
+	@rm -rf $(BUILD) build-*
