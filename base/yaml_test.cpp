@@ -1,0 +1,100 @@
+#include "base/yaml.h"
+
+#include <functional>
+
+#include <gtest/gtest.h>
+
+#include "base/errors.h"
+
+namespace rehearse {
+namespace {
+
+// The whole text of the InputError that reading `yaml` with `read` throws.
+std::string error_of(const std::string& yaml, const std::function<void(YamlMap&)>& read) {
+  try {
+    YamlMap top = YamlFile::parse(yaml, "a.yaml").root();
+    read(top);
+    top.finish();
+  } catch (const InputError& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(Yaml, ReadsWhatIsThere) {
+  YamlMap top = YamlFile::parse("n: 12\nrate: 50 GB/s\nlist: [1, 2]\nsub: {on: true}\n", "a.yaml")
+                    .root();
+  EXPECT_EQ(top.integer("n"), 12);
+  EXPECT_EQ(top.rate("rate"), BytesPerSecond(50e9));
+  EXPECT_EQ(top.integers("list"), (std::vector<int64_t>{1, 2}));
+  YamlMap sub = top.map("sub");
+  EXPECT_TRUE(sub.boolean("on", false));
+  sub.finish();
+  EXPECT_EQ(top.integer("absent", {}, 7), 7);
+  top.finish();
+}
+
+TEST(Yaml, MissingUnit) {
+  EXPECT_EQ(error_of("links:\n  - name: nvlink\n    bandwidth: 450\n",
+                     [](YamlMap& top) {
+                       auto links = top.maps("links");
+                       links[0].text("name");
+                       links[0].rate("bandwidth");
+                     }),
+            "a.yaml:3:16: links[0].bandwidth: expected a rate with a unit, such as \"450 GB/s\", "
+            "found '450'\n"
+            "        bandwidth: 450\n"
+            "                   ^");
+}
+
+TEST(Yaml, UnknownKeyNamesTheNearest) {
+  EXPECT_EQ(error_of("schedul: x\n", [](YamlMap& top) { top.has("schedule"); }),
+            "a.yaml:1:1: schedul: unknown key; did you mean 'schedule'?\n"
+            "    schedul: x\n"
+            "    ^");
+}
+
+TEST(Yaml, DuplicateKey) {
+  EXPECT_EQ(error_of("a: 1\nb: 2\na: 3\n", [](YamlMap& top) { top.integer("a"); }),
+            "a.yaml:3:1: a: this key is given twice; keep one of them\n"
+            "    a: 3\n"
+            "    ^");
+}
+
+TEST(Yaml, MissingKey) {
+  EXPECT_EQ(error_of("a: 1\n", [](YamlMap& top) { top.integer("b"); }),
+            "a.yaml:1:1: b: this key is missing\n"
+            "    a: 1\n"
+            "    ^");
+}
+
+TEST(Yaml, AnIntegerWithALeadingZeroIsNotOctal) {
+  EXPECT_EQ(error_of("n: 010\n", [](YamlMap& top) { top.integer("n", {.min = 1}); }),
+            "a.yaml:1:4: n: expected an integer of at least 1, found '010'\n"
+            "    n: 010\n"
+            "       ^");
+  EXPECT_NE(error_of("n: 0x10\n", [](YamlMap& top) { top.integer("n"); }), "no error");
+  EXPECT_NE(error_of("n: 1_000\n", [](YamlMap& top) { top.integer("n"); }), "no error");
+  EXPECT_EQ(error_of("n: 0\n", [](YamlMap& top) { top.integer("n"); }), "no error");
+}
+
+TEST(Yaml, SyntaxErrorsHaveAPlaceToo) {
+  EXPECT_EQ(error_of("a: [1, 2\nb: 3\n", [](YamlMap&) {}).substr(0, 33),
+            "a.yaml:2:2: not valid YAML: end o");
+  EXPECT_EQ(error_of("- 1\n", [](YamlMap&) {}),
+            "a.yaml:1:1: expected a mapping of keys to values, found a list\n"
+            "    - 1\n"
+            "    ^");
+  EXPECT_NE(error_of("", [](YamlMap&) {}), "no error");
+}
+
+TEST(Yaml, ChoicesAreListed) {
+  EXPECT_EQ(error_of("s: gpipe\n",
+                     [](YamlMap& top) { top.choice<int>("s", {{"1f1b", 1}, {"dualpipe", 2}}); }),
+            "a.yaml:1:4: s: expected one of 1f1b, dualpipe, found 'gpipe'\n"
+            "    s: gpipe\n"
+            "       ^");
+}
+
+}  // namespace
+}  // namespace rehearse

@@ -1,0 +1,150 @@
+#include "sim/simulate.h"
+
+#include <gtest/gtest.h>
+
+#include "plan/testing.h"
+#include "sim/op_cost.h"
+
+namespace rehearse {
+namespace {
+
+std::vector<double> idle_units(const Program::Spec& spec) {
+  const Duration unit = Duration::picoseconds(int64_t{1} << 32);
+  const Program program = Program::build(spec);
+  const Summary s = summarize(program, simulate_unit_costs(program, unit));
+  std::vector<double> idle;
+  for (const Breakdown& b : s.ranks) idle.push_back((s.step - b.f - b.b - b.w - b.fb) / unit);
+  return idle;
+}
+
+// F = Bi = W = 1 and F&B = 3: at chunk granularity every rank's bubble is the formula's, and ops
+// never make it larger.
+TEST(Bubble, EqualsTheFormulaOnEveryRank) {
+  struct Case {
+    ScheduleKind kind;
+    int64_t pp, n;
+    double bubble;
+  };
+  for (const Case& c : std::vector<Case>{{ScheduleKind::k1F1B, 8, 20, 7 * 3},
+                                         {ScheduleKind::k1F1B, 16, 120, 15 * 3},
+                                         {ScheduleKind::kZB1P, 8, 20, 7},
+                                         {ScheduleKind::kZB1P, 16, 120, 15},
+                                         {ScheduleKind::kDualPipe, 2, 4, 0},
+                                         {ScheduleKind::kDualPipe, 8, 20, 6},
+                                         {ScheduleKind::kDualPipe, 16, 120, 14}}) {
+    EXPECT_DOUBLE_EQ(bubble_formula(c.kind, c.pp, {}), c.bubble);
+    Program::Spec spec{.layout = {.pp = c.pp,
+                                  .schedule = c.kind,
+                                  .layers_per_stage = std::vector<int64_t>(c.pp, 4)},
+                       .micro_batches = c.n,
+                       .granularity = Granularity::kCell};
+    for (const double idle : idle_units(spec)) {
+      EXPECT_DOUBLE_EQ(idle, c.bubble) << name_of(c.kind) << " " << c.pp << " x " << c.n;
+    }
+    spec.granularity = Granularity::kOp;
+    for (const double idle : idle_units(spec)) EXPECT_LE(idle, c.bubble + 1e-9);
+  }
+}
+
+TEST(Simulate, TheSameInputGivesTheSameBytes) {
+  for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
+    const Plan plan = small_plan({.pp = 4, .schedule = kind});
+    const Program program = build_program(plan);
+    const Prediction first = simulate(plan, program, std::nullopt);
+    EXPECT_EQ(print_timeline(program, first.timeline),
+              print_timeline(program, simulate(plan, program, std::nullopt).timeline));
+    // A Program read back from its text form is as good.
+    const Program parsed = parse_program(print_program(program), "p.txt");
+    EXPECT_EQ(simulate(plan, parsed, std::nullopt).timeline, first.timeline);
+  }
+}
+
+TEST(Simulate, EveryOpRunsAfterItsDependenciesAndItsLane) {
+  const Plan plan = small_plan({.pp = 4, .schedule = ScheduleKind::kDualPipe});
+  const Program program = build_program(plan);
+  const Timeline t = simulate(plan, program, std::nullopt).timeline;
+  for (const Op& op : program.ops()) {
+    const Span& span = t.spans[static_cast<size_t>(op.id)];
+    EXPECT_LE(span.begin, span.end);
+    for (const int32_t d : program.dependencies(op.id)) {
+      EXPECT_LE(t.spans[static_cast<size_t>(d)].end, span.begin);
+    }
+  }
+  for (int32_t r = 0; r < 4; ++r) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      Duration end;
+      for (const int32_t id : program.lane(r, static_cast<Lane>(lane))) {
+        EXPECT_GE(t.spans[static_cast<size_t>(id)].begin, end);
+        end = t.spans[static_cast<size_t>(id)].end;
+      }
+    }
+  }
+}
+
+TEST(Simulate, CoresAreShared) {
+  // Two stages need two cores; on one core the step takes nearly twice as long, not the same.
+  Plan plan = small_plan({.pp = 2, .schedule = ScheduleKind::kDualPipe});
+  const Program program = build_program(plan);
+  const double two = simulate(plan, program, std::nullopt).timeline.step().seconds();
+  plan.cluster.cores = 1;
+  const double one = simulate(plan, program, std::nullopt).timeline.step().seconds();
+  EXPECT_GT(one, 1.7 * two);
+  EXPECT_LT(one, 2.05 * two);
+}
+
+TEST(Simulate, ReportsWhoIsStuck) {
+  const Plan plan = small_plan({.pp = 2});
+  std::string text = print_program(build_program(plan));
+  const size_t at = text.find("embed.F s0 d0 m0");
+  text.insert(at + 16, " <- 5");
+  const Program stuck = parse_program(text, "p.txt");
+  try {
+    simulate(plan, stuck, std::nullopt);
+    FAIL() << "ran to its end";
+  } catch (const ScheduleError& e) {
+    EXPECT_NE(std::string(e.what()).find("rank 0 lane compute: next embed.F s0 m0 waits for"),
+              std::string::npos)
+        << e.what();
+  }
+}
+
+TEST(Simulate, CalibratedTimesAreUsedAndTheRestIsSaidToBeRoofline) {
+  const Plan plan = small_plan({.pp = 1});
+  const Program program = build_program(plan);
+  Calibration c{.machine = "test", .cores = 2, .build = "test"};
+  for (const KernelCall& call : kernels_of(plan, program)) {
+    const Duration t = Duration::microseconds(10);
+    c.kernels[call] = {.alone = t, .low = t, .high = t, .busy = t};
+  }
+  const Prediction all = simulate(plan, program, c);
+  EXPECT_EQ(all.sources.roofline, 0);
+  // Each call takes 10 us: the head's forward pass has three.
+  for (const Op& op : program.ops()) {
+    if (op.kind != OpKind::kHead || op.pass != Pass::kForward) continue;
+    const Span& s = all.timeline.spans[static_cast<size_t>(op.id)];
+    EXPECT_EQ(s.end - s.begin, Duration::microseconds(30));
+  }
+  c.kernels.erase(KernelCall{Kernel::kCrossEntropy, {32, 256}});
+  const Prediction some = simulate(plan, program, c);
+  EXPECT_EQ(some.sources.roofline, 1);
+  EXPECT_TRUE(some.sources.unmeasured.contains("cross_entropy tokens=32 vocabulary=256"));
+}
+
+TEST(Calibration, RoundTripsAndInterpolatesAlongRows) {
+  Calibration c{.machine = "m", .cores = 2, .build = "b",
+                .lane_handover = Duration::nanoseconds(1500)};
+  const auto time = [](double us) {
+    const Duration d = Duration::microseconds(us);
+    return KernelTime{.alone = d, .low = d, .high = d, .busy = d};
+  };
+  c.kernels[{Kernel::kMatmul, {100, 8, 4}}] = time(10);
+  c.kernels[{Kernel::kMatmul, {200, 8, 4}}] = time(30);
+  c.kernels[{Kernel::kMatmul, {150, 9, 4}}] = time(1000);
+  EXPECT_EQ(interpolate(c, {Kernel::kMatmul, {150, 8, 4}})->alone, Duration::microseconds(20));
+  EXPECT_EQ(interpolate(c, {Kernel::kMatmul, {50, 8, 4}})->alone, Duration::microseconds(5));
+  EXPECT_EQ(interpolate(c, {Kernel::kMatmul, {400, 8, 4}})->alone, Duration::microseconds(60));
+  EXPECT_FALSE(interpolate(c, {Kernel::kMatmul, {100, 8, 5}}));
+}
+
+}  // namespace
+}  // namespace rehearse
