@@ -1,0 +1,42 @@
+#include "kernels/adamw/adamw.h"
+
+#include "kernels/testing/check.h"
+
+namespace rehearse::kernels {
+namespace {
+
+TEST(AdamW, FollowsTheReferenceOverSteps) {
+  Inputs inputs;
+  constexpr int64_t kElements = 1037;
+  std::vector<double> w = inputs.normal(kElements), m(kElements, 0.0), v(kElements, 0.0);
+  std::vector<float> fw = floats(w), fm = floats(m), fv = floats(v);
+  for (int64_t step = 1; step <= 20; ++step) {
+    const auto gradient = inputs.normal(kElements, 1e-3);
+    const AdamWSettings s{.learning_rate = 1e-2,
+                          .weight_decay = 0.1,
+                          .gradient_scale = 0.5,
+                          .step = step};
+    adamw_reference(s, kElements, gradient.data(), w.data(), m.data(), v.data());
+    adamw(s, kElements, floats(gradient).data(), fw.data(), fm.data(), fv.data());
+  }
+  expect_close(fw.data(), w, 1e-5, "weights");
+}
+
+TEST(AdamW, TheFirstStepIsTheLearningRate) {
+  // m_hat / sqrt(v_hat) = sign(g) after one step, whatever g's size.
+  float w = 1, m = 0, v = 0;
+  const float gradient = 1e-4f;
+  adamw({.learning_rate = 0.1, .step = 1}, 1, &gradient, &w, &m, &v);
+  EXPECT_NEAR(w, 0.9, 1e-4);
+}
+
+TEST(AdamW, SquareSum) {
+  Inputs inputs;
+  const auto x = inputs.normal(5000);
+  double want = 0;
+  for (const double a : x) want += a * a;
+  EXPECT_NEAR(square_sum(5000, floats(x).data()), want, 1e-9 * want);
+}
+
+}  // namespace
+}  // namespace rehearse::kernels

@@ -1,0 +1,44 @@
+#include "kernels/permute/permute.h"
+
+#include "kernels/testing/check.h"
+
+namespace rehearse::kernels {
+namespace {
+
+TEST(Permute, RowsStandByExpertThenToken) {
+  // Two tokens choose (2, 0) and (2, 1): expert 0 gets token 0, expert 1 token 1, expert 2 both.
+  const std::vector<int32_t> chosen = {2, 0, 2, 1};
+  const RowMap map = map_rows(chosen, 2, 4);
+  EXPECT_EQ(map.expert_rows, (std::vector<int64_t>{1, 1, 2, 0}));
+  EXPECT_EQ(map.token_of_row, (std::vector<int32_t>{0, 1, 0, 1}));
+  EXPECT_EQ(map.choice_of_row, (std::vector<int32_t>{1, 1, 0, 0}));
+  EXPECT_EQ(map.row_of, (std::vector<int32_t>{2, 0, 3, 1}));
+}
+
+TEST(Permute, ThereAndBackIsAFactorOfTopK) {
+  Inputs inputs;
+  constexpr int64_t kTokens = 33, kActive = 4, kExperts = 16, kWidth = 20;
+  const auto chosen = inputs.indices(kTokens * kActive, kExperts);
+  const auto tokens = inputs.normal(kTokens * kWidth);
+  const RowMap map = map_rows(chosen, kActive, kExperts);
+  Guarded rows(kTokens * kActive * kWidth), back(kTokens * kWidth);
+  permute(map.token_of_row, kWidth, floats(tokens).data(), rows.data());
+  const UnpermuteShape s{kTokens, kActive, kWidth};
+  std::vector<double> doubles(rows.data(), rows.data() + kTokens * kActive * kWidth);
+  std::vector<double> want(tokens.size());
+  unpermute_reference(s, map.row_of.data(), doubles.data(), want.data());
+  unpermute(s, map.row_of.data(), rows.data(), nullptr, nullptr, back.data());
+  expect_close(back.data(), want, 1e-6, "sum");
+  for (size_t i = 0; i < want.size(); ++i) want[i] = kActive * tokens[i];
+  expect_close(back.data(), want, 1e-6, "top-k times the token");
+
+  const auto first = inputs.normal(kTokens * kWidth);
+  const auto second = inputs.normal(kTokens * kWidth);
+  unpermute(s, map.row_of.data(), rows.data(), floats(first).data(), floats(second).data(),
+            back.data());
+  for (size_t i = 0; i < want.size(); ++i) want[i] += first[i] + second[i];
+  expect_close(back.data(), want, 2e-6, "with addends");
+}
+
+}  // namespace
+}  // namespace rehearse::kernels
