@@ -1,0 +1,169 @@
+// The same numbers whatever the layout, and the same bits for the same layout.
+
+#include <gtest/gtest.h>
+
+#include "plan/testing.h"
+#include "runtime/testing.h"
+#include "runtime/train.h"
+
+namespace rehearse {
+namespace {
+
+constexpr int64_t kSteps = 10;
+
+struct TrainingRun {
+  std::vector<double> losses;
+  std::vector<double> norms;
+  std::vector<std::vector<int64_t>> first_loads;  // per MoE layer, of the first step
+  std::vector<int64_t> peak_micro_batches;
+};
+
+TrainingRun run_layout(const Plan& plan) {
+  Trainer trainer(plan, test_text_path());
+  TrainingRun run;
+  for (int64_t i = 0; i < kSteps; ++i) {
+    const StepLog log = trainer.step(i);
+    run.losses.push_back(log.loss);
+    run.norms.push_back(log.gradient_norm);
+    if (i > 0) continue;
+    const Architecture& a = plan.model.architecture;
+    for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
+      run.first_loads.push_back(trainer.device().expert_load(layer));
+    }
+  }
+  return run;
+}
+
+Plan plan_of(Layout layout) {
+  Plan plan = small_plan(std::move(layout));
+  // The whole batch stays the same: 8 micro-batches, shared out over data-parallel ranks.
+  plan.training.micro_batches = 8 / plan.layout.dp;
+  return plan;
+}
+
+const TrainingRun& single_rank() {
+  static const TrainingRun run = run_layout(plan_of({}));
+  return run;
+}
+
+class Layouts : public testing::TestWithParam<Layout> {};
+
+TEST_P(Layouts, AgreeWithTheSingleRank) {
+  const TrainingRun run = run_layout(plan_of(GetParam()));
+  EXPECT_EQ(run.first_loads, single_rank().first_loads) << "routing differs already";
+  for (size_t i = 0; i < kSteps; ++i) {
+    EXPECT_NEAR(run.losses[i], single_rank().losses[i], 1e-4 * single_rank().losses[i])
+        << "step " << i;
+    EXPECT_NEAR(run.norms[i], single_rank().norms[i], 2e-3 * single_rank().norms[i]);
+  }
+  EXPECT_LT(run.losses.back(), run.losses.front() - 0.3) << "nothing was learnt: a weak test";
+}
+
+TEST_P(Layouts, RepeatBitForBit) {
+  const TrainingRun first = run_layout(plan_of(GetParam()));
+  const TrainingRun second = run_layout(plan_of(GetParam()));
+  EXPECT_EQ(first.losses, second.losses);
+  EXPECT_EQ(first.norms, second.norms);
+}
+
+std::string layout_name(const testing::TestParamInfo<Layout>& info) {
+  const Layout& l = info.param;
+  std::string name(name_of(l.schedule));
+  name += "_pp" + std::to_string(l.pp) + "_dp" + std::to_string(l.dp) + "_ep" +
+          std::to_string(l.ep) + "_zero" + std::to_string(l.zero_stage);
+  return name;
+}
+
+std::vector<Layout> layouts() {
+  std::vector<Layout> list;
+  for (const int64_t pp : {1, 2, 4}) {
+    for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
+      if (check_stages(kind, pp).empty()) list.push_back({.pp = pp, .schedule = kind});
+    }
+  }
+  list.push_back({.pp = 2, .schedule = ScheduleKind::kDualPipe, .zero_stage = 0});
+  return list;
+}
+
+INSTANTIATE_TEST_SUITE_P(Runtime, Layouts, testing::ValuesIn(layouts()), layout_name);
+
+TEST(Train, BalancesExpertsAndBiasesMoveByGamma) {
+  Plan plan = plan_of({});
+  plan.training.bias_update_speed = 0.5;
+  Trainer trainer(plan, test_text_path());
+  trainer.step(0);
+  const Stage& s = trainer.device().stage(0, 0, 0);
+  const std::vector<int64_t> load = trainer.device().expert_load(1);
+  double mean = 0;
+  for (const int64_t n : load) mean += static_cast<double>(n) / static_cast<double>(load.size());
+  for (size_t e = 0; e < load.size(); ++e) {
+    const double above = static_cast<double>(load[e]) - mean;
+    const float expected = above > 0 ? -0.5f : above < 0 ? 0.5f : 0.0f;
+    EXPECT_EQ(s.expert_bias[1][e], expected) << "expert " << e << " with " << load[e];
+  }
+}
+
+TEST(Train, ValidationDoesNotChangeTheTraining) {
+  const Plan plan = plan_of({.pp = 2, .schedule = ScheduleKind::kDualPipe});
+  Trainer plain(plan, test_text_path()), checked(plan, test_text_path());
+  for (int64_t i = 0; i < 3; ++i) {
+    EXPECT_GT(checked.validate(2), 0);
+    EXPECT_EQ(plain.step(i).loss, checked.step(i).loss);
+  }
+  EXPECT_EQ(plain.validate(1), checked.validate(1));
+}
+
+// Gradients of the whole model against central differences of its loss. Every expert is active, so
+// that no choice jumps; the gate's gradient with choices is checked in kernels/gate.
+TEST(Train, FiniteDifferencesConfirmEveryParameter) {
+  Plan plan = plan_of({});
+  plan.model.init_std = 0.2;
+  plan.model.architecture.experts = 4;
+  plan.model.architecture.active_experts = 4;
+  plan.model.architecture.groups = 1;
+  plan.model.architecture.kept_groups = 1;
+  plan.training.learning_rate = 0;
+  plan.training.final_learning_rate = 0;
+  plan.training.weight_decay = 0;
+  plan.training.gradient_clip = 0;
+  plan.training.balance_loss = 0;
+  plan.training.bias_update_speed = 0;
+  Trainer trainer(plan, test_text_path());
+  trainer.step(0);
+  Stage& s = trainer.device().stage(0, 0, 0);
+  // The first step's moments are (1 - beta1) times the gradient.
+  const std::vector<float> m[2] = {{s.m[0].begin(), s.m[0].end()}, {s.m[1].begin(), s.m[1].end()}};
+  for (size_t i = 0; i < s.where.list.size(); ++i) {
+    const Parameter& p = s.where.list[i];
+    float* w = s.weights.of(static_cast<ParameterId>(i));
+    const std::vector<float> original(w, w + p.size());
+    std::vector<double> gradient;
+    double norm = 0;
+    for (int64_t j = 0; j < p.size(); ++j) {
+      const auto g = static_cast<double>(
+                         m[static_cast<size_t>(p.arena)][static_cast<size_t>(p.offset + j)]) /
+                     (1 - plan.training.beta1);
+      gradient.push_back(g);
+      norm += g * g;
+    }
+    norm = std::sqrt(norm);
+    ASSERT_GT(norm, 0) << p.name;
+    // Along the gradient the loss must change at the rate of its norm. A loss of about 6 in FP32,
+    // averaged over 256 tokens, is good to about 1e-7, so a change of 2e-3 shows to 1e-4; the
+    // third derivative adds the square of the step.
+    const double step = std::min(1e-3 / norm, 0.05);
+    const auto loss_at = [&](double distance) {
+      for (size_t j = 0; j < original.size(); ++j) {
+        w[j] = static_cast<float>(static_cast<double>(original[j]) +
+                                  distance * gradient[j] / norm);
+      }
+      return trainer.step(0).loss;
+    };
+    const double slope = (loss_at(step) - loss_at(-step)) / (2 * step);
+    std::copy(original.begin(), original.end(), w);
+    EXPECT_NEAR(slope, norm, 0.01 * norm + 2e-7 / step) << p.name;
+  }
+}
+
+}  // namespace
+}  // namespace rehearse

@@ -1,0 +1,163 @@
+#include "runtime/run.h"
+
+#include <mutex>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "base/errors.h"
+#include "plan/testing.h"
+#include "runtime/local_communicator.h"
+#include "runtime/parameters.h"
+
+namespace rehearse {
+namespace {
+
+// Records in which order ops ran; sends and receives pass a token, so that order holds across ranks.
+class RecordingDevice : public Device {
+ public:
+  explicit RecordingDevice(const Program& p) : program_(p) {}
+  void run_op(const Op& op, int32_t data_rank, const std::function<void()>& ready) override {
+    if (op.id == fail_at) throw InputError("planted");
+    std::vector<float> payload = {static_cast<float>(op.id)};
+    const int64_t here = program_.global_rank({op.pp_rank, data_rank});
+    const uint64_t tag = op.micro_batch ? static_cast<uint64_t>(*op.micro_batch) * 2 +
+                                              (op.pass == Pass::kForward ? 1 : 0)
+                                        : 0;
+    if (op.kind != OpKind::kRecv) record(op, data_rank);  // a send before its message is out
+    if (op.kind == OpKind::kSend) {
+      communicator_.send(here, program_.global_rank({*op.peer, data_rank}), tag, payload);
+    } else if (op.kind == OpKind::kRecv) {
+      communicator_.recv(
+          program_.global_rank({*op.peer, data_rank}), here, tag, payload, ready);
+      record(op, data_rank);
+    }
+  }
+  void abort() override { communicator_.abort(); }
+
+  int32_t fail_at = -1;
+  std::vector<OpId> order;
+
+ private:
+  void record(const Op& op, int32_t data_rank) {
+    const std::lock_guard lock(mutex_);
+    order.push_back(program_.global_id(op.id, data_rank));
+  }
+
+  const Program& program_;
+  LocalCommunicator communicator_;
+  std::mutex mutex_;
+};
+
+TEST(Run, EveryOpOnceAfterItsDependencies) {
+  const Plan plan = small_plan({.pp = 4, .schedule = ScheduleKind::kDualPipe});
+  const Program program = build_program(plan);
+  RecordingDevice device(program);
+  Workers workers(program, device);
+  for (int step = 0; step < 5; ++step) {
+    device.order.clear();
+    const Timeline t = workers.run_step();
+    ASSERT_EQ(static_cast<int64_t>(device.order.size()), program.global_size());
+    std::vector<size_t> place(device.order.size());
+    for (size_t i = 0; i < device.order.size(); ++i) {
+      place[static_cast<size_t>(device.order[i])] = i;
+    }
+    for (const Op& op : program.ops()) {
+      for (const int32_t d : program.dependencies(op.id)) {
+        EXPECT_LT(place[static_cast<size_t>(d)], place[static_cast<size_t>(op.id)]);
+      }
+      EXPECT_GE(t.spans[static_cast<size_t>(op.id)].end, t.spans[static_cast<size_t>(op.id)].begin);
+    }
+  }
+}
+
+TEST(Run, AFailedOpEndsTheRunWithItsError) {
+  const Plan plan = small_plan({.pp = 4, .schedule = ScheduleKind::k1F1B});
+  const Program program = build_program(plan);
+  for (const int32_t id : {0, 57, static_cast<int32_t>(program.ops().size()) - 1}) {
+    RecordingDevice device(program);
+    device.fail_at = id;
+    Workers workers(program, device);
+    EXPECT_THROW(workers.run_step(), InputError);
+  }
+}
+
+// Runs work(rank) on a thread per rank.
+void on_ranks(int64_t count, const std::function<void(int64_t)>& work) {
+  std::vector<std::thread> threads;
+  for (int64_t r = 0; r < count; ++r) threads.emplace_back([&, r] { work(r); });
+  for (std::thread& t : threads) t.join();
+}
+
+TEST(Communicator, ReduceScatterThenAllGatherIsASum) {
+  constexpr int64_t kRanks = 3, kSize = 10;  // shards of 4, 4 and 2
+  LocalCommunicator c;
+  const std::vector<int64_t> members = {0, 1, 2};
+  std::vector<std::vector<float>> data(kRanks);
+  on_ranks(kRanks, [&](int64_t r) {
+    auto& mine = data[static_cast<size_t>(r)];
+    for (int64_t i = 0; i < kSize; ++i) mine.push_back(static_cast<float>(i + 100 * r));
+    for (uint64_t round = 0; round < 50; ++round) {
+      c.reduce_scatter({members, 2 * round}, r, mine, [] {});
+      c.all_gather({members, 2 * round + 1}, r, mine, [] {});
+      const float total = mine[1] - mine[0];  // grows by a factor of the ranks each round
+      for (int64_t i = 0; i < kSize; ++i) mine[static_cast<size_t>(i)] /= (total == 0 ? 1 : 3);
+    }
+  });
+  EXPECT_EQ(data[0], data[1]);
+  EXPECT_EQ(data[0], data[2]);
+  EXPECT_EQ(data[0][3] - data[0][2], 1.0f);
+}
+
+TEST(Communicator, SumsAreTheSameBitsEverywhere) {
+  LocalCommunicator c;
+  const std::vector<int64_t> members = {4, 5, 6, 7};
+  std::vector<double> sums(8);
+  std::vector<std::vector<int64_t>> counts(8);
+  on_ranks(4, [&](int64_t r) {
+    const int64_t rank = r + 4;
+    const auto i = static_cast<size_t>(rank);
+    sums[i] = c.sum({members, 1}, rank, r == 0 ? 1e16 : 1.0, [] {});
+    const std::vector<int64_t> mine = {rank, 1};
+    counts[i] = c.sum({members, 2}, rank, mine, [] {});
+  });
+  for (size_t i = 4; i < 8; ++i) {
+    EXPECT_EQ(sums[i], ((1e16 + 1.0) + 1.0) + 1.0);
+    EXPECT_EQ(counts[i], (std::vector<int64_t>{22, 4}));
+  }
+}
+
+TEST(Communicator, MessagesKeepTheirOrderPerTagAndAbortWakes) {
+  LocalCommunicator c;
+  const std::vector<float> first = {1}, second = {2}, other = {3};
+  c.send(0, 1, 7, first);
+  c.send(0, 1, 7, second);
+  c.send(0, 1, 8, other);
+  std::vector<float> got(1);
+  c.recv(0, 1, 8, got, [] {});
+  EXPECT_EQ(got, other);
+  c.recv(0, 1, 7, got, [] {});
+  EXPECT_EQ(got, first);
+  c.recv(0, 1, 7, got, [] {});
+  EXPECT_EQ(got, second);
+  std::thread waiting([&] { EXPECT_THROW(c.recv(0, 1, 9, got, [] {}), RunAborted); });
+  c.abort();
+  waiting.join();
+}
+
+TEST(Communicator, ShardsCoverEverythingOnce) {
+  for (const int64_t size : {0, 1, 7, 16, 1000}) {
+    for (const int64_t count : {1, 2, 3, 8, 17}) {
+      int64_t next = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        const Shard s = shard_of(size, i, count);
+        EXPECT_EQ(s.begin, std::min(next, size));
+        next = s.end;
+      }
+      EXPECT_EQ(next, size);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace rehearse
