@@ -21,17 +21,20 @@ TextData::TextData(const std::string& path, const Plan& plan)
   const auto held = static_cast<int64_t>(static_cast<double>(size) * plan.data.validation_fraction);
   const int64_t need = length_ + 1;
   const bool validate = plan.data.validation_fraction > 0;
-  if (size == 0) throw InputError(fmt::format("{}:1:1: the text is empty", path));
+  if (size == 0) {
+    throw InputError(fmt::format(
+        "{}:1:1: data: the text is empty; expected plain text of more than {} bytes", path, need));
+  }
   if (size - held < need || (validate && held < need)) {
     throw InputError(fmt::format(
-        "{}:1:1: {} bytes of text are too few: training and validation each need at least one "
-        "sequence of {} bytes (sequence_length + 1), and validation gets {} bytes "
-        "(validation_fraction {})",
+        "{}:1:1: data: {} bytes of text are too few: training and validation each need at least "
+        "{} bytes (sequence_length + 1), and validation_fraction {} leaves {} and {}",
         path,
         size,
         need,
-        held,
-        plan.data.validation_fraction));
+        plan.data.validation_fraction,
+        size - held,
+        held));
   }
   for (size_t i = 0; i < text_.size(); ++i) {
     if (text_[i] >= vocabulary_) {

@@ -1,0 +1,123 @@
+// The whole line through the program: one plan file is inspected, calibrated, simulated, trained and
+// compared; results keep their JSON contract.
+
+#include <nlohmann/json.hpp>
+
+#include "tests/command.h"
+
+namespace rehearse {
+namespace {
+
+using Json = nlohmann::json;
+
+class CommandLine : public CommandTest {
+ protected:
+  void SetUp() override {
+    CommandTest::SetUp();
+    std::string text;
+    while (text.size() < 20'000) text += "one plan file is simulated, trained and compared.\n";
+    write("text.txt", text);
+    write("plan.yaml",
+          "model: tiny-v3.yaml\n"
+          "cluster: localhost.yaml\n"
+          "layout: {pp: 2, schedule: dualpipe}\n"
+          "training: {micro_batches: 4, micro_batch_size: 1, sequence_length: 32, tokens: 1M tokens}\n");
+  }
+
+  Json json_of(const std::string& arguments) {
+    const CommandResult r = rehearse(arguments);
+    EXPECT_EQ(r.exit_code, 0) << arguments << ": " << r.err;
+    return Json::parse(r.out);
+  }
+
+  static void expect_keys(const Json& j, const std::vector<std::string>& keys) {
+    for (const auto& key : keys) EXPECT_TRUE(j.contains(key)) << key;
+  }
+};
+
+TEST_F(CommandLine, FromPlanToComparison) {
+  const Json calibrated = json_of("calibrate plan.yaml --out c.yaml --milliseconds 2 --json");
+  EXPECT_GT(calibrated["kernels"], 30);
+
+  const Json s = json_of("simulate plan.yaml --calibration c.yaml --timeline p.json --json");
+  expect_keys(s,
+              {"step_time_s", "interval_s", "exposed_comm_fraction", "bubble_fraction",
+               "tokens_per_s", "ops", "sim_wall_s", "memory_bytes", "breakdown_s",
+               "breakdown_mean_s", "gpu_hours"});
+  expect_keys(s["breakdown_s"], {"f", "b", "w", "fb", "bubble", "optimizer"});
+  EXPECT_EQ(s["memory_bytes"].size(), 2u);
+  EXPECT_LE(s["interval_s"][0], s["step_time_s"]);
+  EXPECT_GE(s["interval_s"][1], s["step_time_s"]);
+  EXPECT_EQ(s["costs"]["roofline_calls"], 0) << s["costs"];
+  double sum = 0;
+  for (const auto& part : {"f", "b", "w", "fb", "bubble", "optimizer"}) {
+    sum += s["breakdown_s"][part].get<double>();
+  }
+  EXPECT_NEAR(sum, s["step_time_s"].get<double>(), 1e-9);
+
+  const Json t = json_of("train plan.yaml --data text.txt --steps 8 --out run --json");
+  expect_keys(t,
+              {"steps", "loss_first", "loss_last", "val_loss", "step_time_s", "tokens_per_s",
+               "max_expert_load", "exposed_comm_fraction"});
+  EXPECT_EQ(t["steps"], 8);
+  EXPECT_LT(t["loss_last"], t["loss_first"]);
+  EXPECT_NEAR(t["loss_first"].get<double>(), std::log(256.0), 0.1);
+  EXPECT_EQ(Json::parse(read("run/result.json")), t);
+  const std::string log = read("run/log.jsonl");
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 8);
+  expect_keys(Json::parse(log.substr(0, log.find('\n'))),
+              {"step", "loss", "gradient_norm", "learning_rate", "step_time_s", "tokens_per_s",
+               "expert_load"});
+
+  const Json c = json_of("compare plan.yaml --predicted p.json --measured run/timeline.json --json");
+  expect_keys(c,
+              {"step_time_error", "op_time_error_median", "exposed_comm_predicted",
+               "exposed_comm_measured"});
+  const double predicted = s["step_time_s"];
+  EXPECT_NEAR(c["step_time_error"].get<double>(),
+              predicted / c["step_time_measured_s"].get<double>() - 1,
+              1e-6);
+}
+
+TEST_F(CommandLine, InspectShowsAProgramThatParsesBack) {
+  const Json j = json_of("inspect plan.yaml --json");
+  EXPECT_EQ(j["bubble_formula"], 0);
+  EXPECT_EQ(j["ranks"].size(), 2u);
+  EXPECT_EQ(j["ranks"][0]["bubble_cells"], 0);
+  EXPECT_EQ(j["ranks"][0]["peak_micro_batches"], 3);
+  const CommandResult ops = rehearse("inspect plan.yaml --ops");
+  write("program.txt", ops.out);
+  const CommandResult back = rehearse("inspect --program program.txt");
+  EXPECT_EQ(back.exit_code, 0) << back.err;
+  EXPECT_NE(back.out.find("valid"), std::string::npos);
+}
+
+TEST_F(CommandLine, SimulatingTwiceGivesTheSameBytes) {
+  rehearse("simulate plan.yaml --timeline a.json");
+  rehearse("simulate plan.yaml --timeline b.json");
+  EXPECT_EQ(read("a.json"), read("b.json"));
+}
+
+TEST_F(CommandLine, AHuggingFaceConfigIsAModelToo) {
+  write("config.json", R"({
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
+    "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 4, "first_k_dense_replace": 1,
+    "intermediate_size": 128, "moe_intermediate_size": 32, "n_routed_experts": 8,
+    "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2,
+    "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "topk_method": "noaux_tc",
+    "norm_topk_prob": true, "num_attention_heads": 4, "q_lora_rank": 32, "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "rms_norm_eps": 1e-06,
+    "rope_theta": 10000, "num_nextn_predict_layers": 1, "rope_scaling": null,
+    "quantization_config": {"fmt": "e4m3"}, "torch_dtype": "bfloat16"
+  })");
+  std::string plan = read("plan.yaml");
+  plan.replace(plan.find("tiny-v3.yaml"), 12, "config.json");
+  write("plan.yaml", plan);
+  EXPECT_GT(json_of("simulate plan.yaml --json")["ops"], 100);
+  const CommandResult train = rehearse("train plan.yaml --data text.txt --steps 1");
+  EXPECT_EQ(train.exit_code, 1);
+  EXPECT_NE(train.err.find("multi-token prediction (mtp_depth > 0)"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace rehearse
