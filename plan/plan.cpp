@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "base/yaml.h"
+#include "plan/placement.h"
 
 namespace rehearse {
 namespace {
@@ -84,6 +85,8 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster) {
                          cluster.name,
                          cluster.devices()));
   }
+  const std::string uneven = check_expert_groups(l, cluster);
+  if (!uneven.empty()) map.fail("ep", uneven);
   map.finish();
   return l;
 }

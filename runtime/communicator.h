@@ -47,6 +47,12 @@ class Communicator {
                           int64_t rank,
                           std::span<float> data,
                           const Ready& ready) = 0;
+  // Member i gets outgoing[i]; returns what each member sent here, in the order of members. All of
+  // a group call it, with any lengths; what a member sends itself does not travel.
+  virtual std::vector<std::vector<float>> all_to_all(const Collective& c,
+                                                     int64_t rank,
+                                                     std::vector<std::vector<float>> outgoing,
+                                                     const Ready& ready) = 0;
   // Sums in the order of members; every member gets the same bits.
   virtual double sum(const Collective& c, int64_t rank, double value, const Ready& ready) = 0;
   virtual std::vector<int64_t> sum(const Collective& c,

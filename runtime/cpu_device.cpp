@@ -44,6 +44,7 @@ CpuDevice::CpuDevice(const Plan& plan,
       for (int64_t direction = 0; direction < l.directions(); ++direction) {
         rank->copies.emplace_back(plan, l.stage_of(r, direction), d % l.ep);
       }
+      if (l.ep > 1) rank->experts.emplace(plan, r, d);
       ranks_.push_back(std::move(rank));
     }
   }
@@ -110,6 +111,10 @@ void CpuDevice::run_op(const Op& op, int32_t data_rank, const std::function<void
     case OpKind::kBiasUpdate:
       step_op(op, rank, data_rank, ready);
       return;
+    case OpKind::kDispatch:
+    case OpKind::kCombine:
+      all_to_all_op(op, rank, data_rank, ready);
+      return;
     default:
       break;
   }
@@ -146,30 +151,47 @@ void CpuDevice::forward_op(const Op& op, Rank& rank, int32_t data_rank) {
   const size_t local = s.local_layer(*op.layer);
   LayerActivations& a = chunk.layers[local];
   const LayerWeights w = s.layer_weights(local);
-  const auto leave = [&](Tensor out) {
-    slot_after(chunk, local) = std::move(out);
-    if (settings_.validation) a = {};
-  };
   switch (op.kind) {
     case OpKind::kAttn:
       attention_forward(c, w, a);
       for (const int32_t e : a.chosen) ++s.expert_load[local][static_cast<size_t>(e)];
       return;
-    case OpKind::kDispatch:
-      dispatch_forward(c, a);
-      return;
     case OpKind::kMlp:
       if (w.ids.gate) {
         experts_forward(c, w, a);
       } else {
-        leave(dense_forward(c, w, a));
+        slot_after(chunk, local) = dense_forward(c, w, a);
+        if (settings_.validation) a = {};
       }
-      return;
-    case OpKind::kCombine:
-      leave(combine_forward(c, a));
       return;
     default:
       CHECK(false) << "no forward of " << to_string(op);
+  }
+}
+
+void CpuDevice::all_to_all_op(const Op& op, Rank& rank, int32_t data_rank, const Ready& ready) {
+  const LayerContext c = context(rank);
+  Stage& s = rank.copies[static_cast<size_t>(op.direction)];
+  ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
+  const size_t local = s.local_layer(*op.layer);
+  LayerActivations& a = chunk.layers[local];
+  std::optional<ExchangeCall> exchange;
+  if (rank.experts) {
+    exchange.emplace(ExchangeCall{.group = *rank.experts,
+                                  .communicator = communicator_,
+                                  .pool = rank.pool,
+                                  .key = key_of(program_, op, data_rank),
+                                  .ready = ready});
+  }
+  const ExchangeCall* call = exchange ? &*exchange : nullptr;
+  const bool forward = op.pass == Pass::kForward;
+  if (op.kind == OpKind::kDispatch) {
+    forward ? dispatch_forward(c, call, a) : dispatch_input(c, call, a);
+  } else if (forward) {
+    slot_after(chunk, local) = combine_forward(c, call, a);
+    if (settings_.validation) a = {};
+  } else {
+    combine_input(c, call, a);
   }
 }
 
@@ -190,14 +212,8 @@ void CpuDevice::input_op(const Op& op, Rank& rank, int32_t data_rank) {
   LayerActivations& a = chunk.layers[local];
   const LayerWeights w = s.layer_weights(local);
   switch (op.kind) {
-    case OpKind::kCombine:
-      combine_input(c, a);
-      return;
     case OpKind::kMlp:
       w.ids.gate ? experts_input(c, w, a) : dense_input(c, w, a);
-      return;
-    case OpKind::kDispatch:
-      dispatch_input(c, a);
       return;
     case OpKind::kAttn: {
       Tensor dx = attention_input(c, w, a);

@@ -46,6 +46,7 @@ class CpuDevice : public Device {
   struct Rank {
     BufferPool pool;           // before the tensors that use it
     std::deque<Stage> copies;  // by direction
+    std::optional<ExpertGroup> experts;
     double gradient_norm = 0;
   };
 
@@ -54,6 +55,7 @@ class CpuDevice : public Device {
   Batch batch(const Op& op, int32_t data_rank) const;
   void forward_op(const Op& op, Rank& rank, int32_t data_rank);
   void input_op(const Op& op, Rank& rank, int32_t data_rank);
+  void all_to_all_op(const Op& op, Rank& rank, int32_t data_rank, const Ready& ready);
   void weight_op(const Op& op, Rank& rank, int32_t data_rank);
   void message_op(const Op& op, Rank& rank, int32_t data_rank, const Ready& ready);
   void step_op(const Op& op, Rank& rank, int32_t data_rank, const Ready& ready);

@@ -36,8 +36,9 @@ TrainingRun run_layout(const Plan& plan) {
 
 Plan plan_of(Layout layout) {
   Plan plan = small_plan(std::move(layout));
-  // The whole batch stays the same: 8 micro-batches, shared out over data-parallel ranks.
-  plan.training.micro_batches = 8 / plan.layout.dp;
+  // The whole batch stays the same: 16 micro-batches, shared out over data-parallel ranks.
+  plan.training.micro_batches = 16 / plan.layout.dp;
+  plan.cluster.devices_per_node = 2;  // EP4 spans nodes: tokens are forwarded
   return plan;
 }
 
@@ -82,6 +83,16 @@ std::vector<Layout> layouts() {
     }
   }
   list.push_back({.pp = 2, .schedule = ScheduleKind::kDualPipe, .zero_stage = 0});
+  list.push_back({.dp = 2});
+  list.push_back({.dp = 2, .ep = 2});
+  list.push_back({.dp = 4, .ep = 2});
+  list.push_back({.dp = 4, .ep = 4});
+  list.push_back({.dp = 4, .ep = 2, .zero_stage = 0});
+  for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
+    list.push_back({.pp = 2, .dp = 2, .ep = 2, .schedule = kind});
+    list.push_back({.pp = 2, .dp = 4, .ep = 2, .schedule = kind});
+    list.push_back({.pp = 4, .dp = 2, .ep = 2, .schedule = kind});
+  }
   return list;
 }
 
@@ -140,9 +151,9 @@ TEST(Train, FiniteDifferencesConfirmEveryParameter) {
     std::vector<double> gradient;
     double norm = 0;
     for (int64_t j = 0; j < p.size(); ++j) {
-      const auto g = static_cast<double>(
-                         m[static_cast<size_t>(p.arena)][static_cast<size_t>(p.offset + j)]) /
-                     (1 - plan.training.beta1);
+      const auto g =
+          static_cast<double>(m[static_cast<size_t>(p.arena)][static_cast<size_t>(p.offset + j)]) /
+          (1 - plan.training.beta1);
       gradient.push_back(g);
       norm += g * g;
     }
@@ -154,8 +165,7 @@ TEST(Train, FiniteDifferencesConfirmEveryParameter) {
     const double step = std::min(1e-3 / norm, 0.05);
     const auto loss_at = [&](double distance) {
       for (size_t j = 0; j < original.size(); ++j) {
-        w[j] = static_cast<float>(static_cast<double>(original[j]) +
-                                  distance * gradient[j] / norm);
+        w[j] = static_cast<float>(static_cast<double>(original[j]) + distance * gradient[j] / norm);
       }
       return trainer.step(0).loss;
     };

@@ -7,6 +7,12 @@
 #include "runtime/parameters.h"
 
 namespace rehearse {
+namespace {
+
+// Tells the messages of collectives from those of pipelines.
+constexpr uint64_t kCollectiveTag = uint64_t{1} << 63;
+
+}  // namespace
 
 void LocalCommunicator::wait(std::unique_lock<std::mutex>& lock,
                              const std::function<bool()>& condition) {
@@ -25,25 +31,30 @@ void LocalCommunicator::send(int64_t from, int64_t to, uint64_t tag, std::span<c
     }
   }
   buffer.assign(data.begin(), data.end());
+  post({from, to, tag}, std::move(buffer));
+}
+
+void LocalCommunicator::post(const Address& address, std::vector<float> message) {
   {
     const std::lock_guard lock(mutex_);
-    messages_[{from, to, tag}].push_back(std::move(buffer));
+    messages_[address].push_back(std::move(message));
   }
   changed_.notify_all();
 }
 
+std::vector<float> LocalCommunicator::take(const Address& address) {
+  std::unique_lock lock(mutex_);
+  wait(lock, [&] { return messages_.contains(address); });
+  const auto queue = messages_.find(address);
+  std::vector<float> message = std::move(queue->second.front());
+  queue->second.erase(queue->second.begin());
+  if (queue->second.empty()) messages_.erase(queue);
+  return message;
+}
+
 void LocalCommunicator::recv(
     int64_t from, int64_t to, uint64_t tag, std::span<float> data, const Ready& ready) {
-  std::vector<float> buffer;
-  {
-    std::unique_lock lock(mutex_);
-    const Address address{from, to, tag};
-    wait(lock, [&] { return messages_.contains(address); });
-    const auto queue = messages_.find(address);
-    buffer = std::move(queue->second.front());
-    queue->second.erase(queue->second.begin());
-    if (queue->second.empty()) messages_.erase(queue);
-  }
+  std::vector<float> buffer = take({from, to, tag});
   ready();
   CHECK(buffer.size() == data.size()) << "a message of " << buffer.size() << " elements from rank "
                                       << from << ", expected " << data.size();
@@ -111,6 +122,25 @@ void LocalCommunicator::all_gather(const Collective& c,
       std::copy(source + theirs.begin, source + theirs.end, data.data() + theirs.begin);
     }
   });
+}
+
+std::vector<std::vector<float>> LocalCommunicator::all_to_all(
+    const Collective& c,
+    int64_t rank,
+    std::vector<std::vector<float>> outgoing,
+    const Ready& ready) {
+  const size_t me = index_of(c, rank);
+  CHECK(outgoing.size() == c.members.size()) << outgoing.size() << " messages";
+  std::vector<std::vector<float>> incoming(outgoing.size());
+  incoming[me] = std::move(outgoing[me]);
+  for (size_t i = 0; i < outgoing.size(); ++i) {
+    if (i != me) post({rank, c.members[i], kCollectiveTag | c.key}, std::move(outgoing[i]));
+  }
+  for (size_t i = 0; i < incoming.size(); ++i) {
+    if (i != me) incoming[i] = take({c.members[i], rank, kCollectiveTag | c.key});
+  }
+  ready();
+  return incoming;
 }
 
 double LocalCommunicator::sum(const Collective& c, int64_t rank, double value, const Ready& ready) {

@@ -24,6 +24,10 @@ class LocalCommunicator : public Communicator {
                   int64_t rank,
                   std::span<float> data,
                   const Ready& ready) override;
+  std::vector<std::vector<float>> all_to_all(const Collective& c,
+                                             int64_t rank,
+                                             std::vector<std::vector<float>> outgoing,
+                                             const Ready& ready) override;
   double sum(const Collective& c, int64_t rank, double value, const Ready& ready) override;
   std::vector<int64_t> sum(const Collective& c,
                            int64_t rank,
@@ -43,6 +47,8 @@ class LocalCommunicator : public Communicator {
     size_t left = 0;
   };
 
+  void post(const Address& address, std::vector<float> message);
+  std::vector<float> take(const Address& address);
   static size_t index_of(const Collective& c, int64_t rank);
   // Brings `mine`, waits for all, calls `work` with everybody's pointers, waits for all again.
   void meet(const Collective& c,

@@ -7,13 +7,19 @@ namespace rehearse::kernels {
 RowMap map_rows(std::span<const int32_t> chosen, int64_t active, int64_t experts) {
   RowMap map;
   map.expert_rows.assign(static_cast<size_t>(experts), 0);
-  for (const int32_t e : chosen) ++map.expert_rows[static_cast<size_t>(e)];
+  int64_t rows = 0;
+  for (const int32_t e : chosen) {
+    if (e < 0) continue;
+    ++map.expert_rows[static_cast<size_t>(e)];
+    ++rows;
+  }
   std::vector<int64_t> next(static_cast<size_t>(experts), 0);
   for (size_t e = 1; e < next.size(); ++e) next[e] = next[e - 1] + map.expert_rows[e - 1];
-  map.token_of_row.resize(chosen.size());
-  map.choice_of_row.resize(chosen.size());
-  map.row_of.resize(chosen.size());
+  map.token_of_row.resize(static_cast<size_t>(rows));
+  map.choice_of_row.resize(static_cast<size_t>(rows));
+  map.row_of.assign(chosen.size(), kNoRow);
   for (size_t i = 0; i < chosen.size(); ++i) {
+    if (chosen[i] < 0) continue;
     const int64_t row = next[static_cast<size_t>(chosen[i])]++;
     map.token_of_row[static_cast<size_t>(row)] =
         static_cast<int32_t>(static_cast<int64_t>(i) / active);
@@ -49,6 +55,7 @@ void unpermute(const UnpermuteShape& s,
       sum[j] = (a == nullptr ? 0.0f : a[j]) + (b == nullptr ? 0.0f : b[j]);
     }
     for (int64_t k = 0; k < s.active; ++k) {
+      if (row_of[t * s.active + k] == kNoRow) continue;
       const float* row = rows + row_of[t * s.active + k] * s.width;
 #pragma omp simd
       for (int64_t j = 0; j < s.width; ++j) sum[j] += row[j];

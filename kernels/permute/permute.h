@@ -11,11 +11,14 @@ namespace rehearse::kernels {
 struct RowMap {
   std::vector<int32_t> token_of_row;   // [rows]
   std::vector<int32_t> choice_of_row;  // [rows], index into the token's k choices
-  std::vector<int32_t> row_of;         // [tokens, active]
+  std::vector<int32_t> row_of;         // [tokens, active], kNoRow for experts of other ranks
   std::vector<int64_t> expert_rows;    // [experts]
 };
 
-// chosen: [tokens, active], expert indices below `experts`.
+constexpr int32_t kNoRow = -1;
+
+// chosen: [tokens, active], expert indices below `experts`; negative ones (experts of other ranks)
+// get no row.
 RowMap map_rows(std::span<const int32_t> chosen, int64_t active, int64_t experts);
 
 // rows[r] = tokens[token_of_row[r]].  tokens: [tokens, width]; rows: [rows, width].
@@ -30,7 +33,8 @@ struct UnpermuteShape {
   int64_t width = 0;
 };
 
-// out[t] = first[t] + second[t] + sum_k rows[row_of[t, k]], summed in the order of k; first and
+// out[t] = first[t] + second[t] + sum_k rows[row_of[t, k]], summed in the order of k, kNoRow left
+// out; first and
 // second: [tokens, width] or null for nothing.
 void unpermute(const UnpermuteShape& s,
                const int32_t* row_of,

@@ -15,6 +15,18 @@ TEST(Permute, RowsStandByExpertThenToken) {
   EXPECT_EQ(map.row_of, (std::vector<int32_t>{2, 0, 3, 1}));
 }
 
+TEST(Permute, ExpertsOfOtherRanksGetNoRow) {
+  const std::vector<int32_t> chosen = {1, -1, -1, -1, -1, 0};
+  const RowMap map = map_rows(chosen, 2, 2);
+  EXPECT_EQ(map.expert_rows, (std::vector<int64_t>{1, 1}));
+  EXPECT_EQ(map.token_of_row, (std::vector<int32_t>{2, 0}));
+  EXPECT_EQ(map.row_of, (std::vector<int32_t>{1, kNoRow, kNoRow, kNoRow, kNoRow, 0}));
+  const std::vector<float> rows = {5, 7};
+  Guarded out(3);
+  unpermute({3, 2, 1}, map.row_of.data(), rows.data(), nullptr, nullptr, out.data());
+  EXPECT_EQ(std::vector<float>(out.data(), out.data() + 3), (std::vector<float>{7, 0, 5}));
+}
+
 TEST(Permute, ThereAndBackIsAFactorOfTopK) {
   Inputs inputs;
   constexpr int64_t kTokens = 33, kActive = 4, kExperts = 16, kWidth = 20;
@@ -34,8 +46,8 @@ TEST(Permute, ThereAndBackIsAFactorOfTopK) {
 
   const auto first = inputs.normal(kTokens * kWidth);
   const auto second = inputs.normal(kTokens * kWidth);
-  unpermute(s, map.row_of.data(), rows.data(), floats(first).data(), floats(second).data(),
-            back.data());
+  unpermute(
+      s, map.row_of.data(), rows.data(), floats(first).data(), floats(second).data(), back.data());
   for (size_t i = 0; i < want.size(); ++i) want[i] += first[i] + second[i];
   expect_close(back.data(), want, 2e-6, "with addends");
 }

@@ -12,6 +12,7 @@
 #include "kernels/gate/gate.h"
 #include "kernels/permute/permute.h"
 #include "kernels/rope/rope.h"
+#include "runtime/layers/exchange.h"
 #include "runtime/parameters.h"
 #include "runtime/tensor.h"
 
@@ -66,12 +67,14 @@ struct LayerActivations {
   Tensor weights;               // [T, active]
   kernels::RowMap rows;
   Tensor row_weights;            // [R, 1]
+  Exchange exchange;             // routes of the tokens, when experts stand on several ranks
   Tensor routed_in, routed_out;  // [R, D]
 
   // Backward, kept for the weight gradients.
   Tensor d_out;                      // [T, D] of the layer's output
   Tensor d_routed_out, d_routed_in;  // [R, D]
   Tensor d_row_weights;              // [R, 1]
+  Tensor d_weights;                  // [T, active]
   Tensor d_h_norm;                   // [T, D]
   Tensor d_logits;                   // [T, experts]
   Tensor d_h;                        // [T, D]
@@ -81,7 +84,7 @@ struct LayerActivations {
 
 // layers/attention.cpp. layer: x -> h_norm (and the gate's choice, for a MoE layer).
 void attention_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
-// d_h_norm, d_out (and d_row_weights) -> returns dx, [T, D].
+// d_h_norm, d_out (and d_weights) -> returns dx, [T, D].
 Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 // Adds to the gradients; nothing of the layer is needed afterwards.
 void attention_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
@@ -92,12 +95,17 @@ void dense_input(const LayerContext& c, const LayerWeights& w, LayerActivations&
 void dense_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 
 // layers/moe.cpp.
-void dispatch_forward(const LayerContext& c, LayerActivations& a);  // h_norm -> routed_in
+// call: null when this rank holds all experts of the layer.
+// h_norm -> routed_in
+void dispatch_forward(const LayerContext& c, const ExchangeCall* call, LayerActivations& a);
 void experts_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
-Tensor combine_forward(const LayerContext& c, LayerActivations& a);  // returns the layer's output
-void combine_input(const LayerContext& c, LayerActivations& a);      // d_out -> d_routed_out
+// Returns the layer's output.
+Tensor combine_forward(const LayerContext& c, const ExchangeCall* call, LayerActivations& a);
+// d_out -> d_routed_out
+void combine_input(const LayerContext& c, const ExchangeCall* call, LayerActivations& a);
 void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
-void dispatch_input(const LayerContext& c, LayerActivations& a);  // -> d_h_norm
+// d_routed_in, d_row_weights -> d_h_norm, d_weights
+void dispatch_input(const LayerContext& c, const ExchangeCall* call, LayerActivations& a);
 void experts_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 
 // layers/head.cpp. The ends of the model.

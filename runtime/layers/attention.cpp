@@ -117,16 +117,10 @@ void gate_forward(const LayerContext& c, const LayerWeights& w, LayerActivations
 
 void gate_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   const Architecture& m = c.model;
-  // From rows back to (token, choice).
-  Tensor d_weights = c.tensor(m.active_experts);
-  const int64_t pairs = c.tokens() * m.active_experts;
-  for (int64_t i = 0; i < pairs; ++i) {
-    d_weights.data()[i] = a.d_row_weights.data()[a.rows.row_of[static_cast<size_t>(i)]];
-  }
   a.d_logits = c.tensor(m.experts);
   kernels::gate_backward(c.gate_shape(),
                          {.length = c.length, .coefficient = c.balance_coefficient},
-                         d_weights.data(),
+                         a.d_weights.data(),
                          a.scores.data(),
                          a.chosen.data(),
                          a.d_logits.data());

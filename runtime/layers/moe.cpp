@@ -1,6 +1,9 @@
 // The feed-forward half of a MoE layer: tokens to experts, the experts, and back.
 // Source: DeepSeek-V3 technical report, equations 12-16.
 
+#include <algorithm>
+
+#include "kernels/add/add.h"
 #include "kernels/swiglu/swiglu.h"
 #include "runtime/layers/ffn.h"
 
@@ -36,23 +39,64 @@ int64_t row_count(const LayerActivations& a) {
   return static_cast<int64_t>(a.rows.token_of_row.size());
 }
 
-kernels::UnpermuteShape unpermute_shape(const LayerContext& c) {
-  return {.tokens = c.tokens(), .active = c.model.active_experts, .width = c.model.hidden};
+// Tokens that have rows here: the micro-batch's own, or those that arrived from the EP group.
+int64_t tokens_here(const LayerContext& c, const LayerActivations& a) {
+  return static_cast<int64_t>(a.rows.row_of.size()) / c.model.active_experts;
+}
+
+// Rows back to tokens: [tokens_here, hidden] plus the addends.
+Tensor gathered(const LayerContext& c,
+                const LayerActivations& a,
+                const Tensor& rows,
+                const Tensor& first,
+                const Tensor& second) {
+  const kernels::UnpermuteShape shape{
+      .tokens = tokens_here(c, a), .active = c.model.active_experts, .width = c.model.hidden};
+  Tensor out(c.pool, shape.tokens, shape.width);
+  kernels::unpermute(
+      shape, a.rows.row_of.data(), rows.data(), first.data(), second.data(), out.data());
+  return out;
+}
+
+// The row's entry of a per-choice tensor [tokens_here, active].
+float of_row(const LayerContext& c, const LayerActivations& a, const Tensor& choices, size_t row) {
+  return choices
+      .data()[a.rows.token_of_row[row] * c.model.active_experts + a.rows.choice_of_row[row]];
+}
+
+// d_row_weights back to choices, 0 for choices without a row here; rows of `stride` floats.
+void scatter_row_weights(const LayerContext& c,
+                         const LayerActivations& a,
+                         int64_t stride,
+                         float* out) {
+  const int64_t active = c.model.active_experts;
+  for (size_t i = 0; i < a.rows.row_of.size(); ++i) {
+    const auto at = static_cast<int64_t>(i);
+    const int32_t row = a.rows.row_of[i];
+    out[at / active * stride + at % active] =
+        row == kernels::kNoRow ? 0.0f : a.d_row_weights.data()[row];
+  }
 }
 
 }  // namespace
 
-void dispatch_forward(const LayerContext& c, LayerActivations& a) {
+void dispatch_forward(const LayerContext& c, const ExchangeCall* call, LayerActivations& a) {
   const Architecture& m = c.model;
-  a.rows = kernels::map_rows(a.chosen, m.active_experts, m.experts);
+  Exchange::Arrived arrived;
+  if (call != nullptr) {
+    arrived = a.exchange.dispatch(*call, a.h_norm, a.chosen, a.weights);
+    a.rows = kernels::map_rows(arrived.experts, m.active_experts, call->group.experts_per_member);
+  } else {
+    a.rows = kernels::map_rows(a.chosen, m.active_experts, m.experts);
+  }
+  const Tensor& x = call != nullptr ? arrived.x : a.h_norm;
+  const Tensor& weights = call != nullptr ? arrived.weights : a.weights;
   const int64_t rows = row_count(a);
   a.routed_in = Tensor(c.pool, rows, m.hidden);
-  kernels::permute(a.rows.token_of_row, m.hidden, a.h_norm.data(), a.routed_in.data());
+  kernels::permute(a.rows.token_of_row, m.hidden, x.data(), a.routed_in.data());
   a.row_weights = Tensor(c.pool, rows, 1);
   for (int64_t r = 0; r < rows; ++r) {
-    const auto i = static_cast<size_t>(r);
-    a.row_weights.data()[r] =
-        a.weights.data()[a.rows.token_of_row[i] * m.active_experts + a.rows.choice_of_row[i]];
+    a.row_weights.data()[r] = of_row(c, a, weights, static_cast<size_t>(r));
   }
 }
 
@@ -79,22 +123,26 @@ void experts_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
   }
 }
 
-Tensor combine_forward(const LayerContext& c, LayerActivations& a) {
-  Tensor out = c.tensor(c.model.hidden);
-  kernels::unpermute(unpermute_shape(c),
-                     a.rows.row_of.data(),
-                     a.routed_out.data(),
-                     a.h.data(),
-                     a.ffn_out.data(),
-                     out.data());
+Tensor combine_forward(const LayerContext& c, const ExchangeCall* call, LayerActivations& a) {
+  Tensor out;
+  if (call == nullptr) {
+    out = gathered(c, a, a.routed_out, a.h, a.ffn_out);
+  } else {
+    out = a.exchange.reduce(*call, gathered(c, a, a.routed_out, {}, {}));
+    kernels::add(out.size(), out.data(), a.h.data(), out.data());
+    if (!a.ffn_out.empty()) kernels::add(out.size(), out.data(), a.ffn_out.data(), out.data());
+  }
   a.routed_out.release();
   a.ffn_out.release();
   return out;
 }
 
-void combine_input(const LayerContext& c, LayerActivations& a) {
+void combine_input(const LayerContext& c, const ExchangeCall* call, LayerActivations& a) {
+  Tensor arrived;
+  if (call != nullptr) arrived = a.exchange.spread(*call, a.d_out);
+  const Tensor& d_out = call != nullptr ? arrived : a.d_out;
   a.d_routed_out = Tensor(c.pool, row_count(a), c.model.hidden);
-  kernels::permute(a.rows.token_of_row, c.model.hidden, a.d_out.data(), a.d_routed_out.data());
+  kernels::permute(a.rows.token_of_row, c.model.hidden, d_out.data(), a.d_routed_out.data());
 }
 
 void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
@@ -127,14 +175,33 @@ void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivation
   }
 }
 
-void dispatch_input(const LayerContext& c, LayerActivations& a) {
-  a.d_h_norm = c.tensor(c.model.hidden);
-  kernels::unpermute(unpermute_shape(c),
-                     a.rows.row_of.data(),
-                     a.d_routed_in.data(),
-                     a.ffn_out.data(),
-                     nullptr,
-                     a.d_h_norm.data());
+void dispatch_input(const LayerContext& c, const ExchangeCall* call, LayerActivations& a) {
+  const int64_t hidden = c.model.hidden;
+  const int64_t active = c.model.active_experts;
+  a.d_weights = c.tensor(active);
+  if (call == nullptr) {
+    a.d_h_norm = gathered(c, a, a.d_routed_in, a.ffn_out, {});
+    scatter_row_weights(c, a, active, a.d_weights.data());
+  } else {
+    // One message per token: its gradient and those of its weights.
+    const Tensor sums = gathered(c, a, a.d_routed_in, {}, {});
+    Tensor partial(c.pool, sums.rows(), hidden + active);
+    for (int64_t i = 0; i < sums.rows(); ++i) {
+      const float* row = sums.data() + i * hidden;
+      std::copy(row, row + hidden, partial.data() + i * partial.columns());
+    }
+    scatter_row_weights(c, a, partial.columns(), partial.data() + hidden);
+    const Tensor back = a.exchange.reduce(*call, partial);
+    a.d_h_norm = c.tensor(hidden);
+    for (int64_t t = 0; t < back.rows(); ++t) {
+      const float* row = back.data() + t * back.columns();
+      std::copy(row, row + hidden, a.d_h_norm.data() + t * hidden);
+      std::copy(row + hidden, row + hidden + active, a.d_weights.data() + t * active);
+    }
+    if (!a.ffn_out.empty()) {
+      kernels::add(a.d_h_norm.size(), a.d_h_norm.data(), a.ffn_out.data(), a.d_h_norm.data());
+    }
+  }
   a.d_routed_in.release();
   a.ffn_out.release();
 }
