@@ -14,7 +14,6 @@
 #include "cli/measure.h"
 #include "cli/results.h"
 #include "plan/capabilities.h"
-#include "plan/routing.h"
 #include "sim/op_cost.h"
 
 namespace rehearse::cli {
@@ -23,7 +22,7 @@ namespace po = boost::program_options;
 
 Calibration measure(const Plan& plan, const Program& program, const MeasureOptions& options) {
   std::set<KernelCall> calls;
-  const std::vector<int64_t> rows = balanced_expert_rows(plan);
+  const std::vector<int64_t> rows = balanced_rows_here(plan);
   for (const KernelCall& call : kernels_of(plan, program)) {
     calls.insert(call);
     // Routing is not balanced in fact: experts get fewer and more rows than the mean.

@@ -34,6 +34,12 @@ int train(const Arguments& args) {
   options.add()("validate-every",
                 po::value<int64_t>()->default_value(0),
                 "validate after every so many steps (0: after the last one)");
+  options.add()("hang-timeout",
+                po::value<double>()->default_value(kDefaultHangTimeout),
+                "seconds without any op ending after which the run is given up with a report");
+  options.add()("plant-fault",
+                po::value<int32_t>(),
+                "for trying hang reports: this op (an id of `inspect --ops`) never ends on data rank 0");
   options.add()("out", po::value<std::string>(), "output folder (default: out/<plan>)");
   if (!options.parse(args)) return 0;
   Plan plan = load_plan(options.plan_path());
@@ -49,7 +55,19 @@ int train(const Arguments& args) {
   const std::string text = options.has("data") ? options.get<std::string>("data") : *plan.data.text;
   const std::string out = options.has("out") ? options.get<std::string>("out") : default_out(plan);
 
-  Trainer trainer(plan, text);
+  const double hang_timeout = options.get<double>("hang-timeout");
+  if (!(hang_timeout > 0 && hang_timeout < 1e6)) {
+    throw UsageError("train: --hang-timeout must be above 0");
+  }
+  Trainer trainer(plan, text, Duration::seconds(hang_timeout));
+  if (options.has("plant-fault")) {
+    const auto op = options.get<int32_t>("plant-fault");
+    if (op < 0 || op >= static_cast<int64_t>(trainer.program().ops().size())) {
+      throw UsageError(fmt::format("train: --plant-fault must be from 0 to {}",
+                                   trainer.program().ops().size() - 1));
+    }
+    trainer.device().plant_fault(op);
+  }
   Progress progress({.label = "train", .total = plan.training.steps, .quiet = options.quiet()});
   std::string log;
   const TrainResult result =

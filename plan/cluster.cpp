@@ -40,7 +40,7 @@ Cluster load_cluster(const std::string& path) {
 
   YamlMap device = top.map("device");
   c.device =
-      device.choice<DeviceKind>("kind", {{"cpu", DeviceKind::kCpu}, {"gpu", DeviceKind::kGpu}});
+      device.choice<DeviceKind>("kind", {{"cpu", DeviceKind::kCpu}, {"gpu", DeviceKind::kGpu}, {"emulated", DeviceKind::kEmulated}});
   if (c.device == DeviceKind::kCpu) {
     c.cores = device.text("cores") == "host" ? host_cores()
                                              : device.integer("cores", {.min = 1, .max = 100'000});
@@ -53,7 +53,7 @@ Cluster load_cluster(const std::string& path) {
   c.memory = device.bytes("memory");
   device.finish();
 
-  if (top.has("node_link") || c.device == DeviceKind::kGpu) {
+  if (top.has("node_link") || c.device != DeviceKind::kCpu) {
     c.node_link = read_link(top.map("node_link"));
   }
   if (top.has("network")) c.network = read_link(top.map("network"));

@@ -180,6 +180,10 @@ Plan load_plan(const std::string& path) {
   plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster);
   plan.training = read_training(top.map("training"), plan.layout);
   if (top.has("data")) plan.data = read_data(top.map("data"), path);
+  if (top.has("routing")) {
+    plan.routing = top.choice<Routing>(
+        "routing", {{"learned", Routing::kLearned}, {"balanced", Routing::kBalanced}});
+  }
   top.finish();
   return plan;
 }

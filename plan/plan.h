@@ -37,6 +37,12 @@ struct Training {
   double mtp_loss = 0.3;             // lambda of the multi-token-prediction loss
 };
 
+// Who chooses experts in `train`.
+enum class Routing : uint8_t {
+  kLearned,   // the gate
+  kBalanced,  // a fixed balanced pattern (balanced_choice), as in published profiles
+};
+
 struct DataSource {
   std::optional<std::string> text;   // a plain text file, one token per byte
   double validation_fraction = 0.1;  // of the text, its end
@@ -49,6 +55,7 @@ struct Plan {
   Layout layout;
   Training training;
   DataSource data;
+  Routing routing = Routing::kLearned;     // `simulate` takes balanced counts either way
   std::optional<std::string> calibration;  // path, found; none: costs are rooflines
 
   int64_t micro_batch_tokens() const {

@@ -1,14 +1,110 @@
 #include "plan/routing.h"
 
+#include <set>
+
 namespace rehearse {
 
-std::vector<int64_t> balanced_expert_rows(const Plan& plan) {
-  const Architecture& a = plan.model.architecture;
-  if (a.experts == 0) return {};
-  const int64_t rows = plan.layout.ep * plan.micro_batch_tokens() * a.active_experts;
-  std::vector<int64_t> counts(static_cast<size_t>(a.experts), rows / a.experts);
-  for (int64_t e = 0; e < rows % a.experts; ++e) ++counts[static_cast<size_t>(e)];
+int64_t RoutingCounts::expert_rows(int64_t expert) const {
+  int64_t sum = 0;
+  for (const auto& of_source : rows) sum += of_source[static_cast<size_t>(expert)];
+  return sum;
+}
+
+RoutingCounts count_routing(const ExpertGroup& group,
+                            int64_t experts,
+                            int64_t active,
+                            const std::vector<std::span<const int32_t>>& choices) {
+  RoutingCounts counts;
+  for (const auto& chosen : choices) {
+    std::vector<int64_t> to_node(static_cast<size_t>(group.nodes), 0);
+    std::vector<int64_t> to_rank(static_cast<size_t>(group.size), 0);
+    std::vector<int64_t> rows(static_cast<size_t>(experts), 0);
+    for (size_t first = 0; first < chosen.size(); first += static_cast<size_t>(active)) {
+      std::set<int64_t> nodes, members;
+      for (size_t i = first; i < first + static_cast<size_t>(active); ++i) {
+        ++rows[static_cast<size_t>(chosen[i])];
+        members.insert(group.holder(chosen[i]));
+        nodes.insert(group.node_of(group.holder(chosen[i])));
+      }
+      for (const int64_t n : nodes) ++to_node[static_cast<size_t>(n)];
+      for (const int64_t m : members) ++to_rank[static_cast<size_t>(m)];
+    }
+    counts.to_node.push_back(std::move(to_node));
+    counts.to_rank.push_back(std::move(to_rank));
+    counts.rows.push_back(std::move(rows));
+  }
   return counts;
+}
+
+std::vector<int32_t> balanced_choice(const Architecture& a, int64_t token) {
+  const int64_t size = a.experts / a.groups;
+  const int64_t per_group = (a.active_experts + a.kept_groups - 1) / a.kept_groups;
+  std::vector<int32_t> chosen;
+  for (int64_t k = 0; k < a.active_experts; ++k) {
+    // Choices take the kept groups in turn; within a group, neighbours from a place that moves on
+    // each time all groups have been first.
+    const int64_t group = (token + k % a.kept_groups) % a.groups;
+    const int64_t within = (token / a.groups * per_group + k / a.kept_groups) % size;
+    chosen.push_back(static_cast<int32_t>(group * size + within));
+  }
+  return chosen;
+}
+
+RoutingCounts balanced_routing(const Plan& plan, const ExpertGroup& group) {
+  const Architecture& a = plan.model.architecture;
+  std::vector<int32_t> chosen;
+  for (int64_t t = 0; t < plan.micro_batch_tokens(); ++t) {
+    const std::vector<int32_t> of_token = balanced_choice(a, t);
+    chosen.insert(chosen.end(), of_token.begin(), of_token.end());
+  }
+  const std::vector<std::span<const int32_t>> choices(static_cast<size_t>(group.size), chosen);
+  return count_routing(group, a.experts, a.active_experts, choices);
+}
+
+ExchangeFlows exchange_flows(const ExpertGroup& group, const RoutingCounts& counts) {
+  ExchangeFlows flows;
+  for (int64_t src = 0; src < group.size; ++src) {
+    for (int64_t node = 0; node < group.nodes; ++node) {
+      const int64_t tokens = counts.to_node[static_cast<size_t>(src)][static_cast<size_t>(node)];
+      const int64_t to = group.member(node, group.position_of(src));
+      if (to != src && tokens > 0) flows.across.push_back({src, to, tokens});
+    }
+  }
+  for (int64_t from = 0; from < group.size; ++from) {
+    for (int64_t p = 0; p < group.per_node; ++p) {
+      const int64_t to = group.member(group.node_of(from), p);
+      // `from` forwards for the sources of its own position on every node, itself among them.
+      int64_t tokens = 0;
+      for (int64_t node = 0; node < group.nodes; ++node) {
+        const int64_t src = group.member(node, group.position_of(from));
+        tokens += counts.to_rank[static_cast<size_t>(src)][static_cast<size_t>(to)];
+      }
+      if (to != from && tokens > 0) flows.within.push_back({from, to, tokens});
+    }
+  }
+  return flows;
+}
+
+Bytes exchange_message(const Plan& plan, OpKind kind, Pass pass) {
+  const Architecture& a = plan.model.architecture;
+  const bool outward = (kind == OpKind::kDispatch) == (pass == Pass::kForward);
+  const int64_t choices = kind == OpKind::kCombine          ? 0
+                          : pass == Pass::kForward ? 2 * a.active_experts
+                                                   : a.active_experts;
+  constexpr int64_t kChoice = 4;
+  int64_t token = 0;
+  switch (plan.training.precision) {
+    case Precision::kFp32:
+      token = 4 * a.hidden;
+      break;
+    case Precision::kBf16:
+      token = 2 * a.hidden;
+      break;
+    case Precision::kFp8:
+      token = outward ? a.hidden + (a.hidden + 127) / 128 * 4 : 2 * a.hidden;
+      break;
+  }
+  return Bytes(token + choices * kChoice);
 }
 
 }  // namespace rehearse

@@ -1,18 +1,33 @@
 #include "runtime/cpu_device.h"
 
+#include <sys/prctl.h>
+
 #include <algorithm>
 #include <cmath>
+#include <thread>
 
 #include "kernels/adamw/adamw.h"
 #include "kernels/embedding/embedding.h"
+#include "plan/op_work.h"
 
 namespace rehearse {
 namespace {
 
-// Distinguishes the step's collectives from each other within a group; `part` those of one op.
-uint64_t key_of(const Program& program, const Op& op, int32_t data_rank, uint64_t part = 0) {
-  const OpId first = program.collective(program.global_id(op.id, data_rank)).front();
-  return (static_cast<uint64_t>(first) << 1) | part;
+// Distinguishes a collective from every other of the step within its group, alike on every member;
+// `part` those of one op.
+uint64_t key_of(const Op& op, uint64_t part = 0) {
+  const bool world = op.group == Group::kWorld;  // its members name the stage they hold
+  uint64_t key = static_cast<uint64_t>(op.kind);
+  const auto append = [&](int bits, int64_t value) {
+    CHECK(value >= 0 && value < (int64_t{1} << bits)) << to_string(op) << ": " << value;
+    key = (key << bits) | static_cast<uint64_t>(value);
+  };
+  append(2, static_cast<int64_t>(op.pass));
+  append(3, static_cast<int64_t>(op.group));
+  append(14, world ? 0 : op.stage);
+  append(14, op.layer ? *op.layer + 1 : 0);
+  append(22, op.micro_batch ? *op.micro_batch + 1 : 0);
+  return (key << 1) | part;
 }
 
 uint64_t tag_of(const Op& op) {
@@ -50,8 +65,15 @@ CpuDevice::CpuDevice(const Plan& plan,
   }
 }
 
+void CpuDevice::abort() {
+  aborted_ = true;
+  aborted_.notify_all();
+  communicator_.abort();
+}
+
 void CpuDevice::begin_step(const StepSettings& settings) {
   settings_ = settings;
+  overruns_ = 0;
   for (const auto& rank : ranks_) {
     for (Stage& s : rank->copies) {
       for (auto& load : s.expert_load) std::fill(load.begin(), load.end(), 0);
@@ -82,6 +104,7 @@ LayerContext CpuDevice::context(Rank& rank) const {
           .pool = rank.pool,
           .sequences = t.micro_batch_size,
           .length = t.sequence_length,
+          .routing = plan_.routing,
           .balance_coefficient = t.balance_loss / sequences};
 }
 
@@ -98,6 +121,37 @@ Tensor& CpuDevice::slot_after(ChunkActivations& chunk, size_t local_layer) {
 }
 
 void CpuDevice::run_op(const Op& op, int32_t data_rank, const std::function<void()>& ready) {
+  if (fault_ == op.id && data_rank == 0 && !settings_.validation) {
+    aborted_.wait(false);
+    throw RunAborted();
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  work(op, data_rank, ready);
+  const bool held = plan_.cluster.device == DeviceKind::kEmulated &&
+                    op.lane == Lane::kCompute;
+  if (held) hold(op, data_rank, begin);
+}
+
+// Sleeps until the op has taken its time on the emulated device.
+void CpuDevice::hold(const Op& op,
+                     int32_t data_rank,
+                     std::chrono::steady_clock::time_point begin) {
+  thread_local const int kPrecise = ::prctl(PR_SET_TIMERSLACK, 1000);  // nanoseconds
+  (void)kPrecise;
+  std::vector<int64_t> rows;
+  if (op.kind == OpKind::kMlp && plan_.model.architecture.is_moe(*op.layer)) {
+    Stage& s = rank_of(op, data_rank).copies[static_cast<size_t>(op.direction)];
+    rows = s.chunks[static_cast<size_t>(*op.micro_batch)]
+               .layers[s.local_layer(*op.layer)]
+               .rows.expert_rows;
+  }
+  const Duration target = roofline(plan_, op_work(plan_, op, rows));
+  const auto end = begin + std::chrono::nanoseconds(target.picoseconds() / 1000);
+  if (std::chrono::steady_clock::now() > end) ++overruns_;
+  std::this_thread::sleep_until(end);
+}
+
+void CpuDevice::work(const Op& op, int32_t data_rank, const Ready& ready) {
   Rank& rank = rank_of(op, data_rank);
   switch (op.kind) {
     case OpKind::kSend:
@@ -180,7 +234,7 @@ void CpuDevice::all_to_all_op(const Op& op, Rank& rank, int32_t data_rank, const
     exchange.emplace(ExchangeCall{.group = *rank.experts,
                                   .communicator = communicator_,
                                   .pool = rank.pool,
-                                  .key = key_of(program_, op, data_rank),
+                                  .key = key_of(op),
                                   .ready = ready});
   }
   const ExchangeCall* call = exchange ? &*exchange : nullptr;
@@ -297,7 +351,7 @@ void CpuDevice::step_op(const Op& op, Rank& rank, int32_t data_rank, const Ready
     case OpKind::kParamGather: {
       const Arena arena = op.group == Group::kExpertReplicas ? Arena::kExpert : Arena::kDense;
       const std::vector<int64_t> members = ranks_of(op, data_rank);
-      communicator_.all_gather({members, key_of(program_, op, data_rank)},
+      communicator_.all_gather({members, key_of(op)},
                                program_.global_rank({op.pp_rank, data_rank}),
                                s.weights.arena(arena),
                                ready);
@@ -316,10 +370,10 @@ void CpuDevice::reduce_gradients(const Op& op, Stage& s, int32_t data_rank, cons
   const std::vector<int64_t> members = ranks_of(op, data_rank);
   const int64_t me = program_.global_rank({op.pp_rank, data_rank});
   communicator_.reduce_scatter(
-      {members, key_of(program_, op, data_rank)}, me, s.gradients.arena(arena), ready);
+      {members, key_of(op)}, me, s.gradients.arena(arena), ready);
   if (plan_.layout.zero_stage == 0) {
     communicator_.all_gather(
-        {members, key_of(program_, op, data_rank, 1)}, me, s.gradients.arena(arena), [] {});
+        {members, key_of(op, 1)}, me, s.gradients.arena(arena), [] {});
   }
 }
 
@@ -348,7 +402,7 @@ void CpuDevice::gradient_norm_op(const Op& op, Rank& rank, int32_t data_rank, co
   const std::vector<int64_t> members = ranks_of(op, data_rank);
   const int64_t me = program_.global_rank({op.pp_rank, data_rank});
   rank.gradient_norm =
-      std::sqrt(communicator_.sum({members, key_of(program_, op, data_rank)}, me, squares, [] {}));
+      std::sqrt(communicator_.sum({members, key_of(op)}, me, squares, [] {}));
   if (me == 0) gradient_norm_ = rank.gradient_norm;
 }
 
@@ -394,7 +448,7 @@ void CpuDevice::update_bias(const Op& op, Stage& s, int32_t data_rank, const Rea
   for (const auto& load : s.expert_load) flat.insert(flat.end(), load.begin(), load.end());
   const std::vector<int64_t> members = ranks_of(op, data_rank);
   const std::vector<int64_t> total =
-      communicator_.sum({members, key_of(program_, op, data_rank)},
+      communicator_.sum({members, key_of(op)},
                         program_.global_rank({op.pp_rank, data_rank}),
                         flat,
                         ready);

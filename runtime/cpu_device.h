@@ -1,6 +1,8 @@
 #pragma once
 // The CPU device: all ranks of a plan as state in this process, and what each op does to it.
 
+#include <atomic>
+#include <chrono>
 #include <deque>
 #include <memory>
 #include <vector>
@@ -28,7 +30,10 @@ class CpuDevice : public Device {
   void begin_step(const StepSettings& settings);
 
   void run_op(const Op& op, int32_t data_rank, const std::function<void()>& ready) override;
-  void abort() override { communicator_.abort(); }
+  void abort() override;
+
+  // From now on op `id` of data rank 0 never ends, in training steps: a rank that stops.
+  void plant_fault(int32_t id) { fault_ = id; }
 
   // After a step. Sum over micro-batches in their order, over all data ranks, of token losses,
   // divided by the tokens.
@@ -37,6 +42,9 @@ class CpuDevice : public Device {
   // Tokens per expert of `layer` over the whole batch, and how they were chosen: [experts].
   std::vector<int64_t> expert_load(int64_t layer) const;
   Bytes peak_activation_memory(int64_t rank) const;
+  // On an emulated device: ops of the step that took longer than their emulated time, because this
+  // machine's cores could not keep up.
+  int64_t overruns() const { return overruns_; }
 
   // The copy of a stage on a rank, for tests and checkpoints.
   Stage& stage(int64_t pp_rank, int32_t data_rank, int32_t direction);
@@ -50,6 +58,8 @@ class CpuDevice : public Device {
     double gradient_norm = 0;
   };
 
+  void work(const Op& op, int32_t data_rank, const Ready& ready);
+  void hold(const Op& op, int32_t data_rank, std::chrono::steady_clock::time_point begin);
   Rank& rank_of(const Op& op, int32_t data_rank);
   LayerContext context(Rank& rank) const;
   Batch batch(const Op& op, int32_t data_rank) const;
@@ -76,6 +86,9 @@ class CpuDevice : public Device {
   std::vector<std::unique_ptr<Rank>> ranks_;  // by global rank
   StepSettings settings_;
   double gradient_norm_ = 0;
+  std::atomic<int64_t> overruns_ = 0;
+  std::optional<int32_t> fault_;
+  std::atomic<bool> aborted_ = false;
 };
 
 }  // namespace rehearse

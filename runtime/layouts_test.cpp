@@ -15,7 +15,7 @@ struct TrainingRun {
   std::vector<double> losses;
   std::vector<double> norms;
   std::vector<std::vector<int64_t>> first_loads;  // per MoE layer, of the first step
-  std::vector<int64_t> peak_micro_batches;
+  double validation = 0;  // after the last step
 };
 
 TrainingRun run_layout(const Plan& plan) {
@@ -31,6 +31,7 @@ TrainingRun run_layout(const Plan& plan) {
       run.first_loads.push_back(trainer.device().expert_load(layer));
     }
   }
+  run.validation = trainer.validate(1);
   return run;
 }
 
@@ -58,6 +59,7 @@ TEST_P(Layouts, AgreeWithTheSingleRank) {
     EXPECT_NEAR(run.norms[i], single_rank().norms[i], 2e-3 * single_rank().norms[i]);
   }
   EXPECT_LT(run.losses.back(), run.losses.front() - 0.3) << "nothing was learnt: a weak test";
+  EXPECT_NEAR(run.validation, single_rank().validation, 1e-4 * run.validation);
 }
 
 TEST_P(Layouts, RepeatBitForBit) {

@@ -1,9 +1,11 @@
 #include "runtime/local_communicator.h"
 
 #include <algorithm>
+#include <future>
 
 #include "base/errors.h"
 #include "kernels/reduce/reduce.h"
+#include "plan/op_work.h"
 #include "runtime/parameters.h"
 
 namespace rehearse {
@@ -14,53 +16,92 @@ constexpr uint64_t kCollectiveTag = uint64_t{1} << 63;
 
 }  // namespace
 
+LocalCommunicator::LocalCommunicator(int64_t ranks, std::unique_ptr<LinkShaper> links)
+    : mailboxes_(static_cast<size_t>(ranks)), links_(std::move(links)) {}
+
 void LocalCommunicator::wait(std::unique_lock<std::mutex>& lock,
                              const std::function<bool()>& condition) {
   changed_.wait(lock, [&] { return aborted_ || condition(); });
   if (aborted_) throw RunAborted();
 }
 
-void LocalCommunicator::send(int64_t from, int64_t to, uint64_t tag, std::span<const float> data) {
-  std::vector<float> buffer;
+void LocalCommunicator::post(int64_t from,
+                             int64_t to,
+                             uint64_t tag,
+                             std::vector<float> data,
+                             std::function<void()> sent) {
+  Mailbox& box = mailboxes_[static_cast<size_t>(to)];
+  const Bytes size(static_cast<int64_t>(data.size() * sizeof(float)));
+  Message* message = nullptr;
   {
-    const std::lock_guard lock(mutex_);
-    if (aborted_) throw RunAborted();
-    if (!spare_.empty()) {
-      buffer = std::move(spare_.back());
-      spare_.pop_back();
+    const std::lock_guard lock(box.mutex);
+    if (box.aborted) throw RunAborted();
+    auto& queue = box.messages[{from, tag}];
+    queue.push_back({.data = std::move(data), .delivered = links_ == nullptr});
+    message = &queue.back();
+  }
+  box.changed.notify_all();
+  if (links_ == nullptr) return;
+  links_->transfer(from, to, size, [&box, message, sent = std::move(sent)] {
+    {
+      const std::lock_guard lock(box.mutex);
+      message->delivered = true;
     }
-  }
-  buffer.assign(data.begin(), data.end());
-  post({from, to, tag}, std::move(buffer));
+    box.changed.notify_all();
+    if (sent) sent();
+  });
 }
 
-void LocalCommunicator::post(const Address& address, std::vector<float> message) {
-  {
-    const std::lock_guard lock(mutex_);
-    messages_[address].push_back(std::move(message));
-  }
-  changed_.notify_all();
+void LocalCommunicator::wait_posted(int64_t from, int64_t to, uint64_t tag) {
+  Mailbox& box = mailboxes_[static_cast<size_t>(to)];
+  std::unique_lock lock(box.mutex);
+  box.changed.wait(lock, [&] { return box.aborted || box.messages.contains({from, tag}); });
+  if (box.aborted) throw RunAborted();
 }
 
-std::vector<float> LocalCommunicator::take(const Address& address) {
-  std::unique_lock lock(mutex_);
-  wait(lock, [&] { return messages_.contains(address); });
-  const auto queue = messages_.find(address);
-  std::vector<float> message = std::move(queue->second.front());
-  queue->second.erase(queue->second.begin());
-  if (queue->second.empty()) messages_.erase(queue);
-  return message;
+std::vector<float> LocalCommunicator::take(int64_t from, int64_t to, uint64_t tag) {
+  Mailbox& box = mailboxes_[static_cast<size_t>(to)];
+  std::unique_lock lock(box.mutex);
+  box.changed.wait(lock, [&] {
+    const auto queue = box.messages.find({from, tag});
+    return box.aborted || (queue != box.messages.end() && queue->second.front().delivered);
+  });
+  if (box.aborted) throw RunAborted();
+  const auto queue = box.messages.find({from, tag});
+  std::vector<float> data = std::move(queue->second.front().data);
+  queue->second.pop_front();
+  if (queue->second.empty()) box.messages.erase(queue);
+  return data;
+}
+
+void LocalCommunicator::send(int64_t from,
+                             int64_t to,
+                             uint64_t tag,
+                             std::span<const float> data) {
+  // On an emulated link the sender's lane is busy until the message is there.
+  const auto there = std::make_shared<std::promise<void>>();
+  post(from, to, tag, {data.begin(), data.end()}, [there] { there->set_value(); });
+  if (links_ != nullptr) there->get_future().wait();
 }
 
 void LocalCommunicator::recv(
     int64_t from, int64_t to, uint64_t tag, std::span<float> data, const Ready& ready) {
-  std::vector<float> buffer = take({from, to, tag});
+  const std::vector<float> message = take(from, to, tag);
   ready();
-  CHECK(buffer.size() == data.size()) << "a message of " << buffer.size() << " elements from rank "
-                                      << from << ", expected " << data.size();
-  std::copy(buffer.begin(), buffer.end(), data.begin());
-  const std::lock_guard lock(mutex_);
-  spare_.push_back(std::move(buffer));
+  CHECK(message.size() == data.size()) << "a message of " << message.size()
+                                       << " elements from rank " << from << ", expected "
+                                       << data.size();
+  std::copy(message.begin(), message.end(), data.begin());
+}
+
+void LocalCommunicator::travel_ring(const Collective& c, int64_t rank, size_t elements) {
+  if (links_ == nullptr || c.members.size() < 2) return;
+  const auto members = static_cast<int64_t>(c.members.size());
+  const int64_t next = c.members[(index_of(c, rank) + 1) % c.members.size()];
+  const Bytes size = ring_bytes(static_cast<int64_t>(elements), members, sizeof(float));
+  const auto there = std::make_shared<std::promise<void>>();
+  links_->transfer(rank, next, size, [there] { there->set_value(); });
+  there->get_future().wait();
 }
 
 size_t LocalCommunicator::index_of(const Collective& c, int64_t rank) {
@@ -101,6 +142,7 @@ void LocalCommunicator::reduce_scatter(const Collective& c,
                               static_cast<int64_t>(index_of(c, rank)),
                               static_cast<int64_t>(c.members.size()));
   meet(c, rank, data.data(), ready, [&](const std::vector<const void*>& all) {
+    travel_ring(c, rank, data.size());
     std::vector<const float*> copies;
     for (const void* p : all) copies.push_back(static_cast<const float*>(p) + mine.begin);
     kernels::reduce(copies, mine.end - mine.begin, data.data() + mine.begin);
@@ -113,6 +155,7 @@ void LocalCommunicator::all_gather(const Collective& c,
                                    const Ready& ready) {
   const size_t mine = index_of(c, rank);
   meet(c, rank, data.data(), ready, [&](const std::vector<const void*>& all) {
+    travel_ring(c, rank, data.size());
     for (size_t i = 0; i < all.size(); ++i) {
       if (i == mine) continue;
       const Shard theirs = shard_of(static_cast<int64_t>(data.size()),
@@ -133,13 +176,18 @@ std::vector<std::vector<float>> LocalCommunicator::all_to_all(
   CHECK(outgoing.size() == c.members.size()) << outgoing.size() << " messages";
   std::vector<std::vector<float>> incoming(outgoing.size());
   incoming[me] = std::move(outgoing[me]);
+  const uint64_t tag = kCollectiveTag | c.key;
   for (size_t i = 0; i < outgoing.size(); ++i) {
-    if (i != me) post({rank, c.members[i], kCollectiveTag | c.key}, std::move(outgoing[i]));
+    if (i != me) post(rank, c.members[i], tag, std::move(outgoing[i]), {});
   }
+  // Skew between ranks is waiting: the op begins when everybody has come.
   for (size_t i = 0; i < incoming.size(); ++i) {
-    if (i != me) incoming[i] = take({c.members[i], rank, kCollectiveTag | c.key});
+    if (i != me) wait_posted(c.members[i], rank, tag);
   }
   ready();
+  for (size_t i = 0; i < incoming.size(); ++i) {
+    if (i != me) incoming[i] = take(c.members[i], rank, tag);
+  }
   return incoming;
 }
 
@@ -166,6 +214,11 @@ std::vector<int64_t> LocalCommunicator::sum(const Collective& c,
 }
 
 void LocalCommunicator::abort() {
+  for (Mailbox& box : mailboxes_) {
+    const std::lock_guard lock(box.mutex);
+    box.aborted = true;
+    box.changed.notify_all();
+  }
   const std::lock_guard lock(mutex_);
   aborted_ = true;
   changed_.notify_all();

@@ -8,6 +8,9 @@
 #include <mutex>
 #include <thread>
 
+#include <fmt/format.h>
+
+#include "base/errors.h"
 #include "runtime/communicator.h"
 
 namespace rehearse {
@@ -22,17 +25,27 @@ struct RankProgress {
   std::array<std::condition_variable, kLanes> wake;
   std::array<int32_t, kLanes> waiting_for{};  // op id, where the lane sleeps
   std::array<bool, kLanes> sleeping{};
+  // For hang reports: the op each lane has come to, and whether it is at work on it.
+  std::array<std::atomic<int32_t>, kLanes> current{};
+  std::array<std::atomic<bool>, kLanes> working{};
 };
+
+constexpr int32_t kFinished = -1;
 
 }  // namespace
 
 struct Workers::State {
-  State(const Program& p, Device& d)
-      : program(p), device(d), ranks(static_cast<size_t>(p.layout().pp * p.replicas())) {}
+  State(const Program& p, Device& d, Duration limit)
+      : program(p),
+        device(d),
+        no_progress(limit),
+        ranks(static_cast<size_t>(p.layout().pp * p.replicas())) {}
 
   const Program& program;
   Device& device;
+  const Duration no_progress;
   std::vector<RankProgress> ranks;
+  std::atomic<int64_t> ops_done = 0;
   Timeline timeline;
   Clock::time_point step_begin;
 
@@ -76,7 +89,10 @@ struct Workers::State {
 
   void run_lane(int32_t pp_rank, int32_t data_rank, Lane lane) {
     RankProgress& rank = progress(pp_rank, data_rank);
+    auto& current = rank.current[static_cast<size_t>(lane)];
+    auto& working = rank.working[static_cast<size_t>(lane)];
     for (const int32_t id : program.lane(pp_rank, lane)) {
+      current = id;
       const Op& op = program.ops()[static_cast<size_t>(id)];
       for (const int32_t d : program.dependencies(id)) {
         if (program.ops()[static_cast<size_t>(d)].pp_rank == pp_rank) {
@@ -84,13 +100,72 @@ struct Workers::State {
         }
       }
       if (failed) throw RunAborted();
+      working = true;
       Span span;
       span.begin = now();
       device.run_op(op, data_rank, [&] { span.begin = now(); });
       span.end = now();
       timeline.spans[static_cast<size_t>(program.global_id(id, data_rank))] = span;
       finish(rank, id);
+      working = false;
+      ++ops_done;
     }
+    current = kFinished;
+  }
+
+  // What `id` of `data_rank`, at which a lane stands, waits for.
+  std::string waits_for(int32_t id, int32_t data_rank, bool at_work) {
+    const Op& op = program.ops()[static_cast<size_t>(id)];
+    if (!at_work) {
+      RankProgress& rank = progress(op.pp_rank, data_rank);
+      const std::lock_guard lock(rank.mutex);
+      for (const int32_t d : program.dependencies(id)) {
+        const Op& dependency = program.ops()[static_cast<size_t>(d)];
+        if (dependency.pp_rank == op.pp_rank && !rank.done[static_cast<size_t>(d)]) {
+          return fmt::format("waits for {} of its own rank", to_string(dependency));
+        }
+      }
+      return "about to start";
+    }
+    if (op.kind == OpKind::kRecv) {
+      return fmt::format("waits for rank {} to send",
+                         program.global_rank({*op.peer, data_rank}));
+    }
+    std::string absent;
+    if (op.group != Group::kNone) {
+      for (const OpId member : program.collective(program.global_id(id, data_rank))) {
+        const Op& theirs = program.op(member);
+        RankProgress& rank = progress(theirs.pp_rank, program.data_rank(member));
+        const auto lane = static_cast<size_t>(theirs.lane);
+        const std::lock_guard lock(rank.mutex);
+        const bool there = rank.done[static_cast<size_t>(theirs.id)] ||
+                           (rank.current[lane] == theirs.id && rank.working[lane]);
+        if (!there) absent += fmt::format(" {}", program.global_rank(member));
+      }
+    }
+    return absent.empty() ? "at work, does not end" : "waits for rank" + absent + " to join";
+  }
+
+  std::string hang_report() {
+    std::string report = fmt::format("no op has ended for {}; step {}:",
+                                     to_string(no_progress),
+                                     step - 1);
+    for (int32_t r = 0; r < program.layout().pp; ++r) {
+      for (int32_t d = 0; d < program.replicas(); ++d) {
+        RankProgress& rank = progress(r, d);
+        for (size_t lane = 0; lane < kLanes; ++lane) {
+          if (program.lane(r, static_cast<Lane>(lane)).empty()) continue;
+          const int32_t id = rank.current[lane];
+          if (id == kFinished) continue;
+          report += fmt::format("\n  rank {} lane {}: {} {}",
+                                program.global_rank({r, d}),
+                                name_of(static_cast<Lane>(lane)),
+                                to_string(program.ops()[static_cast<size_t>(id)]),
+                                waits_for(id, d, rank.working[lane]));
+        }
+      }
+    }
+    return report;
   }
 
   // Keeps the first failure and wakes everybody, so that all lanes end.
@@ -128,8 +203,8 @@ struct Workers::State {
   }
 };
 
-Workers::Workers(const Program& program, Device& device)
-    : state_(std::make_unique<State>(program, device)) {
+Workers::Workers(const Program& program, Device& device, Duration no_progress)
+    : state_(std::make_unique<State>(program, device, no_progress)) {
   for (int32_t r = 0; r < program.layout().pp; ++r) {
     for (int32_t d = 0; d < program.replicas(); ++d) {
       for (int lane = 0; lane < kLanes; ++lane) {
@@ -155,13 +230,23 @@ Timeline Workers::run_step() {
   CHECK(!s.failed) << "a step after a failed one";
   s.timeline = {.source = "measured", .spans = {}};
   s.timeline.spans.resize(static_cast<size_t>(s.program.global_size()));
-  for (RankProgress& rank : s.ranks) rank.done.assign(s.program.ops().size(), 0);
+  for (RankProgress& rank : s.ranks) {
+    rank.done.assign(s.program.ops().size(), 0);
+    for (auto& current : rank.current) current = kFinished;
+  }
   std::unique_lock lock(s.mutex);
   s.still_working = static_cast<int64_t>(s.threads.size());
   s.step_begin = Clock::now();
   ++s.step;
   s.changed.notify_all();
-  s.changed.wait(lock, [&] { return s.still_working == 0; });
+  const auto ended = [&] { return s.still_working == 0; };
+  const auto limit = std::chrono::nanoseconds(s.no_progress.picoseconds() / 1000);
+  for (int64_t seen = s.ops_done; !s.changed.wait_for(lock, limit, ended); seen = s.ops_done) {
+    if (s.failed || s.ops_done != seen) continue;
+    lock.unlock();
+    s.fail(std::make_exception_ptr(ScheduleError(s.hang_report())));
+    lock.lock();
+  }
   if (s.failed) std::rethrow_exception(s.failure);
   return std::move(s.timeline);
 }

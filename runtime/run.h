@@ -23,15 +23,22 @@ class Device {
   virtual void abort() = 0;
 };
 
+constexpr double kDefaultHangTimeout = 60;  // seconds
+
 // The workers of one Program, kept from step to step.
 class Workers {
  public:
-  Workers(const Program& program, Device& device);
+  // no_progress: when no op ends for so long, the step fails with a report.
+  Workers(const Program& program,
+          Device& device,
+          Duration no_progress = Duration::seconds(kDefaultHangTimeout));
   ~Workers();
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
 
-  // Runs one step. Throws what the first op to fail threw; no step can be run after that.
+  // Runs one step. Throws what the first op to fail threw, or ScheduleError when nothing moves: it
+  // names, for every lane of every rank, the op it is in and whom that waits for. No step can be run
+  // after either.
   Timeline run_step();
 
  private:

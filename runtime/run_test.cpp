@@ -16,7 +16,8 @@ namespace {
 // Records in which order ops ran; sends and receives pass a token, so that order holds across ranks.
 class RecordingDevice : public Device {
  public:
-  explicit RecordingDevice(const Program& p) : program_(p) {}
+  explicit RecordingDevice(const Program& p)
+      : program_(p), communicator_(p.layout().world()) {}
   void run_op(const Op& op, int32_t data_rank, const std::function<void()>& ready) override {
     if (op.id == fail_at) throw InputError("planted");
     std::vector<float> payload = {static_cast<float>(op.id)};
@@ -91,7 +92,7 @@ void on_ranks(int64_t count, const std::function<void(int64_t)>& work) {
 
 TEST(Communicator, ReduceScatterThenAllGatherIsASum) {
   constexpr int64_t kRanks = 3, kSize = 10;  // shards of 4, 4 and 2
-  LocalCommunicator c;
+  LocalCommunicator c(8);
   const std::vector<int64_t> members = {0, 1, 2};
   std::vector<std::vector<float>> data(kRanks);
   on_ranks(kRanks, [&](int64_t r) {
@@ -110,7 +111,7 @@ TEST(Communicator, ReduceScatterThenAllGatherIsASum) {
 }
 
 TEST(Communicator, SumsAreTheSameBitsEverywhere) {
-  LocalCommunicator c;
+  LocalCommunicator c(8);
   const std::vector<int64_t> members = {4, 5, 6, 7};
   std::vector<double> sums(8);
   std::vector<std::vector<int64_t>> counts(8);
@@ -128,7 +129,7 @@ TEST(Communicator, SumsAreTheSameBitsEverywhere) {
 }
 
 TEST(Communicator, MessagesKeepTheirOrderPerTagAndAbortWakes) {
-  LocalCommunicator c;
+  LocalCommunicator c(8);
   const std::vector<float> first = {1}, second = {2}, other = {3};
   c.send(0, 1, 7, first);
   c.send(0, 1, 7, second);

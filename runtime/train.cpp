@@ -8,14 +8,18 @@
 
 namespace rehearse {
 
-Trainer::Trainer(const Plan& plan, const std::string& text_path)
+Trainer::Trainer(const Plan& plan, const std::string& text_path, Duration hang_timeout)
     : plan_(plan),
       program_(build_program(plan)),
       forward_program_(build_program(plan, Mode::kForward)),
       data_(text_path, plan),
+      communicator_(plan.layout.world(),
+                    plan.cluster.node_link || plan.cluster.network
+                        ? std::make_unique<LinkShaper>(plan.cluster, plan.layout.world())
+                        : nullptr),
       device_(plan, program_, data_, communicator_),
-      workers_(program_, device_),
-      forward_workers_(forward_program_, device_) {
+      workers_(program_, device_, hang_timeout),
+      forward_workers_(forward_program_, device_, hang_timeout) {
   rehearse::validate(program_);
   rehearse::validate(forward_program_);
 }

@@ -48,7 +48,9 @@ struct TrainResult {
 class Trainer {
  public:
   // Throws InputError for text that does not suit the plan.
-  Trainer(const Plan& plan, const std::string& text_path);
+  Trainer(const Plan& plan,
+          const std::string& text_path,
+          Duration hang_timeout = Duration::seconds(kDefaultHangTimeout));
 
   TrainResult train(const TrainOptions& options);
 
@@ -60,6 +62,8 @@ class Trainer {
   CpuDevice& device() { return device_; }
   const TextData& data() const { return data_; }
   const Timeline& last_timeline() const { return timeline_; }
+  // Links of an emulated cluster; null where ranks share memory.
+  LinkShaper* links() { return communicator_.links(); }
 
  private:
   double learning_rate(int64_t step) const;

@@ -7,6 +7,7 @@
 
 #include "plan/memory.h"
 #include "plan/plan.h"
+#include "plan/routing.h"
 #include "sim/calibration.h"
 #include "sim/simulate.h"
 
@@ -44,6 +45,9 @@ class OpCosts {
   std::map<Key, OpCost> known_;
   CostSources sources_;
 };
+
+// Rows of each expert of one rank, were routing balanced.
+std::vector<int64_t> balanced_rows_here(const Plan& plan);
 
 // The kernel calls of every distinct op of a plan: what `calibrate` measures.
 std::vector<KernelCall> kernels_of(const Plan& plan, const Program& program);

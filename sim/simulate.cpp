@@ -1,10 +1,12 @@
 #include "sim/simulate.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include <fmt/format.h>
 
 #include "base/errors.h"
+#include "plan/routing.h"
 #include "sim/network.h"
 #include "sim/op_cost.h"
 #include "sim/sharing.h"
@@ -15,8 +17,9 @@ namespace {
 // Walks the Program: keeps, per lane, which op is next and whether it runs, and starts an op when
 // its dependencies are done and, for a collective, when every member has come to it.
 //
-// `Work` says what an op does to the clock: begin(id, payload) starts it and lets `payload` come
-// back from the queue when it ends.
+// `Work` says what an op does to the clock: begin(now, id) starts its activities; what comes back
+// from the queue goes to event(now, payload), which answers with the op that thereby ended, if any.
+// Payloads with the lowest bit set are the Walk's own.
 template <typename Work>
 class Walk {
  public:
@@ -52,10 +55,6 @@ class Walk {
     bool running = false;
     bool arrived = false;  // at a collective, waiting for the other members
   };
-
-  static uint64_t tag(OpId id, bool begins) {
-    return (static_cast<uint64_t>(id) << 1) | static_cast<uint64_t>(begins);
-  }
 
   LaneState& lane(int64_t rank, int lane) {
     return lanes_[static_cast<size_t>(rank * kLanes + lane)];
@@ -104,7 +103,7 @@ class Walk {
     state.arrived = false;
     const Duration delay = woken ? work_.handover() : Duration();
     if (delay > Duration()) {
-      sharing_.start(now_, static_cast<double>(delay.picoseconds()), 1, {}, tag(id, true));
+      sharing_.start(now_, static_cast<double>(delay.picoseconds()), 1, {}, (static_cast<uint64_t>(id) << 1) | 1);
     } else {
       begin(id);
     }
@@ -112,16 +111,19 @@ class Walk {
 
   void begin(OpId id) {
     timeline_.spans[static_cast<size_t>(id)].begin = now_;
-    work_.begin(now_, id, tag(id, false));
+    work_.begin(now_, id);
   }
 
   void handle(uint64_t payload) {
-    const auto id = static_cast<OpId>(payload >> 1);
     if ((payload & 1) != 0) {
-      begin(id);
+      begin(static_cast<OpId>(payload >> 1));
       return;
     }
-    if (work_.more(now_, id, payload)) return;
+    const std::optional<OpId> ended = work_.event(now_, payload >> 1);
+    if (ended) end(*ended);
+  }
+
+  void end(OpId id) {
     timeline_.spans[static_cast<size_t>(id)].end = now_;
     done_[static_cast<size_t>(id)] = 1;
     ++finished_;
@@ -171,7 +173,8 @@ class Walk {
   int64_t finished_ = 0;
 };
 
-// Ops priced by a plan: computation takes a core and memory bandwidth, messages take links.
+// Ops priced by a plan: computation takes a core and memory bandwidth (or a device of its own),
+// messages take links.
 class PlanWork {
  public:
   PlanWork(const Plan& plan, const Program& program, OpCosts& costs, Sharing& sharing)
@@ -179,30 +182,36 @@ class PlanWork {
         program_(program),
         costs_(costs),
         sharing_(sharing),
-        network_(plan.cluster, plan.layout.world(), sharing),
-        in_latency_(static_cast<size_t>(program.global_size()), 0) {
+        network_(plan.cluster, plan.layout.world(), sharing) {
     if (plan.cluster.device == DeviceKind::kCpu) {
       for (int64_t n = 0; n < plan.cluster.nodes; ++n) {
         cores_.push_back(sharing.add_resource(static_cast<double>(plan.cluster.cores)));
         memory_.push_back(sharing.add_resource(1));
       }
     }
+    if (plan.layout.ep > 1) {
+      const ExpertGroup group(plan, 0, 0);
+      flows_of_group_ = exchange_flows(group, balanced_routing(plan, group));
+    }
   }
 
   Duration handover() const { return costs_.lane_handover(); }
 
-  void begin(Duration now, OpId id, uint64_t payload) {
-    const OpCost& cost = costs_.of(program_.op(id));
-    const auto alone = static_cast<double>(cost.alone.picoseconds());
-    const auto route = message_route(id, cost);
-    if (route && cost.message > Bytes()) {
-      sharing_.start(now,
-                     static_cast<double>(cost.message.count()),
-                     std::numeric_limits<double>::max(),
-                     route->uses,
-                     payload);
+  void begin(Duration now, OpId id) {
+    const Op& op = program_.op(id);
+    if (op.group == Group::kExpertParallel && has_links()) {
+      begin_exchange(now, id);
       return;
     }
+    const OpCost& cost = costs_.of(op);
+    if (cost.message > Bytes()) {
+      const auto route = message_route(id);
+      if (route) {
+        travel(now, *route, cost.message, {.op = id});
+        return;
+      }
+    }
+    const auto alone = static_cast<double>(cost.alone.picoseconds());
     std::vector<Use> uses;
     if (!cores_.empty() && alone > 0) {
       const auto node =
@@ -210,23 +219,73 @@ class PlanWork {
       uses.push_back({.resource = cores_[node], .weight = 1});
       if (cost.memory_weight > 0) uses.push_back({memory_[node], cost.memory_weight});
     }
-    sharing_.start(now, alone, 1, uses, payload);
+    sharing_.start(now, alone, 1, uses, payload(id, Event::kOpDone));
   }
 
-  // A message that has left its sender travels for the route's latency.
-  bool more(Duration now, OpId id, uint64_t payload) {
-    char& travelling = in_latency_[static_cast<size_t>(id)];
-    if (travelling) return false;
-    const auto route = message_route(id, costs_.of(program_.op(id)));
-    if (!route || route->latency == Duration()) return false;
-    travelling = 1;
-    sharing_.start(now, static_cast<double>(route->latency.picoseconds()), 1, {}, payload);
-    return true;
+  std::optional<OpId> event(Duration now, uint64_t payload) {
+    const auto kind = static_cast<Event>(payload & 3);
+    if (kind == Event::kOpDone) return static_cast<OpId>(payload >> 2);
+    const auto slot = static_cast<size_t>(payload >> 2);
+    if (kind == Event::kSent) {  // the last byte has left; it arrives a latency later
+      const Duration latency = messages_[slot].latency;
+      sharing_.start(now,
+                     static_cast<double>(latency.picoseconds()),
+                     1,
+                     {},
+                     this->payload(static_cast<OpId>(slot), Event::kArrived));
+      return std::nullopt;
+    }
+    const Message message = messages_[slot];
+    free_messages_.push_back(slot);
+    if (!message.phase) return message.op;
+    return arrived(now, message.op, *message.phase);
   }
 
  private:
-  std::optional<Network::Route> message_route(OpId id, const OpCost& cost) const {
-    if (cost.message == Bytes()) return std::nullopt;
+  enum class Event : uint8_t { kOpDone, kSent, kArrived };
+
+  // A transfer under way and the op it belongs to: the sender's of a pipeline message or ring, the
+  // receiver's of an all-to-all.
+  struct Message {
+    OpId op = 0;
+    std::optional<int> phase;  // of an all-to-all
+    Duration latency;
+  };
+
+  // One rank's part of an all-to-all: a phase ends when all its messages have come, and the second
+  // one's leave when the first has ended.
+  struct ExchangePart {
+    bool begun = false;
+    int phase = 0;
+    int64_t missing[2] = {0, 0};
+  };
+
+  static uint64_t payload(OpId id, Event kind) {
+    return ((static_cast<uint64_t>(id) << 2) | static_cast<uint64_t>(kind)) << 1;
+  }
+
+  bool has_links() const {
+    return plan_.cluster.node_link.has_value() || plan_.cluster.network.has_value();
+  }
+
+  void travel(Duration now, const Network::Route& route, Bytes size, Message message) {
+    message.latency = route.latency;
+    size_t slot = messages_.size();
+    if (free_messages_.empty()) {
+      messages_.push_back(message);
+    } else {
+      slot = free_messages_.back();
+      free_messages_.pop_back();
+      messages_[slot] = message;
+    }
+    sharing_.start(now,
+                   static_cast<double>(size.count()),
+                   std::numeric_limits<double>::max(),
+                   route.uses,
+                   payload(static_cast<OpId>(slot), Event::kSent));
+  }
+
+  std::optional<Network::Route> message_route(OpId id) const {
     const Op& op = program_.op(id);
     const Place here{op.pp_rank, program_.data_rank(id)};
     Place there = here;
@@ -240,13 +299,93 @@ class PlanWork {
     return network_.route(program_.global_rank(here), program_.global_rank(there));
   }
 
+  // Dispatch goes across nodes, then within; combine within, then across, backwards.
+  struct PhaseFlows {
+    const std::vector<ExchangeFlow>& flows;
+    bool backwards;
+  };
+  PhaseFlows phase_flows(const Op& op, int phase) const {
+    const bool outward = (op.kind == OpKind::kDispatch) == (op.pass == Pass::kForward);
+    const bool across = (phase == 0) == outward;
+    return {across ? flows_of_group_.across : flows_of_group_.within, !outward};
+  }
+
+  ExchangePart& part_of(OpId id) {
+    const auto [at, fresh] = exchanges_.try_emplace(id);
+    if (fresh) {
+      const auto me = program_.data_rank(id) % plan_.layout.ep;
+      for (int phase = 0; phase < 2; ++phase) {
+        const PhaseFlows p = phase_flows(program_.op(id), phase);
+        for (const ExchangeFlow& f : p.flows) {
+          if ((p.backwards ? f.from : f.to) == me) ++at->second.missing[phase];
+        }
+      }
+    }
+    return at->second;
+  }
+
+  void begin_exchange(Duration now, OpId id) {
+    part_of(id).begun = true;
+    send_phase(now, id, 0);
+    // The end of empty phases comes by an event, like every end.
+    sharing_.start(now, 0, 1, {}, exchange_check(id));
+  }
+
+  uint64_t exchange_check(OpId id) {
+    messages_.push_back({.op = id, .phase = kCheck});
+    return payload(static_cast<OpId>(messages_.size() - 1), Event::kArrived);
+  }
+
+  void send_phase(Duration now, OpId id, int phase) {
+    const Op& op = program_.op(id);
+    const int32_t data_rank = program_.data_rank(id);
+    const auto me = data_rank % plan_.layout.ep;
+    const auto first = static_cast<int32_t>(data_rank - me);
+    const Bytes token = exchange_message(plan_, op.kind, op.pass);
+    const PhaseFlows p = phase_flows(op, phase);
+    for (const ExchangeFlow& f : p.flows) {
+      const int64_t from = p.backwards ? f.to : f.from;
+      const int64_t to = p.backwards ? f.from : f.to;
+      if (from != me) continue;
+      const Place there{op.pp_rank, static_cast<int32_t>(first + to)};
+      const Message message{.op = program_.global_id(op.id, there.data_rank), .phase = phase};
+      const auto route =
+          network_.route(program_.global_rank({op.pp_rank, data_rank}), program_.global_rank(there));
+      if (route) {
+        travel(now, *route, token * f.tokens, message);
+      } else {  // shared memory: at once
+        messages_.push_back(message);
+        sharing_.start(
+            now, 0, 1, {}, payload(static_cast<OpId>(messages_.size() - 1), Event::kArrived));
+      }
+    }
+  }
+
+  std::optional<OpId> arrived(Duration now, OpId id, int phase) {
+    ExchangePart& part = part_of(id);
+    if (phase != kCheck) --part.missing[phase];
+    if (!part.begun) return std::nullopt;
+    if (part.phase == 0 && part.missing[0] == 0) {
+      part.phase = 1;
+      send_phase(now, id, 1);
+    }
+    if (part.phase == 0 || part.missing[1] > 0) return std::nullopt;
+    exchanges_.erase(id);
+    return id;
+  }
+
+  static constexpr int kCheck = 2;
+
   const Plan& plan_;
   const Program& program_;
   OpCosts& costs_;
   Sharing& sharing_;
   Network network_;
   std::vector<ResourceId> cores_, memory_;  // per node
-  std::vector<char> in_latency_;
+  ExchangeFlows flows_of_group_;            // by member; the same for every group
+  std::vector<Message> messages_;
+  std::vector<size_t> free_messages_;
+  std::unordered_map<OpId, ExchangePart> exchanges_;  // under way; never iterated
 };
 
 // Unit costs: attn and mlp of a chunk's layers share its unit equally, a cell takes it whole.
@@ -256,9 +395,9 @@ class UnitWork {
       : program_(program), sharing_(sharing), unit_(unit) {}
 
   Duration handover() const { return {}; }
-  bool more(Duration, OpId, uint64_t) { return false; }
+  std::optional<OpId> event(Duration, uint64_t payload) { return static_cast<OpId>(payload); }
 
-  void begin(Duration now, OpId id, uint64_t payload) {
+  void begin(Duration now, OpId id) {
     const Op& op = program_.op(id);
     int64_t units = 0;
     int64_t parts = 1;
@@ -272,7 +411,7 @@ class UnitWork {
     }
     const double work =
         static_cast<double>(unit_.picoseconds() * units) / static_cast<double>(parts);
-    sharing_.start(now, work, 1, {}, payload);
+    sharing_.start(now, work, 1, {}, static_cast<uint64_t>(id) << 1);
   }
 
  private:

@@ -24,6 +24,7 @@ struct LayerContext {
   BufferPool& pool;
   int64_t sequences = 0;  // of a micro-batch
   int64_t length = 0;
+  Routing routing = Routing::kLearned;
   double balance_coefficient = 0;  // alpha over the sequences of the whole batch
 
   int64_t tokens() const { return sequences * length; }

@@ -1,9 +1,12 @@
 // The attention half of a layer: norm, MLA, residual, norm and, in a MoE layer, the gate.
 // Source: DeepSeek-V3 technical report, equations 1-11 (MLA) and 12-16 (gate).
 
+#include <algorithm>
+
 #include "kernels/add/add.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/rmsnorm/rmsnorm.h"
+#include "plan/routing.h"
 #include "runtime/layers/activations.h"
 
 namespace rehearse {
@@ -97,6 +100,24 @@ struct GainOffsets {
   int64_t input = 0, q_a, kv_a, post, size;
 };
 
+// Replaces the gate's choices; the weights are those of the experts then chosen.
+void force_balanced_choice(const LayerContext& c, LayerActivations& a) {
+  const Architecture& m = c.model;
+  for (int64_t t = 0; t < c.tokens(); ++t) {
+    const std::vector<int32_t> chosen = balanced_choice(m, t);
+    std::copy(chosen.begin(), chosen.end(), a.chosen.begin() + t * m.active_experts);
+    const float* scores = a.scores.data() + t * m.experts;
+    float sum = 0;
+    for (const int32_t e : chosen) sum += scores[e];
+    const float factor =
+        static_cast<float>(m.routed_scaling) / (m.normalize_weights ? sum : 1.0f);
+    for (size_t k = 0; k < chosen.size(); ++k) {
+      a.weights.data()[t * m.active_experts + static_cast<int64_t>(k)] =
+          scores[chosen[k]] * factor;
+    }
+  }
+}
+
 void gate_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   const Architecture& m = c.model;
   Tensor logits = c.tensor(m.experts);
@@ -113,6 +134,7 @@ void gate_forward(const LayerContext& c, const LayerWeights& w, LayerActivations
                 a.scores.data(),
                 a.chosen.data(),
                 a.weights.data());
+  if (c.routing == Routing::kBalanced) force_balanced_choice(c, a);
 }
 
 void gate_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
