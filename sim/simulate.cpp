@@ -18,7 +18,7 @@ namespace {
 // its dependencies are done and, for a collective, when every member has come to it.
 //
 // `Work` says what an op does to the clock: begin(now, id) starts its activities; what comes back
-// from the queue goes to event(now, payload), which answers with the op that thereby ended, if any.
+// from the queue goes to event(now, payload), which answers with the ops that thereby ended.
 // Payloads with the lowest bit set are the Walk's own.
 template <typename Work>
 class Walk {
@@ -119,8 +119,9 @@ class Walk {
       begin(static_cast<OpId>(payload >> 1));
       return;
     }
-    const std::optional<OpId> ended = work_.event(now_, payload >> 1);
-    if (ended) end(*ended);
+    ended_.clear();
+    work_.event(now_, payload >> 1, ended_);
+    for (const OpId id : ended_) end(id);
   }
 
   void end(OpId id) {
@@ -171,6 +172,7 @@ class Walk {
   Timeline timeline_;
   Duration now_;
   int64_t finished_ = 0;
+  std::vector<OpId> ended_;
 };
 
 // Ops priced by a plan: computation takes a core and memory bandwidth (or a device of its own),
@@ -222,9 +224,12 @@ class PlanWork {
     sharing_.start(now, alone, 1, uses, payload(id, Event::kOpDone));
   }
 
-  std::optional<OpId> event(Duration now, uint64_t payload) {
+  void event(Duration now, uint64_t payload, std::vector<OpId>& ended) {
     const auto kind = static_cast<Event>(payload & 3);
-    if (kind == Event::kOpDone) return static_cast<OpId>(payload >> 2);
+    if (kind == Event::kOpDone) {
+      ended.push_back(static_cast<OpId>(payload >> 2));
+      return;
+    }
     const auto slot = static_cast<size_t>(payload >> 2);
     if (kind == Event::kSent) {  // the last byte has left; it arrives a latency later
       const Duration latency = messages_[slot].latency;
@@ -233,12 +238,17 @@ class PlanWork {
                      1,
                      {},
                      this->payload(static_cast<OpId>(slot), Event::kArrived));
-      return std::nullopt;
+      return;
     }
     const Message message = messages_[slot];
     free_messages_.push_back(slot);
-    if (!message.phase) return message.op;
-    return arrived(now, message.op, *message.phase);
+    if (message.phase) {
+      if (arrived(now, message.op, *message.phase)) ended.push_back(message.op);
+    } else if (program_.op(message.op).group == Group::kNone) {
+      ended.push_back(message.op);
+    } else {
+      ring_step_arrived(message.op, ended);
+    }
   }
 
  private:
@@ -361,17 +371,27 @@ class PlanWork {
     }
   }
 
-  std::optional<OpId> arrived(Duration now, OpId id, int phase) {
+  // A ring goes round as fast as its slowest link: all members end together.
+  void ring_step_arrived(OpId id, std::vector<OpId>& ended) {
+    const std::vector<OpId> members = program_.collective(id);
+    const auto at = rings_.try_emplace(members.front(), 0).first;
+    if (++at->second < members.size()) return;
+    rings_.erase(at);
+    ended.insert(ended.end(), members.begin(), members.end());
+  }
+
+  // Whether that was the last message of the op.
+  bool arrived(Duration now, OpId id, int phase) {
     ExchangePart& part = part_of(id);
     if (phase != kCheck) --part.missing[phase];
-    if (!part.begun) return std::nullopt;
+    if (!part.begun) return false;
     if (part.phase == 0 && part.missing[0] == 0) {
       part.phase = 1;
       send_phase(now, id, 1);
     }
-    if (part.phase == 0 || part.missing[1] > 0) return std::nullopt;
+    if (part.phase == 0 || part.missing[1] > 0) return false;
     exchanges_.erase(id);
-    return id;
+    return true;
   }
 
   static constexpr int kCheck = 2;
@@ -386,6 +406,7 @@ class PlanWork {
   std::vector<Message> messages_;
   std::vector<size_t> free_messages_;
   std::unordered_map<OpId, ExchangePart> exchanges_;  // under way; never iterated
+  std::unordered_map<OpId, size_t> rings_;            // members whose step arrived, likewise
 };
 
 // Unit costs: attn and mlp of a chunk's layers share its unit equally, a cell takes it whole.
@@ -395,7 +416,9 @@ class UnitWork {
       : program_(program), sharing_(sharing), unit_(unit) {}
 
   Duration handover() const { return {}; }
-  std::optional<OpId> event(Duration, uint64_t payload) { return static_cast<OpId>(payload); }
+  void event(Duration, uint64_t payload, std::vector<OpId>& ended) {
+    ended.push_back(static_cast<OpId>(payload));
+  }
 
   void begin(Duration now, OpId id) {
     const Op& op = program_.op(id);
