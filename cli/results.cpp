@@ -186,7 +186,7 @@ Json training_json(const Plan& plan, const Program& program, const TrainResult& 
   return {{"steps", r.log.size()},
           {"loss_first", r.log.front().loss},
           {"loss_last", r.log.back().loss},
-          {"val_loss", r.validation_loss},
+          {"val_loss", r.validation_loss ? Json(*r.validation_loss) : Json()},
           {"step_time_s", step},
           {"tokens_per_s", static_cast<double>(plan.step_tokens()) / step},
           {"max_expert_load", r.max_expert_load},
@@ -200,11 +200,12 @@ Json training_json(const Plan& plan, const Program& program, const TrainResult& 
 std::string training_text(const Plan& plan, const Program& program, const TrainResult& r) {
   const Summary s = summarize(program, r.timeline);
   std::string out =
-      fmt::format("{} steps: loss {:.4f} -> {:.4f}, validation {:.4f} nats per token\n",
+      fmt::format("{} steps: loss {:.4f} -> {:.4f}, {} nats per token\n",
                   r.log.size(),
                   r.log.front().loss,
                   r.log.back().loss,
-                  r.validation_loss);
+                  r.validation_loss ? fmt::format("validation {:.4f}", *r.validation_loss)
+                                    : "no validation,");
   out += fmt::format(
       "  step time (median)     {}\n  tokens per second      {:.0f}\n"
       "  bubble                 {:.1f}%\n  exposed communication  {:.1f}%\n"

@@ -1,14 +1,12 @@
 #include "runtime/cpu_device.h"
 
-#include <sys/prctl.h>
-
 #include <algorithm>
 #include <cmath>
-#include <thread>
 
 #include "kernels/adamw/adamw.h"
 #include "kernels/embedding/embedding.h"
 #include "plan/op_work.h"
+#include "runtime/precise_sleep.h"
 
 namespace rehearse {
 namespace {
@@ -136,8 +134,6 @@ void CpuDevice::run_op(const Op& op, int32_t data_rank, const std::function<void
 void CpuDevice::hold(const Op& op,
                      int32_t data_rank,
                      std::chrono::steady_clock::time_point begin) {
-  thread_local const int kPrecise = ::prctl(PR_SET_TIMERSLACK, 1000);  // nanoseconds
-  (void)kPrecise;
   std::vector<int64_t> rows;
   if (op.kind == OpKind::kMlp && plan_.model.architecture.is_moe(*op.layer)) {
     Stage& s = rank_of(op, data_rank).copies[static_cast<size_t>(op.direction)];
@@ -148,7 +144,7 @@ void CpuDevice::hold(const Op& op,
   const Duration target = roofline(plan_, op_work(plan_, op, rows));
   const auto end = begin + std::chrono::nanoseconds(target.picoseconds() / 1000);
   if (std::chrono::steady_clock::now() > end) ++overruns_;
-  std::this_thread::sleep_until(end);
+  sleep_until_exactly(end);
 }
 
 void CpuDevice::work(const Op& op, int32_t data_rank, const Ready& ready) {
@@ -167,7 +163,7 @@ void CpuDevice::work(const Op& op, int32_t data_rank, const Ready& ready) {
       return;
     case OpKind::kDispatch:
     case OpKind::kCombine:
-      all_to_all_op(op, rank, data_rank, ready);
+      all_to_all_op(op, rank, ready);
       return;
     default:
       break;
@@ -209,6 +205,7 @@ void CpuDevice::forward_op(const Op& op, Rank& rank, int32_t data_rank) {
     case OpKind::kAttn:
       attention_forward(c, w, a);
       for (const int32_t e : a.chosen) ++s.expert_load[local][static_cast<size_t>(e)];
+      if (record_choices_) s.choices[local][static_cast<size_t>(*op.micro_batch)] = a.chosen;
       return;
     case OpKind::kMlp:
       if (w.ids.gate) {
@@ -223,7 +220,7 @@ void CpuDevice::forward_op(const Op& op, Rank& rank, int32_t data_rank) {
   }
 }
 
-void CpuDevice::all_to_all_op(const Op& op, Rank& rank, int32_t data_rank, const Ready& ready) {
+void CpuDevice::all_to_all_op(const Op& op, Rank& rank, const Ready& ready) {
   const LayerContext c = context(rank);
   Stage& s = rank.copies[static_cast<size_t>(op.direction)];
   ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
@@ -496,6 +493,14 @@ std::vector<int64_t> CpuDevice::expert_load(int64_t layer) const {
     }
   }
   return total;
+}
+
+std::span<const int32_t> CpuDevice::recorded_choices(int64_t pp_rank,
+                                                     int32_t data_rank,
+                                                     int64_t layer,
+                                                     int64_t micro_batch) const {
+  const Stage& s = stage(pp_rank, data_rank, 0);
+  return s.choices[static_cast<size_t>(layer - s.first_layer)][static_cast<size_t>(micro_batch)];
 }
 
 Bytes CpuDevice::peak_activation_memory(int64_t rank) const {

@@ -41,6 +41,13 @@ class CpuDevice : public Device {
   double gradient_norm() const { return gradient_norm_; }
   // Tokens per expert of `layer` over the whole batch, and how they were chosen: [experts].
   std::vector<int64_t> expert_load(int64_t layer) const;
+  // Whether steps keep every token's choice of experts, and the choices kept: [tokens, active] of a
+  // pipeline rank's first copy of the layer's stage.
+  void record_choices(bool on) { record_choices_ = on; }
+  std::span<const int32_t> recorded_choices(int64_t pp_rank,
+                                            int32_t data_rank,
+                                            int64_t layer,
+                                            int64_t micro_batch) const;
   Bytes peak_activation_memory(int64_t rank) const;
   // On an emulated device: ops of the step that took longer than their emulated time, because this
   // machine's cores could not keep up.
@@ -65,7 +72,7 @@ class CpuDevice : public Device {
   Batch batch(const Op& op, int32_t data_rank) const;
   void forward_op(const Op& op, Rank& rank, int32_t data_rank);
   void input_op(const Op& op, Rank& rank, int32_t data_rank);
-  void all_to_all_op(const Op& op, Rank& rank, int32_t data_rank, const Ready& ready);
+  void all_to_all_op(const Op& op, Rank& rank, const Ready& ready);
   void weight_op(const Op& op, Rank& rank, int32_t data_rank);
   void message_op(const Op& op, Rank& rank, int32_t data_rank, const Ready& ready);
   void step_op(const Op& op, Rank& rank, int32_t data_rank, const Ready& ready);
@@ -88,6 +95,7 @@ class CpuDevice : public Device {
   double gradient_norm_ = 0;
   std::atomic<int64_t> overruns_ = 0;
   std::optional<int32_t> fault_;
+  bool record_choices_ = false;
   std::atomic<bool> aborted_ = false;
 };
 

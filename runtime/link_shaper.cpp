@@ -1,9 +1,9 @@
 #include "runtime/link_shaper.h"
 
-#include <sys/prctl.h>
-
 #include <algorithm>
 #include <limits>
+
+#include "runtime/precise_sleep.h"
 
 namespace rehearse {
 namespace {
@@ -57,6 +57,7 @@ void LinkShaper::transfer(int64_t from,
                       .latency = link->latency,
                       .delivered = std::move(delivered)});
     share();
+    ++changes_;
   }
   changed_.notify_all();
 }
@@ -117,7 +118,6 @@ void LinkShaper::advance(Clock::time_point to) {
 }
 
 void LinkShaper::run() {
-  ::prctl(PR_SET_TIMERSLACK, 1000);  // wake within microseconds of the time asked for
   std::unique_lock lock(mutex_);
   while (!stop_) {
     advance(Clock::now());
@@ -132,13 +132,20 @@ void LinkShaper::run() {
       lock.lock();
       continue;
     }
+    const int64_t seen = changes_;
     Clock::time_point next = Clock::time_point::max();
     for (const Flow& f : flows_) next = std::min(next, now_ + ticks(f.left / f.rate));
     if (!arriving_.empty()) next = std::min(next, arriving_.begin()->first);
     if (next == Clock::time_point::max()) {
       changed_.wait(lock);
     } else {
-      changed_.wait_until(lock, next);
+      changed_.wait_until(lock, next - kAwakeBefore);
+      while (Clock::now() < next && Clock::now() >= next - kAwakeBefore && !stop_) {
+        lock.unlock();
+        std::this_thread::yield();
+        lock.lock();
+        if (changes_ != seen) break;
+      }
     }
   }
 }

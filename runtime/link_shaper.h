@@ -57,6 +57,7 @@ class LinkShaper {
   std::multimap<Clock::time_point, std::function<void()>> arriving_;
   std::map<std::pair<int64_t, int64_t>, int64_t> counts_;
   Clock::time_point now_ = Clock::now();  // up to which flows_ are advanced
+  int64_t changes_ = 0;  // transfers begun
   bool stop_ = false;
   std::thread thread_;
 };

@@ -92,7 +92,7 @@ TrainResult Trainer::train(const TrainOptions& options) {
     const bool last = i + 1 == options.steps;
     const bool due = last || (options.validate_every > 0 && (i + 1) % options.validate_every == 0);
     if (has_validation && due) log.validation_loss = validate(options.validation_steps);
-    if (last) result.validation_loss = log.validation_loss.value_or(0);
+    if (last) result.validation_loss = log.validation_loss;
     if (options.on_step) options.on_step(log);
     result.log.push_back(std::move(log));
   }

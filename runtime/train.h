@@ -39,7 +39,7 @@ struct TrainOptions {
 
 struct TrainResult {
   std::vector<StepLog> log;
-  double validation_loss = 0;  // after the last step
+  std::optional<double> validation_loss;  // after the last step; none without held-out text
   Duration median_step;
   double max_expert_load = 0;  // mean over the last tenth of the steps
   Timeline timeline;           // of the step whose time is the median, first steps left out

@@ -17,7 +17,8 @@ namespace {
 // Walks the Program: keeps, per lane, which op is next and whether it runs, and starts an op when
 // its dependencies are done and, for a collective, when every member has come to it.
 //
-// `Work` says what an op does to the clock: begin(now, id) starts its activities; what comes back
+// `Work` says what an op does to the clock: arrive(now, id) when a rank has come to a collective,
+// begin(now, id) when all members have (or it is none) starts its activities; what comes back
 // from the queue goes to event(now, payload), which answers with the ops that thereby ended.
 // Payloads with the lowest bit set are the Walk's own.
 template <typename Work>
@@ -88,6 +89,7 @@ class Walk {
       return;
     }
     state.arrived = true;
+    work_.arrive(now_, *id);
     const std::vector<OpId> members = program_.collective(*id);
     for (const OpId m : members) {
       const int64_t r = program_.global_rank(m);
@@ -199,10 +201,17 @@ class PlanWork {
 
   Duration handover() const { return costs_.lane_handover(); }
 
+  // A rank's tokens leave when it has come, whether or not the others have.
+  void arrive(Duration now, OpId id) {
+    if (is_exchange(program_.op(id))) send_phase(now, id, 0);
+  }
+
   void begin(Duration now, OpId id) {
     const Op& op = program_.op(id);
-    if (op.group == Group::kExpertParallel && has_links()) {
-      begin_exchange(now, id);
+    if (is_exchange(op)) {
+      part_of(id).begun = true;
+      // The end of empty phases comes by an event, like every end.
+      sharing_.start(now, 0, 1, {}, exchange_check(id));
       return;
     }
     const OpCost& cost = costs_.of(op);
@@ -274,8 +283,9 @@ class PlanWork {
     return ((static_cast<uint64_t>(id) << 2) | static_cast<uint64_t>(kind)) << 1;
   }
 
-  bool has_links() const {
-    return plan_.cluster.node_link.has_value() || plan_.cluster.network.has_value();
+  bool is_exchange(const Op& op) const {
+    const bool links = plan_.cluster.node_link || plan_.cluster.network;
+    return op.group == Group::kExpertParallel && links;
   }
 
   void travel(Duration now, const Network::Route& route, Bytes size, Message message) {
@@ -332,13 +342,6 @@ class PlanWork {
       }
     }
     return at->second;
-  }
-
-  void begin_exchange(Duration now, OpId id) {
-    part_of(id).begun = true;
-    send_phase(now, id, 0);
-    // The end of empty phases comes by an event, like every end.
-    sharing_.start(now, 0, 1, {}, exchange_check(id));
   }
 
   uint64_t exchange_check(OpId id) {
@@ -416,6 +419,7 @@ class UnitWork {
       : program_(program), sharing_(sharing), unit_(unit) {}
 
   Duration handover() const { return {}; }
+  void arrive(Duration, OpId) {}
   void event(Duration, uint64_t payload, std::vector<OpId>& ended) {
     ended.push_back(static_cast<OpId>(payload));
   }

@@ -1,7 +1,6 @@
 #include "runtime/layers/exchange.h"
 
 #include <algorithm>
-#include <set>
 
 #include "base/errors.h"
 
@@ -14,6 +13,11 @@ void append_row(std::vector<float>& message, const float* row, int64_t width) {
 
 int64_t rows_of(const std::vector<float>& message, int64_t width) {
   return static_cast<int64_t>(message.size()) / width;
+}
+
+// Of the phase within nodes, where it comes second.
+Ready second_ready(const ExchangeCall& call) {
+  return call.group.nodes > 1 ? Ready([] {}) : call.ready;
 }
 
 Tensor stacked(const std::vector<std::vector<float>>& messages, int64_t width, BufferPool& pool) {
@@ -30,7 +34,9 @@ Tensor stacked(const std::vector<std::vector<float>>& messages, int64_t width, B
 Exchange::Messages Exchange::across(const ExchangeCall& call, Messages outgoing) const {
   const std::vector<int64_t> peers = call.group.across_nodes();
   const int64_t me = call.group.ranks[static_cast<size_t>(call.group.me)];
-  return call.communicator.all_to_all({peers, call.key}, me, std::move(outgoing), call.ready);
+  // On a single node this phase has nobody to wait for; the other one tells when all have come.
+  const Ready ready = call.group.nodes > 1 ? call.ready : Ready([] {});
+  return call.communicator.all_to_all({peers, call.key}, me, std::move(outgoing), ready);
 }
 
 Exchange::Messages Exchange::within(const ExchangeCall& call,
@@ -46,6 +52,8 @@ Exchange::Messages Exchange::forward(const Messages& from_nodes, int64_t width) 
   Messages outgoing(from_position_.size());
   for (size_t n = 0; n < from_nodes.size(); ++n) {
     for (size_t p = 0; p < outgoing.size(); ++p) {
+      outgoing[p].reserve(outgoing[p].size() +
+                          forward_[n][p].size() * static_cast<size_t>(width));
       for (const int32_t row : forward_[n][p]) {
         append_row(outgoing[p], from_nodes[n].data() + row * width, width);
       }
@@ -64,13 +72,16 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
   tokens_ = x.rows();
   to_node_.assign(static_cast<size_t>(g.nodes), {});
   Messages outgoing(static_cast<size_t>(g.nodes));
+  for (auto& message : outgoing) message.reserve(static_cast<size_t>(tokens_ * width));
+  std::vector<char> goes(static_cast<size_t>(g.nodes));
   for (int64_t t = 0; t < tokens_; ++t) {
-    std::set<int64_t> nodes;
+    std::fill(goes.begin(), goes.end(), 0);
     for (int64_t k = 0; k < active; ++k) {
-      nodes.insert(g.node_of(g.holder(chosen[static_cast<size_t>(t * active + k)])));
+      goes[static_cast<size_t>(
+          g.node_of(g.holder(chosen[static_cast<size_t>(t * active + k)])))] = 1;
     }
-    for (const int64_t node : nodes) {
-      const auto n = static_cast<size_t>(node);
+    for (size_t n = 0; n < goes.size(); ++n) {
+      if (!goes[n]) continue;
       to_node_[n].push_back(static_cast<int32_t>(t));
       append_row(outgoing[n], x.data() + t * x.columns(), x.columns());
       append_row(outgoing[n], weights.data() + t * active, active);
@@ -85,21 +96,24 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
   forward_.assign(static_cast<size_t>(g.nodes), std::vector<Rows>(static_cast<size_t>(g.per_node)));
   from_node_.clear();
   from_position_.assign(static_cast<size_t>(g.per_node), 0);
+  std::vector<char> goes_on(static_cast<size_t>(g.per_node));
   for (size_t n = 0; n < from_nodes.size(); ++n) {
     from_node_.push_back(rows_of(from_nodes[n], width));
     for (int64_t row = 0; row < from_node_[n]; ++row) {
       const float* experts = from_nodes[n].data() + (row + 1) * width - active;
-      std::set<int64_t> positions;
+      std::fill(goes_on.begin(), goes_on.end(), 0);
       for (int64_t k = 0; k < active; ++k) {
         const int64_t holder = g.holder(static_cast<int64_t>(experts[k]));
-        if (g.node_of(holder) == g.node_of(g.me)) positions.insert(g.position_of(holder));
+        if (g.node_of(holder) == g.node_of(g.me)) {
+          goes_on[static_cast<size_t>(g.position_of(holder))] = 1;
+        }
       }
-      for (const int64_t p : positions) {
-        forward_[n][static_cast<size_t>(p)].push_back(static_cast<int32_t>(row));
+      for (size_t p = 0; p < goes_on.size(); ++p) {
+        if (goes_on[p]) forward_[n][p].push_back(static_cast<int32_t>(row));
       }
     }
   }
-  const Messages arrived = within(call, forward(from_nodes, width), [] {});
+  const Messages arrived = within(call, forward(from_nodes, width), second_ready(call));
 
   for (size_t p = 0; p < arrived.size(); ++p) from_position_[p] = rows_of(arrived[p], width);
   const Tensor all = stacked(arrived, width, call.pool);
@@ -126,10 +140,11 @@ Tensor Exchange::spread(const ExchangeCall& call, const Tensor& x) const {
   const int64_t width = x.columns();
   Messages outgoing(to_node_.size());
   for (size_t n = 0; n < outgoing.size(); ++n) {
+    outgoing[n].reserve(to_node_[n].size() * static_cast<size_t>(width));
     for (const int32_t t : to_node_[n]) append_row(outgoing[n], x.data() + t * width, width);
   }
   const Messages from_nodes = across(call, std::move(outgoing));
-  return stacked(within(call, forward(from_nodes, width), [] {}), width, call.pool);
+  return stacked(within(call, forward(from_nodes, width), second_ready(call)), width, call.pool);
 }
 
 Tensor Exchange::reduce(const ExchangeCall& call, const Tensor& partial) const {
@@ -141,7 +156,9 @@ Tensor Exchange::reduce(const ExchangeCall& call, const Tensor& partial) const {
     back[p].assign(at, at + size);
     at += size;
   }
-  const Messages from_positions = within(call, std::move(back), call.ready);
+  const bool alone = call.group.per_node == 1;  // then the phase across nodes is the first
+  const Messages from_positions =
+      within(call, std::move(back), alone ? Ready([] {}) : call.ready);
 
   // Sums of this node's ranks, per source node, in the order of positions.
   Messages sums;
@@ -158,8 +175,9 @@ Tensor Exchange::reduce(const ExchangeCall& call, const Tensor& partial) const {
       }
     }
   }
-  const ExchangeCall silent{call.group, call.communicator, call.pool, call.key, [] {}};
-  const Messages from_nodes = across(silent, std::move(sums));
+  const ExchangeCall last{
+      call.group, call.communicator, call.pool, call.key, alone ? call.ready : Ready([] {})};
+  const Messages from_nodes = across(last, std::move(sums));
 
   Tensor out(call.pool, tokens_, width);
   out.fill(0);
