@@ -1,9 +1,17 @@
 #pragma once
 // A small plan for tests, made in memory.
 
+#include <ostream>
+
 #include "plan/plan.h"
 
 namespace rehearse {
+
+// How test lists name a layout.
+inline void PrintTo(const Layout& l, std::ostream* out) {
+  *out << name_of(l.schedule) << " PP" << l.pp << " DP" << l.dp << " EP" << l.ep << " ZeRO-"
+       << l.zero_stage;
+}
 
 inline Plan small_plan(Layout layout) {
   Plan plan;

@@ -47,6 +47,13 @@ class Communicator {
                           int64_t rank,
                           std::span<float> data,
                           const Ready& ready) = 0;
+  // Every member ends with the whole sum, the same bits everywhere. Uses c.key and c.key + 1.
+  virtual void all_reduce(const Collective& c,
+                          int64_t rank,
+                          std::span<float> data,
+                          const Ready& ready) = 0;
+  // Returns when all members have come.
+  virtual void barrier(const Collective& c, int64_t rank, const Ready& ready) = 0;
   // Member i gets outgoing[i]; returns what each member sent here, in the order of members. All of
   // a group call it, with any lengths; what a member sends itself does not travel.
   virtual std::vector<std::vector<float>> all_to_all(const Collective& c,

@@ -11,9 +11,9 @@
 namespace rehearse {
 namespace {
 
-// Distinguishes a collective from every other of the step within its group, alike on every member;
-// `part` those of one op.
-uint64_t key_of(const Op& op, uint64_t part = 0) {
+// Distinguishes a collective from every other of the step within its group, alike on every member.
+// Even, so that an op of two phases may use the next one too.
+uint64_t key_of(const Op& op) {
   const bool world = op.group == Group::kWorld;  // its members name the stage they hold
   uint64_t key = static_cast<uint64_t>(op.kind);
   const auto append = [&](int bits, int64_t value) {
@@ -25,7 +25,7 @@ uint64_t key_of(const Op& op, uint64_t part = 0) {
   append(14, world ? 0 : op.stage);
   append(14, op.layer ? *op.layer + 1 : 0);
   append(22, op.micro_batch ? *op.micro_batch + 1 : 0);
-  return (key << 1) | part;
+  return key << 1;
 }
 
 uint64_t tag_of(const Op& op) {
@@ -73,6 +73,7 @@ void CpuDevice::begin_step(const StepSettings& settings) {
   settings_ = settings;
   overruns_ = 0;
   for (const auto& rank : ranks_) {
+    rank->held_micro_batches = rank->peak_micro_batches = 0;
     for (Stage& s : rank->copies) {
       for (auto& load : s.expert_load) std::fill(load.begin(), load.end(), 0);
       for (ChunkActivations& c : s.chunks) c.loss = 0;
@@ -125,15 +126,12 @@ void CpuDevice::run_op(const Op& op, int32_t data_rank, const std::function<void
   }
   const auto begin = std::chrono::steady_clock::now();
   work(op, data_rank, ready);
-  const bool held = plan_.cluster.device == DeviceKind::kEmulated &&
-                    op.lane == Lane::kCompute;
+  const bool held = plan_.cluster.device == DeviceKind::kEmulated && op.lane == Lane::kCompute;
   if (held) hold(op, data_rank, begin);
 }
 
 // Sleeps until the op has taken its time on the emulated device.
-void CpuDevice::hold(const Op& op,
-                     int32_t data_rank,
-                     std::chrono::steady_clock::time_point begin) {
+void CpuDevice::hold(const Op& op, int32_t data_rank, std::chrono::steady_clock::time_point begin) {
   std::vector<int64_t> rows;
   if (op.kind == OpKind::kMlp && plan_.model.architecture.is_moe(*op.layer)) {
     Stage& s = rank_of(op, data_rank).copies[static_cast<size_t>(op.direction)];
@@ -203,6 +201,10 @@ void CpuDevice::forward_op(const Op& op, Rank& rank, int32_t data_rank) {
   const LayerWeights w = s.layer_weights(local);
   switch (op.kind) {
     case OpKind::kAttn:
+      if (local == 0) {
+        ++rank.held_micro_batches;
+        rank.peak_micro_batches = std::max(rank.peak_micro_batches, rank.held_micro_batches);
+      }
       attention_forward(c, w, a);
       for (const int32_t e : a.chosen) ++s.expert_load[local][static_cast<size_t>(e)];
       if (record_choices_) s.choices[local][static_cast<size_t>(*op.micro_batch)] = a.chosen;
@@ -306,6 +308,7 @@ void CpuDevice::weight_op(const Op& op, Rank& rank, int32_t data_rank) {
     CHECK(op.kind == OpKind::kAttn) << "no weight gradient of " << to_string(op);
     attention_weight(c, w, a);
     a = {};
+    if (local == 0) --rank.held_micro_batches;
   }
 }
 
@@ -366,11 +369,11 @@ void CpuDevice::reduce_gradients(const Op& op, Stage& s, int32_t data_rank, cons
   const Arena arena = op.group == Group::kExpertReplicas ? Arena::kExpert : Arena::kDense;
   const std::vector<int64_t> members = ranks_of(op, data_rank);
   const int64_t me = program_.global_rank({op.pp_rank, data_rank});
-  communicator_.reduce_scatter(
-      {members, key_of(op)}, me, s.gradients.arena(arena), ready);
+  const Collective c{members, key_of(op)};
   if (plan_.layout.zero_stage == 0) {
-    communicator_.all_gather(
-        {members, key_of(op, 1)}, me, s.gradients.arena(arena), [] {});
+    communicator_.all_reduce(c, me, s.gradients.arena(arena), ready);
+  } else {
+    communicator_.reduce_scatter(c, me, s.gradients.arena(arena), ready);
   }
 }
 
@@ -398,8 +401,7 @@ void CpuDevice::gradient_norm_op(const Op& op, Rank& rank, int32_t data_rank, co
   }
   const std::vector<int64_t> members = ranks_of(op, data_rank);
   const int64_t me = program_.global_rank({op.pp_rank, data_rank});
-  rank.gradient_norm =
-      std::sqrt(communicator_.sum({members, key_of(op)}, me, squares, [] {}));
+  rank.gradient_norm = std::sqrt(communicator_.sum({members, key_of(op)}, me, squares, [] {}));
   if (me == 0) gradient_norm_ = rank.gradient_norm;
 }
 
@@ -444,11 +446,8 @@ void CpuDevice::update_bias(const Op& op, Stage& s, int32_t data_rank, const Rea
   std::vector<int64_t> flat;
   for (const auto& load : s.expert_load) flat.insert(flat.end(), load.begin(), load.end());
   const std::vector<int64_t> members = ranks_of(op, data_rank);
-  const std::vector<int64_t> total =
-      communicator_.sum({members, key_of(op)},
-                        program_.global_rank({op.pp_rank, data_rank}),
-                        flat,
-                        ready);
+  const std::vector<int64_t> total = communicator_.sum(
+      {members, key_of(op)}, program_.global_rank({op.pp_rank, data_rank}), flat, ready);
   size_t at = 0;
   for (size_t layer = 0; layer < s.expert_load.size(); ++layer) {
     const size_t experts = s.expert_load[layer].size();
@@ -501,6 +500,10 @@ std::span<const int32_t> CpuDevice::recorded_choices(int64_t pp_rank,
                                                      int64_t micro_batch) const {
   const Stage& s = stage(pp_rank, data_rank, 0);
   return s.choices[static_cast<size_t>(layer - s.first_layer)][static_cast<size_t>(micro_batch)];
+}
+
+int64_t CpuDevice::peak_micro_batches(int64_t rank) const {
+  return ranks_[static_cast<size_t>(rank)]->peak_micro_batches;
 }
 
 Bytes CpuDevice::peak_activation_memory(int64_t rank) const {

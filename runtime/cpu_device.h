@@ -48,6 +48,9 @@ class CpuDevice : public Device {
                                             int32_t data_rank,
                                             int64_t layer,
                                             int64_t micro_batch) const;
+  // The most micro-batches whose activations a rank held at once in the last step: from the start
+  // of a stage's first attention to the end of its weight gradients.
+  int64_t peak_micro_batches(int64_t rank) const;
   Bytes peak_activation_memory(int64_t rank) const;
   // On an emulated device: ops of the step that took longer than their emulated time, because this
   // machine's cores could not keep up.
@@ -63,6 +66,8 @@ class CpuDevice : public Device {
     std::deque<Stage> copies;  // by direction
     std::optional<ExpertGroup> experts;
     double gradient_norm = 0;
+    int64_t held_micro_batches = 0;  // touched by the compute lane alone
+    int64_t peak_micro_batches = 0;
   };
 
   void work(const Op& op, int32_t data_rank, const Ready& ready);

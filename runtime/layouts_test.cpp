@@ -15,7 +15,7 @@ struct TrainingRun {
   std::vector<double> losses;
   std::vector<double> norms;
   std::vector<std::vector<int64_t>> first_loads;  // per MoE layer, of the first step
-  double validation = 0;  // after the last step
+  double validation = 0;                          // after the last step
 };
 
 TrainingRun run_layout(const Plan& plan) {
@@ -124,6 +124,24 @@ TEST(Train, ValidationDoesNotChangeTheTraining) {
     EXPECT_EQ(plain.step(i).loss, checked.step(i).loss);
   }
   EXPECT_EQ(plain.validate(1), checked.validate(1));
+}
+
+// The report's table 2, measured: 1F1B holds PP - r micro-batches on rank r, ZB1P PP and DualPipe
+// PP + 1 on every rank.
+TEST(Train, HoldsAsManyMicroBatchesAsTheTableSays) {
+  for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
+    Plan plan = small_plan({.pp = 4, .schedule = kind});
+    plan.training.micro_batches = 12;
+    Trainer trainer(plan, test_text_path());
+    trainer.step(0);
+    for (int64_t rank = 0; rank < 4; ++rank) {
+      const int64_t expected = kind == ScheduleKind::k1F1B   ? 4 - rank
+                               : kind == ScheduleKind::kZB1P ? 4
+                                                             : 5;
+      EXPECT_EQ(trainer.device().peak_micro_batches(rank), expected)
+          << name_of(kind) << " rank " << rank;
+    }
+  }
 }
 
 // Gradients of the whole model against central differences of its loss. Every expert is active, so

@@ -25,11 +25,8 @@ void LocalCommunicator::wait(std::unique_lock<std::mutex>& lock,
   if (aborted_) throw RunAborted();
 }
 
-void LocalCommunicator::post(int64_t from,
-                             int64_t to,
-                             uint64_t tag,
-                             std::vector<float> data,
-                             std::function<void()> sent) {
+void LocalCommunicator::post(
+    int64_t from, int64_t to, uint64_t tag, std::vector<float> data, std::function<void()> sent) {
   Mailbox& box = mailboxes_[static_cast<size_t>(to)];
   const Bytes size(static_cast<int64_t>(data.size() * sizeof(float)));
   Message* message = nullptr;
@@ -74,10 +71,7 @@ std::vector<float> LocalCommunicator::take(int64_t from, int64_t to, uint64_t ta
   return data;
 }
 
-void LocalCommunicator::send(int64_t from,
-                             int64_t to,
-                             uint64_t tag,
-                             std::span<const float> data) {
+void LocalCommunicator::send(int64_t from, int64_t to, uint64_t tag, std::span<const float> data) {
   // On an emulated link the sender's lane is busy until the message is there.
   const auto there = std::make_shared<std::promise<void>>();
   post(from, to, tag, {data.begin(), data.end()}, [there] { there->set_value(); });
@@ -88,9 +82,9 @@ void LocalCommunicator::recv(
     int64_t from, int64_t to, uint64_t tag, std::span<float> data, const Ready& ready) {
   const std::vector<float> message = take(from, to, tag);
   ready();
-  CHECK(message.size() == data.size()) << "a message of " << message.size()
-                                       << " elements from rank " << from << ", expected "
-                                       << data.size();
+  CHECK(message.size() == data.size())
+      << "a message of " << message.size() << " elements from rank " << from << ", expected "
+      << data.size();
   std::copy(message.begin(), message.end(), data.begin());
 }
 
@@ -165,6 +159,18 @@ void LocalCommunicator::all_gather(const Collective& c,
       std::copy(source + theirs.begin, source + theirs.end, data.data() + theirs.begin);
     }
   });
+}
+
+void LocalCommunicator::all_reduce(const Collective& c,
+                                   int64_t rank,
+                                   std::span<float> data,
+                                   const Ready& ready) {
+  reduce_scatter(c, rank, data, ready);
+  all_gather({c.members, c.key + 1}, rank, data, [] {});
+}
+
+void LocalCommunicator::barrier(const Collective& c, int64_t rank, const Ready& ready) {
+  meet(c, rank, nullptr, ready, [](const std::vector<const void*>&) {});
 }
 
 std::vector<std::vector<float>> LocalCommunicator::all_to_all(

@@ -25,8 +25,8 @@ class LocalCommunicator : public Communicator {
   LinkShaper* links() { return links_.get(); }
 
   void send(int64_t from, int64_t to, uint64_t tag, std::span<const float> data) override;
-  void recv(int64_t from, int64_t to, uint64_t tag, std::span<float> data, const Ready& ready)
-      override;
+  void recv(
+      int64_t from, int64_t to, uint64_t tag, std::span<float> data, const Ready& ready) override;
   void reduce_scatter(const Collective& c,
                       int64_t rank,
                       std::span<float> data,
@@ -35,6 +35,11 @@ class LocalCommunicator : public Communicator {
                   int64_t rank,
                   std::span<float> data,
                   const Ready& ready) override;
+  void all_reduce(const Collective& c,
+                  int64_t rank,
+                  std::span<float> data,
+                  const Ready& ready) override;
+  void barrier(const Collective& c, int64_t rank, const Ready& ready) override;
   std::vector<std::vector<float>> all_to_all(const Collective& c,
                                              int64_t rank,
                                              std::vector<std::vector<float>> outgoing,
@@ -73,8 +78,8 @@ class LocalCommunicator : public Communicator {
 
   static size_t index_of(const Collective& c, int64_t rank);
   // Puts the message on its way; `sent` (if any) is called when it has been delivered.
-  void post(int64_t from, int64_t to, uint64_t tag, std::vector<float> data,
-            std::function<void()> sent);
+  void post(
+      int64_t from, int64_t to, uint64_t tag, std::vector<float> data, std::function<void()> sent);
   void wait_posted(int64_t from, int64_t to, uint64_t tag);
   std::vector<float> take(int64_t from, int64_t to, uint64_t tag);
   // Lets the bytes of this member's ring steps travel; returns when they have arrived.
@@ -88,7 +93,7 @@ class LocalCommunicator : public Communicator {
   void wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>& condition);
 
   std::deque<Mailbox> mailboxes_;  // by receiving rank
-  std::mutex mutex_;  // of what follows
+  std::mutex mutex_;               // of what follows
   std::condition_variable changed_;
   std::map<std::pair<int64_t, uint64_t>, Meeting> meetings_;  // by first member and key
   bool aborted_ = false;

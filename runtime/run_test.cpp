@@ -1,5 +1,6 @@
 #include "runtime/run.h"
 
+#include <atomic>
 #include <mutex>
 #include <thread>
 
@@ -13,11 +14,11 @@
 namespace rehearse {
 namespace {
 
-// Records in which order ops ran; sends and receives pass a token, so that order holds across ranks.
+// Records in which order ops ran; sends and receives pass a token, so that order holds across
+// ranks.
 class RecordingDevice : public Device {
  public:
-  explicit RecordingDevice(const Program& p)
-      : program_(p), communicator_(p.layout().world()) {}
+  explicit RecordingDevice(const Program& p) : program_(p), communicator_(p.layout().world()) {}
   void run_op(const Op& op, int32_t data_rank, const std::function<void()>& ready) override {
     if (op.id == fail_at) throw InputError("planted");
     std::vector<float> payload = {static_cast<float>(op.id)};
@@ -29,8 +30,7 @@ class RecordingDevice : public Device {
     if (op.kind == OpKind::kSend) {
       communicator_.send(here, program_.global_rank({*op.peer, data_rank}), tag, payload);
     } else if (op.kind == OpKind::kRecv) {
-      communicator_.recv(
-          program_.global_rank({*op.peer, data_rank}), here, tag, payload, ready);
+      communicator_.recv(program_.global_rank({*op.peer, data_rank}), here, tag, payload, ready);
       record(op, data_rank);
     }
   }
@@ -126,6 +126,53 @@ TEST(Communicator, SumsAreTheSameBitsEverywhere) {
     EXPECT_EQ(sums[i], ((1e16 + 1.0) + 1.0) + 1.0);
     EXPECT_EQ(counts[i], (std::vector<int64_t>{22, 4}));
   }
+}
+
+TEST(Communicator, AllReduceGivesEverybodyTheSameSum) {
+  LocalCommunicator c(3);
+  const std::vector<int64_t> members = {0, 1, 2};
+  std::vector<std::vector<float>> data(3);
+  on_ranks(3, [&](int64_t r) {
+    auto& mine = data[static_cast<size_t>(r)];
+    for (int64_t i = 0; i < 7; ++i) mine.push_back(static_cast<float>(i * (r + 1)));
+    c.barrier({members, 100}, r, [] {});
+    c.all_reduce({members, 2}, r, mine, [] {});
+  });
+  for (int64_t i = 0; i < 7; ++i) EXPECT_EQ(data[0][static_cast<size_t>(i)], 6.0f * i);
+  EXPECT_EQ(data[0], data[1]);
+  EXPECT_EQ(data[0], data[2]);
+}
+
+TEST(Communicator, AllToAllWithAnyLengths) {
+  LocalCommunicator c(3);
+  const std::vector<int64_t> members = {0, 1, 2};
+  on_ranks(3, [&](int64_t r) {
+    for (uint64_t round = 0; round < 20; ++round) {
+      // Rank r sends r + i values of 10 r + i to rank i, and nothing from 0 to 0.
+      std::vector<std::vector<float>> out;
+      for (int64_t i = 0; i < 3; ++i) {
+        out.emplace_back(static_cast<size_t>(r + i), static_cast<float>(10 * r + i));
+      }
+      const auto in = c.all_to_all({members, round}, r, std::move(out), [] {});
+      for (int64_t i = 0; i < 3; ++i) {
+        EXPECT_EQ(in[static_cast<size_t>(i)],
+                  std::vector<float>(static_cast<size_t>(i + r), static_cast<float>(10 * i + r)));
+      }
+    }
+  });
+}
+
+TEST(Communicator, BarrierHoldsUntilAllHaveCome) {
+  LocalCommunicator c(4);
+  const std::vector<int64_t> members = {0, 1, 2, 3};
+  std::atomic<int> come = 0;
+  on_ranks(4, [&](int64_t r) {
+    for (uint64_t round = 0; round < 50; ++round) {
+      ++come;
+      c.barrier({members, round}, r, [] {});
+      EXPECT_GE(come, 4 * static_cast<int>(round + 1));
+    }
+  });
 }
 
 TEST(Communicator, MessagesKeepTheirOrderPerTagAndAbortWakes) {

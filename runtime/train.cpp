@@ -60,6 +60,7 @@ StepLog Trainer::step(int64_t step) {
     log.expert_load_p95.push_back(over_mean((load.size() * 95 + 99) / 100 - 1));
     log.max_expert_load = std::max(log.max_expert_load, log.expert_load.back());
   }
+  log.overruns = device_.overruns();
   for (int64_t r = 0; r < plan_.layout.world(); ++r) {
     log.memory = std::max(log.memory, device_.peak_activation_memory(r));
   }
@@ -123,6 +124,7 @@ std::string print_step(const StepLog& log) {
                               {"max_expert_load", log.max_expert_load},
                               {"expert_load", log.expert_load},
                               {"expert_load_p95", log.expert_load_p95}};
+  if (log.overruns > 0) j["overruns"] = log.overruns;
   if (log.validation_loss) j["validation_loss"] = *log.validation_loss;
   return j.dump();
 }

@@ -19,11 +19,12 @@ struct StepLog {
   double learning_rate = 0;
   Duration time;
   double tokens_per_s = 0;
-  double tflops_per_rank = 0;             // causal attention counted (FLOPs of layers and head)
-  double max_expert_load = 0;             // most loaded expert over the mean, worst layer
-  std::vector<double> expert_load;        // the same per MoE layer
-  std::vector<double> expert_load_p95;    // 95th percentile over the mean, per MoE layer
-  Bytes memory;                           // activations' high-water mark, worst rank
+  double tflops_per_rank = 0;           // causal attention counted (FLOPs of layers and head)
+  double max_expert_load = 0;           // most loaded expert over the mean, worst layer
+  std::vector<double> expert_load;      // the same per MoE layer
+  std::vector<double> expert_load_p95;  // 95th percentile over the mean, per MoE layer
+  int64_t overruns = 0;                 // ops that an emulated device could not hold to their time
+  Bytes memory;                         // activations' high-water mark, worst rank
   std::optional<double> validation_loss;  // after the step, when it was due
 };
 
