@@ -22,8 +22,8 @@ std::string error_of(const std::string& yaml, const std::function<void(YamlMap&)
 }
 
 TEST(Yaml, ReadsWhatIsThere) {
-  YamlMap top = YamlFile::parse("n: 12\nrate: 50 GB/s\nlist: [1, 2]\nsub: {on: true}\n", "a.yaml")
-                    .root();
+  YamlMap top =
+      YamlFile::parse("n: 12\nrate: 50 GB/s\nlist: [1, 2]\nsub: {on: true}\n", "a.yaml").root();
   EXPECT_EQ(top.integer("n"), 12);
   EXPECT_EQ(top.rate("rate"), BytesPerSecond(50e9));
   EXPECT_EQ(top.integers("list"), (std::vector<int64_t>{1, 2}));
@@ -90,7 +90,9 @@ TEST(Yaml, SyntaxErrorsHaveAPlaceToo) {
 
 TEST(Yaml, ChoicesAreListed) {
   EXPECT_EQ(error_of("s: gpipe\n",
-                     [](YamlMap& top) { top.choice<int>("s", {{"1f1b", 1}, {"dualpipe", 2}}); }),
+                     [](YamlMap& top) {
+                       top.choice<int>("s", {{"1f1b", 1}, {"dualpipe", 2}});
+                     }),
             "a.yaml:1:4: s: expected one of 1f1b, dualpipe, found 'gpipe'\n"
             "    s: gpipe\n"
             "       ^");

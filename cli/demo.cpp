@@ -85,8 +85,8 @@ std::string loss_table(const TrainResult& r, double bigram) {
 
 // DualPipe beside 1F1B on two emulated nodes, where communication takes as long as computation.
 Json overlap(const std::string& text, const std::string& out, bool quiet, std::string& shown) {
-  Table table({"PP2 DP2 EP2", "predicted step", "measured", "error", "exposed, predicted",
-               "measured"});
+  Table table(
+      {"PP2 DP2 EP2", "predicted step", "measured", "error", "exposed, predicted", "measured"});
   Json results = Json::object();
   double step[2] = {0, 0};
   for (const std::string schedule : {"1f1b", "dualpipe"}) {

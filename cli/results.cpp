@@ -199,13 +199,12 @@ Json training_json(const Plan& plan, const Program& program, const TrainResult& 
 
 std::string training_text(const Plan& plan, const Program& program, const TrainResult& r) {
   const Summary s = summarize(program, r.timeline);
-  std::string out =
-      fmt::format("{} steps: loss {:.4f} -> {:.4f}, {} nats per token\n",
-                  r.log.size(),
-                  r.log.front().loss,
-                  r.log.back().loss,
-                  r.validation_loss ? fmt::format("validation {:.4f}", *r.validation_loss)
-                                    : "no validation,");
+  std::string out = fmt::format(
+      "{} steps: loss {:.4f} -> {:.4f}, {} nats per token\n",
+      r.log.size(),
+      r.log.front().loss,
+      r.log.back().loss,
+      r.validation_loss ? fmt::format("validation {:.4f}", *r.validation_loss) : "no validation,");
   out += fmt::format(
       "  step time (median)     {}\n  tokens per second      {:.0f}\n"
       "  bubble                 {:.1f}%\n  exposed communication  {:.1f}%\n"

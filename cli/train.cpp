@@ -37,9 +37,10 @@ int train(const Arguments& args) {
   options.add()("hang-timeout",
                 po::value<double>()->default_value(kDefaultHangTimeout),
                 "seconds without any op ending after which the run is given up with a report");
-  options.add()("plant-fault",
-                po::value<int32_t>(),
-                "for trying hang reports: this op (an id of `inspect --ops`) never ends on data rank 0");
+  options.add()(
+      "plant-fault",
+      po::value<int32_t>(),
+      "for trying hang reports: this op (an id of `inspect --ops`) never ends on data rank 0");
   options.add()("out", po::value<std::string>(), "output folder (default: out/<plan>)");
   if (!options.parse(args)) return 0;
   Plan plan = load_plan(options.plan_path());

@@ -39,8 +39,9 @@ Cluster load_cluster(const std::string& path) {
   c.devices_per_node = top.integer("devices_per_node", {.min = 1, .max = 100'000});
 
   YamlMap device = top.map("device");
-  c.device =
-      device.choice<DeviceKind>("kind", {{"cpu", DeviceKind::kCpu}, {"gpu", DeviceKind::kGpu}, {"emulated", DeviceKind::kEmulated}});
+  c.device = device.choice<DeviceKind>(
+      "kind",
+      {{"cpu", DeviceKind::kCpu}, {"gpu", DeviceKind::kGpu}, {"emulated", DeviceKind::kEmulated}});
   if (c.device == DeviceKind::kCpu) {
     c.cores = device.text("cores") == "host" ? host_cores()
                                              : device.integer("cores", {.min = 1, .max = 100'000});

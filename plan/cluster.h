@@ -9,7 +9,7 @@
 namespace rehearse {
 
 enum class DeviceKind : uint8_t {
-  kCpu,       // cores of this machine, shared by a node's ranks
+  kCpu,  // cores of this machine, shared by a node's ranks
   kGpu,
   kEmulated,  // cores of this machine that hold each op for its roofline time at `peak`, and links
               // that take their time without taking cores: a small cluster on the wall's clock

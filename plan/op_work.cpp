@@ -87,8 +87,8 @@ std::vector<KernelCall> op_work(const Plan& plan,
 
 Duration roofline(const Plan& plan, const KernelCall& call) {
   const Duration compute = flops(call) / plan.cluster.peak;
-  const Duration memory = memory_traffic(call, element_bytes(plan.training.precision)) /
-                          plan.cluster.memory_bandwidth;
+  const Duration memory =
+      memory_traffic(call, element_bytes(plan.training.precision)) / plan.cluster.memory_bandwidth;
   return std::max(compute, memory);
 }
 

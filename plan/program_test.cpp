@@ -35,8 +35,7 @@ TEST(Golden, ZeroBubble) {
 }
 
 TEST(Golden, DualPipe) {
-  expect_golden("dualpipe_pp2_n4.txt",
-                Program::build(spec(ScheduleKind::kDualPipe, 2, 4, {2, 1})));
+  expect_golden("dualpipe_pp2_n4.txt", Program::build(spec(ScheduleKind::kDualPipe, 2, 4, {2, 1})));
 }
 
 TEST(Golden, DualPipeWholeCells) {
@@ -150,8 +149,9 @@ TEST(Validate, NamesWhoWaitsForWhomInADeadlock) {
 
 TEST(Validate, FindsMessagesThatDoNotPair) {
   const Program p = Program::build(spec(ScheduleKind::k1F1B, 2, 2, {1, 1}));
-  EXPECT_NE(schedule_error([&] { validate(edited(p, "send.F s0 d0 m0 p1", "send.F s0 d0 m1 p1")); })
-                .find("which is not its message"),
+  EXPECT_NE(schedule_error([&] {
+              validate(edited(p, "send.F s0 d0 m0 p1", "send.F s0 d0 m1 p1"));
+            }).find("which is not its message"),
             std::string::npos);
 }
 
@@ -164,8 +164,9 @@ TEST(Validate, FindsCollectivesInDifferentOrders) {
   ASSERT_LT(a, b);
   text.replace(b, 17, "grad_reduce s0 d0");
   text.replace(a, 17, "grad_reduce s1 d1");
-  EXPECT_NE(schedule_error([&] { validate(parse_program(text, "p.txt")); })
-                .find("enqueue the collectives they share in different orders"),
+  EXPECT_NE(schedule_error([&] {
+              validate(parse_program(text, "p.txt"));
+            }).find("enqueue the collectives they share in different orders"),
             std::string::npos);
 }
 

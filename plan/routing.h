@@ -41,8 +41,8 @@ struct ExchangeFlow {
   int64_t tokens = 0;
   bool operator==(const ExchangeFlow&) const = default;
 };
-// The flows of a dispatch-shaped op: phase 0 across nodes to the same position, phase 1 within nodes.
-// A combine-shaped op runs them backwards, phase 1 first. Transfers of nothing are left out.
+// The flows of a dispatch-shaped op: phase 0 across nodes to the same position, phase 1 within
+// nodes. A combine-shaped op runs them backwards, phase 1 first. Transfers of nothing are left out.
 struct ExchangeFlows {
   std::vector<ExchangeFlow> across, within;
 };

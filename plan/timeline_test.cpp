@@ -7,7 +7,9 @@
 namespace rehearse {
 namespace {
 
-Duration ms(int64_t n) { return Duration::picoseconds(n * 1'000'000'000); }
+Duration ms(int64_t n) {
+  return Duration::picoseconds(n * 1'000'000'000);
+}
 
 // One rank, one MoE layer, one micro-batch: F = embed attn dispatch mlp combine head, then B.
 Program one_layer() {
@@ -55,7 +57,7 @@ TEST(Timeline, SumsOfAHandMadeStep) {
   EXPECT_EQ(s.ranks[0].f, ms(10));
   EXPECT_EQ(s.ranks[0].b, ms(11));
   EXPECT_EQ(s.ranks[0].w, ms(0));
-  EXPECT_EQ(s.ranks[0].optimizer, ms(6));        // from 24 on
+  EXPECT_EQ(s.ranks[0].optimizer, ms(6));  // from 24 on
   EXPECT_EQ(s.ranks[0].bubble, ms(30 - 10 - 11 - 6));
   EXPECT_EQ(s.ranks[0].exposed_comm, ms(2 + 1 + 1 + 1));
   EXPECT_DOUBLE_EQ(s.exposed_comm_fraction, 5.0 / 30);
@@ -85,8 +87,8 @@ TEST(Timeline, RefusesAnotherPlansTimeline) {
   const Program p = one_layer();
   Timeline t{.source = "predicted", .spans = std::vector<Span>(p.ops().size())};
   const std::string json = print_timeline(p, t);
-  const Program other = Program::build(
-      {.layout = {.layers_per_stage = {1}}, .micro_batches = 2, .dense_layers = 0});
+  const Program other =
+      Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 2, .dense_layers = 0});
   EXPECT_NE(error_of(other, json), "no error");
   std::string cut = json.substr(0, json.size() / 2);
   EXPECT_EQ(error_of(p, cut).substr(0, 68),

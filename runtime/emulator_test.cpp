@@ -110,18 +110,17 @@ TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
           ASSERT_EQ(static_cast<int64_t>(choices.back().size()),
                     plan.micro_batch_tokens() * a.active_experts);
         }
-        const RoutingCounts counts =
-            count_routing(group, a.experts, a.active_experts, choices);
+        const RoutingCounts counts = count_routing(group, a.experts, a.active_experts, choices);
         const ExchangeFlows flows = exchange_flows(group, counts);
         for (const auto* phase : {&flows.across, &flows.within}) {
           for (const ExchangeFlow& f : *phase) {
             const auto bytes = [&](OpKind kind, Pass pass) {
               return f.tokens * exchange_message(plan, kind, pass).count();
             };
-            expected[{f.from, f.to}] += bytes(OpKind::kDispatch, Pass::kForward) +
-                                        bytes(OpKind::kCombine, Pass::kInput);
-            expected[{f.to, f.from}] += bytes(OpKind::kCombine, Pass::kForward) +
-                                        bytes(OpKind::kDispatch, Pass::kInput);
+            expected[{f.from, f.to}] +=
+                bytes(OpKind::kDispatch, Pass::kForward) + bytes(OpKind::kCombine, Pass::kInput);
+            expected[{f.to, f.from}] +=
+                bytes(OpKind::kCombine, Pass::kForward) + bytes(OpKind::kDispatch, Pass::kInput);
           }
         }
       }
@@ -144,8 +143,8 @@ TEST(Emulator, TheSameNumbersAsWithoutLinks) {
 }
 
 TEST(Routing, CountsOfAHandMadeBatch) {
-  // Four members on two nodes, two experts each. Token 0 of member 0 chooses experts 0 and 3 (members
-  // 0 and 1, node 0); token 1 chooses 4 and 5 (member 2, node 1).
+  // Four members on two nodes, two experts each. Token 0 of member 0 chooses experts 0 and 3
+  // (members 0 and 1, node 0); token 1 chooses 4 and 5 (member 2, node 1).
   Plan plan = small_plan({.dp = 4, .ep = 4});
   plan.cluster.devices_per_node = 2;
   const ExpertGroup group(plan, 0, 0);

@@ -16,8 +16,7 @@ std::chrono::steady_clock::duration ticks(double seconds) {
 
 }  // namespace
 
-LinkShaper::LinkShaper(const Cluster& cluster, int64_t ranks)
-    : cluster_(cluster), ranks_(ranks) {
+LinkShaper::LinkShaper(const Cluster& cluster, int64_t ranks) : cluster_(cluster), ranks_(ranks) {
   const auto add = [&](const std::optional<Link>& link) {
     const double rate = link ? link->bandwidth.value() : 1;
     capacity_.insert(capacity_.end(), static_cast<size_t>(2 * ranks), rate);
@@ -36,10 +35,7 @@ LinkShaper::~LinkShaper() {
   thread_.join();
 }
 
-void LinkShaper::transfer(int64_t from,
-                          int64_t to,
-                          Bytes size,
-                          std::function<void()> delivered) {
+void LinkShaper::transfer(int64_t from, int64_t to, Bytes size, std::function<void()> delivered) {
   const bool same_node = from / cluster_.devices_per_node == to / cluster_.devices_per_node;
   const std::optional<Link>& link = same_node ? cluster_.node_link : cluster_.network;
   if (!link) {
@@ -99,9 +95,8 @@ void LinkShaper::share() {
 void LinkShaper::advance(Clock::time_point to) {
   while (!flows_.empty()) {
     const auto ends = [](const Flow& f) { return f.left / f.rate; };
-    const auto first = std::min_element(flows_.begin(), flows_.end(), [&](auto& a, auto& b) {
-      return ends(a) < ends(b);
-    });
+    const auto first = std::min_element(
+        flows_.begin(), flows_.end(), [&](auto& a, auto& b) { return ends(a) < ends(b); });
     const Clock::time_point end = now_ + ticks(ends(*first));
     if (end > to) break;
     const double passed = ends(*first);

@@ -1,6 +1,7 @@
 #pragma once
-// Links that take their time: transfers of an emulated cluster share the bandwidth of the ports they
-// cross max-min fairly, on the wall's clock, and arrive a latency later. Nobody computes meanwhile.
+// Links that take their time: transfers of an emulated cluster share the bandwidth of the ports
+// they cross max-min fairly, on the wall's clock, and arrive a latency later. Nobody computes
+// meanwhile.
 //
 // A port is one direction of one device's node link or NIC. The mechanism is a program of its own,
 // not the simulator's, so that comparing the two means something.
@@ -57,7 +58,7 @@ class LinkShaper {
   std::multimap<Clock::time_point, std::function<void()>> arriving_;
   std::map<std::pair<int64_t, int64_t>, int64_t> counts_;
   Clock::time_point now_ = Clock::now();  // up to which flows_ are advanced
-  int64_t changes_ = 0;  // transfers begun
+  int64_t changes_ = 0;                   // transfers begun
   bool stop_ = false;
   std::thread thread_;
 };

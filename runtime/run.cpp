@@ -128,8 +128,7 @@ struct Workers::State {
       return "about to start";
     }
     if (op.kind == OpKind::kRecv) {
-      return fmt::format("waits for rank {} to send",
-                         program.global_rank({*op.peer, data_rank}));
+      return fmt::format("waits for rank {} to send", program.global_rank({*op.peer, data_rank}));
     }
     std::string absent;
     if (op.group != Group::kNone) {
@@ -147,9 +146,8 @@ struct Workers::State {
   }
 
   std::string hang_report() {
-    std::string report = fmt::format("no op has ended for {}; step {}:",
-                                     to_string(no_progress),
-                                     step - 1);
+    std::string report =
+        fmt::format("no op has ended for {}; step {}:", to_string(no_progress), step - 1);
     for (int32_t r = 0; r < program.layout().pp; ++r) {
       for (int32_t d = 0; d < program.replicas(); ++d) {
         RankProgress& rank = progress(r, d);

@@ -37,8 +37,8 @@ class Workers {
   Workers& operator=(const Workers&) = delete;
 
   // Runs one step. Throws what the first op to fail threw, or ScheduleError when nothing moves: it
-  // names, for every lane of every rank, the op it is in and whom that waits for. No step can be run
-  // after either.
+  // names, for every lane of every rank, the op it is in and whom that waits for. No step can be
+  // run after either.
   Timeline run_step();
 
  private:

@@ -39,7 +39,7 @@ struct Stage {
   std::vector<std::vector<int64_t>> batch_load;   // of the whole batch, after bias_update
   // [layer][micro-batch]: which experts the tokens chose; kept when the device records choices.
   std::vector<std::vector<std::vector<int32_t>>> choices;
-  std::vector<ChunkActivations> chunks;           // by micro-batch of the data rank
+  std::vector<ChunkActivations> chunks;  // by micro-batch of the data rank
 
   bool is_first() const { return where.embedding.has_value(); }
   bool is_last() const { return where.head.has_value(); }

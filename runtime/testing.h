@@ -12,8 +12,16 @@ namespace rehearse {
 
 inline std::string test_text_path() {
   static const std::string path = [] {
-    const std::string words[] = {"the ", "rank ", "sends ", "tokens ", "to ", "experts ", "and ",
-                                 "waits ", "for ", "nothing.\n"};
+    const std::string words[] = {"the ",
+                                 "rank ",
+                                 "sends ",
+                                 "tokens ",
+                                 "to ",
+                                 "experts ",
+                                 "and ",
+                                 "waits ",
+                                 "for ",
+                                 "nothing.\n"};
     Random random(7);
     std::string text;
     while (text.size() < 20'000) text += words[random.next() % std::size(words)];

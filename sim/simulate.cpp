@@ -105,7 +105,11 @@ class Walk {
     state.arrived = false;
     const Duration delay = woken ? work_.handover() : Duration();
     if (delay > Duration()) {
-      sharing_.start(now_, static_cast<double>(delay.picoseconds()), 1, {}, (static_cast<uint64_t>(id) << 1) | 1);
+      sharing_.start(now_,
+                     static_cast<double>(delay.picoseconds()),
+                     1,
+                     {},
+                     (static_cast<uint64_t>(id) << 1) | 1);
     } else {
       begin(id);
     }
@@ -362,8 +366,8 @@ class PlanWork {
       if (from != me) continue;
       const Place there{op.pp_rank, static_cast<int32_t>(first + to)};
       const Message message{.op = program_.global_id(op.id, there.data_rank), .phase = phase};
-      const auto route =
-          network_.route(program_.global_rank({op.pp_rank, data_rank}), program_.global_rank(there));
+      const auto route = network_.route(program_.global_rank({op.pp_rank, data_rank}),
+                                        program_.global_rank(there));
       if (route) {
         travel(now, *route, token * f.tokens, message);
       } else {  // shared memory: at once

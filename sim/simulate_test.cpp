@@ -131,8 +131,8 @@ TEST(Simulate, CalibratedTimesAreUsedAndTheRestIsSaidToBeRoofline) {
 }
 
 TEST(Calibration, RoundTripsAndInterpolatesAlongRows) {
-  Calibration c{.machine = "m", .cores = 2, .build = "b",
-                .lane_handover = Duration::nanoseconds(1500)};
+  Calibration c{
+      .machine = "m", .cores = 2, .build = "b", .lane_handover = Duration::nanoseconds(1500)};
   const auto time = [](double us) {
     const Duration d = Duration::microseconds(us);
     return KernelTime{.alone = d, .low = d, .high = d, .busy = d};

@@ -1,5 +1,5 @@
-// What a user gets for a slip: one screen that names the place and what would be right, exit code 1,
-// and nothing written.
+// What a user gets for a slip: one screen that names the place and what would be right, exit code
+// 1, and nothing written.
 
 #include "tests/command.h"
 
@@ -36,9 +36,11 @@ class BadInput : public CommandTest {
   void expect_error(const std::string& plan_text, const std::string& error) {
     write("plan.yaml", plan_text);
     const auto before = listing();
-    for (const std::string verb :
-         {"inspect plan.yaml", "simulate plan.yaml --timeline t.json", "calibrate plan.yaml",
-          "train plan.yaml --data text.txt --steps 1", "compare plan.yaml"}) {
+    for (const std::string verb : {"inspect plan.yaml",
+                                   "simulate plan.yaml --timeline t.json",
+                                   "calibrate plan.yaml",
+                                   "train plan.yaml --data text.txt --steps 1",
+                                   "compare plan.yaml"}) {
       const CommandResult r = rehearse(verb);
       EXPECT_EQ(r.exit_code, 1) << verb;
       EXPECT_EQ(r.err, error + "\n") << verb;
@@ -82,7 +84,8 @@ TEST_F(BadInput, MissingFile) {
   const std::string share = REHEARSE_SOURCE_DIR;
   EXPECT_EQ(r.err,
             "plan.yaml:1:8: model: no file 'huge-v9.yaml'; looked for huge-v9.yaml, " + share +
-                "/huge-v9.yaml, " + share + "/models/huge-v9.yaml\n"
+                "/huge-v9.yaml, " + share +
+                "/models/huge-v9.yaml\n"
                 "    model: huge-v9.yaml\n"
                 "           ^\n");
   EXPECT_EQ(rehearse("simulate nothing.yaml").err, "nothing.yaml: no such file\n");
@@ -99,11 +102,12 @@ TEST_F(BadInput, FewerLayersThanStages) {
 }
 
 TEST_F(BadInput, OddRanksForDualPipe) {
-  expect_error(plan_with("pp: 2", "pp: 3"),
-               "plan.yaml:4:7: layout.pp: dualpipe needs an even number of pipeline ranks, found 3; "
-               "use 2 or 4, or another schedule\n"
-               "      pp: 3\n"
-               "          ^");
+  expect_error(
+      plan_with("pp: 2", "pp: 3"),
+      "plan.yaml:4:7: layout.pp: dualpipe needs an even number of pipeline ranks, found 3; "
+      "use 2 or 4, or another schedule\n"
+      "      pp: 3\n"
+      "          ^");
 }
 
 TEST_F(BadInput, TooFewMicroBatches) {
@@ -131,9 +135,10 @@ TEST_F(BadInput, EmptyOrShortText) {
   EXPECT_EQ(empty.exit_code, 1);
   EXPECT_EQ(empty.err,
             "empty.txt:1:1: data: the text is empty; expected plain text of more than 33 bytes\n");
-  EXPECT_EQ(rehearse("train plan.yaml --data short.txt").err,
-            "short.txt:1:1: data: 9 bytes of text are too few: training and validation each need "
-            "at least 33 bytes (sequence_length + 1), and validation_fraction 0.1 leaves 9 and 0\n");
+  EXPECT_EQ(
+      rehearse("train plan.yaml --data short.txt").err,
+      "short.txt:1:1: data: 9 bytes of text are too few: training and validation each need "
+      "at least 33 bytes (sequence_length + 1), and validation_fraction 0.1 leaves 9 and 0\n");
   EXPECT_EQ(rehearse("train plan.yaml").err,
             "plan.yaml: no text to train on: give --data FILE, or the plan a key data.text\n");
   EXPECT_EQ(listing(), before);
@@ -155,7 +160,9 @@ TEST_F(BadInput, TruncatedCalibration) {
             "c.yaml:8:15: kernel_count: " + std::to_string(count) + " kernels announced, " +
                 std::to_string(count - 1) +
                 " found: the file was cut off; run `rehearse calibrate` again\n"
-                "    kernel_count: " + std::to_string(count) + "\n"
+                "    kernel_count: " +
+                std::to_string(count) +
+                "\n"
                 "                  ^\n");
   // Cut inside an entry: not YAML any more.
   write("c.yaml", whole.substr(0, line + 30));

@@ -1,14 +1,13 @@
 #pragma once
 // Runs the rehearse program in a folder of its own and captures what it says.
 
-#include <sys/wait.h>
-
 #include <cstdio>
 #include <filesystem>
 #include <set>
 #include <string>
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
 #include "base/file.h"
 

@@ -1,5 +1,5 @@
-// The whole line through the program: one plan file is inspected, calibrated, simulated, trained and
-// compared; results keep their JSON contract.
+// The whole line through the program: one plan file is inspected, calibrated, simulated, trained
+// and compared; results keep their JSON contract.
 
 #include <nlohmann/json.hpp>
 
@@ -21,7 +21,8 @@ class CommandLine : public CommandTest {
           "model: tiny-v3.yaml\n"
           "cluster: localhost.yaml\n"
           "layout: {pp: 2, schedule: dualpipe}\n"
-          "training: {micro_batches: 4, micro_batch_size: 1, sequence_length: 32, tokens: 1M tokens}\n");
+          "training: {micro_batches: 4, micro_batch_size: 1, sequence_length: 32, tokens: 1M "
+          "tokens}\n");
   }
 
   Json json_of(const std::string& arguments) {
@@ -41,9 +42,17 @@ TEST_F(CommandLine, FromPlanToComparison) {
 
   const Json s = json_of("simulate plan.yaml --calibration c.yaml --timeline p.json --json");
   expect_keys(s,
-              {"step_time_s", "interval_s", "exposed_comm_fraction", "bubble_fraction",
-               "tokens_per_s", "ops", "sim_wall_s", "memory_bytes", "breakdown_s",
-               "breakdown_mean_s", "gpu_hours"});
+              {"step_time_s",
+               "interval_s",
+               "exposed_comm_fraction",
+               "bubble_fraction",
+               "tokens_per_s",
+               "ops",
+               "sim_wall_s",
+               "memory_bytes",
+               "breakdown_s",
+               "breakdown_mean_s",
+               "gpu_hours"});
   expect_keys(s["breakdown_s"], {"f", "b", "w", "fb", "bubble", "optimizer"});
   EXPECT_EQ(s["memory_bytes"].size(), 2u);
   EXPECT_LE(s["interval_s"][0], s["step_time_s"]);
@@ -57,8 +66,14 @@ TEST_F(CommandLine, FromPlanToComparison) {
 
   const Json t = json_of("train plan.yaml --data text.txt --steps 8 --out run --json");
   expect_keys(t,
-              {"steps", "loss_first", "loss_last", "val_loss", "step_time_s", "tokens_per_s",
-               "max_expert_load", "exposed_comm_fraction"});
+              {"steps",
+               "loss_first",
+               "loss_last",
+               "val_loss",
+               "step_time_s",
+               "tokens_per_s",
+               "max_expert_load",
+               "exposed_comm_fraction"});
   EXPECT_EQ(t["steps"], 8);
   EXPECT_LT(t["loss_last"], t["loss_first"]);
   EXPECT_NEAR(t["loss_first"].get<double>(), std::log(256.0), 0.1);
@@ -66,12 +81,20 @@ TEST_F(CommandLine, FromPlanToComparison) {
   const std::string log = read("run/log.jsonl");
   EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 8);
   expect_keys(Json::parse(log.substr(0, log.find('\n'))),
-              {"step", "loss", "gradient_norm", "learning_rate", "step_time_s", "tokens_per_s",
+              {"step",
+               "loss",
+               "gradient_norm",
+               "learning_rate",
+               "step_time_s",
+               "tokens_per_s",
                "expert_load"});
 
-  const Json c = json_of("compare plan.yaml --predicted p.json --measured run/timeline.json --json");
+  const Json c =
+      json_of("compare plan.yaml --predicted p.json --measured run/timeline.json --json");
   expect_keys(c,
-              {"step_time_error", "op_time_error_median", "exposed_comm_predicted",
+              {"step_time_error",
+               "op_time_error_median",
+               "exposed_comm_predicted",
                "exposed_comm_measured"});
   const double predicted = s["step_time_s"];
   EXPECT_NEAR(c["step_time_error"].get<double>(),

@@ -12,10 +12,8 @@ TEST(AdamW, FollowsTheReferenceOverSteps) {
   std::vector<float> fw = floats(w), fm = floats(m), fv = floats(v);
   for (int64_t step = 1; step <= 20; ++step) {
     const auto gradient = inputs.normal(kElements, 1e-3);
-    const AdamWSettings s{.learning_rate = 1e-2,
-                          .weight_decay = 0.1,
-                          .gradient_scale = 0.5,
-                          .step = step};
+    const AdamWSettings s{
+        .learning_rate = 1e-2, .weight_decay = 0.1, .gradient_scale = 0.5, .step = step};
     adamw_reference(s, kElements, gradient.data(), w.data(), m.data(), v.data());
     adamw(s, kElements, floats(gradient).data(), fw.data(), fm.data(), fv.data());
   }

@@ -7,9 +7,10 @@ namespace {
 
 TEST(Attention, ForwardAndBackward) {
   Inputs inputs;
-  for (const AttentionShape& s : std::vector<AttentionShape>{
-           {1, 1, 1, 2, 2, 3, 2}, {2, 5, 2, 4, 2, 3, 7}, {1, 70, 2, 8, 4, 8, 20},
-           {2, 64, 1, 128, 64, 128, 576}}) {
+  for (const AttentionShape& s : std::vector<AttentionShape>{{1, 1, 1, 2, 2, 3, 2},
+                                                             {2, 5, 2, 4, 2, 3, 7},
+                                                             {1, 70, 2, 8, 4, 8, 20},
+                                                             {2, 64, 1, 128, 64, 128, 576}}) {
     const int64_t t = s.tokens();
     const auto q = inputs.normal(t * s.heads * s.qk());
     const auto kv = inputs.normal(t * s.heads * (s.qk_nope + s.v_head));
@@ -23,8 +24,7 @@ TEST(Attention, ForwardAndBackward) {
       return o;
     };
     Guarded o(t * s.heads * s.v_head), lse(t * s.heads);
-    attention(
-        s, floats(q).data(), floats(kv).data(), floats(k_rope).data(), o.data(), lse.data());
+    attention(s, floats(q).data(), floats(kv).data(), floats(k_rope).data(), o.data(), lse.data());
     // Scores of size about 3 are rounded at 2^-24, so probabilities err by a few 1e-7.
     expect_close(o.data(), reference(q, kv, k_rope), 1e-5, "o");
 
@@ -39,15 +39,30 @@ TEST(Attention, ForwardAndBackward) {
                        lse.data(),
                        {.dq = dq.data(), .dkv = dkv.data(), .dk_rope = dk_rope.data()});
     expect_gradient(
-        inputs, [&](const auto& v) { return reference(q, v, k_rope); }, kv, d_o, dkv.data(), 1e-5,
+        inputs,
+        [&](const auto& v) { return reference(q, v, k_rope); },
+        kv,
+        d_o,
+        dkv.data(),
+        1e-5,
         "dkv");
     if (s.length == 1) continue;  // one key: its probability is 1 whatever q is
     expect_gradient(
-        inputs, [&](const auto& v) { return reference(v, kv, k_rope); }, q, d_o, dq.data(), 1e-5,
+        inputs,
+        [&](const auto& v) { return reference(v, kv, k_rope); },
+        q,
+        d_o,
+        dq.data(),
+        1e-5,
         "dq");
     expect_gradient(
-        inputs, [&](const auto& v) { return reference(q, kv, v); }, k_rope, d_o, dk_rope.data(),
-        1e-5, "dk_rope");
+        inputs,
+        [&](const auto& v) { return reference(q, kv, v); },
+        k_rope,
+        d_o,
+        dk_rope.data(),
+        1e-5,
+        "dk_rope");
   }
 }
 

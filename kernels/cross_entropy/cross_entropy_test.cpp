@@ -23,13 +23,8 @@ TEST(CrossEntropy, ForwardAndBackward) {
     std::copy(x.begin(), x.end(), d.data());
     constexpr float kScale = 0.25f;
     cross_entropy_backward(targets, vocabulary, kScale, lse.data(), d.data());
-    expect_gradient(inputs,
-                    f,
-                    logits,
-                    std::vector<double>(targets.size(), kScale),
-                    d.data(),
-                    1e-5,
-                    "d_logits");
+    expect_gradient(
+        inputs, f, logits, std::vector<double>(targets.size(), kScale), d.data(), 1e-5, "d_logits");
   }
 }
 

@@ -87,12 +87,7 @@ TEST(Gate, GradientOfWeightsAndBalanceLoss) {
         d_logits(s.tokens * s.experts);
     std::vector<int32_t> chosen(static_cast<size_t>(s.tokens * s.active));
     gate(s, floats(logits).data(), nullptr, scores.data(), chosen.data(), weights.data());
-    gate_backward(s,
-                  loss,
-                  floats(d_weights).data(),
-                  scores.data(),
-                  chosen.data(),
-                  d_logits.data());
+    gate_backward(s, loss, floats(d_weights).data(), scores.data(), chosen.data(), d_logits.data());
     // Outputs: the weights, and the balance loss as one more with dy = 1.
     const auto f = [&](const std::vector<double>& x) {
       std::vector<double> s_(x.size()), w(d_weights.size());

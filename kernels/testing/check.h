@@ -39,7 +39,9 @@ class Inputs {
   std::mt19937_64 random_;
 };
 
-inline std::vector<float> floats(const std::vector<double>& v) { return {v.begin(), v.end()}; }
+inline std::vector<float> floats(const std::vector<double>& v) {
+  return {v.begin(), v.end()};
+}
 
 // An output buffer between guard values; the destructor checks that the guards still stand.
 class Guarded {

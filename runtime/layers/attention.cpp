@@ -109,11 +109,9 @@ void force_balanced_choice(const LayerContext& c, LayerActivations& a) {
     const float* scores = a.scores.data() + t * m.experts;
     float sum = 0;
     for (const int32_t e : chosen) sum += scores[e];
-    const float factor =
-        static_cast<float>(m.routed_scaling) / (m.normalize_weights ? sum : 1.0f);
+    const float factor = static_cast<float>(m.routed_scaling) / (m.normalize_weights ? sum : 1.0f);
     for (size_t k = 0; k < chosen.size(); ++k) {
-      a.weights.data()[t * m.active_experts + static_cast<int64_t>(k)] =
-          scores[chosen[k]] * factor;
+      a.weights.data()[t * m.active_experts + static_cast<int64_t>(k)] = scores[chosen[k]] * factor;
     }
   }
 }

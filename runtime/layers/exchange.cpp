@@ -52,8 +52,7 @@ Exchange::Messages Exchange::forward(const Messages& from_nodes, int64_t width) 
   Messages outgoing(from_position_.size());
   for (size_t n = 0; n < from_nodes.size(); ++n) {
     for (size_t p = 0; p < outgoing.size(); ++p) {
-      outgoing[p].reserve(outgoing[p].size() +
-                          forward_[n][p].size() * static_cast<size_t>(width));
+      outgoing[p].reserve(outgoing[p].size() + forward_[n][p].size() * static_cast<size_t>(width));
       for (const int32_t row : forward_[n][p]) {
         append_row(outgoing[p], from_nodes[n].data() + row * width, width);
       }
@@ -77,8 +76,8 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
   for (int64_t t = 0; t < tokens_; ++t) {
     std::fill(goes.begin(), goes.end(), 0);
     for (int64_t k = 0; k < active; ++k) {
-      goes[static_cast<size_t>(
-          g.node_of(g.holder(chosen[static_cast<size_t>(t * active + k)])))] = 1;
+      goes[static_cast<size_t>(g.node_of(g.holder(chosen[static_cast<size_t>(t * active + k)])))] =
+          1;
     }
     for (size_t n = 0; n < goes.size(); ++n) {
       if (!goes[n]) continue;
@@ -157,8 +156,7 @@ Tensor Exchange::reduce(const ExchangeCall& call, const Tensor& partial) const {
     at += size;
   }
   const bool alone = call.group.per_node == 1;  // then the phase across nodes is the first
-  const Messages from_positions =
-      within(call, std::move(back), alone ? Ready([] {}) : call.ready);
+  const Messages from_positions = within(call, std::move(back), alone ? Ready([] {}) : call.ready);
 
   // Sums of this node's ranks, per source node, in the order of positions.
   Messages sums;
