@@ -75,10 +75,10 @@ int calibrate(const Arguments& args) {
   }
   const Plan plan = load_plan(options.plan_path());
   if (plan.cluster.device != DeviceKind::kCpu) {
-    throw InputError(fmt::format(
-        "{}: its cluster '{}' is of GPUs, but --device cpu measures this machine's cores",
-        plan.path,
-        plan.cluster.name));
+    throw InputError(
+        fmt::format("{}: its cluster '{}' is not of CPU cores, which is what --device cpu measures",
+                    plan.path,
+                    plan.cluster.name));
   }
   require_simulate(plan);
   const Program program = build_program(plan);

@@ -118,6 +118,7 @@ Json prediction_json(const Plan& plan, const Program& program, const StepPredict
       {"costs",
        {{"calibrated_calls", p.median.sources.measured},
         {"roofline_calls", p.median.sources.roofline},
+        {"stated_calls", p.median.sources.stated},
         {"unmeasured", p.median.sources.unmeasured}}}};
   if (plan.training.tokens) {
     j["gpu_hours"] =

@@ -126,7 +126,10 @@ void CpuDevice::run_op(const Op& op, int32_t data_rank, const std::function<void
   }
   const auto begin = std::chrono::steady_clock::now();
   work(op, data_rank, ready);
-  const bool held = plan_.cluster.device == DeviceKind::kEmulated && op.lane == Lane::kCompute;
+  // Messages take their time on the links; everything else holds its lane.
+  const bool local =
+      op.lane == Lane::kCompute || (is_all_to_all(op.kind) && op.group == Group::kNone);
+  const bool held = plan_.cluster.device == DeviceKind::kEmulated && local;
   if (held) hold(op, data_rank, begin);
 }
 

@@ -48,6 +48,10 @@ OpCost OpCosts::price(const Op& op) {
     const int64_t elements = op.group == Group::kExpertReplicas ? w.expert : w.dense;
     const int64_t element = op.kind == OpKind::kGradReduce ? 4 : bytes;
     cost.message = ring_bytes(elements, members, element);
+    // Without ZeRO the sums go round a second time, to everybody.
+    if (op.kind == OpKind::kGradReduce && plan_.layout.zero_stage == 0) {
+      cost.message = cost.message * 2;
+    }
   }
   return cost;
 }
@@ -56,6 +60,11 @@ OpCost OpCosts::price(const std::vector<KernelCall>& calls) {
   OpCost cost;
   double pressure = 0;
   for (const KernelCall& call : calls) {
+    if (plan_.cluster.device == DeviceKind::kEmulated) {
+      ++sources_.stated;
+      cost.alone += roofline(plan_, call);
+      continue;
+    }
     const auto time = calibration_ ? interpolate(*calibration_, call) : std::nullopt;
     if (!time) {
       ++sources_.roofline;

@@ -16,8 +16,9 @@ enum class CostPoint : uint8_t { kLow, kMedian, kHigh };
 
 // Where the costs of a prediction came from.
 struct CostSources {
-  int64_t measured = 0;              // kernel calls priced by the calibration
-  int64_t roofline = 0;              // calls priced by flops and bytes, since nothing was measured
+  int64_t measured = 0;  // kernel calls priced by the calibration
+  int64_t roofline = 0;  // calls priced by flops and bytes, since nothing was measured
+  int64_t stated = 0;    // calls of an emulated device, whose roofline is what they take
   std::set<std::string> unmeasured;  // those calls
 };
 

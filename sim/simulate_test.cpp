@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "plan/routing.h"
 #include "plan/testing.h"
 #include "sim/op_cost.h"
 
@@ -128,6 +129,40 @@ TEST(Simulate, CalibratedTimesAreUsedAndTheRestIsSaidToBeRoofline) {
   const Prediction some = simulate(plan, program, c);
   EXPECT_EQ(some.sources.roofline, 1);
   EXPECT_TRUE(some.sources.unmeasured.contains("cross_entropy tokens=32 vocabulary=256"));
+}
+
+// An all-to-all's known answer: both members send at once through ports of their own, so it takes
+// the larger message over the bandwidth, and the latency; across two nodes twice, once for each
+// phase.
+TEST(Simulate, AllToAllTakesItsBytesOverTheLinks) {
+  for (const int64_t nodes : {1, 2}) {
+    const int64_t ep = 2 * nodes;
+    Plan plan = small_plan({.dp = ep, .ep = ep});
+    plan.cluster.device = DeviceKind::kEmulated;
+    plan.cluster.nodes = nodes;
+    plan.cluster.devices_per_node = 2;
+    plan.cluster.node_link = Link{BytesPerSecond(1e6), Duration::microseconds(300)};
+    plan.cluster.network = Link{BytesPerSecond(2e5), Duration::microseconds(500)};
+    const Program program = build_program(plan);
+    const ExpertGroup group(plan, 0, 0);
+    const ExchangeFlows flows = exchange_flows(group, balanced_routing(plan, group));
+    const Timeline t = simulate(plan, program, std::nullopt).timeline;
+    for (const Op& op : program.ops()) {
+      if (!is_all_to_all(op.kind)) continue;
+      const Bytes token = exchange_message(plan, op.kind, op.pass);
+      Duration expected;
+      for (const auto* phase : {&flows.across, &flows.within}) {
+        if (phase->empty()) continue;
+        int64_t most = 0;
+        for (const ExchangeFlow& f : *phase) most = std::max(most, f.tokens);
+        const Link& link = phase == &flows.across ? *plan.cluster.network : *plan.cluster.node_link;
+        expected += token * most / link.bandwidth + link.latency;
+      }
+      const Span& s = t.spans[static_cast<size_t>(op.id)];
+      EXPECT_NEAR((s.end - s.begin).seconds(), expected.seconds(), 2e-12)
+          << to_string(op) << " on " << nodes << " nodes";
+    }
+  }
 }
 
 TEST(Calibration, RoundTripsAndInterpolatesAlongRows) {
