@@ -238,9 +238,17 @@ Timeline Workers::run_step() {
   ++s.step;
   s.changed.notify_all();
   const auto ended = [&] { return s.still_working == 0; };
+  // Looked at twenty times per limit, and given up one look early: within the stated time.
   const auto limit = std::chrono::nanoseconds(s.no_progress.picoseconds() / 1000);
-  for (int64_t seen = s.ops_done; !s.changed.wait_for(lock, limit, ended); seen = s.ops_done) {
-    if (s.failed || s.ops_done != seen) continue;
+  const auto look = limit / 20;
+  int64_t seen = s.ops_done;
+  auto moved = Clock::now();
+  while (!s.changed.wait_for(lock, look, ended)) {
+    if (s.ops_done != seen) {
+      seen = s.ops_done;
+      moved = Clock::now();
+    }
+    if (s.failed || Clock::now() - moved < limit - look) continue;
     lock.unlock();
     s.fail(std::make_exception_ptr(ScheduleError(s.hang_report())));
     lock.lock();
