@@ -150,7 +150,7 @@ int demo(const Arguments& args) {
   write_file(out + "/calibration.yaml", print_calibration(calibration));
 
   say("\n2. Predict, before anything is trained\n\n");
-  const StepPrediction prediction = predict(plan, program, calibration);
+  const StepPrediction prediction = predict(plan, program, calibration, options.quiet());
   write_file(out + "/predicted.json", print_timeline(program, prediction.median.timeline));
   say(prediction_text(plan, program, prediction));
 
@@ -217,8 +217,8 @@ int demo(const Arguments& args) {
       "  cp experiments/demo/plan.yaml my.yaml                  edit pp, schedule, micro_batches, "
       "...\n"
       "  rehearse train my.yaml --data {2}\n"
-      "  rehearse simulate experiments/deepseek-v3/plan.yaml    the real thing, priced by "
-      "rooflines\n",
+      "  rehearse simulate experiments/deepseek-v3/plan.yaml    2048 GPUs, by roofline: a "
+      "minute\n",
       out,
       plotted ? "the loss curve" : "not drawn: plots/loss.py needs python3 and matplotlib",
       text));

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "base/progress.h"
 #include "cli/command.h"
 
 namespace rehearse::cli {
@@ -56,10 +57,17 @@ std::string percent(double signed_share) {
 
 StepPrediction predict(const Plan& plan,
                        const Program& program,
-                       const std::optional<Calibration>& calibration) {
+                       const std::optional<Calibration>& calibration,
+                       bool quiet) {
+  // Worth showing from some seconds on.
+  constexpr int64_t kShown = 1'000'000;
+  Progress progress({.label = "simulate",
+                     .total = program.global_size(),
+                     .quiet = quiet || program.global_size() < kShown});
   const auto begin = std::chrono::steady_clock::now();
   StepPrediction p;
-  p.median = rehearse::simulate(plan, program, calibration, CostPoint::kMedian);
+  p.median = rehearse::simulate(
+      plan, program, calibration, CostPoint::kMedian, [&](int64_t done) { progress.update(done); });
   p.summary = summarize(program, p.median.timeline);
   p.low = p.high = p.summary.step;
   if (calibration) {
@@ -172,11 +180,12 @@ std::string prediction_text(const Plan& plan, const Program& program, const Step
   if (s.roofline > 0) {
     out += fmt::format(
         "\n{} of {} kernel calls are not in a calibration and are priced by their roofline"
-        " (flops over peak, bytes over bandwidth): expect these to be optimistic.\n"
-        "`rehearse calibrate {}` measures them.\n",
+        " (flops over peak, bytes over bandwidth): expect these to be optimistic.\n",
         s.roofline,
-        s.roofline + s.measured,
-        plan.path);
+        s.roofline + s.measured);
+    if (plan.cluster.device == DeviceKind::kCpu) {
+      out += fmt::format("`rehearse calibrate {}` measures them.\n", plan.path);
+    }
   }
   return out;
 }

@@ -25,7 +25,8 @@ struct StepPrediction {
 };
 StepPrediction predict(const Plan& plan,
                        const Program& program,
-                       const std::optional<Calibration>& calibration);
+                       const std::optional<Calibration>& calibration,
+                       bool quiet);
 
 Json to_json(const Breakdown& b);
 Json to_json(const RankMemory& m);

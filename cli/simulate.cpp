@@ -32,7 +32,7 @@ int simulate(const Arguments& args) {
   const auto calibration = find_calibration(options, plan);
   const Program program = build_program(plan);
   validate(program);
-  const StepPrediction prediction = predict(plan, program, calibration);
+  const StepPrediction prediction = predict(plan, program, calibration, options.quiet());
   if (options.has("timeline")) {
     write_file(options.get<std::string>("timeline"),
                print_timeline(program, prediction.median.timeline));

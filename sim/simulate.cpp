@@ -34,7 +34,8 @@ class Walk {
     timeline_.spans.resize(static_cast<size_t>(program.global_size()));
   }
 
-  Timeline run() {
+  Timeline run(const std::function<void(int64_t ops_done)>& progress = {}) {
+    constexpr int64_t kTellEvery = 1 << 16;  // ops
     for (int64_t rank = 0; rank < program_.layout().pp * program_.replicas(); ++rank) {
       for (int lane = 0; lane < kLanes; ++lane) try_start(rank, lane, false);
     }
@@ -43,7 +44,9 @@ class Walk {
       const EventQueue::Event event = queue_.pop();
       now_ = Duration::picoseconds(event.time);
       uint64_t payload = 0;
+      const int64_t before = finished_;
       if (sharing_.finish(event.payload, payload)) handle(payload);
+      if (progress && finished_ / kTellEvery != before / kTellEvery) progress(finished_);
       if (queue_.empty() || queue_.next().time > event.time) sharing_.update(now_, queue_);
     }
     if (finished_ != program_.global_size()) report_stuck();
@@ -456,12 +459,13 @@ class UnitWork {
 Prediction simulate(const Plan& plan,
                     const Program& program,
                     const std::optional<Calibration>& calibration,
-                    CostPoint point) {
+                    CostPoint point,
+                    const std::function<void(int64_t ops_done)>& progress) {
   Sharing sharing;
   OpCosts costs(plan, program, calibration, point);
   PlanWork work(plan, program, costs, sharing);
   Walk<PlanWork> walk(program, sharing, work);
-  Prediction prediction{.timeline = walk.run(), .sources = {}};
+  Prediction prediction{.timeline = walk.run(progress), .sources = {}};
   prediction.sources = costs.sources();
   return prediction;
 }

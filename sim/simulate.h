@@ -1,6 +1,7 @@
 #pragma once
 // simulate: gives each op of a plan's Program a cost and moves a clock.
 
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -28,11 +29,13 @@ struct Prediction {
 };
 
 // One step of `plan`'s `program`, every rank. calibration: none prices every op by its roofline.
-// Throws ScheduleError, naming every stuck rank, when the Program cannot run to its end.
+// progress: called now and then. Throws ScheduleError, naming every stuck rank, when the Program
+// cannot run to its end.
 Prediction simulate(const Plan& plan,
                     const Program& program,
                     const std::optional<Calibration>& calibration,
-                    CostPoint point = CostPoint::kMedian);
+                    CostPoint point = CostPoint::kMedian,
+                    const std::function<void(int64_t ops_done)>& progress = {});
 
 // Costs given by hand, ops costing nothing else: the setting of the bubble formulas, in which a
 // chunk's F, Bi and W each take `unit`, an overlapped pair three, and communication nothing.
