@@ -287,36 +287,32 @@ double YamlMap::tokens(std::string_view key) {
   return quantity<double>(key, parse_tokens, "a number of tokens", "14.8T tokens");
 }
 
-std::vector<int64_t> YamlMap::integers(std::string_view key, IntegerRange range) {
-  const YAML::Node list = need(key);
-  if (!list.IsSequence()) fail(key, "expected a list of integers, such as [4, 4, 3]");
-  std::vector<int64_t> values;
-  for (const auto& item : list) {
-    const auto value = item.IsScalar() ? parse_integer(item.Scalar()) : std::nullopt;
+template <typename T, typename Range, typename Parse>
+std::vector<T> YamlMap::list(std::string_view key, Range range, Parse parse) {
+  const YAML::Node items = need(key);
+  const std::string expected = describe(range);
+  if (!items.IsSequence()) {
+    fail(key, fmt::format("expected a list, each {}; found {}", expected, quoted(items)));
+  }
+  std::vector<T> values;
+  for (const auto& item : items) {
+    const auto value = item.IsScalar() ? parse(item.Scalar()) : std::nullopt;
     if (!value || *value < range.min || *value > range.max) {
       file_->place(item.Mark())
           .fail(fmt::format("{}[{}]", path_of(key), values.size()),
-                fmt::format("expected {}, found {}", describe(range), quoted(item)));
+                fmt::format("expected {}, found {}", expected, quoted(item)));
     }
     values.push_back(*value);
   }
   return values;
 }
 
+std::vector<int64_t> YamlMap::integers(std::string_view key, IntegerRange range) {
+  return list<int64_t>(key, range, parse_integer);
+}
+
 std::vector<double> YamlMap::numbers(std::string_view key, NumberRange range) {
-  const YAML::Node list = need(key);
-  if (!list.IsSequence()) fail(key, "expected a list of numbers, such as [1.5, 2]");
-  std::vector<double> values;
-  for (const auto& item : list) {
-    const auto value = item.IsScalar() ? parse_number(item.Scalar()) : std::nullopt;
-    if (!value || *value < range.min || *value > range.max) {
-      file_->place(item.Mark())
-          .fail(fmt::format("{}[{}]", path_of(key), values.size()),
-                fmt::format("expected {}, found {}", describe(range), quoted(item)));
-    }
-    values.push_back(*value);
-  }
-  return values;
+  return list<double>(key, range, parse_number);
 }
 
 YamlMap YamlMap::map(std::string_view key) {

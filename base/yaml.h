@@ -116,6 +116,9 @@ class YamlMap {
   template <typename T, typename Parse>
   T quantity(std::string_view key, Parse parse, std::string_view what, std::string_view example);
 
+  template <typename T, typename Range, typename Parse>
+  std::vector<T> list(std::string_view key, Range range, Parse parse);
+
   std::shared_ptr<const YamlFile::Contents> file_;
   std::shared_ptr<const YAML::Node> node_;
   std::string path_;

@@ -191,10 +191,7 @@ void CpuDevice::forward_op(const Op& op, Rank& rank, int32_t data_rank) {
   }
   if (op.kind == OpKind::kHead) {
     chunk.head.x = std::move(chunk.output);
-    const HeadWeights w{.norm = *s.where.final_norm,
-                        .projection = *s.where.head,
-                        .weights = s.weights,
-                        .gradients = s.gradients};
+    const HeadWeights w = s.head_weights();
     chunk.loss = head_forward(c, w, batch(op, data_rank).targets, chunk.head);
     if (settings_.validation) chunk.head = {};
     return;
@@ -256,10 +253,7 @@ void CpuDevice::input_op(const Op& op, Rank& rank, int32_t data_rank) {
   Stage& s = rank.copies[static_cast<size_t>(op.direction)];
   ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
   if (op.kind == OpKind::kHead) {
-    const HeadWeights w{.norm = *s.where.final_norm,
-                        .projection = *s.where.head,
-                        .weights = s.weights,
-                        .gradients = s.gradients};
+    const HeadWeights w = s.head_weights();
     const double scale = 1.0 / static_cast<double>(plan_.step_tokens());
     chunk.layers.back().d_out = head_input(c, w, batch(op, data_rank).targets, scale, chunk.head);
     return;
@@ -286,10 +280,7 @@ void CpuDevice::weight_op(const Op& op, Rank& rank, int32_t data_rank) {
   Stage& s = rank.copies[static_cast<size_t>(op.direction)];
   ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
   if (op.kind == OpKind::kHead) {
-    const HeadWeights w{.norm = *s.where.final_norm,
-                        .projection = *s.where.head,
-                        .weights = s.weights,
-                        .gradients = s.gradients};
+    const HeadWeights w = s.head_weights();
     head_weight(c, w, chunk.head);
     chunk.head = {};
     return;

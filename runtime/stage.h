@@ -44,6 +44,13 @@ struct Stage {
   bool is_first() const { return where.embedding.has_value(); }
   bool is_last() const { return where.head.has_value(); }
   size_t local_layer(int32_t layer) const { return static_cast<size_t>(layer - first_layer); }
+  // REQUIRES: is_last().
+  HeadWeights head_weights() {
+    return {.norm = *where.final_norm,
+            .projection = *where.head,
+            .weights = weights,
+            .gradients = gradients};
+  }
   LayerWeights layer_weights(size_t local) {
     return {.ids = where.layers[local],
             .weights = weights,
