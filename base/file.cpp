@@ -28,7 +28,25 @@ std::string read_file(const std::string& path) {
   return std::move(out).str();
 }
 
+void require_writable(const std::string& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    throw InputError(fmt::format("{}: cannot be written: it is not a plain file", path));
+  }
+  // The nearest folder above that is there already.
+  fs::path folder = fs::absolute(path, error).parent_path();
+  while (!folder.empty() && !fs::exists(folder, error) && folder != folder.parent_path()) {
+    folder = folder.parent_path();
+  }
+  if (!fs::is_directory(folder, error) || ::access(folder.c_str(), W_OK) != 0) {
+    throw InputError(fmt::format(
+        "{}: cannot be written: {} is not a folder that may be written to", path, folder.string()));
+  }
+}
+
 void write_file(const std::string& path, std::string_view contents) {
+  require_writable(path);
   std::error_code error;
   const fs::path target(path);
   if (target.has_parent_path()) fs::create_directories(target.parent_path(), error);

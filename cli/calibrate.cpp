@@ -84,6 +84,7 @@ int calibrate(const Arguments& args) {
   const Program program = build_program(plan);
   const std::string path = options.has("out") ? options.get<std::string>("out")
                                               : default_out(plan) + "/calibration.yaml";
+  require_writable(path);
   const Calibration c =
       measure(plan,
               program,

@@ -44,6 +44,11 @@ int compare(const Arguments& args) {
         plan.path));
   }
   const Timeline measured = parse_timeline(program, read_file(measured_path), measured_path);
+  if (measured.source != "measured") {
+    throw InputError(fmt::format("{}: is a {} timeline; --measured takes one that `train` wrote",
+                                 measured_path,
+                                 measured.source));
+  }
   Timeline predicted;
   if (options.has("predicted")) {
     const auto path = options.get<std::string>("predicted");

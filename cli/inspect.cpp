@@ -161,6 +161,7 @@ std::string inspect_text(const Plan& plan, const Program& program, std::optional
                "bubble, ops",
                "micro-batches held",
                "parameters",
+               "gradients",
                "optimizer",
                "activations",
                "total"});
@@ -171,12 +172,13 @@ std::string inspect_text(const Plan& plan, const Program& program, std::optional
                fmt::format("{:g}", infos[r].bubble_cells),
                fmt::format("{:.4g}", infos[r].bubble_ops),
                std::to_string(infos[r].peak),
-               to_string(infos[r].memory.parameters + infos[r].memory.gradients),
+               to_string(infos[r].memory.parameters),
+               to_string(infos[r].memory.gradients),
                to_string(infos[r].memory.optimizer),
                to_string(infos[r].memory.activations),
                to_string(infos[r].memory.total())});
   }
-  out += table.text() +
+  out += table.text() + memory_warning(plan) +
          "\ncells (F: forward, B: backward, Bi: its input part, W: its weight part; "
          "direction.micro-batch)\n";
   for (size_t r = 0; r < infos.size(); ++r) {

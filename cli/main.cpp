@@ -60,7 +60,12 @@ int run(const std::vector<std::string>& args) {
 
 int main(int argc, char** argv) {
   try {
-    return run({argv + 1, argv + argc});
+    const int code = run({argv + 1, argv + argc});
+    if (!std::cout.flush()) {
+      std::cerr << "rehearse: standard output cannot be written\n";
+      return 1;
+    }
+    return code;
   } catch (const rehearse::cli::UsageError& e) {
     std::cerr << "rehearse: " << e.what() << "\n";
     return 2;
@@ -70,6 +75,8 @@ int main(int argc, char** argv) {
     std::cerr << "rehearse: " << e.what() << "\n";
   } catch (const rehearse::InternalError& e) {
     std::cerr << "rehearse: a bug of ours, please report it: " << e.what() << "\n";
+  } catch (const std::bad_alloc&) {
+    std::cerr << "rehearse: out of memory; `rehearse inspect` shows what the plan needs per rank\n";
   } catch (const std::exception& e) {
     std::cerr << "rehearse: " << e.what() << "\n";
   }

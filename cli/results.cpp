@@ -28,8 +28,18 @@ std::string kind_name(const Op& op) {
                                 : fmt::format("{}.{}", name_of(op.kind), name_of(op.pass));
 }
 
+// Bytes that the most loaded device must hold: on a CPU node all of its ranks share the memory.
+Bytes device_need(const Plan& plan) {
+  Bytes most;
+  for (int64_t r = 0; r < plan.layout.pp; ++r) most = std::max(most, rank_memory(plan, r).total());
+  if (plan.cluster.device != DeviceKind::kGpu) {
+    most = most * std::min(plan.layout.world(), plan.cluster.devices_per_node);
+  }
+  return most;
+}
+
 std::string breakdown_text(const Summary& s) {
-  Table table({"rank", "F", "B", "W", "F&B", "bubble", "optimizer", "exposed a2a"});
+  Table table({"rank", "F", "B", "W", "F&B", "bubble", "optimizer", "exposed comm"});
   const auto row = [&](const std::string& name, const Breakdown& b) {
     table.row({name,
                to_string(b.f),
@@ -53,6 +63,16 @@ std::string breakdown_text(const Summary& s) {
 
 std::string percent(double signed_share) {
   return fmt::format("{:+.1f}%", 100 * signed_share);
+}
+
+std::string memory_warning(const Plan& plan) {
+  const Bytes need = device_need(plan);
+  if (need <= plan.cluster.memory) return "";
+  return fmt::format("\nWARNING: this does not fit: a {} needs {}, cluster '{}' has {}\n",
+                     plan.cluster.device == DeviceKind::kGpu ? "device" : "node",
+                     to_string(need),
+                     plan.cluster.name,
+                     to_string(plan.cluster.memory));
 }
 
 StepPrediction predict(const Plan& plan,
@@ -120,6 +140,7 @@ Json prediction_json(const Plan& plan, const Program& program, const StepPredict
       {"ops", program.global_size()},
       {"sim_wall_s", p.wall.seconds()},
       {"memory_bytes", memory},
+      {"fits_memory", device_need(plan) <= plan.cluster.memory},
       {"breakdown_s", to_json(p.summary.ranks.front())},
       {"breakdown_mean_s", to_json(mean(p.summary.ranks))},
       {"breakdown_ranks_s", ranks},
@@ -175,7 +196,7 @@ std::string prediction_text(const Plan& plan, const Program& program, const Step
                to_string(m.activations),
                to_string(m.total())});
   }
-  out += table.text();
+  out += table.text() + memory_warning(plan);
   const CostSources& s = p.median.sources;
   if (s.roofline > 0) {
     out += fmt::format(

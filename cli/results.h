@@ -28,6 +28,9 @@ StepPrediction predict(const Plan& plan,
                        const std::optional<Calibration>& calibration,
                        bool quiet);
 
+// A line that says so when the plan's ranks need more memory than their devices have; else empty.
+std::string memory_warning(const Plan& plan);
+
 Json to_json(const Breakdown& b);
 Json to_json(const RankMemory& m);
 Json prediction_json(const Plan& plan, const Program& program, const StepPrediction& p);

@@ -49,6 +49,9 @@ int train(const Arguments& args) {
     if (options.get<int64_t>("steps") < 1) throw UsageError("train: --steps must be at least 1");
     plan.training.steps = options.get<int64_t>("steps");
   }
+  if (options.get<int64_t>("validate-every") < 0) {
+    throw UsageError("train: --validate-every must be at least 0");
+  }
   if (!options.has("data") && !plan.data.text) {
     throw InputError(fmt::format(
         "{}: no text to train on: give --data FILE, or the plan a key data.text", plan.path));
@@ -56,6 +59,7 @@ int train(const Arguments& args) {
   const std::string text = options.has("data") ? options.get<std::string>("data") : *plan.data.text;
   const std::string out = options.has("out") ? options.get<std::string>("out") : default_out(plan);
 
+  require_writable(out + "/log.jsonl");
   const double hang_timeout = options.get<double>("hang-timeout");
   if (!(hang_timeout > 0 && hang_timeout < 1e6)) {
     throw UsageError("train: --hang-timeout must be above 0");

@@ -95,8 +95,8 @@ Training read_training(YamlMap map, const Layout& layout) {
   Training t;
   constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
   constexpr NumberRange kNotNegative{.min = 0};
-  constexpr NumberRange kShare{.min = 0, .max = 1};
-  t.micro_batches = map.integer("micro_batches", kCount);
+  constexpr NumberRange kBelowOne{.min = 0, .max = 0.999999999};
+  t.micro_batches = map.integer("micro_batches", {.min = 1, .max = 100'000});
   t.micro_batch_size = map.integer("micro_batch_size", {.min = 1, .max = 1'000'000});
   t.sequence_length = map.integer("sequence_length", {.min = 1, .max = 100'000'000});
   t.steps = map.integer("steps", kCount, t.steps);
@@ -110,8 +110,8 @@ Training read_training(YamlMap map, const Layout& layout) {
   t.learning_rate = map.number("learning_rate", kNotNegative, t.learning_rate);
   t.final_learning_rate = map.number("final_learning_rate", kNotNegative, t.learning_rate / 10);
   t.warmup_steps = map.integer("warmup_steps", {.min = 0}, t.warmup_steps);
-  t.beta1 = map.number("beta1", kShare, t.beta1);
-  t.beta2 = map.number("beta2", kShare, t.beta2);
+  t.beta1 = map.number("beta1", kBelowOne, t.beta1);
+  t.beta2 = map.number("beta2", kBelowOne, t.beta2);
   t.adam_eps = map.number("adam_eps", kNotNegative, t.adam_eps);
   t.weight_decay = map.number("weight_decay", kNotNegative, t.weight_decay);
   t.gradient_clip = map.number("gradient_clip", kNotNegative, t.gradient_clip);

@@ -1,5 +1,6 @@
 // The text form of a Program: print_program and parse_program.
 
+#include <algorithm>
 #include <charconv>
 #include <map>
 
@@ -70,7 +71,8 @@ class Parser {
 
  private:
   [[noreturn]] void fail(const std::string& message) const {
-    SourcePlace{.file = path_, .line = line_number_, .text = std::string(line_)}.fail("", message);
+    SourcePlace{.file = path_, .line = std::max(1, line_number_), .text = std::string(line_)}.fail(
+        "", message);
   }
 
   bool next() {
