@@ -168,10 +168,11 @@ std::string prediction_text(const Plan& plan, const Program& program, const Step
                                 name_of(l.schedule),
                                 plan.training.micro_batches,
                                 plan.micro_batch_tokens());
-  out += fmt::format("  step time              {}   (90%: {} to {})\n",
-                     to_string(p.summary.step),
-                     to_string(p.low),
-                     to_string(p.high));
+  out += fmt::format("  step time              {}", to_string(p.summary.step));
+  if (p.median.sources.measured > 0) {
+    out += fmt::format("   (90%: {} to {})", to_string(p.low), to_string(p.high));
+  }
+  out += "\n";
   out += fmt::format("  tokens per second      {:.0f}\n", tokens / p.summary.step.seconds());
   out += fmt::format("  bubble                 {:.1f}% of the step, mean over ranks\n",
                      100 * p.summary.bubble_fraction);
