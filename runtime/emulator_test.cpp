@@ -49,7 +49,7 @@ std::vector<double> arrivals(LinkShaper& shaper,
 // A transfer never arrives early; how late it may be depends on the machine's load.
 void expect_time(double measured, double expected) {
   EXPECT_GE(measured, expected - 0.001);
-  EXPECT_LE(measured, expected + 0.1);
+  EXPECT_LE(measured, expected + 0.3);
 }
 
 TEST(Emulator, TransfersShareThePortsTheyCross) {
