@@ -208,12 +208,6 @@ bool YamlMap::has(std::string_view key) {
   return find_value(*node_, key).has_value();
 }
 
-std::vector<std::string> YamlMap::keys() const {
-  std::vector<std::string> names;
-  for (const auto& entry : *node_) names.push_back(entry.first.Scalar());
-  return names;
-}
-
 int64_t YamlMap::integer(std::string_view key, IntegerRange range) {
   const std::string text = scalar(key, describe(range));
   const auto value = parse_integer(text);

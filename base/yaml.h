@@ -73,7 +73,6 @@ class YamlMap {
   YamlMap(std::shared_ptr<const YamlFile::Contents> file, const YAML::Node& node, std::string path);
 
   bool has(std::string_view key);  // counts as asking for it
-  std::vector<std::string> keys() const;
 
   int64_t integer(std::string_view key, IntegerRange range = {});
   int64_t integer(std::string_view key, IntegerRange range, int64_t missing);

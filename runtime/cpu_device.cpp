@@ -446,13 +446,12 @@ void CpuDevice::update_bias(const Op& op, Stage& s, int32_t data_rank, const Rea
   for (size_t layer = 0; layer < s.expert_load.size(); ++layer) {
     const size_t experts = s.expert_load[layer].size();
     if (experts == 0) continue;
-    s.batch_load[layer].assign(total.begin() + static_cast<std::ptrdiff_t>(at),
-                               total.begin() + static_cast<std::ptrdiff_t>(at + experts));
+    const auto load = std::span(total).subspan(at, experts);
     at += experts;
     int64_t sum = 0;
-    for (const int64_t n : s.batch_load[layer]) sum += n;
+    for (const int64_t n : load) sum += n;
     for (size_t e = 0; e < experts; ++e) {
-      const int64_t above = s.batch_load[layer][e] * static_cast<int64_t>(experts) - sum;
+      const int64_t above = load[e] * static_cast<int64_t>(experts) - sum;
       const double sign = above > 0 ? -1 : above < 0 ? 1 : 0;
       s.expert_bias[layer][e] += static_cast<float>(plan_.training.bias_update_speed * sign);
     }

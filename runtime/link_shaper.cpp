@@ -150,9 +150,4 @@ std::map<std::pair<int64_t, int64_t>, int64_t> LinkShaper::counts() const {
   return counts_;
 }
 
-void LinkShaper::reset_counts() {
-  const std::lock_guard lock(mutex_);
-  counts_.clear();
-}
-
 }  // namespace rehearse

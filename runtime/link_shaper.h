@@ -31,9 +31,8 @@ class LinkShaper {
   // the ranks share memory.
   void transfer(int64_t from, int64_t to, Bytes size, std::function<void()> delivered);
 
-  // Bytes that have entered the link from one rank to another since the last call of reset_counts.
+  // Bytes that have entered the link from one rank to another.
   std::map<std::pair<int64_t, int64_t>, int64_t> counts() const;
-  void reset_counts();
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -15,7 +15,6 @@ Stage::Stage(const Plan& plan, int64_t stage, int64_t ep_rank)
     const auto experts = static_cast<size_t>(ids.gate ? a.experts : 0);
     expert_bias.emplace_back(a.expert_bias ? experts : 0, 0.0f);
     expert_load.emplace_back(experts, 0);
-    batch_load.emplace_back(experts, 0);
     choices.emplace_back(chunks.size());
   }
   for (ChunkActivations& c : chunks) c.layers.resize(where.layers.size());

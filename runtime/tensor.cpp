@@ -56,11 +56,6 @@ void BufferPool::give(Buffer buffer) {
   free_[buffer.capacity].push_back(buffer.data);
 }
 
-Bytes BufferPool::in_use() const {
-  const std::lock_guard lock(mutex_);
-  return Bytes(static_cast<int64_t>(in_use_ * sizeof(float)));
-}
-
 Bytes BufferPool::peak() const {
   const std::lock_guard lock(mutex_);
   return Bytes(static_cast<int64_t>(peak_ * sizeof(float)));

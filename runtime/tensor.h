@@ -29,7 +29,6 @@ class BufferPool {
   Buffer take(size_t elements);
   void give(Buffer buffer);
 
-  Bytes in_use() const;
   Bytes peak() const;  // the most that was in use at once
 
  private:

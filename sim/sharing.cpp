@@ -46,7 +46,6 @@ ActivityId Sharing::start(
     mark(u.resource);
   }
   if (uses.empty()) fresh_.push_back(id);
-  ++active_;
   return id;
 }
 
@@ -179,7 +178,6 @@ bool Sharing::finish(uint64_t event, uint64_t& payload) {
     mark(u.resource);
   }
   free_.push_back(id);
-  --active_;
   return true;
 }
 

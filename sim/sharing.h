@@ -44,7 +44,6 @@ class Sharing {
   bool finish(uint64_t event, uint64_t& payload);
 
   double rate(ActivityId id) const { return activities_[static_cast<size_t>(id)].rate; }
-  int64_t active() const { return active_; }
 
  private:
   struct Activity {
@@ -83,7 +82,6 @@ class Sharing {
   std::vector<ActivityId> part_;   // the connected part at hand
   std::vector<ResourceId> part_resources_;
   uint32_t visit_ = 0;
-  int64_t active_ = 0;
 };
 
 }  // namespace rehearse
