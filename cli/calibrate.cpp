@@ -1,10 +1,7 @@
-// rehearse calibrate: times single kernels at the shapes a plan needs.
-
-#include "runtime/calibrate.h"
+// rehearse calibrate: times single kernels and the runtime's overheads.
 
 #include <algorithm>
 #include <iostream>
-#include <set>
 
 #include <fmt/format.h>
 
@@ -14,108 +11,200 @@
 #include "cli/measure.h"
 #include "cli/results.h"
 #include "plan/capabilities.h"
-#include "sim/op_cost.h"
+#include "runtime/kernel_bench.h"
 
 namespace rehearse::cli {
+namespace {
 
 namespace po = boost::program_options;
 
-Calibration measure(const Plan& plan, const Program& program, const MeasureOptions& options) {
-  std::set<KernelCall> calls;
-  const std::vector<int64_t> rows = balanced_rows_here(plan);
-  for (const KernelCall& call : kernels_of(plan, program)) {
-    calls.insert(call);
-    // Routing is not balanced in fact: experts get fewer and more rows than the mean.
-    const bool of_expert = !rows.empty() && call.shape[kRowsEntry] == rows.front();
-    if (!of_expert) continue;
-    for (const double factor : {0.125, 0.25, 0.5, 1.5, 2.0, 4.0}) {
-      KernelCall scaled = call;
-      scaled.shape[kRowsEntry] =
-          std::max<int64_t>(1, static_cast<int64_t>(factor * static_cast<double>(rows.front())));
-      calls.insert(scaled);
-    }
-  }
-  Calibration calibration{.machine = processor_name(),
-                          .cores = host_cores(),
-                          .build = build_description(),
-                          .lane_handover = time_lane_handover()};
-  Progress progress(
-      {.label = "calibrate", .total = static_cast<int64_t>(calls.size()), .quiet = options.quiet});
-  int64_t done = 0;
-  for (const KernelCall& call : calls) {
-    const KernelTiming t = time_cpu_kernel(call, calibration.cores, options.budget_per_kernel);
-    calibration.kernels[call] = {.alone = t.median, .low = t.low, .high = t.high, .busy = t.busy};
-    progress.update(++done, to_string(call));
-  }
-  return calibration;
+std::string rate_of(const KernelCall& call, Duration time) {
+  const bool product = call.kernel <= Kernel::kMatmulGradWeight ||
+                       call.kernel == Kernel::kAttention ||
+                       call.kernel == Kernel::kAttentionBackward;
+  return product
+             ? to_string(FlopsPerSecond(flops(call).count() / time.seconds()))
+             : to_string(BytesPerSecond(
+                   static_cast<double>(memory_traffic(call, sizeof(float)).count()) /
+                   time.seconds()));
 }
+
+Json to_json(const Overheads& o) {
+  return {{"op_start_s", o.op_start.seconds()},
+          {"wake_idle_s", o.wake_idle.seconds()},
+          {"wake_busy_s", o.wake_busy.seconds()},
+          {"collective_s", o.collective.seconds()}};
+}
+
+void show(const Calibration& c, const std::string& path) {
+  // Of each kernel its slowest call: the whole list is in the file.
+  Table table({"kernel, its largest call", "calls", "alone", "5%", "95%", "all cores busy", "rate"});
+  for (const std::string_view name : kernel_names()) {
+    const Kernel kernel = *kernel_named(name);
+    int64_t count = 0;
+    const std::pair<const KernelCall, KernelTime>* slowest = nullptr;
+    for (const auto& entry : c.kernels) {
+      if (entry.first.kernel != kernel) continue;
+      ++count;
+      if (slowest == nullptr || entry.second.alone > slowest->second.alone) slowest = &entry;
+    }
+    if (slowest == nullptr) continue;
+    const auto& [call, t] = *slowest;
+    table.row({to_string(call),
+               std::to_string(count),
+               to_string(t.alone),
+               to_string(t.low),
+               to_string(t.high),
+               to_string(t.busy),
+               rate_of(call, t.alone)});
+  }
+  const auto [slow, fast] = std::minmax_element(c.drift.begin(), c.drift.end());
+  std::cout << fmt::format(
+      "{}, {} cores\n\n{}\n"
+      "  an op after another one of its lane   {}\n"
+      "  a sleeping lane's wake-up             {} (other cores working: {})\n"
+      "  a meeting of ranks                    {}\n"
+      "  drift between rounds                  {} to {}\n",
+      c.machine,
+      c.cores,
+      table.text(),
+      to_string(c.overheads.op_start),
+      to_string(c.overheads.wake_idle),
+      to_string(c.overheads.wake_busy),
+      to_string(c.overheads.collective),
+      percent(*slow - 1),
+      percent(*fast - 1));
+  if (c.interpolation_error > 0) {
+    std::cout << fmt::format("  error of interpolated products        {:.1f}%, root mean square\n",
+                             100 * c.interpolation_error);
+  }
+  std::cout << "\nwritten: " << path << "\n";
+}
+
+// Times a few of the file's calls again.
+int check(const std::string& path, const Options& options) {
+  const Calibration c = load_calibration(path);
+  // The dearest calls make up most of a step, and are the steadiest.
+  constexpr size_t kCalls = 40;
+  std::vector<KernelCall> calls;
+  for (const auto& [call, time] : c.kernels) {
+    const bool handy =
+        time.alone > Duration::microseconds(20) && time.alone < Duration::microseconds(5000);
+    if (handy) calls.push_back(call);
+  }
+  if (calls.empty()) throw InputError(path + ": holds no kernel that takes 20 us to 5 ms");
+  std::vector<KernelCall> sample;
+  for (size_t i = 0; i < kCalls; ++i) sample.push_back(calls[i * calls.size() / kCalls]);
+  const auto timings = time_cpu_kernels(
+      sample, {.cores = 1, .budget = Duration::microseconds(10'000), .rounds = 3});
+  std::vector<double> ratios;
+  for (size_t i = 0; i < sample.size(); ++i) {
+    std::vector<Duration> rounds;
+    for (const KernelTiming& t : timings[i]) rounds.push_back(t.alone);
+    std::sort(rounds.begin(), rounds.end());
+    ratios.push_back(rounds[rounds.size() / 2] / c.kernels.at(sample[i]).alone);
+  }
+  std::sort(ratios.begin(), ratios.end());
+  const double middle = ratios[ratios.size() / 2];
+  constexpr double kSame = 0.1;
+  const bool same = std::abs(middle - 1) <= kSame;
+  if (options.json()) {
+    const Json json = {{"file", path},
+                       {"calls", sample.size()},
+                       {"time_ratio_median", middle},
+                       {"time_ratio_low", ratios[ratios.size() / 10]},
+                       {"time_ratio_high", ratios[ratios.size() * 9 / 10]},
+                       {"holds", same}};
+    std::cout << json.dump(2) << "\n";
+  } else {
+    std::cout << fmt::format(
+        "{} kernels timed again: {} of the file's times (10% to 90%: {} to {})\n{}\n",
+        sample.size(),
+        percent(middle - 1),
+        percent(ratios[ratios.size() / 10] - 1),
+        percent(ratios[ratios.size() * 9 / 10] - 1),
+        same ? "the calibration holds"
+             : "the calibration is stale: run `rehearse calibrate` again");
+  }
+  return same ? 0 : 1;
+}
+
+}  // namespace
 
 int calibrate(const Arguments& args) {
   Options options(
       {.name = "calibrate",
        .about =
-           "Times every kernel that the plan's ops call on this machine, at the plan's shapes,\n"
-           "alone and while all cores run the same kernel, and writes a calibration file that\n"
-           "`simulate` takes. Single kernels only: no step is run.",
-       .examples = "  rehearse calibrate plan.yaml --out calibration.yaml\n"
-                   "  rehearse simulate plan.yaml --calibration calibration.yaml\n"});
-  options.add()(
-      "out", po::value<std::string>(), "file to write (default: out/<plan>/calibration.yaml)");
+           "Times single kernels on this machine, alone and while all cores run the same one, and\n"
+           "the runtime's overheads, and writes a calibration file that `simulate` takes. No step\n"
+           "is run. A grid of shapes lets any small model be interpolated; plans that are given\n"
+           "have their own shapes timed too, which is more exact.",
+       .examples = "  rehearse calibrate --device cpu --out calibration.yaml\n"
+                   "  rehearse calibrate plan.yaml --out calibration.yaml\n"
+                   "  rehearse simulate plan.yaml --calibration calibration.yaml\n"
+                   "  rehearse calibrate --check calibration.yaml      does it still hold?\n",
+       .plan = PlanArgument::kNoneOrSeveral});
+  options.add()("out",
+                po::value<std::string>(),
+                "file to write (default: out/<first plan>/calibration.yaml, or out/calibration.yaml)");
   options.add()("device", po::value<std::string>()->default_value("cpu"), "cpu");
   options.add()("milliseconds",
-                po::value<int64_t>()->default_value(30),
-                "time per kernel and condition; more gives steadier medians");
+                po::value<double>()->default_value(1),
+                "time per kernel, condition and round; more gives steadier medians");
+  options.add()("rounds",
+                po::value<int64_t>()->default_value(3),
+                "how often all kernels are gone through");
+  options.add()("no-grid", "only the shapes of the given plans");
+  options.add()(
+      "check", po::value<std::string>(), "time some kernels of this calibration file again");
   if (!options.parse(args)) return 0;
   if (options.get<std::string>("device") != "cpu") {
     throw UsageError("calibrate: --device must be cpu");
   }
-  const int64_t milliseconds = options.get<int64_t>("milliseconds");
-  if (milliseconds < 1 || milliseconds > 10'000) {
-    throw UsageError("calibrate: --milliseconds must be from 1 to 10000");
+  if (options.has("check")) return check(options.get<std::string>("check"), options);
+  const double milliseconds = options.get<double>("milliseconds");
+  if (!(milliseconds > 0 && milliseconds <= 10'000)) {
+    throw UsageError("calibrate: --milliseconds must be above 0 and at most 10000");
   }
-  const Plan plan = load_plan(options.plan_path());
-  if (plan.cluster.device != DeviceKind::kCpu) {
-    throw InputError(
-        fmt::format("{}: its cluster '{}' is not of CPU cores, which is what --device cpu measures",
-                    plan.path,
-                    plan.cluster.name));
+  const auto rounds = options.get<int64_t>("rounds");
+  if (rounds < 1 || rounds > 1000) throw UsageError("calibrate: --rounds must be from 1 to 1000");
+  std::vector<Plan> plans;
+  for (const std::string& path : options.plan_paths()) {
+    plans.push_back(load_plan(path));
+    const Plan& plan = plans.back();
+    if (plan.cluster.device != DeviceKind::kCpu) {
+      throw InputError(fmt::format(
+          "{}: its cluster '{}' is not of CPU cores, which is what --device cpu measures",
+          plan.path,
+          plan.cluster.name));
+    }
+    require_simulate(plan);
   }
-  require_simulate(plan);
-  const Program program = build_program(plan);
+  if (options.has("no-grid") && plans.empty()) {
+    throw UsageError("calibrate: --no-grid leaves nothing to measure without a plan");
+  }
   const std::string path = options.has("out") ? options.get<std::string>("out")
-                                              : default_out(plan) + "/calibration.yaml";
+                           : plans.empty()    ? "out/calibration.yaml"
+                                              : default_out(plans.front()) + "/calibration.yaml";
   require_writable(path);
-  const Calibration c =
-      measure(plan,
-              program,
-              {.budget_per_kernel = Duration::seconds(static_cast<double>(milliseconds) * 1e-3),
-               .quiet = options.quiet()});
+  const Calibration c = measure(plans,
+                                {.grid = !options.has("no-grid"),
+                                 .budget_per_kernel = Duration::seconds(milliseconds * 1e-3),
+                                 .rounds = rounds,
+                                 .quiet = options.quiet()});
   write_file(path, print_calibration(c));
   if (options.json()) {
     const Json json = {{"kernels", c.kernels.size()},
                        {"machine", c.machine},
                        {"cores", c.cores},
-                       {"lane_handover_s", c.lane_handover.seconds()},
+                       {"overheads", to_json(c.overheads)},
+                       {"drift", c.drift},
+                       {"interpolation_error", c.interpolation_error},
                        {"file", path}};
     std::cout << json.dump(2) << "\n";
-    return 0;
+  } else {
+    show(c, path);
   }
-  Table table({"kernel", "alone", "5%", "95%", "all cores busy", "rate alone"});
-  for (const auto& [call, t] : c.kernels) {
-    const bool product = call.kernel <= Kernel::kMatmulGradWeight;
-    table.row({to_string(call),
-               to_string(t.alone),
-               to_string(t.low),
-               to_string(t.high),
-               to_string(t.busy),
-               product
-                   ? to_string(FlopsPerSecond(flops(call).count() / t.alone.seconds()))
-                   : to_string(BytesPerSecond(static_cast<double>(memory_traffic(call, 4).count()) /
-                                              t.alone.seconds()))});
-  }
-  std::cout << c.machine << ", " << c.cores << " cores, lane hand-over "
-            << to_string(c.lane_handover) << "\n\n"
-            << table.text() << "\nwritten: " << path << "\n";
   return 0;
 }
 

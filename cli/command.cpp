@@ -10,6 +10,26 @@ namespace rehearse::cli {
 
 namespace po = boost::program_options;
 
+namespace {
+
+const char* plan_usage(PlanArgument plan) {
+  switch (plan) {
+    case PlanArgument::kOne:
+      return " <plan.yaml>";
+    case PlanArgument::kNoneOrOne:
+      return " [plan.yaml]";
+    case PlanArgument::kSeveral:
+      return " <plan.yaml>...";
+    case PlanArgument::kNoneOrSeveral:
+      return " [plan.yaml...]";
+    case PlanArgument::kNone:
+      return "";
+  }
+  return "";
+}
+
+}  // namespace
+
 const std::vector<Command>& commands() {
   static const std::vector<Command> list = {
       {"calibrate", "measure this machine's kernels at the shapes a plan needs", calibrate},
@@ -34,8 +54,10 @@ bool Options::parse(const Arguments& args) {
   po::positional_options_description positions;
   all.add(visible_);
   if (description_.plan != PlanArgument::kNone) {
-    all.add_options()("plan", po::value<std::string>());
-    positions.add("plan", 1);
+    all.add_options()("plan", po::value<std::vector<std::string>>());
+    const bool one = description_.plan == PlanArgument::kOne ||
+                     description_.plan == PlanArgument::kNoneOrOne;
+    positions.add("plan", one ? 1 : -1);
   }
   try {
     po::store(
@@ -52,16 +74,22 @@ bool Options::parse(const Arguments& args) {
   if (has("help")) {
     std::cout << fmt::format("usage: rehearse {}{} [options]\n\n{}\n\n",
                              description_.name,
-                             description_.plan == PlanArgument::kNone ? "" : " <plan.yaml>",
+                             plan_usage(description_.plan),
                              description_.about)
               << visible_ << "\nExamples:\n"
               << description_.examples;
     return false;
   }
-  if (description_.plan == PlanArgument::kNeeded && !has("plan")) {
+  const bool needed =
+      description_.plan == PlanArgument::kOne || description_.plan == PlanArgument::kSeveral;
+  if (needed && !has("plan")) {
     throw UsageError(fmt::format("{}: a plan file is needed", description_.name));
   }
   return true;
+}
+
+std::vector<std::string> Options::plan_paths() const {
+  return has("plan") ? get<std::vector<std::string>>("plan") : std::vector<std::string>{};
 }
 
 std::optional<Calibration> find_calibration(const Options& options, const Plan& plan) {

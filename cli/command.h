@@ -35,7 +35,7 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class PlanArgument : uint8_t { kNeeded, kOptional, kNone };
+enum class PlanArgument : uint8_t { kOne, kNoneOrOne, kSeveral, kNoneOrSeveral, kNone };
 
 // Parsed options of one subcommand. Adds --help, --json and --quiet, and the plan file.
 class Options {
@@ -44,7 +44,7 @@ class Options {
     std::string name;
     std::string about;     // what it does, in a paragraph
     std::string examples;  // indented lines
-    PlanArgument plan = PlanArgument::kNeeded;
+    PlanArgument plan = PlanArgument::kOne;
   };
   explicit Options(Description description);
 
@@ -59,7 +59,8 @@ class Options {
   T get(const std::string& name) const {
     return values_[name].as<T>();
   }
-  std::string plan_path() const { return get<std::string>("plan"); }
+  std::string plan_path() const { return plan_paths().front(); }
+  std::vector<std::string> plan_paths() const;
   bool json() const { return has("json"); }
   bool quiet() const { return has("quiet") || json(); }
 

@@ -132,7 +132,7 @@ int demo(const Arguments& args) {
   if (!options.has("data")) throw UsageError("demo: --data FILE is needed; `make demo` brings one");
   const std::string text = options.get<std::string>("data");
   const std::string out = options.get<std::string>("out");
-  Plan plan = load_plan(options.has("plan") ? options.plan_path()
+  Plan plan = load_plan(options.has("plan") ? options.get<std::string>("plan")
                                             : share_folder() + "/experiments/demo/plan.yaml");
   if (options.has("steps")) plan.training.steps = options.get<int64_t>("steps");
   require_run(plan);
@@ -144,9 +144,8 @@ int demo(const Arguments& args) {
 
   say(fmt::format("1. Calibrate: time every kernel of the plan on {} cores\n", host_cores()));
   const Calibration calibration =
-      measure(plan,
-              program,
-              {.budget_per_kernel = Duration::microseconds(25'000), .quiet = options.quiet()});
+      measure({&plan, 1},
+              {.budget_per_kernel = Duration::microseconds(1000), .quiet = options.quiet()});
   write_file(out + "/calibration.yaml", print_calibration(calibration));
 
   say("\n2. Predict, before anything is trained\n\n");

@@ -204,7 +204,7 @@ int inspect(const Arguments& args) {
                    "  rehearse inspect plan.yaml --ops > program.txt\n"
                    "  rehearse inspect --program program.txt\n"
                    "  rehearse inspect --capabilities\n",
-       .plan = PlanArgument::kOptional});
+       .plan = PlanArgument::kNoneOrOne});
   options.add()("rank", po::value<int64_t>(), "show this pipeline rank alone");
   options.add()("ops", "print the Program's text form");
   options.add()(

@@ -87,12 +87,10 @@ StepPrediction predict(const Plan& plan,
   const auto begin = std::chrono::steady_clock::now();
   StepPrediction p;
   p.median = rehearse::simulate(
-      plan, program, calibration, CostPoint::kMedian, [&](int64_t done) { progress.update(done); });
+      plan, program, calibration, {}, [&](int64_t done) { progress.update(done); });
   p.summary = summarize(program, p.median.timeline);
   p.low = p.high = p.summary.step;
   if (calibration) {
-    p.low = rehearse::simulate(plan, program, calibration, CostPoint::kLow).timeline.step();
-    p.high = rehearse::simulate(plan, program, calibration, CostPoint::kHigh).timeline.step();
   }
   p.wall = Duration::seconds(
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());

@@ -64,8 +64,8 @@ TEST(Cost, KernelCallsAddUpToTheFormulas) {
                                      .moe = true,
                                      .sequences = 1,
                                      .length = length,
-                                     .expert_rows = rows,
-                                     .sent_rows = length * 8});
+                                     .expert_rows = rows})
+                             .all();
       for (const KernelCall& c : calls) {
         if (c.kernel <= Kernel::kMatmulGradWeight) sum += flops(c).count();
       }

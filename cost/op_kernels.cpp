@@ -1,5 +1,7 @@
 #include "cost/op_kernels.h"
 
+#include <numeric>
+
 namespace rehearse {
 namespace {
 
@@ -66,28 +68,55 @@ class Calls {
       if (op_.pass == Pass::kForward) call(Kernel::kAdd, {t_, a_.hidden});
       return;
     }
-    int64_t rows = 0;
-    for (const int64_t m : op_.expert_rows) rows += m;
     for (const int64_t m : op_.expert_rows) gated_products(product_kind, m, a_.expert_intermediate);
-    activate(activation, rows, a_.expert_intermediate);
+    activate(activation, expert_rows(), a_.expert_intermediate);
     if (a_.shared_experts > 0) {
       gated(product_kind, activation, t_, a_.shared_experts * a_.expert_intermediate);
     }
   }
 
   void dispatch() {
+    const int64_t rows = expert_rows();
+    const int64_t k = a_.active_experts;
     if (op_.pass == Pass::kForward) {
-      call(Kernel::kPermute, {op_.sent_rows, a_.hidden});
+      if (op_.exchange) {
+        // A token travels with its weights and choices, and is split from them at the end.
+        const ExchangeTokens& x = *op_.exchange;
+        gather(calls_.pack, x.sent, a_.hidden + 2 * k);
+        gather(calls_.forward, x.forwarded, a_.hidden + 2 * k);
+        copy(calls_.work, x.arrived * (a_.hidden + 2 * k));
+        copy(calls_.work, x.arrived * a_.hidden);
+      }
+      gather(calls_.work, rows, a_.hidden);
+    } else if (op_.exchange) {
+      sum_rows(calls_.pack, rows);
+      copy(calls_.pack, op_.exchange->arrived * a_.hidden);
+      reduce(a_.hidden + k);
+      copy(calls_.work, t_ * a_.hidden);
+      if (a_.shared_experts > 0) add(calls_.work, t_, a_.hidden);
     } else {
-      call(Kernel::kUnpermute, {t_, a_.active_experts, a_.hidden});
+      sum_rows(calls_.work, rows);
     }
   }
 
   void combine() {
+    const int64_t rows = expert_rows();
     if (op_.pass == Pass::kForward) {
-      call(Kernel::kUnpermute, {t_, a_.active_experts, a_.hidden});
+      if (op_.exchange) {
+        sum_rows(calls_.pack, rows);
+        reduce(a_.hidden);
+        add(calls_.work, t_, a_.hidden);
+        if (a_.shared_experts > 0) add(calls_.work, t_, a_.hidden);
+      } else {
+        sum_rows(calls_.work, rows);
+      }
     } else {
-      call(Kernel::kPermute, {op_.sent_rows, a_.hidden});
+      if (op_.exchange) {
+        gather(calls_.pack, op_.exchange->sent, a_.hidden);
+        gather(calls_.forward, op_.exchange->forwarded, a_.hidden);
+        copy(calls_.work, op_.exchange->arrived * a_.hidden);
+      }
+      gather(calls_.work, rows, a_.hidden);
     }
   }
 
@@ -126,11 +155,41 @@ class Calls {
     }
   }
 
-  std::vector<KernelCall> take() { return std::move(calls_); }
+  OpCalls take() { return std::move(calls_); }
 
  private:
-  void call(Kernel kernel, std::array<int64_t, 5> shape) {
-    if (shape[kRowsEntry] > 0) calls_.push_back({kernel, shape});
+  using List = std::vector<KernelCall>;
+
+  static void append(List& list, Kernel kernel, std::array<int64_t, 5> shape) {
+    if (shape[kRowsEntry] > 0) list.push_back({kernel, shape});
+  }
+  void call(Kernel kernel, std::array<int64_t, 5> shape) { append(calls_.work, kernel, shape); }
+
+  int64_t expert_rows() const {
+    return std::accumulate(op_.expert_rows.begin(), op_.expert_rows.end(), int64_t{0});
+  }
+  static void gather(List& list, int64_t rows, int64_t width) {
+    append(list, Kernel::kPermute, {rows, width});
+  }
+  static void copy(List& list, int64_t elements) { append(list, Kernel::kCopy, {elements}); }
+  static void add(List& list, int64_t rows, int64_t width) {
+    append(list, Kernel::kAdd, {rows, width});
+  }
+  // Rows back to the tokens that are here.
+  void sum_rows(List& list, int64_t rows) {
+    const int64_t tokens = op_.exchange ? op_.exchange->arrived : t_;
+    if (tokens == 0) return;
+    append(list, Kernel::kUnpermute, {tokens, (rows + tokens - 1) / tokens, a_.hidden});
+  }
+  // The way back of an exchange: copies to where the tokens came from, summed there within the
+  // node, and at their own rank across nodes.
+  void reduce(int64_t width) {
+    const ExchangeTokens& x = *op_.exchange;
+    copy(calls_.pack, x.arrived * width);
+    append(calls_.forward, Kernel::kFill, {x.received * width});
+    add(calls_.forward, x.forwarded, width);
+    append(calls_.work, Kernel::kFill, {t_ * width});
+    add(calls_.work, x.sent, width);
   }
   void norm(int64_t width) { call(Kernel::kRmsNorm, {t_, width}); }
   void norm_backward(int64_t width) { call(Kernel::kRmsNormBackward, {t_, width}); }
@@ -158,12 +217,19 @@ class Calls {
   const Architecture& a_;
   const OpShape& op_;
   int64_t t_;
-  std::vector<KernelCall> calls_;
+  OpCalls calls_;
 };
 
 }  // namespace
 
-std::vector<KernelCall> op_kernels(const Architecture& a, const OpShape& op) {
+std::vector<KernelCall> OpCalls::all() const {
+  std::vector<KernelCall> calls = pack;
+  calls.insert(calls.end(), forward.begin(), forward.end());
+  calls.insert(calls.end(), work.begin(), work.end());
+  return calls;
+}
+
+OpCalls op_kernels(const Architecture& a, const OpShape& op) {
   Calls calls(a, op);
   switch (op.kind) {
     case OpKind::kAttn:

@@ -4,6 +4,7 @@
 // Source for the split into ops: DeepSeek-V3 technical report, section 3.2.1; its published profile
 // for what stands in which op (the routing weight is applied inside SwiGLU, before combine).
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -39,19 +40,36 @@ enum class Pass : uint8_t {
   kWeight,  // backward for weights
 };
 
+// Tokens that one rank handles in a dispatch-shaped exchange, counted once per message; a
+// combine-shaped one handles them backwards.
+struct ExchangeTokens {
+  int64_t sent = 0;       // of its own, to each node (its own among them) that has an expert of theirs
+  int64_t received = 0;   // from ranks of its position, on whichever node
+  int64_t forwarded = 0;  // of those, to each rank of its node that has an expert of theirs
+  int64_t arrived = 0;    // that have an expert on this rank
+};
+
 struct OpShape {
   OpKind kind = OpKind::kAttn;
   Pass pass = Pass::kForward;
   bool moe = false;       // the layer has experts
   int64_t sequences = 0;  // of the micro-batch
   int64_t length = 0;     // tokens per sequence
-  // Rows that each of this rank's experts computes (mlp of a MoE layer).
+  // Rows that each of this rank's experts computes (mlp, dispatch and combine of a MoE layer).
   std::span<const int64_t> expert_rows;
-  int64_t sent_rows = 0;  // rows this rank gathers for dispatch, tokens x top-k when EP is 1
+  // Tokens on their way through this rank, when experts stand on several (dispatch and combine).
+  std::optional<ExchangeTokens> exchange;
 };
 
-// The calls in the order of execution. Empty for ops that only communicate.
-std::vector<KernelCall> op_kernels(const Architecture& a, const OpShape& op);
+// The calls of an op in the order of execution; none for ops that only communicate.
+struct OpCalls {
+  std::vector<KernelCall> pack;     // that make its messages, before anything is sent
+  std::vector<KernelCall> forward;  // between the two phases of an all-to-all
+  std::vector<KernelCall> work;     // on what has arrived; all calls of ops that do not communicate
+
+  std::vector<KernelCall> all() const;
+};
+OpCalls op_kernels(const Architecture& a, const OpShape& op);
 
 // Forward flops of one token in `layer` at sequences of `length` tokens: matrix products and
 // attention alone. causal: attention over the (n+1)/2 keys a token sees on average, else all n.

@@ -43,8 +43,8 @@ Cluster load_cluster(const std::string& path) {
       "kind",
       {{"cpu", DeviceKind::kCpu}, {"gpu", DeviceKind::kGpu}, {"emulated", DeviceKind::kEmulated}});
   if (c.device == DeviceKind::kCpu) {
-    c.cores = device.text("cores") == "host" ? host_cores()
-                                             : device.integer("cores", {.min = 1, .max = 100'000});
+    c.on_host = device.text("cores") == "host";
+    c.cores = c.on_host ? host_cores() : device.integer("cores", {.min = 1, .max = 100'000});
     c.peak = positive_flops(device, "peak_per_core");
   } else {
     c.peak = positive_flops(device, "peak");

@@ -25,7 +25,8 @@ struct Cluster {
   DeviceKind device = DeviceKind::kCpu;
   int64_t nodes = 1;
   int64_t devices_per_node = 1;     // ranks a node can take; on a CPU node they share its cores
-  int64_t cores = 0;                // per node, kCpu only
+  int64_t cores = 0;                // per node, kCpu only; of all nodes together when on_host
+  bool on_host = false;             // kCpu: all nodes are this machine and share its cores
   FlopsPerSecond peak;              // per core (kCpu) or device (kGpu), of the precision trained in
   BytesPerSecond memory_bandwidth;  // per core or device
   Bytes memory;                     // per node (kCpu) or device (kGpu)
@@ -35,7 +36,7 @@ struct Cluster {
   int64_t devices() const { return nodes * devices_per_node; }
 };
 
-// Throws InputError. `cores: host` means the processors this process may use.
+// Throws InputError. `cores: host` means the processors this process may use, for all nodes.
 Cluster load_cluster(const std::string& path);
 
 // Processors this process may use.

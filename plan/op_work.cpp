@@ -11,9 +11,7 @@ bool has_experts(const Plan& plan, const Op& op) {
   return op.layer && plan.model.architecture.is_moe(*op.layer);
 }
 
-std::vector<KernelCall> layer_kernels(const Plan& plan,
-                                      const Op& op,
-                                      std::span<const int64_t> expert_rows) {
+OpCalls layer_kernels(const Plan& plan, const Op& op, const MemberLoad& load) {
   const Architecture& a = plan.model.architecture;
   return op_kernels(a,
                     {.kind = op.kind,
@@ -21,12 +19,12 @@ std::vector<KernelCall> layer_kernels(const Plan& plan,
                      .moe = has_experts(plan, op),
                      .sequences = plan.training.micro_batch_size,
                      .length = plan.training.sequence_length,
-                     .expert_rows = expert_rows,
-                     .sent_rows = plan.micro_batch_tokens() * a.active_experts});
+                     .expert_rows = load.expert_rows,
+                     .exchange = load.exchange});
 }
 
 // What the runtime does at the end of a step, on this rank.
-std::vector<KernelCall> step_kernels(const Plan& plan, const Op& op) {
+OpCalls step_kernels(const Plan& plan, const Op& op) {
   const StageWeights w = stage_weights(plan, op.stage);
   const Layout& l = plan.layout;
   const int64_t replicas = l.directions() * l.dp;
@@ -36,38 +34,41 @@ std::vector<KernelCall> step_kernels(const Plan& plan, const Op& op) {
   const bool experts = op.group == Group::kExpertReplicas;
   const int64_t elements = experts ? w.expert : w.dense;
   const int64_t copies = experts ? expert_replicas : replicas;
-  std::vector<KernelCall> calls;
+  OpCalls calls;
+  std::vector<KernelCall>& work = calls.work;
   switch (op.kind) {
     case OpKind::kGradReduce:
-      calls.push_back({Kernel::kReduce, {shard(elements, copies), copies}});
-      if (!sharded) calls.push_back({Kernel::kCopy, {elements - shard(elements, copies)}});
+      work.push_back({Kernel::kReduce, {shard(elements, copies), copies}});
+      if (!sharded) work.push_back({Kernel::kCopy, {elements - shard(elements, copies)}});
       break;
     case OpKind::kParamGather:
-      calls.push_back({Kernel::kCopy, {elements - shard(elements, copies)}});
+      work.push_back({Kernel::kCopy, {elements - shard(elements, copies)}});
       break;
     case OpKind::kGradNorm:
       for (int64_t direction = 0; direction < l.directions(); ++direction) {
         const StageWeights held = stage_weights(plan, l.stage_of(op.pp_rank, direction));
-        calls.push_back({Kernel::kSquareSum, {shard(held.dense, replicas)}});
-        calls.push_back({Kernel::kSquareSum, {shard(held.expert, expert_replicas)}});
+        work.push_back({Kernel::kSquareSum, {shard(held.dense, replicas)}});
+        work.push_back({Kernel::kSquareSum, {shard(held.expert, expert_replicas)}});
       }
       break;
     case OpKind::kOptimizer:
-      calls.push_back({Kernel::kAdamW, {sharded ? shard(w.dense, replicas) : w.dense}});
-      calls.push_back({Kernel::kAdamW, {sharded ? shard(w.expert, expert_replicas) : w.expert}});
-      calls.push_back({Kernel::kFill, {w.dense}});
-      calls.push_back({Kernel::kFill, {w.expert}});
+      work.push_back({Kernel::kAdamW, {sharded ? shard(w.dense, replicas) : w.dense}});
+      work.push_back({Kernel::kAdamW, {sharded ? shard(w.expert, expert_replicas) : w.expert}});
+      work.push_back({Kernel::kFill, {w.dense}});
+      work.push_back({Kernel::kFill, {w.expert}});
       break;
     case OpKind::kSend:
+    case OpKind::kRecv:
+      // On cores a message is copied into the mailbox and out of it.
       if (plan.cluster.device == DeviceKind::kCpu) {
-        calls.push_back(
-            {Kernel::kCopy, {plan.micro_batch_tokens() * plan.model.architecture.hidden}});
+        (op.kind == OpKind::kSend ? calls.pack : work)
+            .push_back({Kernel::kCopy, {plan.micro_batch_tokens() * plan.model.architecture.hidden}});
       }
       break;
     default:
       break;
   }
-  std::erase_if(calls, [](const KernelCall& c) { return c.shape[kRowsEntry] <= 0; });
+  std::erase_if(work, [](const KernelCall& c) { return c.shape[kRowsEntry] <= 0; });
   return calls;
 }
 
@@ -77,12 +78,35 @@ int64_t element_bytes(Precision precision) {
 
 }  // namespace
 
-std::vector<KernelCall> op_work(const Plan& plan,
-                                const Op& op,
-                                std::span<const int64_t> expert_rows) {
-  std::vector<KernelCall> calls = layer_kernels(plan, op, expert_rows);
-  if (calls.empty()) calls = step_kernels(plan, op);
-  return calls;
+MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, int64_t member) {
+  MemberLoad load;
+  const int64_t first = member * group.experts_per_member;
+  for (int64_t e = first; e < first + group.experts_per_member; ++e) {
+    load.expert_rows.push_back(counts.expert_rows(e));
+  }
+  if (group.size == 1) return load;
+  ExchangeTokens x;
+  const auto at = [](const auto& table, int64_t row, int64_t column) {
+    return table[static_cast<size_t>(row)][static_cast<size_t>(column)];
+  };
+  const int64_t here = group.node_of(member);
+  for (int64_t node = 0; node < group.nodes; ++node) {
+    x.sent += at(counts.to_node, member, node);
+    const int64_t source = group.member(node, group.position_of(member));
+    x.received += at(counts.to_node, source, here);
+    for (int64_t p = 0; p < group.per_node; ++p) {
+      x.forwarded += at(counts.to_rank, source, group.member(here, p));
+    }
+  }
+  for (int64_t source = 0; source < group.size; ++source) {
+    x.arrived += at(counts.to_rank, source, member);
+  }
+  load.exchange = x;
+  return load;
+}
+
+OpCalls op_work(const Plan& plan, const Op& op, const MemberLoad& load) {
+  return is_cell_compute(op.kind) || is_all_to_all(op.kind) ? layer_kernels(plan, op, load) : step_kernels(plan, op);
 }
 
 Duration roofline(const Plan& plan, const KernelCall& call) {

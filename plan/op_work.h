@@ -5,13 +5,19 @@
 #include <vector>
 
 #include "plan/plan.h"
+#include "plan/routing.h"
 
 namespace rehearse {
 
-// What `op` computes on its rank. expert_rows: rows of each of this rank's experts.
-std::vector<KernelCall> op_work(const Plan& plan,
-                                const Op& op,
-                                std::span<const int64_t> expert_rows);
+// What routing leaves for one member of an EP group to do in one layer and micro-batch.
+struct MemberLoad {
+  std::vector<int64_t> expert_rows;        // of each expert that it holds
+  std::optional<ExchangeTokens> exchange;  // where it holds not all of them
+};
+MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, int64_t member);
+
+// What `op` computes on its rank.
+OpCalls op_work(const Plan& plan, const Op& op, const MemberLoad& load);
 
 // The time that flops over peak, or bytes over memory bandwidth, allow at best.
 Duration roofline(const Plan& plan, const KernelCall& call);

@@ -135,14 +135,14 @@ void CpuDevice::run_op(const Op& op, int32_t data_rank, const std::function<void
 
 // Sleeps until the op has taken its time on the emulated device.
 void CpuDevice::hold(const Op& op, int32_t data_rank, std::chrono::steady_clock::time_point begin) {
-  std::vector<int64_t> rows;
-  if (op.kind == OpKind::kMlp && plan_.model.architecture.is_moe(*op.layer)) {
+  MemberLoad load;
+  if (op.layer && plan_.model.architecture.is_moe(*op.layer)) {
     Stage& s = rank_of(op, data_rank).copies[static_cast<size_t>(op.direction)];
-    rows = s.chunks[static_cast<size_t>(*op.micro_batch)]
-               .layers[s.local_layer(*op.layer)]
-               .rows.expert_rows;
+    load.expert_rows = s.chunks[static_cast<size_t>(*op.micro_batch)]
+                           .layers[s.local_layer(*op.layer)]
+                           .rows.expert_rows;
   }
-  const Duration target = roofline(plan_, op_work(plan_, op, rows));
+  const Duration target = roofline(plan_, op_work(plan_, op, load).all());
   const auto end = begin + std::chrono::nanoseconds(target.picoseconds() / 1000);
   if (std::chrono::steady_clock::now() > end) ++overruns_;
   sleep_until_exactly(end);

@@ -1,5 +1,6 @@
 #pragma once
-// Measured costs of kernels on one machine, with the conditions they were measured under.
+// Measured costs of kernels and of the runtime on one machine, with the conditions they were
+// measured under, and what they say about shapes between the measured ones.
 
 #include <map>
 #include <optional>
@@ -19,11 +20,27 @@ struct KernelTime {
   bool operator==(const KernelTime&) const = default;
 };
 
+// What the runtime adds to kernels; runtime/overheads.h says how each is measured.
+struct Overheads {
+  Duration op_start;    // of an op that follows another one on its lane
+  Duration wake_idle;   // from an op's end to the start of one on another, sleeping lane
+  Duration wake_busy;   // the same while all other cores work
+  Duration collective;  // a meeting of ranks without work, from the last arrival
+  bool operator==(const Overheads&) const = default;
+};
+
 struct Calibration {
-  std::string machine;     // processor name
-  int64_t cores = 1;       // that ran at once for KernelTime::busy
-  std::string build;       // compiler and matrix library of the measured program
-  Duration lane_handover;  // from an op's end to the start of one on another lane of its rank
+  std::string machine;   // processor
+  int64_t cores = 1;     // that ran at once for KernelTime::busy
+  std::string build;     // compiler and matrix library of the measured program
+  std::string sources;   // fingerprint of the measured kernels' source code
+  std::string measured;  // "2026-01-31 13:05 UTC"
+  Overheads overheads;
+  // All kernels are timed once per round: the time of each round over the median round's, geometric
+  // mean over kernels. How the machine's speed wanders.
+  std::vector<double> drift;
+  // Relative error, root mean square, of interpolated times of shapes that were held out.
+  double interpolation_error = 0;
   std::map<KernelCall, KernelTime> kernels;
 
   bool operator==(const Calibration&) const = default;
@@ -33,8 +50,18 @@ struct Calibration {
 Calibration load_calibration(const std::string& path);
 std::string print_calibration(const Calibration& calibration);
 
-// The time of a call between or beyond measured ones of the same kernel that differ in rows alone:
-// linear between neighbours, in proportion beyond them. Nothing when there is none such.
-std::optional<KernelTime> interpolate(const Calibration& calibration, const KernelCall& call);
+// Shapes that cover what plans of small models need, whatever their widths: every combination of a
+// few values per entry of a kernel's shape.
+std::vector<KernelCall> grid_calls();
+
+struct KernelEstimate {
+  KernelTime time;
+  bool measured = false;  // at this very shape
+};
+// The time of a call from measured ones of its kernel: itself; between neighbours that differ in
+// rows alone; within the grid, linear in every entry at once (which is exact for costs like
+// m n k + m k + n k + a constant; attention's time per token is taken, its cost being quadratic in
+// the length); in proportion beyond what was measured. Nothing when there is nothing to go by.
+std::optional<KernelEstimate> estimate(const Calibration& calibration, const KernelCall& call);
 
 }  // namespace rehearse

@@ -14,13 +14,21 @@
 namespace rehearse {
 namespace {
 
+// What Work tells: an op takes part in its collective now, or has ended.
+struct Happened {
+  OpId op = 0;
+  bool ended = false;
+};
+
 // Walks the Program: keeps, per lane, which op is next and whether it runs, and starts an op when
 // its dependencies are done and, for a collective, when every member has come to it.
 //
-// `Work` says what an op does to the clock: arrive(now, id) when a rank has come to a collective,
-// begin(now, id) when all members have (or it is none) starts its activities; what comes back
-// from the queue goes to event(now, payload), which answers with the ops that thereby ended.
-// Payloads with the lowest bit set are the Walk's own.
+// `Work` says what an op does to the clock. pack(now, id): a rank has come to a collective; true
+// when it has nothing to prepare and takes part at once. begin(now, id): all members take part (or
+// it is no collective): starts its activities. What comes back from the queue goes to event(now,
+// payload, happened), which tells the ops that thereby came to take part, or ended. start_delay and
+// meeting_delay: what the runtime adds before an op begins. Payloads' two lowest bits are the
+// Walk's own.
 template <typename Work>
 class Walk {
  public:
@@ -56,8 +64,8 @@ class Walk {
  private:
   struct LaneState {
     size_t next = 0;  // index in the lane's list
-    bool running = false;
-    bool arrived = false;  // at a collective, waiting for the other members
+    bool running = false;  // or about to
+    bool arrived = false;  // takes part in a collective, waiting for the other members
   };
 
   LaneState& lane(int64_t rank, int lane) {
@@ -84,53 +92,59 @@ class Walk {
   // woken: the lane slept and is woken by an op of another lane.
   void try_start(int64_t rank, int index, bool woken) {
     LaneState& state = lane(rank, index);
-    if (state.running || state.arrived) return;
+    if (state.running) return;
     const auto id = head(rank, index);
     if (!id || !ready(*id)) return;
-    if (program_.op(*id).group == Group::kNone) {
-      start(*id, woken);
+    state.running = true;
+    after(work_.start_delay(*id, woken), *id, Step::kProceed);
+  }
+
+  enum class Step : uint64_t { kWork, kProceed, kBegin };  // the payload's lowest bits
+
+  void after(Duration delay, OpId id, Step step) {
+    if (delay == Duration()) {
+      take(id, step);
       return;
     }
-    state.arrived = true;
-    work_.arrive(now_, *id);
-    const std::vector<OpId> members = program_.collective(*id);
+    const auto work = static_cast<double>(delay.picoseconds());
+    sharing_.start(now_, work, 1, {}, (static_cast<uint64_t>(id) << 2) | static_cast<uint64_t>(step));
+  }
+
+  void take(OpId id, Step step) {
+    if (step == Step::kBegin) {
+      timeline_.spans[static_cast<size_t>(id)].begin = now_;
+      work_.begin(now_, id);
+    } else if (program_.op(id).group == Group::kNone) {
+      take(id, Step::kBegin);
+    } else if (work_.pack(now_, id)) {
+      came(id);
+    }
+  }
+
+  // The collective begins when all members take part.
+  void came(OpId id) {
+    lane(program_.global_rank(id), static_cast<int>(program_.op(id).lane)).arrived = true;
+    const std::vector<OpId> members = program_.collective(id);
     for (const OpId m : members) {
       const int64_t r = program_.global_rank(m);
       const int l = static_cast<int>(program_.op(m).lane);
       if (!lane(r, l).arrived || head(r, l) != m) return;
     }
-    for (const OpId m : members) start(m, woken || m != *id);
-  }
-
-  void start(OpId id, bool woken) {
-    LaneState& state = lane(program_.global_rank(id), static_cast<int>(program_.op(id).lane));
-    state.running = true;
-    state.arrived = false;
-    const Duration delay = woken ? work_.handover() : Duration();
-    if (delay > Duration()) {
-      sharing_.start(now_,
-                     static_cast<double>(delay.picoseconds()),
-                     1,
-                     {},
-                     (static_cast<uint64_t>(id) << 1) | 1);
-    } else {
-      begin(id);
+    for (const OpId m : members) {
+      lane(program_.global_rank(m), static_cast<int>(program_.op(m).lane)).arrived = false;
+      after(work_.meeting_delay(m), m, Step::kBegin);
     }
-  }
-
-  void begin(OpId id) {
-    timeline_.spans[static_cast<size_t>(id)].begin = now_;
-    work_.begin(now_, id);
   }
 
   void handle(uint64_t payload) {
-    if ((payload & 1) != 0) {
-      begin(static_cast<OpId>(payload >> 1));
+    const auto step = static_cast<Step>(payload & 3);
+    if (step != Step::kWork) {
+      take(static_cast<OpId>(payload >> 2), step);
       return;
     }
-    ended_.clear();
-    work_.event(now_, payload >> 1, ended_);
-    for (const OpId id : ended_) end(id);
+    happened_.clear();
+    work_.event(now_, payload >> 2, happened_);
+    for (const Happened& h : happened_) h.ended ? end(h.op) : came(h.op);
   }
 
   void end(OpId id) {
@@ -181,7 +195,7 @@ class Walk {
   Timeline timeline_;
   Duration now_;
   int64_t finished_ = 0;
-  std::vector<OpId> ended_;
+  std::vector<Happened> happened_;
 };
 
 // Ops priced by a plan: computation takes a core and memory bandwidth (or a device of its own),
@@ -193,12 +207,15 @@ class PlanWork {
         program_(program),
         costs_(costs),
         sharing_(sharing),
+        overheads_(costs.overheads()),
         network_(plan.cluster, plan.layout.world(), sharing) {
     if (plan.cluster.device == DeviceKind::kCpu) {
-      for (int64_t n = 0; n < plan.cluster.nodes; ++n) {
+      const int64_t machines = plan.cluster.on_host ? 1 : plan.cluster.nodes;
+      for (int64_t n = 0; n < machines; ++n) {
         cores_.push_back(sharing.add_resource(static_cast<double>(plan.cluster.cores)));
         memory_.push_back(sharing.add_resource(1));
       }
+      working_.resize(cores_.size(), 0);
     }
     if (plan.layout.ep > 1) {
       const ExpertGroup group(plan, 0, 0);
@@ -206,11 +223,23 @@ class PlanWork {
     }
   }
 
-  Duration handover() const { return costs_.lane_handover(); }
+  Duration start_delay(OpId id, bool woken) const {
+    return woken ? wake(id) : overheads_.op_start;
+  }
+  // Ranks that wait for an all-to-all are woken by its messages, not by its beginning.
+  Duration meeting_delay(OpId id) const {
+    return is_exchange(program_.op(id)) ? Duration() : overheads_.collective;
+  }
 
-  // A rank's tokens leave when it has come, whether or not the others have.
-  void arrive(Duration now, OpId id) {
-    if (is_exchange(program_.op(id))) send_phase(now, id, 0);
+  // A rank's tokens leave when it has made its messages, whether or not the others have come.
+  bool pack(Duration now, OpId id) {
+    if (!is_exchange(program_.op(id))) return true;
+    if (on_cores()) {
+      compute(now, id, cost_of(id).pack, Event::kPacked);
+      return false;
+    }
+    send_phase(now, id, 0);
+    return true;
   }
 
   void begin(Duration now, OpId id) {
@@ -219,56 +248,74 @@ class PlanWork {
       part_of(id).begun = true;
       // The end of empty phases comes by an event, like every end.
       sharing_.start(now, 0, 1, {}, exchange_check(id));
-      return;
+    } else if (op.group == Group::kNone) {
+      // A send's message is made first. Nothing else has both.
+      const bool message = cost_of(id).message > Bytes();
+      compute(now,
+              id,
+              message ? cost_of(id).pack : cost_of(id).work,
+              message ? Event::kPacked : Event::kOpDone);
+    } else {
+      send_message(now, id);
     }
-    const OpCost& cost = costs_.of(op);
-    if (cost.message > Bytes()) {
-      const auto route = message_route(id);
-      if (route) {
-        travel(now, *route, cost.message, {.op = id});
-        return;
-      }
-    }
-    const auto alone = static_cast<double>(cost.alone.picoseconds());
-    std::vector<Use> uses;
-    if (!cores_.empty() && alone > 0) {
-      const auto node =
-          static_cast<size_t>(program_.global_rank(id) / plan_.cluster.devices_per_node);
-      uses.push_back({.resource = cores_[node], .weight = 1});
-      if (cost.memory_weight > 0) uses.push_back({memory_[node], cost.memory_weight});
-    }
-    sharing_.start(now, alone, 1, uses, payload(id, Event::kOpDone));
   }
 
-  void event(Duration now, uint64_t payload, std::vector<OpId>& ended) {
-    const auto kind = static_cast<Event>(payload & 3);
-    if (kind == Event::kOpDone) {
-      ended.push_back(static_cast<OpId>(payload >> 2));
-      return;
+  void event(Duration now, uint64_t payload, std::vector<Happened>& happened) {
+    const auto kind = static_cast<Event>(payload & 7);
+    const auto value = static_cast<size_t>(payload >> 3);
+    const auto id = static_cast<OpId>(value);
+    switch (kind) {
+      case Event::kOpDone:
+        left_core(id);
+        if (is_exchange(program_.op(id))) exchanges_.erase(id);
+        happened.push_back({id, true});
+        return;
+      case Event::kPacked:
+        left_core(id);
+        if (is_exchange(program_.op(id))) {
+          part_of(id).since = now;
+          send_phase(now, id, 0);
+          happened.push_back({id, false});
+        } else {
+          send_message(now, id);
+        }
+        return;
+      case Event::kWoken:
+        // Both phases' ends wake the rank; the first is followed by forwarding.
+        compute(now,
+                id,
+                part_of(id).phase == 1 ? cost_of(id).forward : cost_of(id).work,
+                part_of(id).phase == 1 ? Event::kForwarded : Event::kOpDone);
+        return;
+      case Event::kForwarded:
+        left_core(id);
+        second_phase(now, id, happened);
+        return;
+      case Event::kSent: {  // the last byte has left; it arrives a latency later
+        const Duration latency = messages_[value].latency;
+        sharing_.start(now,
+                       static_cast<double>(latency.picoseconds()),
+                       1,
+                       {},
+                       this->payload(id, Event::kArrived));
+        return;
+      }
+      case Event::kArrived:
+        break;
     }
-    const auto slot = static_cast<size_t>(payload >> 2);
-    if (kind == Event::kSent) {  // the last byte has left; it arrives a latency later
-      const Duration latency = messages_[slot].latency;
-      sharing_.start(now,
-                     static_cast<double>(latency.picoseconds()),
-                     1,
-                     {},
-                     this->payload(static_cast<OpId>(slot), Event::kArrived));
-      return;
-    }
-    const Message message = messages_[slot];
-    free_messages_.push_back(slot);
+    const Message message = messages_[value];
+    free_messages_.push_back(value);
     if (message.phase) {
-      if (arrived(now, message.op, *message.phase)) ended.push_back(message.op);
+      arrived(now, message.op, *message.phase, happened);
     } else if (program_.op(message.op).group == Group::kNone) {
-      ended.push_back(message.op);
+      compute(now, message.op, cost_of(message.op).work, Event::kOpDone);
     } else {
-      ring_step_arrived(message.op, ended);
+      ring_step_arrived(now, message.op);
     }
   }
 
  private:
-  enum class Event : uint8_t { kOpDone, kSent, kArrived };
+  enum class Event : uint8_t { kOpDone, kPacked, kForwarded, kWoken, kSent, kArrived };
 
   // A transfer under way and the op it belongs to: the sender's of a pipeline message or ring, the
   // receiver's of an all-to-all.
@@ -279,41 +326,102 @@ class PlanWork {
   };
 
   // One rank's part of an all-to-all: a phase ends when all its messages have come, and the second
-  // one's leave when the first has ended.
+  // one's leave when the first has ended and the rank has made them.
   struct ExchangePart {
     bool begun = false;
+    bool waiting = true;  // for the messages of `phase`, since `since`
     int phase = 0;
     int64_t missing[2] = {0, 0};
+    Duration since;
   };
 
   static uint64_t payload(OpId id, Event kind) {
-    return ((static_cast<uint64_t>(id) << 2) | static_cast<uint64_t>(kind)) << 1;
+    return ((static_cast<uint64_t>(id) << 3) | static_cast<uint64_t>(kind)) << 2;
   }
 
+  // On devices of their own, ranks without links between them exchange tokens at no more than the
+  // cost of their work.
   bool is_exchange(const Op& op) const {
     const bool links = plan_.cluster.node_link || plan_.cluster.network;
-    return op.group == Group::kExpertParallel && links;
+    return op.group == Group::kExpertParallel && is_all_to_all(op.kind) &&
+           (links || on_cores());
+  }
+  bool on_cores() const { return !cores_.empty(); }
+
+  size_t machine_of(OpId id) const {
+    if (plan_.cluster.on_host) return 0;
+    return static_cast<size_t>(program_.global_rank(id) / plan_.cluster.devices_per_node);
+  }
+  const OpCost& cost_of(OpId id) {
+    return costs_.of(program_.op(id), program_.data_rank(id) % plan_.layout.ep);
+  }
+
+  // Until a sleeping lane runs: longer where its core has gone to sleep too.
+  Duration wake(OpId id) const {
+    if (!on_cores()) return {};
+    const bool busy = working_[machine_of(id)] >= plan_.cluster.cores - 1;
+    return busy ? overheads_.wake_busy : overheads_.wake_idle;
+  }
+
+  // Local work, then `then`. On devices other than cores, messages and exchanges are made by the
+  // hardware that moves them.
+  void compute(Duration now, OpId id, const LocalCost& cost, Event then) {
+    const Op& op = program_.op(id);
+    const bool free = !on_cores() && (is_exchange(op) || message_route(id).has_value());
+    const double alone = free ? 0 : static_cast<double>(cost.alone.picoseconds());
+    std::vector<Use> uses;
+    if (on_cores()) {
+      const size_t machine = machine_of(id);
+      ++working_[machine];
+      if (alone > 0) {
+        uses.push_back({.resource = cores_[machine], .weight = 1});
+        if (cost.memory_weight > 0) uses.push_back({memory_[machine], cost.memory_weight});
+      }
+    }
+    sharing_.start(now, alone, 1, uses, payload(id, then));
+  }
+  void left_core(OpId id) {
+    if (on_cores()) --working_[machine_of(id)];
+  }
+
+  // The op's message over its link; where there is none, the work on it follows at once.
+  void send_message(Duration now, OpId id) {
+    const OpCost& cost = cost_of(id);
+    const auto route = cost.message > Bytes() ? message_route(id) : std::nullopt;
+    if (route) {
+      travel(now, *route, cost.message, {.op = id});
+    } else {
+      compute(now, id, cost.work, Event::kOpDone);
+    }
+  }
+
+  // The message's slot; free again when it has arrived.
+  OpId keep(const Message& message) {
+    if (free_messages_.empty()) {
+      messages_.push_back(message);
+      return static_cast<OpId>(messages_.size() - 1);
+    }
+    const size_t slot = free_messages_.back();
+    free_messages_.pop_back();
+    messages_[slot] = message;
+    return static_cast<OpId>(slot);
   }
 
   void travel(Duration now, const Network::Route& route, Bytes size, Message message) {
     message.latency = route.latency;
-    size_t slot = messages_.size();
-    if (free_messages_.empty()) {
-      messages_.push_back(message);
-    } else {
-      slot = free_messages_.back();
-      free_messages_.pop_back();
-      messages_[slot] = message;
-    }
+    const OpId slot = keep(message);
     sharing_.start(now,
                    static_cast<double>(size.count()),
                    std::numeric_limits<double>::max(),
                    route.uses,
-                   payload(static_cast<OpId>(slot), Event::kSent));
+                   payload(slot, Event::kSent));
   }
 
+  // Of a pipeline message, or of a ring's step; nothing for ops that send none.
   std::optional<Network::Route> message_route(OpId id) const {
     const Op& op = program_.op(id);
+    const bool in_ring = op.kind == OpKind::kGradReduce || op.kind == OpKind::kParamGather;
+    if (op.kind != OpKind::kSend && !in_ring) return std::nullopt;
     const Place here{op.pp_rank, program_.data_rank(id)};
     Place there = here;
     if (op.kind == OpKind::kSend) {
@@ -352,8 +460,7 @@ class PlanWork {
   }
 
   uint64_t exchange_check(OpId id) {
-    messages_.push_back({.op = id, .phase = kCheck});
-    return payload(static_cast<OpId>(messages_.size() - 1), Event::kArrived);
+    return payload(keep({.op = id, .phase = kCheck}), Event::kArrived);
   }
 
   void send_phase(Duration now, OpId id, int phase) {
@@ -374,34 +481,48 @@ class PlanWork {
       if (route) {
         travel(now, *route, token * f.tokens, message);
       } else {  // shared memory: at once
-        messages_.push_back(message);
-        sharing_.start(
-            now, 0, 1, {}, payload(static_cast<OpId>(messages_.size() - 1), Event::kArrived));
+        sharing_.start(now, 0, 1, {}, payload(keep(message), Event::kArrived));
       }
     }
   }
 
-  // A ring goes round as fast as its slowest link: all members end together.
-  void ring_step_arrived(OpId id, std::vector<OpId>& ended) {
+  // A ring goes round as fast as its slowest link; then all members work on what they have.
+  void ring_step_arrived(Duration now, OpId id) {
     const std::vector<OpId> members = program_.collective(id);
     const auto at = rings_.try_emplace(members.front(), 0).first;
     if (++at->second < members.size()) return;
     rings_.erase(at);
-    ended.insert(ended.end(), members.begin(), members.end());
+    for (const OpId m : members) compute(now, m, cost_of(m).work, Event::kOpDone);
   }
 
-  // Whether that was the last message of the op.
-  bool arrived(Duration now, OpId id, int phase) {
+  void arrived(Duration now, OpId id, int phase, std::vector<Happened>& happened) {
+    if (phase != kCheck) --part_of(id).missing[phase];
+    proceed(now, id, happened);
+  }
+
+  // Goes on when the messages of the phase are there; a rank that slept until then wakes first.
+  void proceed(Duration now, OpId id, std::vector<Happened>& happened) {
     ExchangePart& part = part_of(id);
-    if (phase != kCheck) --part.missing[phase];
-    if (!part.begun) return false;
-    if (part.phase == 0 && part.missing[0] == 0) {
-      part.phase = 1;
-      send_phase(now, id, 1);
+    if (!part.begun || !part.waiting || part.missing[part.phase] > 0) return;
+    part.waiting = false;
+    ++part.phase;
+    if (on_cores()) {
+      const Duration delay = now > part.since ? wake(id) : Duration();
+      sharing_.start(
+          now, static_cast<double>(delay.picoseconds()), 1, {}, payload(id, Event::kWoken));
+    } else if (part.phase == 1) {
+      second_phase(now, id, happened);
+    } else {
+      exchanges_.erase(id);
+      happened.push_back({id, true});
     }
-    if (part.phase == 0 || part.missing[1] > 0) return false;
-    exchanges_.erase(id);
-    return true;
+  }
+
+  void second_phase(Duration now, OpId id, std::vector<Happened>& happened) {
+    send_phase(now, id, 1);
+    part_of(id).waiting = true;
+    part_of(id).since = now;
+    proceed(now, id, happened);
   }
 
   static constexpr int kCheck = 2;
@@ -410,8 +531,10 @@ class PlanWork {
   const Program& program_;
   OpCosts& costs_;
   Sharing& sharing_;
+  Overheads overheads_;
   Network network_;
-  std::vector<ResourceId> cores_, memory_;  // per node
+  std::vector<ResourceId> cores_, memory_;  // per machine of cores
+  std::vector<int64_t> working_;            // likewise: ops that have a core or wait for one
   ExchangeFlows flows_of_group_;            // by member; the same for every group
   std::vector<Message> messages_;
   std::vector<size_t> free_messages_;
@@ -425,10 +548,11 @@ class UnitWork {
   UnitWork(const Program& program, Sharing& sharing, Duration unit)
       : program_(program), sharing_(sharing), unit_(unit) {}
 
-  Duration handover() const { return {}; }
-  void arrive(Duration, OpId) {}
-  void event(Duration, uint64_t payload, std::vector<OpId>& ended) {
-    ended.push_back(static_cast<OpId>(payload));
+  Duration start_delay(OpId, bool) const { return {}; }
+  Duration meeting_delay(OpId) const { return {}; }
+  bool pack(Duration, OpId) { return true; }
+  void event(Duration, uint64_t payload, std::vector<Happened>& happened) {
+    happened.push_back({static_cast<OpId>(payload), true});
   }
 
   void begin(Duration now, OpId id) {
@@ -445,7 +569,7 @@ class UnitWork {
     }
     const double work =
         static_cast<double>(unit_.picoseconds() * units) / static_cast<double>(parts);
-    sharing_.start(now, work, 1, {}, static_cast<uint64_t>(id) << 1);
+    sharing_.start(now, work, 1, {}, static_cast<uint64_t>(id) << 2);
   }
 
  private:
@@ -459,10 +583,10 @@ class UnitWork {
 Prediction simulate(const Plan& plan,
                     const Program& program,
                     const std::optional<Calibration>& calibration,
-                    CostPoint point,
+                    const CostVariation& variation,
                     const std::function<void(int64_t ops_done)>& progress) {
   Sharing sharing;
-  OpCosts costs(plan, program, calibration, point);
+  OpCosts costs(plan, program, calibration, variation);
   PlanWork work(plan, program, costs, sharing);
   Walk<PlanWork> walk(program, sharing, work);
   Prediction prediction{.timeline = walk.run(progress), .sources = {}};

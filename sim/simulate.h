@@ -12,14 +12,19 @@
 
 namespace rehearse {
 
-// Which point of the calibration's spread the costs take.
-enum class CostPoint : uint8_t { kLow, kMedian, kHigh };
+// How the costs of one simulation differ from the calibration's medians.
+struct CostVariation {
+  double common = 1;        // factor on every measured time
+  double interpolated = 0;  // standard deviation, in logarithms, of each interpolated time
+  uint64_t seed = 0;        // of those
+};
 
 // Where the costs of a prediction came from.
 struct CostSources {
-  int64_t measured = 0;  // kernel calls priced by the calibration
-  int64_t roofline = 0;  // calls priced by flops and bytes, since nothing was measured
-  int64_t stated = 0;    // calls of an emulated device, whose roofline is what they take
+  int64_t measured = 0;      // kernel calls that the calibration has timed at their shape
+  int64_t interpolated = 0;  // calls priced from the calibration's neighbouring shapes
+  int64_t roofline = 0;      // calls priced by flops and bytes, since nothing was measured
+  int64_t stated = 0;        // calls of an emulated device, whose roofline is what they take
   std::set<std::string> unmeasured;  // those calls
 };
 
@@ -34,7 +39,7 @@ struct Prediction {
 Prediction simulate(const Plan& plan,
                     const Program& program,
                     const std::optional<Calibration>& calibration,
-                    CostPoint point = CostPoint::kMedian,
+                    const CostVariation& variation = {},
                     const std::function<void(int64_t ops_done)>& progress = {});
 
 // Costs given by hand, ops costing nothing else: the setting of the bubble formulas, in which a

@@ -1,0 +1,164 @@
+#include "cli/measure.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <set>
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include "base/progress.h"
+#include "runtime/kernel_bench.h"
+#include "runtime/machine.h"
+#include "runtime/overheads.h"
+#include "runtime/random.h"
+#include "sim/op_cost.h"
+
+namespace rehearse::cli {
+namespace {
+
+constexpr const char* kTimeFormat = "{:%Y-%m-%d %H:%M} UTC";
+
+std::string utc_now() {
+  return fmt::format(kTimeFormat, fmt::gmtime(std::time(nullptr)));
+}
+
+void add_calls(const Plan& plan, std::set<KernelCall>& calls) {
+  const Program program = build_program(plan);
+  std::set<int64_t> expert_rows;
+  for (const MemberLoad& load : balanced_loads(plan)) {
+    expert_rows.insert(load.expert_rows.begin(), load.expert_rows.end());
+  }
+  for (const KernelCall& call : kernels_of(plan, program)) {
+    calls.insert(call);
+    // Routing is not balanced in fact: experts get fewer and more rows than the mean.
+    if (!expert_rows.contains(call.shape[kRowsEntry])) continue;
+    for (const double factor : {0.125, 0.25, 0.5, 1.5, 2.0, 4.0}) {
+      KernelCall scaled = call;
+      const double rows = factor * static_cast<double>(call.shape[kRowsEntry]);
+      scaled.shape[kRowsEntry] = std::max<int64_t>(1, static_cast<int64_t>(rows));
+      calls.insert(scaled);
+    }
+  }
+}
+
+// Products and attention, nearly all of a step's time, at shapes off the grid.
+std::vector<KernelCall> held_out_calls() {
+  constexpr int kEach = 12;
+  Random random(20);
+  // Spread evenly in logarithms.
+  const auto draw = [&](double low, double high) {
+    return static_cast<int64_t>(low * std::pow(high / low, random.uniform()));
+  };
+  std::vector<KernelCall> calls;
+  for (int i = 0; i < kEach; ++i) {
+    for (const Kernel k :
+         {Kernel::kMatmul, Kernel::kMatmulGradInput, Kernel::kMatmulGradWeight}) {
+      calls.push_back({k, {draw(16, 1024), draw(4, 64) * 8, draw(4, 64) * 8}});
+    }
+    for (const Kernel k : {Kernel::kAttention, Kernel::kAttentionBackward}) {
+      calls.push_back(
+          {k, {draw(1, 4), draw(4, 64) * 8, draw(2, 8), draw(4, 16) * 8, draw(2, 12) * 8}});
+    }
+  }
+  return calls;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
+KernelTime over_rounds(const std::vector<KernelTiming>& rounds) {
+  const auto of = [&](Duration KernelTiming::*member) {
+    std::vector<double> values;
+    for (const KernelTiming& t : rounds) values.push_back((t.*member).seconds());
+    return Duration::seconds(median(std::move(values)));
+  };
+  return {.alone = of(&KernelTiming::alone),
+          .low = of(&KernelTiming::low),
+          .high = of(&KernelTiming::high),
+          .busy = of(&KernelTiming::busy)};
+}
+
+// Each round's time over the median round's, geometric mean over kernels.
+std::vector<double> drift_of(const std::vector<std::vector<KernelTiming>>& timings) {
+  std::vector<double> drift;
+  for (size_t round = 0; round < timings.front().size(); ++round) {
+    double sum = 0;
+    for (const auto& of_call : timings) {
+      sum += std::log(of_call[round].alone / over_rounds(of_call).alone);
+    }
+    drift.push_back(std::exp(sum / static_cast<double>(timings.size())));
+  }
+  return drift;
+}
+
+}  // namespace
+
+Calibration measure(std::span<const Plan> plans, const MeasureOptions& options) {
+  std::set<KernelCall> wanted;
+  if (options.grid) {
+    for (const KernelCall& call : grid_calls()) wanted.insert(call);
+  }
+  for (const Plan& plan : plans) add_calls(plan, wanted);
+  std::vector<KernelCall> calls(wanted.begin(), wanted.end());
+  const size_t kept = calls.size();
+  if (options.grid) {
+    for (const KernelCall& call : held_out_calls()) calls.push_back(call);
+  }
+  CHECK(!calls.empty()) << "nothing to measure";
+
+  Calibration c{.machine = processor_name(),
+                .cores = host_cores(),
+                .build = build_description(),
+                .sources = kernel_sources(),
+                .measured = utc_now()};
+  Progress progress({.label = "calibrate",
+                     .total = static_cast<int64_t>(calls.size()) * options.rounds,
+                     .quiet = options.quiet});
+  const OverheadTimings overheads = time_overheads(c.cores);
+  c.overheads = {.op_start = overheads.op_start,
+                 .wake_idle = overheads.wake_idle,
+                 .wake_busy = overheads.wake_busy,
+                 .collective = overheads.collective};
+  const auto timings = time_cpu_kernels(
+      calls,
+      {.cores = c.cores,
+       .budget = options.budget_per_kernel,
+       .rounds = options.rounds,
+       .progress = [&](int64_t done, const KernelCall& call) {
+         progress.update(done, to_string(call));
+       }});
+  c.drift = drift_of(timings);
+  for (size_t i = 0; i < kept; ++i) c.kernels[calls[i]] = over_rounds(timings[i]);
+  double squares = 0;
+  for (size_t i = kept; i < calls.size(); ++i) {
+    const double error =
+        std::log(estimate(c, calls[i])->time.alone / over_rounds(timings[i]).alone);
+    squares += error * error;
+  }
+  if (kept < calls.size()) {
+    c.interpolation_error = std::sqrt(squares / static_cast<double>(calls.size() - kept));
+  }
+  return c;
+}
+
+std::vector<std::string> calibration_doubts(const Calibration& c, const Plan& plan) {
+  std::vector<std::string> doubts;
+  if (!plan.cluster.on_host) return doubts;
+  const auto differs = [&](const char* what, const std::string& theirs, const std::string& ours) {
+    if (theirs != ours) doubts.push_back(fmt::format("{}: '{}', here '{}'", what, theirs, ours));
+  };
+  differs("measured on another processor", c.machine, processor_name());
+  differs("measured with another number of cores",
+          std::to_string(c.cores),
+          std::to_string(host_cores()));
+  differs("measured with another build", c.build, build_description());
+  differs("measured other kernel sources", c.sources, kernel_sources());
+  return doubts;
+}
+
+}  // namespace rehearse::cli
