@@ -11,7 +11,6 @@
 #include "cli/measure.h"
 #include "cli/results.h"
 #include "plan/capabilities.h"
-#include "runtime/kernel_bench.h"
 
 namespace rehearse::cli {
 namespace {
@@ -84,45 +83,25 @@ void show(const Calibration& c, const std::string& path) {
 // Times a few of the file's calls again.
 int check(const std::string& path, const Options& options) {
   const Calibration c = load_calibration(path);
-  // The dearest calls make up most of a step, and are the steadiest.
-  constexpr size_t kCalls = 40;
-  std::vector<KernelCall> calls;
-  for (const auto& [call, time] : c.kernels) {
-    const bool handy =
-        time.alone > Duration::microseconds(20) && time.alone < Duration::microseconds(5000);
-    if (handy) calls.push_back(call);
-  }
-  if (calls.empty()) throw InputError(path + ": holds no kernel that takes 20 us to 5 ms");
-  std::vector<KernelCall> sample;
-  for (size_t i = 0; i < kCalls; ++i) sample.push_back(calls[i * calls.size() / kCalls]);
-  const auto timings = time_cpu_kernels(
-      sample, {.cores = 1, .budget = Duration::microseconds(10'000), .rounds = 3});
-  std::vector<double> ratios;
-  for (size_t i = 0; i < sample.size(); ++i) {
-    std::vector<Duration> rounds;
-    for (const KernelTiming& t : timings[i]) rounds.push_back(t.alone);
-    std::sort(rounds.begin(), rounds.end());
-    ratios.push_back(rounds[rounds.size() / 2] / c.kernels.at(sample[i]).alone);
-  }
-  std::sort(ratios.begin(), ratios.end());
-  const double middle = ratios[ratios.size() / 2];
+  const PresentSpeed now = present_speed(c);
+  if (now.calls == 0) throw InputError(path + ": holds no products or attention to time again");
   constexpr double kSame = 0.1;
-  const bool same = std::abs(middle - 1) <= kSame;
+  const bool same = std::abs(now.ratio - 1) <= kSame;
   if (options.json()) {
     const Json json = {{"file", path},
-                       {"calls", sample.size()},
-                       {"time_ratio_median", middle},
-                       {"time_ratio_low", ratios[ratios.size() / 10]},
-                       {"time_ratio_high", ratios[ratios.size() * 9 / 10]},
+                       {"calls", now.calls},
+                       {"time_ratio_median", now.ratio},
+                       {"time_ratio_low", now.low},
+                       {"time_ratio_high", now.high},
                        {"holds", same}};
     std::cout << json.dump(2) << "\n";
   } else {
     std::cout << fmt::format(
         "{} kernels timed again: {} of the file's times (10% to 90%: {} to {})\n{}\n",
-        sample.size(),
-        percent(middle - 1),
-        percent(ratios[ratios.size() / 10] - 1),
-        percent(ratios[ratios.size() * 9 / 10] - 1),
+        now.calls,
+        percent(now.ratio - 1),
+        percent(now.low - 1),
+        percent(now.high - 1),
         same ? "the calibration holds"
              : "the calibration is stale: run `rehearse calibrate` again");
   }
@@ -149,10 +128,10 @@ int calibrate(const Arguments& args) {
                 "file to write (default: out/<first plan>/calibration.yaml, or out/calibration.yaml)");
   options.add()("device", po::value<std::string>()->default_value("cpu"), "cpu");
   options.add()("milliseconds",
-                po::value<double>()->default_value(1),
+                po::value<double>()->default_value(0.3),
                 "time per kernel, condition and round; more gives steadier medians");
   options.add()("rounds",
-                po::value<int64_t>()->default_value(3),
+                po::value<int64_t>()->default_value(6),
                 "how often all kernels are gone through");
   options.add()("no-grid", "only the shapes of the given plans");
   options.add()(

@@ -32,11 +32,12 @@ const char* plan_usage(PlanArgument plan) {
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> list = {
-      {"calibrate", "measure this machine's kernels at the shapes a plan needs", calibrate},
+      {"calibrate", "measure this machine's kernels and the runtime's overheads", calibrate},
       {"inspect", "print and check a plan's schedule, Program, memory and bubble", inspect},
       {"simulate", "predict one step of a plan", simulate},
       {"train", "run the plan", train},
       {"compare", "put predicted and measured timelines side by side, op by op", compare},
+      {"validate", "predict several plans, run them, and show how far off the predictions are", validate},
       {"demo", "all of it, small, on this machine", demo},
   };
   return list;

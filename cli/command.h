@@ -27,6 +27,7 @@ int simulate(const Arguments& args);
 int train(const Arguments& args);
 int compare(const Arguments& args);
 int calibrate(const Arguments& args);
+int validate(const Arguments& args);
 int demo(const Arguments& args);
 
 // A wrong command line: exit code 2.

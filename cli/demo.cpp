@@ -145,7 +145,7 @@ int demo(const Arguments& args) {
   say(fmt::format("1. Calibrate: time every kernel of the plan on {} cores\n", host_cores()));
   const Calibration calibration =
       measure({&plan, 1},
-              {.budget_per_kernel = Duration::microseconds(1000), .quiet = options.quiet()});
+              {.quiet = options.quiet()});
   write_file(out + "/calibration.yaml", print_calibration(calibration));
 
   say("\n2. Predict, before anything is trained\n\n");

@@ -71,25 +71,43 @@ double median(std::vector<double> values) {
   return (values[(n - 1) / 2] + values[n / 2]) / 2;
 }
 
-KernelTime over_rounds(const std::vector<KernelTiming>& rounds) {
-  const auto of = [&](Duration KernelTiming::*member) {
-    std::vector<double> values;
-    for (const KernelTiming& t : rounds) values.push_back((t.*member).seconds());
-    return Duration::seconds(median(std::move(values)));
-  };
-  return {.alone = of(&KernelTiming::alone),
-          .low = of(&KernelTiming::low),
-          .high = of(&KernelTiming::high),
-          .busy = of(&KernelTiming::busy)};
+double mean(const std::vector<Duration>& times) {
+  double sum = 0;
+  for (const Duration t : times) sum += t.seconds();
+  return sum / static_cast<double>(times.size());
+}
+
+Duration quantile(std::vector<Duration>& times, double q) {
+  const auto at = times.begin() +
+                  static_cast<std::ptrdiff_t>(q * static_cast<double>(times.size() - 1) + 0.5);
+  std::nth_element(times.begin(), at, times.end());
+  return *at;
+}
+
+KernelTime over_rounds(const std::vector<KernelRound>& rounds) {
+  std::vector<Duration> alone, busy;
+  std::vector<double> means;
+  for (const KernelRound& r : rounds) {
+    alone.insert(alone.end(), r.alone.begin(), r.alone.end());
+    busy.insert(busy.end(), r.busy.begin(), r.busy.end());
+    means.push_back(mean(r.alone));
+  }
+  KernelTime t{.alone = quantile(alone, 0.5),
+               .mean = Duration::seconds(median(std::move(means))),
+               .low = quantile(alone, 0.05),
+               .high = quantile(alone, 0.95)};
+  t.busy = busy.empty() ? t.alone : quantile(busy, 0.5);
+  return t;
 }
 
 // Each round's time over the median round's, geometric mean over kernels.
-std::vector<double> drift_of(const std::vector<std::vector<KernelTiming>>& timings) {
+std::vector<double> drift_of(const std::vector<std::vector<KernelRound>>& timings) {
   std::vector<double> drift;
   for (size_t round = 0; round < timings.front().size(); ++round) {
     double sum = 0;
     for (const auto& of_call : timings) {
-      sum += std::log(of_call[round].alone / over_rounds(of_call).alone);
+      std::vector<Duration> times = of_call[round].alone;
+      sum += std::log(quantile(times, 0.5) / over_rounds(of_call).alone);
     }
     drift.push_back(std::exp(sum / static_cast<double>(timings.size())));
   }
@@ -144,6 +162,36 @@ Calibration measure(std::span<const Plan> plans, const MeasureOptions& options) 
     c.interpolation_error = std::sqrt(squares / static_cast<double>(calls.size() - kept));
   }
   return c;
+}
+
+PresentSpeed present_speed(const Calibration& c) {
+  // Products and attention make up most of a step; long enough to time, short enough for many.
+  constexpr size_t kCalls = 36;
+  std::vector<KernelCall> handy;
+  for (const auto& [call, time] : c.kernels) {
+    const bool large = call.kernel <= Kernel::kMatmulGradWeight ||
+                       call.kernel == Kernel::kAttention ||
+                       call.kernel == Kernel::kAttentionBackward;
+    const bool short_enough =
+        time.alone > Duration::microseconds(50) && time.alone < Duration::microseconds(1500);
+    if (large && short_enough) handy.push_back(call);
+  }
+  if (handy.empty()) return {};
+  std::vector<KernelCall> sample;
+  for (size_t i = 0; i < kCalls; ++i) sample.push_back(handy[i * handy.size() / kCalls]);
+  const auto timings = time_cpu_kernels(
+      sample, {.cores = host_cores(), .budget = Duration::microseconds(500), .rounds = 16});
+  std::vector<double> ratios;
+  for (size_t i = 0; i < sample.size(); ++i) {
+    const KernelTime now = over_rounds(timings[i]);
+    const KernelTime& then = c.kernels.at(sample[i]);
+    ratios.push_back(std::sqrt((now.alone / then.alone) * (now.busy / then.busy)));
+  }
+  std::sort(ratios.begin(), ratios.end());
+  return {.calls = static_cast<int64_t>(sample.size()),
+          .ratio = median(ratios),
+          .low = ratios[ratios.size() / 10],
+          .high = ratios[ratios.size() * 9 / 10]};
 }
 
 std::vector<std::string> calibration_doubts(const Calibration& c, const Plan& plan) {

@@ -14,14 +14,23 @@ struct MeasureOptions {
   // Whether to time a grid of shapes, from which those of any small model are interpolated, beside
   // those that the plans call.
   bool grid = true;
-  Duration budget_per_kernel;  // per condition and round
-  int64_t rounds = 3;
+  Duration budget_per_kernel = Duration::microseconds(300);  // per condition and round
+  int64_t rounds = 6;
   bool quiet = false;
 };
 
 // Times kernels, those that an op of a plan calls and the experts' at several row counts among
 // them, and the runtime's overheads. No step is run.
 Calibration measure(std::span<const Plan> plans, const MeasureOptions& options);
+
+// How this machine's kernels run now: time over the calibration's, of a sample of its calls timed
+// again for about a second, alone and on all cores.
+struct PresentSpeed {
+  int64_t calls = 0;
+  double ratio = 1;          // median
+  double low = 1, high = 1;  // 10th and 90th percentile
+};
+PresentSpeed present_speed(const Calibration& calibration);
 
 // What speaks against using `calibration` for a plan on this machine's cores: another processor,
 // another build or other kernels than this program's. Empty when nothing does,

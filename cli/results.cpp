@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 
 #include <fmt/format.h>
@@ -59,6 +60,38 @@ std::string breakdown_text(const Summary& s) {
   return table.text();
 }
 
+// Of a standard normal, by bisection of the error function.
+double normal_quantile(double probability) {
+  double low = -8;
+  double high = 8;
+  while (high - low > 1e-9) {
+    const double middle = (low + high) / 2;
+    (0.5 * std::erfc(-middle / std::sqrt(2.0)) < probability ? low : high) = middle;
+  }
+  return low;
+}
+
+// Standard deviation of the logarithm of the machine's speed from one minute to the next: how far
+// the calibration's rounds lie apart, as Student's t sees it, and how far single calls do, which
+// on an otherwise idle machine is its speed from one moment to the next.
+double common_spread(const Calibration& c) {
+  double sum = 0;
+  double squares = 0;
+  for (const double d : c.drift) {
+    sum += std::log(d);
+    squares += std::log(d) * std::log(d);
+  }
+  const auto n = static_cast<double>(c.drift.size());
+  const double rounds = n < 2 ? 0 : std::sqrt(std::max(0.0, (squares - sum * sum / n) / (n - 1)));
+  std::vector<double> of_calls;
+  for (const auto& [call, t] : c.kernels) {
+    // Shorter ones show the clock's own spread.
+    if (t.alone < Duration::microseconds(20)) continue;
+    of_calls.push_back(std::log(t.high / t.low) / (2 * 1.645));
+  }
+  return std::hypot(rounds, median(of_calls));
+}
+
 }  // namespace
 
 std::string percent(double signed_share) {
@@ -75,10 +108,43 @@ std::string memory_warning(const Plan& plan) {
                      to_string(plan.cluster.memory));
 }
 
+namespace {
+
+// Standard deviation of the logarithm of the step's time, from steps simulated with costs drawn
+// from the calibration's spread.
+double step_spread(const Plan& plan,
+                   const Program& program,
+                   const Calibration& calibration,
+                   double speed) {
+  const double common = common_spread(calibration);
+  // Fewer draws where each takes seconds.
+  constexpr int64_t kOps = 2'000'000;
+  const auto draws = static_cast<uint64_t>(
+      std::clamp<int64_t>(kOps / std::max<int64_t>(1, program.global_size()), 4, 24));
+  double sum = 0;
+  double squares = 0;
+  for (uint64_t i = 0; i < draws; ++i) {
+    // Evenly spaced quantiles of the common factor, in an order that the seeds know nothing of.
+    const double z = normal_quantile((static_cast<double>(i) + 0.5) / static_cast<double>(draws));
+    const CostVariation variation{.common = speed * std::exp(common * z),
+                                  .interpolated = calibration.interpolation_error,
+                                  .seed = i + 1};
+    const Duration step = rehearse::simulate(plan, program, calibration, variation).timeline.step();
+    const double log = std::log(step.seconds());
+    sum += log;
+    squares += log * log;
+  }
+  const auto n = static_cast<double>(draws);
+  return std::sqrt(std::max(0.0, (squares - sum * sum / n) / (n - 1)));
+}
+
+}  // namespace
+
 StepPrediction predict(const Plan& plan,
                        const Program& program,
                        const std::optional<Calibration>& calibration,
-                       bool quiet) {
+                       bool quiet,
+                       double speed) {
   // Worth showing from some seconds on.
   constexpr int64_t kShown = 1'000'000;
   Progress progress({.label = "simulate",
@@ -87,11 +153,14 @@ StepPrediction predict(const Plan& plan,
   const auto begin = std::chrono::steady_clock::now();
   StepPrediction p;
   p.median = rehearse::simulate(
-      plan, program, calibration, {}, [&](int64_t done) { progress.update(done); });
+      plan, program, calibration, {.common = speed}, [&](int64_t done) {
+        progress.update(done);
+      });
   p.summary = summarize(program, p.median.timeline);
-  p.low = p.high = p.summary.step;
-  if (calibration) {
-  }
+  const double spread = calibration ? step_spread(plan, program, *calibration, speed) : 0;
+  constexpr double kNinety = 1.645;  // standard deviations either way that hold 90% of a normal
+  p.low = Duration::seconds(p.summary.step.seconds() * std::exp(-kNinety * spread));
+  p.high = Duration::seconds(p.summary.step.seconds() * std::exp(kNinety * spread));
   p.wall = Duration::seconds(
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   return p;
@@ -144,6 +213,7 @@ Json prediction_json(const Plan& plan, const Program& program, const StepPredict
       {"breakdown_ranks_s", ranks},
       {"costs",
        {{"calibrated_calls", p.median.sources.measured},
+        {"interpolated_calls", p.median.sources.interpolated},
         {"roofline_calls", p.median.sources.roofline},
         {"stated_calls", p.median.sources.stated},
         {"unmeasured", p.median.sources.unmeasured}}}};
@@ -167,7 +237,7 @@ std::string prediction_text(const Plan& plan, const Program& program, const Step
                                 plan.training.micro_batches,
                                 plan.micro_batch_tokens());
   out += fmt::format("  step time              {}", to_string(p.summary.step));
-  if (p.median.sources.measured > 0) {
+  if (p.low < p.high) {
     out += fmt::format("   (90%: {} to {})", to_string(p.low), to_string(p.high));
   }
   out += "\n";
@@ -202,7 +272,7 @@ std::string prediction_text(const Plan& plan, const Program& program, const Step
         "\n{} of {} kernel calls are not in a calibration and are priced by their roofline"
         " (flops over peak, bytes over bandwidth): expect these to be optimistic.\n",
         s.roofline,
-        s.roofline + s.measured);
+        s.roofline + s.measured + s.interpolated);
     if (plan.cluster.device == DeviceKind::kCpu) {
       out += fmt::format("`rehearse calibrate {}` measures them.\n", plan.path);
     }

@@ -15,18 +15,19 @@ namespace rehearse::cli {
 
 using Json = nlohmann::ordered_json;
 
-// A prediction with its interval: the step simulated with every kernel at its median, 5th and 95th
-// percentile.
+// A prediction with its 90% interval.
 struct StepPrediction {
   Prediction median;
   Summary summary;
   Duration low, high;
   Duration wall;  // that the simulations took
 };
+// speed: factor on all calibrated times, where the machine's present speed is known.
 StepPrediction predict(const Plan& plan,
                        const Program& program,
                        const std::optional<Calibration>& calibration,
-                       bool quiet);
+                       bool quiet,
+                       double speed = 1);
 
 // A line that says so when the plan's ranks need more memory than their devices have; else empty.
 std::string memory_warning(const Plan& plan);

@@ -36,26 +36,34 @@ RoutingCounts count_routing(const ExpertGroup& group,
   return counts;
 }
 
-std::vector<int32_t> balanced_choice(const Architecture& a, int64_t token) {
+void balanced_choice(const Architecture& a, int64_t token, std::span<int32_t> chosen) {
   const int64_t size = a.experts / a.groups;
   const int64_t per_group = (a.active_experts + a.kept_groups - 1) / a.kept_groups;
-  std::vector<int32_t> chosen;
-  for (int64_t k = 0; k < a.active_experts; ++k) {
-    // Choices take the kept groups in turn; within a group, neighbours from a place that moves on
-    // each time all groups have been first.
-    const int64_t group = (token + k % a.kept_groups) % a.groups;
-    const int64_t within = (token / a.groups * per_group + k / a.kept_groups) % size;
-    chosen.push_back(static_cast<int32_t>(group * size + within));
+  // Choices take the kept groups in turn; within a group, neighbours from a place that moves on
+  // each time all groups have been first.
+  const int64_t first_group = token % a.groups;
+  const int64_t first_within = token / a.groups * per_group % size;
+  int64_t turn = 0;    // of the kept groups
+  int64_t within = 0;  // the group, from first_within
+  for (int32_t& expert : chosen) {
+    const int64_t group = first_group + turn < a.groups ? first_group + turn
+                                                        : first_group + turn - a.groups;
+    const int64_t place = first_within + within < size ? first_within + within
+                                                       : first_within + within - size;
+    expert = static_cast<int32_t>(group * size + place);
+    if (++turn == a.kept_groups) {
+      turn = 0;
+      ++within;
+    }
   }
-  return chosen;
 }
 
 RoutingCounts balanced_routing(const Plan& plan, const ExpertGroup& group) {
   const Architecture& a = plan.model.architecture;
-  std::vector<int32_t> chosen;
-  for (int64_t t = 0; t < plan.micro_batch_tokens(); ++t) {
-    const std::vector<int32_t> of_token = balanced_choice(a, t);
-    chosen.insert(chosen.end(), of_token.begin(), of_token.end());
+  const auto active = static_cast<size_t>(a.active_experts);
+  std::vector<int32_t> chosen(static_cast<size_t>(plan.micro_batch_tokens()) * active);
+  for (size_t t = 0; t * active < chosen.size(); ++t) {
+    balanced_choice(a, static_cast<int64_t>(t), std::span(chosen).subspan(t * active, active));
   }
   const std::vector<std::span<const int32_t>> choices(static_cast<size_t>(group.size), chosen);
   return count_routing(group, a.experts, a.active_experts, choices);

@@ -29,8 +29,8 @@ RoutingCounts count_routing(const ExpertGroup& group,
                             const std::vector<std::span<const int32_t>>& choices);
 
 // The experts of token `token` of a micro-batch when routing is forced to be balanced: every expert
-// and every run of kept groups gets its turn. [active], within kept_groups groups.
-std::vector<int32_t> balanced_choice(const Architecture& a, int64_t token);
+// and every run of kept groups gets its turn. chosen: [active], within kept_groups groups.
+void balanced_choice(const Architecture& a, int64_t token, std::span<int32_t> chosen);
 
 // The counts of a micro-batch whose tokens all choose so.
 RoutingCounts balanced_routing(const Plan& plan, const ExpertGroup& group);

@@ -164,7 +164,8 @@ TEST(Routing, BalancedChoicesLoadEveryExpertAlike) {
   const Architecture& a = plan.model.architecture;
   std::vector<int64_t> rows(static_cast<size_t>(a.experts), 0);
   for (int64_t t = 0; t < 64; ++t) {
-    const auto chosen = balanced_choice(a, t);
+    std::vector<int32_t> chosen(static_cast<size_t>(a.active_experts));
+    balanced_choice(a, t, chosen);
     std::set<int32_t> distinct(chosen.begin(), chosen.end());
     std::set<int64_t> groups;
     for (const int32_t e : chosen) {

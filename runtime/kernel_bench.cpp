@@ -7,6 +7,8 @@
 #include <span>
 #include <thread>
 
+#include <sched.h>
+
 #include "base/big_memory.h"
 #include "kernels/adamw/adamw.h"
 #include "kernels/add/add.h"
@@ -26,6 +28,8 @@ namespace rehearse {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kLine = 16;  // elements of 64 bytes
 
 // Memory that one thread's calls cut their operands from.
 class Arena {
@@ -52,7 +56,6 @@ class Arena {
   }
 
  private:
-  static constexpr int64_t kLine = 16;  // elements of 64 bytes
   uint64_t seed_;
   std::vector<float, BigAllocator<float>> data_;
   int64_t end_ = 0;
@@ -90,9 +93,19 @@ class Call {
     prepare();
   }
   void operator()() { run_(); }
+  // As if the kernel before had just written the fresh operands.
+  void refresh() {
+    for (const auto& [data, elements] : fresh_) {
+      for (int64_t i = 0; i < elements; i += kLine) asm volatile("" : "+m"(data[i]));
+    }
+  }
 
  private:
-  float* fresh(int64_t elements) const { return o_.fresh.next(elements); }
+  float* fresh(int64_t elements) {
+    float* data = o_.fresh.next(elements);
+    fresh_.emplace_back(data, elements);
+    return data;
+  }
   float* reused(int64_t elements) const { return o_.reused.next(elements); }
   float* read(int64_t elements) const { return o_.read.next(elements); }
   float* written(int64_t elements) const { return o_.written.next(elements); }
@@ -117,6 +130,7 @@ class Call {
 
   KernelCall call_;
   Operands& o_;
+  std::vector<std::pair<float*, int64_t>> fresh_;
   std::vector<int32_t> indices_;
   std::unique_ptr<kernels::RopeTable> rope_;
   double sink_ = 0;  // keeps results that nothing else reads
@@ -402,76 +416,98 @@ Duration since(Clock::time_point begin) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - begin).count());
 }
 
-// Times of single calls for about `budget`, sorted; at least one.
-std::vector<Duration> sample(Call& call, Duration budget) {
-  // Calls too short for the clock are timed several at once.
-  auto begin = Clock::now();
-  call();
-  const Duration once = std::max(since(begin), Duration::nanoseconds(50));
-  const Duration least = Duration::microseconds(5);
-  const int64_t batch = once >= least ? 1 : 1 + static_cast<int64_t>(least / once);
-  std::vector<Duration> times;
+// Times of single calls for about `budget`, at least one. Few in a row: in a step another kernel
+// follows soon, and finds its code and pages as cold.
+void sample(Call& call, Duration budget, std::vector<Duration>& times) {
+  constexpr int kMost = 8;
   const auto start = Clock::now();
-  do {
-    begin = Clock::now();
-    for (int64_t i = 0; i < batch; ++i) call();
-    times.push_back(Duration::picoseconds(since(begin).picoseconds() / batch));
-  } while (since(start) < budget);
-  std::sort(times.begin(), times.end());
-  return times;
+  for (int i = 0; i < kMost && (i == 0 || since(start) < budget); ++i) {
+    call.refresh();
+    const auto begin = Clock::now();
+    call();
+    times.push_back(since(begin));
+  }
 }
 
-Duration quantile(const std::vector<Duration>& sorted, double q) {
-  const auto at = static_cast<size_t>(q * static_cast<double>(sorted.size() - 1) + 0.5);
-  return sorted[at];
-}
+// The processors this process may use, and its threads on them one by one. Cores of a virtual
+// machine differ in speed from one minute to the next, so each takes its turn in being timed.
+class Processors {
+ public:
+  Processors() {
+    CPU_ZERO(&all_);
+    CHECK(::sched_getaffinity(0, sizeof(all_), &all_) == 0) << "no affinity";
+    for (int i = 0; i < CPU_SETSIZE; ++i) {
+      if (CPU_ISSET(i, &all_)) list_.push_back(i);
+    }
+  }
+  ~Processors() { ::sched_setaffinity(0, sizeof(all_), &all_); }
+  Processors(const Processors&) = delete;
+  Processors& operator=(const Processors&) = delete;
 
-KernelTiming time_kernel(const KernelCall& kernel,
-                         std::vector<std::unique_ptr<Operands>>& operands,
-                         Duration budget) {
+  // The calling thread from now on runs on the i-th, counted round.
+  void stay_on(int64_t i) const {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(list_[static_cast<size_t>(i) % list_.size()], &one);
+    ::sched_setaffinity(0, sizeof(one), &one);
+  }
+
+ private:
+  cpu_set_t all_;
+  std::vector<int> list_;
+};
+
+KernelRound time_kernel(const KernelCall& kernel,
+                        std::vector<std::unique_ptr<Operands>>& operands,
+                        const Processors& processors,
+                        int64_t turn,
+                        Duration budget) {
   Call call(kernel, *operands.front());
-  const std::vector<Duration> alone = sample(call, budget);
-  KernelTiming timing{.alone = quantile(alone, 0.5),
-                      .low = quantile(alone, 0.05),
-                      .high = quantile(alone, 0.95),
-                      .busy = quantile(alone, 0.5)};
-  if (operands.size() < 2) return timing;
+  KernelRound round;
+  sample(call, budget, round.alone);
+  if (operands.size() < 2) return round;
   std::atomic<bool> stop = false;
   std::atomic<size_t> running = 0;
   std::vector<std::thread> others;
   for (size_t c = 1; c < operands.size(); ++c) {
     others.emplace_back([&, c] {
+      processors.stay_on(turn + static_cast<int64_t>(c));
       Call mine(kernel, *operands[c]);
       mine();
       ++running;
-      while (!stop) mine();
+      while (!stop) {
+        mine.refresh();
+        mine();
+      }
     });
   }
   while (running < others.size()) std::this_thread::yield();
-  timing.busy = quantile(sample(call, budget), 0.5);
+  sample(call, budget, round.busy);
   stop = true;
   for (std::thread& t : others) t.join();
-  return timing;
+  return round;
 }
 
 }  // namespace
 
-std::vector<std::vector<KernelTiming>> time_cpu_kernels(const std::vector<KernelCall>& calls,
-                                                        const KernelBenchOptions& options) {
+std::vector<std::vector<KernelRound>> time_cpu_kernels(const std::vector<KernelCall>& calls,
+                                                       const KernelBenchOptions& options) {
   std::vector<std::unique_ptr<Operands>> operands;
   for (int64_t c = 0; c < options.cores; ++c) {
     const int64_t stored = c == 0 ? kStored : stored_beside(options.cores);
     operands.push_back(std::make_unique<Operands>(stored));
   }
-  std::vector<std::vector<KernelTiming>> timings(calls.size());
+  std::vector<std::vector<KernelRound>> rounds(calls.size());
   int64_t done = 0;
+  const Processors processors;
   for (int64_t round = 0; round < options.rounds; ++round) {
+    processors.stay_on(round);
     for (size_t i = 0; i < calls.size(); ++i) {
-      timings[i].push_back(time_kernel(calls[i], operands, options.budget));
+      rounds[i].push_back(time_kernel(calls[i], operands, processors, round, options.budget));
       if (options.progress) options.progress(++done, calls[i]);
     }
   }
-  return timings;
+  return rounds;
 }
 
 }  // namespace rehearse

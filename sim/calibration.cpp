@@ -22,6 +22,7 @@ template <typename F, typename... Times>
 KernelTime each_time(F f, const Times&... t) {
   const auto d = [&](auto member) { return Duration::seconds(f((t.*member).seconds()...)); };
   return {.alone = d(&KernelTime::alone),
+          .mean = d(&KernelTime::mean),
           .low = d(&KernelTime::low),
           .high = d(&KernelTime::high),
           .busy = d(&KernelTime::busy)};
@@ -225,6 +226,7 @@ Calibration load_calibration(const std::string& path) {
     }
     std::copy(shape.begin(), shape.end(), call.shape.begin());
     const KernelTime time{.alone = e.duration("alone"),
+                          .mean = e.duration("mean"),
                           .low = e.duration("low"),
                           .high = e.duration("high"),
                           .busy = e.duration("busy")};
@@ -244,8 +246,8 @@ std::string print_calibration(const Calibration& c) {
       "# lane's op, other cores idle or working; a meeting of ranks without work.\n"
       "# drift: each round's time over the median round's, mean over kernels.\n"
       "# interpolation_error: root mean square, of shapes held out.\n"
-      "# kernels: alone: median time of one call, nothing else running; low, high: 5th and 95th\n"
-      "# percentile; busy: median while all cores run the same kernel.\n"
+      "# kernels: alone: median time of one call, nothing else running; mean, low, high: its mean, 5th\n"
+      "# and 95th percentile; busy: median while all cores run the same kernel.\n"
       "format: {}\nmachine: {}\ncores: {}\nbuild: {}\nsources: {}\nmeasured: {}\n"
       "overheads: {{op_start: {}, wake_idle: {}, wake_busy: {}, collective: {}}}\n"
       "drift: [{:.5f}]\ninterpolation_error: {:.5f}\nkernel_count: {}\nkernels:{}\n",
@@ -266,10 +268,11 @@ std::string print_calibration(const Calibration& c) {
   for (const auto& [call, t] : c.kernels) {
     const size_t used = shape_names(call.kernel).size();
     out += fmt::format(
-        "  - {{kernel: {}, shape: [{}], alone: {}, low: {}, high: {}, busy: {}}}\n",
+        "  - {{kernel: {}, shape: [{}], alone: {}, mean: {}, low: {}, high: {}, busy: {}}}\n",
         name_of(call.kernel),
         fmt::join(call.shape.begin(), call.shape.begin() + static_cast<std::ptrdiff_t>(used), ", "),
         ns(t.alone),
+        ns(t.mean),
         ns(t.low),
         ns(t.high),
         ns(t.busy));

@@ -14,7 +14,8 @@ namespace rehearse {
 
 struct KernelTime {
   Duration alone;  // median, nothing else running
-  Duration low;    // 5th percentile of those runs
+  Duration mean;   // of those runs: what many calls add up to
+  Duration low;    // 5th percentile
   Duration high;   // 95th percentile
   Duration busy;   // median while every other core runs the same kernel
   bool operator==(const KernelTime&) const = default;

@@ -104,7 +104,7 @@ LocalCost OpCosts::price(const std::vector<KernelCall>& calls) {
     }
     ++(found->measured ? sources_.measured : sources_.interpolated);
     const KernelTime& time = found->time;
-    const double seconds = time.alone.seconds() * variation_of(call, found->measured);
+    const double seconds = time.mean.seconds() * variation_of(call, found->measured);
     cost.alone += Duration::seconds(seconds);
     // cores runs at once, each slowed to busy: each takes busy / (cores x alone) of what they
     // share.

@@ -104,8 +104,9 @@ struct GainOffsets {
 void force_balanced_choice(const LayerContext& c, LayerActivations& a) {
   const Architecture& m = c.model;
   for (int64_t t = 0; t < c.tokens(); ++t) {
-    const std::vector<int32_t> chosen = balanced_choice(m, t);
-    std::copy(chosen.begin(), chosen.end(), a.chosen.begin() + t * m.active_experts);
+    const auto chosen = std::span(a.chosen).subspan(static_cast<size_t>(t * m.active_experts),
+                                                    static_cast<size_t>(m.active_experts));
+    balanced_choice(m, t, chosen);
     const float* scores = a.scores.data() + t * m.experts;
     float sum = 0;
     for (const int32_t e : chosen) sum += scores[e];

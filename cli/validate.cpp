@@ -1,0 +1,229 @@
+// rehearse validate: predicts several plans from one calibration, then runs each of them.
+
+#include "cli/validate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+
+#include <fmt/format.h>
+
+#include "base/file.h"
+#include "base/progress.h"
+#include "cli/command.h"
+#include "cli/measure.h"
+#include "plan/capabilities.h"
+#include "runtime/train.h"
+
+namespace rehearse::cli {
+namespace {
+
+namespace po = boost::program_options;
+
+std::string describe(const Plan& plan) {
+  const Layout& l = plan.layout;
+  std::string text = fmt::format("PP{} DP{} EP{} {}", l.pp, l.dp, l.ep, name_of(l.schedule));
+  text += fmt::format(
+      ", {} x {}, {}", plan.training.micro_batches, plan.micro_batch_tokens(), plan.model.name);
+  if (plan.cluster.node_link || plan.cluster.network) text += ", links";
+  return text;
+}
+
+struct Totals {
+  double mean_error = 0;   // absolute
+  double worst_error = 0;  // likewise
+  int64_t inside = 0;
+};
+
+Totals totals_of(std::span<const Validation> results) {
+  Totals t;
+  for (const Validation& v : results) {
+    const double error = std::abs(v.error());
+    t.mean_error += error / static_cast<double>(results.size());
+    t.worst_error = std::max(t.worst_error, error);
+    t.inside += v.inside();
+  }
+  return t;
+}
+
+Duration median(std::vector<Duration> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// Half of the range of the runs over their median.
+double spread_of(const Validation& v) {
+  const auto less = [](const auto& a, const auto& b) { return a.measured < b.measured; };
+  const auto [least, most] = std::minmax_element(v.runs.begin(), v.runs.end(), less);
+  return (most->measured - least->measured) / v.measured() / 2;
+}
+
+}  // namespace
+
+Duration Validation::predicted() const {
+  std::vector<Duration> values;
+  for (const Run& r : runs) values.push_back(r.predicted);
+  return median(std::move(values));
+}
+
+Duration Validation::measured() const {
+  std::vector<Duration> values;
+  for (const Run& r : runs) values.push_back(r.measured);
+  return median(std::move(values));
+}
+
+Validation validate_plan(const Plan& plan,
+                         const Calibration& calibration,
+                         const ValidateOptions& options) {
+  const Program program = build_program(plan);
+  Validation v{.plan = std::filesystem::path(plan.path).stem().string(), .what = describe(plan)};
+  const StepPrediction p = predict(plan, program, calibration, true);
+  v.low = p.low / p.summary.step;
+  v.high = p.high / p.summary.step;
+  Progress progress(
+      {.label = v.plan, .total = options.runs * options.steps, .quiet = options.quiet});
+  int64_t done = 0;
+  for (int64_t i = 0; i < options.runs; ++i) {
+    Validation::Run run{.speed = present_speed(calibration).ratio};
+    run.predicted =
+        rehearse::simulate(plan, program, calibration, {.common = run.speed}).timeline.step();
+    Trainer trainer(plan, options.text);
+    run.measured = trainer
+                       .train({.steps = options.steps,
+                               .validate_every = 0,
+                               .validation_steps = 0,
+                               .on_step = [&](const StepLog&) { progress.update(++done); }})
+                       .median_step;
+    v.runs.push_back(run);
+  }
+  return v;
+}
+
+Json validation_json(std::span<const Validation> results) {
+  Json plans = Json::array();
+  for (const Validation& v : results) {
+    Json runs = Json::array();
+    for (const Validation::Run& r : v.runs) {
+      runs.push_back({{"machine_speed", r.speed},
+                      {"predicted_s", r.predicted.seconds()},
+                      {"measured_s", r.measured.seconds()}});
+    }
+    plans.push_back({{"plan", v.plan},
+                     {"what", v.what},
+                     {"predicted_s", v.predicted().seconds()},
+                     {"interval_s",
+                      {v.predicted().seconds() * v.low, v.predicted().seconds() * v.high}},
+                     {"measured_s", v.measured().seconds()},
+                     {"error", v.error()},
+                     {"inside_interval", v.inside()},
+                     {"runs", runs}});
+  }
+  const Totals t = totals_of(results);
+  return {{"plans", plans},
+          {"mean_absolute_error", t.mean_error},
+          {"worst_absolute_error", t.worst_error},
+          {"inside_interval", t.inside}};
+}
+
+std::string validation_text(std::span<const Validation> results) {
+  Table table({"plan", "predicted", "90% interval", "measured", "error", "runs", "what"});
+  for (const Validation& v : results) {
+    table.row({v.plan,
+               to_string(v.predicted()),
+               fmt::format("{} to {}{}",
+                           percent(v.low - 1),
+                           percent(v.high - 1),
+                           v.inside() ? "" : " !"),
+               to_string(v.measured()),
+               percent(v.error()),
+               fmt::format("+-{:.1f}%", 100 * spread_of(v)),
+               v.what});
+  }
+  const Totals t = totals_of(results);
+  return table.text() +
+         fmt::format(
+             "  absolute error: mean {:.1f}%, worst {:.1f}%; {} of {} inside their interval; "
+             "measured: median of {} runs, each its median step\n",
+             100 * t.mean_error,
+             100 * t.worst_error,
+             t.inside,
+             results.size(),
+             results.empty() ? 0 : results.front().runs.size());
+}
+
+int validate(const Arguments& args) {
+  Options options(
+      {.name = "validate",
+       .about =
+           "Predicts a step of each plan from one calibration, then runs it on this machine, and\n"
+           "prints the predictions' errors beside the scatter of the runs. Without --calibration\n"
+           "the machine is calibrated first, on a grid of shapes that knows nothing of the plans.\n"
+           "Just before each prediction a few single kernels are timed again, and the calibration\n"
+           "is scaled to the speed that the machine has then.",
+       .examples = "  rehearse validate experiments/cpu-validation/[01]*.yaml --data book.txt\n"
+                   "  rehearse validate my.yaml --data book.txt --calibration calibration.yaml\n",
+       .plan = PlanArgument::kSeveral});
+  options.add()("data", po::value<std::string>(), "text to train on, instead of the plans' data.text");
+  options.add()("calibration", po::value<std::string>(), "calibration file to use");
+  options.add()("runs", po::value<int64_t>()->default_value(5), "runs of each plan");
+  options.add()("steps", po::value<int64_t>()->default_value(8), "steps of each run");
+  options.add()(
+      "out", po::value<std::string>()->default_value("out/validate"), "output folder");
+  if (!options.parse(args)) return 0;
+  const auto runs = options.get<int64_t>("runs");
+  const auto steps = options.get<int64_t>("steps");
+  if (runs < 1 || steps < 1) throw UsageError("validate: --runs and --steps must be at least 1");
+  std::vector<Plan> plans;
+  std::vector<std::string> texts;
+  for (const std::string& path : options.plan_paths()) {
+    plans.push_back(load_plan(path));
+    const Plan& plan = plans.back();
+    require_run(plan);
+    if (plan.cluster.device != DeviceKind::kCpu) {
+      throw InputError(fmt::format("{}: its cluster '{}' is not of CPU cores", path, plan.cluster.name));
+    }
+    if (!options.has("data") && !plan.data.text) {
+      throw InputError(fmt::format(
+          "{}: no text to train on: give --data FILE, or the plan a key data.text", path));
+    }
+    texts.push_back(options.has("data") ? options.get<std::string>("data") : *plan.data.text);
+    const TextData check(texts.back(), plan);  // before minutes of work
+  }
+  const std::string out = options.get<std::string>("out");
+  require_writable(out + "/validation.json");
+  const auto say = [&](const std::string& s) {
+    if (!options.json()) std::cout << s << std::flush;
+  };
+  Calibration calibration;
+  if (options.has("calibration")) {
+    calibration = load_calibration(options.get<std::string>("calibration"));
+  } else {
+    say("calibrating on a grid of shapes\n");
+    calibration = measure({}, {.quiet = options.quiet()});
+    write_file(out + "/calibration.yaml", print_calibration(calibration));
+  }
+  std::vector<Validation> results;
+  for (size_t i = 0; i < plans.size(); ++i) {
+    results.push_back(validate_plan(
+        plans[i],
+        calibration,
+        {.text = texts[i], .runs = runs, .steps = steps, .quiet = options.quiet()}));
+    const Validation& v = results.back();
+    say(fmt::format("  {}: predicted {}, measured {}: {}\n",
+                    v.plan,
+                    to_string(v.predicted()),
+                    to_string(v.measured()),
+                    percent(v.error())));
+  }
+  const Json json = validation_json(results);
+  write_file(out + "/validation.json", json.dump(2) + "\n");
+  if (options.json()) {
+    std::cout << json.dump(2) << "\n";
+  } else {
+    std::cout << "\n" << validation_text(results) << "\nwritten: " << out << "/validation.json\n";
+  }
+  return 0;
+}
+
+}  // namespace rehearse::cli

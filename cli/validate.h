@@ -1,0 +1,48 @@
+#pragma once
+// Predictions beside measurements of several plans.
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cli/results.h"
+
+namespace rehearse::cli {
+
+struct Validation {
+  std::string plan;  // name of its file
+  std::string what;  // "PP2 EP2 dualpipe, 8 x 256 tokens"
+  struct Run {
+    double speed = 1;    // the machine's time over the calibration's, just before
+    Duration predicted;  // at that speed, before the run
+    Duration measured;   // the run's median step
+  };
+  std::vector<Run> runs;
+  double low = 1, high = 1;  // 90% interval of a prediction over the prediction
+
+  Duration predicted() const;  // medians over runs
+  Duration measured() const;
+  double error() const { return predicted() / measured() - 1; }
+  bool inside() const {
+    const double ratio = measured() / predicted();
+    return low <= ratio && ratio <= high;
+  }
+};
+
+struct ValidateOptions {
+  std::string text;
+  int64_t runs = 5;
+  int64_t steps = 8;  // of each run
+  bool quiet = false;
+};
+
+// Predicts a step of the plan, then runs it, several times over. Before each prediction the
+// calibration's times are scaled to the machine's present speed.
+Validation validate_plan(const Plan& plan,
+                         const Calibration& calibration,
+                         const ValidateOptions& options);
+
+Json validation_json(std::span<const Validation> results);
+std::string validation_text(std::span<const Validation> results);
+
+}  // namespace rehearse::cli
