@@ -32,6 +32,8 @@ Json to_json(const Overheads& o) {
   return {{"op_start_s", o.op_start.seconds()},
           {"wake_idle_s", o.wake_idle.seconds()},
           {"wake_busy_s", o.wake_busy.seconds()},
+          {"message_idle_s", o.message_idle.seconds()},
+          {"message_busy_s", o.message_busy.seconds()},
           {"collective_s", o.collective.seconds()}};
 }
 
@@ -62,6 +64,7 @@ void show(const Calibration& c, const std::string& path) {
       "{}, {} cores\n\n{}\n"
       "  an op after another one of its lane   {}\n"
       "  a sleeping lane's wake-up             {} (other cores working: {})\n"
+      "  a message beyond its link's time      {} (all cores working: {})\n"
       "  a meeting of ranks                    {}\n"
       "  drift between rounds                  {} to {}\n",
       c.machine,
@@ -70,6 +73,8 @@ void show(const Calibration& c, const std::string& path) {
       to_string(c.overheads.op_start),
       to_string(c.overheads.wake_idle),
       to_string(c.overheads.wake_busy),
+      to_string(c.overheads.message_idle),
+      to_string(c.overheads.message_busy),
       to_string(c.overheads.collective),
       percent(*slow - 1),
       percent(*fast - 1));
@@ -83,7 +88,7 @@ void show(const Calibration& c, const std::string& path) {
 // Times a few of the file's calls again.
 int check(const std::string& path, const Options& options) {
   const Calibration c = load_calibration(path);
-  const PresentSpeed now = present_speed(c);
+  const SpeedCheck::Result now = SpeedCheck(c).now();
   if (now.calls == 0) throw InputError(path + ": holds no products or attention to time again");
   constexpr double kSame = 0.1;
   const bool same = std::abs(now.ratio - 1) <= kSame;

@@ -9,7 +9,6 @@
 #include <fmt/format.h>
 
 #include "base/progress.h"
-#include "runtime/kernel_bench.h"
 #include "runtime/machine.h"
 #include "runtime/overheads.h"
 #include "runtime/random.h"
@@ -141,11 +140,13 @@ Calibration measure(std::span<const Plan> plans, const MeasureOptions& options) 
   c.overheads = {.op_start = overheads.op_start,
                  .wake_idle = overheads.wake_idle,
                  .wake_busy = overheads.wake_busy,
+                 .message_idle = overheads.message_idle,
+                 .message_busy = overheads.message_busy,
                  .collective = overheads.collective};
-  const auto timings = time_cpu_kernels(
+  KernelBench bench(c.cores);
+  const auto timings = bench.time(
       calls,
-      {.cores = c.cores,
-       .budget = options.budget_per_kernel,
+      {.budget = options.budget_per_kernel,
        .rounds = options.rounds,
        .progress = [&](int64_t done, const KernelCall& call) {
          progress.update(done, to_string(call));
@@ -164,11 +165,12 @@ Calibration measure(std::span<const Plan> plans, const MeasureOptions& options) 
   return c;
 }
 
-PresentSpeed present_speed(const Calibration& c) {
+SpeedCheck::SpeedCheck(const Calibration& calibration)
+    : calibration_(calibration), bench_(host_cores()) {
   // Products and attention make up most of a step; long enough to time, short enough for many.
-  constexpr size_t kCalls = 36;
+  constexpr size_t kCalls = 200;
   std::vector<KernelCall> handy;
-  for (const auto& [call, time] : c.kernels) {
+  for (const auto& [call, time] : calibration.kernels) {
     const bool large = call.kernel <= Kernel::kMatmulGradWeight ||
                        call.kernel == Kernel::kAttention ||
                        call.kernel == Kernel::kAttentionBackward;
@@ -176,19 +178,22 @@ PresentSpeed present_speed(const Calibration& c) {
         time.alone > Duration::microseconds(50) && time.alone < Duration::microseconds(1500);
     if (large && short_enough) handy.push_back(call);
   }
-  if (handy.empty()) return {};
-  std::vector<KernelCall> sample;
-  for (size_t i = 0; i < kCalls; ++i) sample.push_back(handy[i * handy.size() / kCalls]);
-  const auto timings = time_cpu_kernels(
-      sample, {.cores = host_cores(), .budget = Duration::microseconds(500), .rounds = 16});
+  const size_t count = std::min(kCalls, handy.size());
+  for (size_t i = 0; i < count; ++i) sample_.push_back(handy[i * handy.size() / count]);
+}
+
+SpeedCheck::Result SpeedCheck::now() {
+  if (sample_.empty()) return {};
+  const auto timings =
+      bench_.time(sample_, {.budget = Duration::microseconds(300), .rounds = 2 * host_cores()});
   std::vector<double> ratios;
-  for (size_t i = 0; i < sample.size(); ++i) {
-    const KernelTime now = over_rounds(timings[i]);
-    const KernelTime& then = c.kernels.at(sample[i]);
-    ratios.push_back(std::sqrt((now.alone / then.alone) * (now.busy / then.busy)));
+  for (size_t i = 0; i < sample_.size(); ++i) {
+    const KernelTime time = over_rounds(timings[i]);
+    const KernelTime& then = calibration_.kernels.at(sample_[i]);
+    ratios.push_back(std::sqrt((time.alone / then.alone) * (time.busy / then.busy)));
   }
   std::sort(ratios.begin(), ratios.end());
-  return {.calls = static_cast<int64_t>(sample.size()),
+  return {.calls = static_cast<int64_t>(sample_.size()),
           .ratio = median(ratios),
           .low = ratios[ratios.size() / 10],
           .high = ratios[ratios.size() * 9 / 10]};

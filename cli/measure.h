@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "plan/plan.h"
+#include "runtime/kernel_bench.h"
 #include "sim/calibration.h"
 
 namespace rehearse::cli {
@@ -23,14 +24,24 @@ struct MeasureOptions {
 // them, and the runtime's overheads. No step is run.
 Calibration measure(std::span<const Plan> plans, const MeasureOptions& options);
 
-// How this machine's kernels run now: time over the calibration's, of a sample of its calls timed
-// again for about a second, alone and on all cores.
-struct PresentSpeed {
-  int64_t calls = 0;
-  double ratio = 1;          // median
-  double low = 1, high = 1;  // 10th and 90th percentile
+// How this machine's kernels run now, beside a calibration of it.
+class SpeedCheck {
+ public:
+  explicit SpeedCheck(const Calibration& calibration);  // must outlive it
+
+  struct Result {
+    int64_t calls = 0;         // of the calibration that were timed again
+    double ratio = 1;          // time now over the calibration's: median
+    double low = 1, high = 1;  // 10th and 90th percentile
+  };
+  // Takes about a second.
+  Result now();
+
+ private:
+  const Calibration& calibration_;
+  KernelBench bench_;
+  std::vector<KernelCall> sample_;
 };
-PresentSpeed present_speed(const Calibration& calibration);
 
 // What speaks against using `calibration` for a plan on this machine's cores: another processor,
 // another build or other kernels than this program's. Empty when nothing does,

@@ -75,6 +75,7 @@ Duration Validation::measured() const {
 
 Validation validate_plan(const Plan& plan,
                          const Calibration& calibration,
+                         SpeedCheck& speed,
                          const ValidateOptions& options) {
   const Program program = build_program(plan);
   Validation v{.plan = std::filesystem::path(plan.path).stem().string(), .what = describe(plan)};
@@ -85,7 +86,7 @@ Validation validate_plan(const Plan& plan,
       {.label = v.plan, .total = options.runs * options.steps, .quiet = options.quiet});
   int64_t done = 0;
   for (int64_t i = 0; i < options.runs; ++i) {
-    Validation::Run run{.speed = present_speed(calibration).ratio};
+    Validation::Run run{.speed = speed.now().ratio};
     run.predicted =
         rehearse::simulate(plan, program, calibration, {.common = run.speed}).timeline.step();
     Trainer trainer(plan, options.text);
@@ -203,11 +204,13 @@ int validate(const Arguments& args) {
     calibration = measure({}, {.quiet = options.quiet()});
     write_file(out + "/calibration.yaml", print_calibration(calibration));
   }
+  SpeedCheck speed(calibration);
   std::vector<Validation> results;
   for (size_t i = 0; i < plans.size(); ++i) {
     results.push_back(validate_plan(
         plans[i],
         calibration,
+        speed,
         {.text = texts[i], .runs = runs, .steps = steps, .quiet = options.quiet()}));
     const Validation& v = results.back();
     say(fmt::format("  {}: predicted {}, measured {}: {}\n",

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/measure.h"
 #include "cli/results.h"
 
 namespace rehearse::cli {
@@ -40,6 +41,7 @@ struct ValidateOptions {
 // calibration's times are scaled to the machine's present speed.
 Validation validate_plan(const Plan& plan,
                          const Calibration& calibration,
+                         SpeedCheck& speed,
                          const ValidateOptions& options);
 
 Json validation_json(std::span<const Validation> results);

@@ -457,54 +457,98 @@ class Processors {
   std::vector<int> list_;
 };
 
-KernelRound time_kernel(const KernelCall& kernel,
-                        std::vector<std::unique_ptr<Operands>>& operands,
-                        const Processors& processors,
-                        int64_t turn,
-                        Duration budget) {
-  Call call(kernel, *operands.front());
-  KernelRound round;
-  sample(call, budget, round.alone);
-  if (operands.size() < 2) return round;
-  std::atomic<bool> stop = false;
-  std::atomic<size_t> running = 0;
-  std::vector<std::thread> others;
-  for (size_t c = 1; c < operands.size(); ++c) {
-    others.emplace_back([&, c] {
-      processors.stay_on(turn + static_cast<int64_t>(c));
-      Call mine(kernel, *operands[c]);
-      mine();
-      ++running;
-      while (!stop) {
-        mine.refresh();
-        mine();
-      }
-    });
+// The other cores, each running the same kernel over and over until told another.
+class Company {
+ public:
+  Company(const std::vector<KernelCall>& calls,
+          std::vector<std::unique_ptr<Operands>>& operands,
+          const Processors& processors,
+          int64_t turn)
+      : calls_(calls) {
+    for (size_t c = 1; c < operands.size(); ++c) {
+      threads_.emplace_back([this, c, turn, &processors, &o = *operands[c]] {
+        processors.stay_on(turn + static_cast<int64_t>(c));
+        keep_running(o);
+      });
+    }
   }
-  while (running < others.size()) std::this_thread::yield();
-  sample(call, budget, round.busy);
-  stop = true;
-  for (std::thread& t : others) t.join();
-  return round;
-}
+  ~Company() {
+    wanted_ = kStop;
+    for (std::thread& t : threads_) t.join();
+  }
+  Company(const Company&) = delete;
+  Company& operator=(const Company&) = delete;
+
+  // Returns when all run call `i`. Waits awake: a core that has slept is slow at first.
+  void run(size_t i) {
+    running_ = 0;
+    wanted_ = static_cast<int64_t>(i);
+    while (running_ < threads_.size()) {
+    }
+  }
+
+ private:
+  static constexpr int64_t kNothing = -1;
+  static constexpr int64_t kStop = -2;
+
+  void keep_running(Operands& operands) {
+    while (wanted_ != kStop) {
+      const int64_t now = wanted_;
+      if (now < 0) continue;
+      Call call(calls_[static_cast<size_t>(now)], operands);
+      call();
+      ++running_;
+      while (wanted_ == now) {
+        call.refresh();
+        call();
+      }
+    }
+  }
+
+  const std::vector<KernelCall>& calls_;
+  std::atomic<int64_t> wanted_ = kNothing;
+  std::atomic<size_t> running_ = 0;
+  std::vector<std::thread> threads_;  // last: they use the rest
+};
 
 }  // namespace
 
-std::vector<std::vector<KernelRound>> time_cpu_kernels(const std::vector<KernelCall>& calls,
-                                                       const KernelBenchOptions& options) {
-  std::vector<std::unique_ptr<Operands>> operands;
-  for (int64_t c = 0; c < options.cores; ++c) {
-    const int64_t stored = c == 0 ? kStored : stored_beside(options.cores);
-    operands.push_back(std::make_unique<Operands>(stored));
+struct KernelBench::State {
+  std::vector<std::unique_ptr<Operands>> operands;  // by core
+};
+
+KernelBench::KernelBench(int64_t cores) : state_(std::make_unique<State>()) {
+  for (int64_t c = 0; c < cores; ++c) {
+    state_->operands.push_back(std::make_unique<Operands>(c == 0 ? kStored : stored_beside(cores)));
   }
+}
+
+KernelBench::~KernelBench() = default;
+
+std::vector<std::vector<KernelRound>> KernelBench::time(const std::vector<KernelCall>& calls,
+                                                        const Options& options) {
   std::vector<std::vector<KernelRound>> rounds(calls.size());
-  int64_t done = 0;
   const Processors processors;
+  int64_t done = 0;
+  const auto tell = [&](size_t i) {
+    if (options.progress) options.progress(++done / 2, calls[i]);
+  };
+  // The timing thread never sleeps: a step's threads do not either.
   for (int64_t round = 0; round < options.rounds; ++round) {
     processors.stay_on(round);
     for (size_t i = 0; i < calls.size(); ++i) {
-      rounds[i].push_back(time_kernel(calls[i], operands, processors, round, options.budget));
-      if (options.progress) options.progress(++done, calls[i]);
+      rounds[i].emplace_back();
+      Call call(calls[i], *state_->operands.front());
+      sample(call, options.budget, rounds[i].back().alone);
+      tell(i);
+    }
+    if (state_->operands.size() < 2) continue;
+    Company company(calls, state_->operands, processors, round);
+    for (size_t i = 0; i < calls.size(); ++i) {
+      company.run(i);
+      Call call(calls[i], *state_->operands.front());
+      sample(call, options.budget, rounds[i].back().busy);
+      tell(i);
     }
   }
   return rounds;

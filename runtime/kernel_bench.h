@@ -7,6 +7,7 @@
 // through a working set that no cache holds.
 
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "cost/kernel_call.h"
@@ -19,16 +20,27 @@ struct KernelRound {
   std::vector<Duration> busy;  // while every other core runs the same; empty for one core
 };
 
-struct KernelBenchOptions {
-  int64_t cores = 1;  // how many run at once for KernelRound::busy
-  Duration budget;    // per kernel, condition and round; at least one call is made
-  int64_t rounds = 1;
-  std::function<void(int64_t done, const KernelCall& call)> progress;  // done of calls x rounds
-};
+class KernelBench {
+ public:
+  // cores: how many run at once for KernelRound::busy. Takes half a gigabyte of memory.
+  explicit KernelBench(int64_t cores);
+  ~KernelBench();
+  KernelBench(const KernelBench&) = delete;
+  KernelBench& operator=(const KernelBench&) = delete;
 
-// Goes through all calls once per round, so that a machine whose speed drifts shows that in every
-// kernel's times alike. rounds[call][round].
-std::vector<std::vector<KernelRound>> time_cpu_kernels(const std::vector<KernelCall>& calls,
-                                                       const KernelBenchOptions& options);
+  struct Options {
+    Duration budget;  // per kernel, condition and round; at least one call is made
+    int64_t rounds = 1;
+    std::function<void(int64_t done, const KernelCall& call)> progress;  // done of calls x rounds
+  };
+  // Goes through all calls once per round, so that a machine whose speed drifts shows that in every
+  // kernel's times alike. Returns [call][round].
+  std::vector<std::vector<KernelRound>> time(const std::vector<KernelCall>& calls,
+                                             const Options& options);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace rehearse

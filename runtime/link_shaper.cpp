@@ -16,7 +16,11 @@ std::chrono::steady_clock::duration ticks(double seconds) {
 
 }  // namespace
 
-LinkShaper::LinkShaper(const Cluster& cluster, int64_t ranks) : cluster_(cluster), ranks_(ranks) {
+LinkShaper::LinkShaper(const Cluster& cluster, int64_t ranks)
+    : cluster_(cluster),
+      ranks_(ranks),
+      // Where ranks compute in real time, a thread that waits awake would take a core from them.
+      awake_before_(cluster.device == DeviceKind::kEmulated ? kAwakeBefore : kAwakeBefore.zero()) {
   const auto add = [&](const std::optional<Link>& link) {
     const double rate = link ? link->bandwidth.value() : 1;
     capacity_.insert(capacity_.end(), static_cast<size_t>(2 * ranks), rate);
@@ -134,8 +138,8 @@ void LinkShaper::run() {
     if (next == Clock::time_point::max()) {
       changed_.wait(lock);
     } else {
-      changed_.wait_until(lock, next - kAwakeBefore);
-      while (Clock::now() < next && Clock::now() >= next - kAwakeBefore && !stop_) {
+      changed_.wait_until(lock, next - awake_before_);
+      while (Clock::now() < next && Clock::now() >= next - awake_before_ && !stop_) {
         lock.unlock();
         std::this_thread::yield();
         lock.lock();

@@ -50,6 +50,7 @@ class LinkShaper {
 
   const Cluster& cluster_;
   int64_t ranks_;
+  std::chrono::microseconds awake_before_;  // the end of a wait
   std::vector<double> capacity_;  // by port: node out, node in, network out, network in, per rank
   mutable std::mutex mutex_;
   std::condition_variable changed_;

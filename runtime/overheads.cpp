@@ -127,9 +127,52 @@ Duration collective_latency(int64_t ranks) {
   return median(std::move(latencies));
 }
 
+// How much later than its link allows a message is in the receiver's hands, `hogs` threads working
+// beside: the mean, since where no core is free a few wait for a time slice.
+Duration message_latency(int64_t hogs) {
+  constexpr int kMessages = 200;
+  const Duration latency = Duration::microseconds(200);
+  const Cluster cluster{.name = "here",
+                        .devices_per_node = 2,
+                        .node_link = Link{BytesPerSecond(1e12), latency}};
+  LocalCommunicator communicator(2, std::make_unique<LinkShaper>(cluster, 2));
+  std::atomic<bool> stop = false;
+  std::vector<std::thread> others;
+  for (int64_t i = 0; i < hogs; ++i) {
+    others.emplace_back([&] {
+      while (!stop) work(kWork);
+    });
+  }
+  std::vector<Clock::time_point> sent, received;
+  std::thread receiver([&] {
+    std::vector<float> data(64);
+    for (int i = 0; i < kMessages; ++i) {
+      communicator.recv(0, 1, static_cast<uint64_t>(i), data, [] {});
+      received.push_back(Clock::now());
+    }
+  });
+  const std::vector<float> data(64);
+  for (int i = 0; i < kMessages; ++i) {
+    work(kWork);
+    sent.push_back(Clock::now());
+    communicator.send(0, 1, static_cast<uint64_t>(i), data);
+  }
+  receiver.join();
+  stop = true;
+  for (std::thread& t : others) t.join();
+  Duration sum;
+  for (size_t i = 0; i < sent.size(); ++i) {
+    sum += Duration::nanoseconds(
+               std::chrono::duration_cast<std::chrono::nanoseconds>(received[i] - sent[i]).count()) -
+           latency;
+  }
+  return Duration::picoseconds(sum.picoseconds() / kMessages);
+}
+
 }  // namespace
 
 OverheadTimings time_overheads(int64_t cores) {
+  for(int h=0;h<6;h++) fprintf(stderr,"hogs %d median %s\n",h,to_string(message_latency(h)).c_str());
   const LaneGaps idle = lane_gaps();
   std::atomic<bool> stop = false;
   std::vector<std::thread> hogs;
@@ -144,6 +187,8 @@ OverheadTimings time_overheads(int64_t cores) {
   return {.op_start = median(idle.same),
           .wake_idle = median(idle.other),
           .wake_busy = median(busy.other),
+          .message_idle = message_latency(0),
+          .message_busy = message_latency(cores),
           .collective = collective_latency(std::max<int64_t>(2, std::min<int64_t>(cores, 8)))};
 }
 

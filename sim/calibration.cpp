@@ -198,6 +198,8 @@ Calibration load_calibration(const std::string& path) {
   c.overheads = {.op_start = overheads.duration("op_start"),
                  .wake_idle = overheads.duration("wake_idle"),
                  .wake_busy = overheads.duration("wake_busy"),
+                 .message_idle = overheads.duration("message_idle"),
+                 .message_busy = overheads.duration("message_busy"),
                  .collective = overheads.duration("collective")};
   overheads.finish();
   c.drift = top.numbers("drift", {.min = 0.01, .max = 100});
@@ -243,13 +245,15 @@ std::string print_calibration(const Calibration& c) {
   std::string out = fmt::format(
       "# Measured by `rehearse calibrate`: times of single kernels and of the runtime's overheads.\n"
       "# overheads: an op after another one of its lane; a sleeping lane's start after another\n"
-      "# lane's op, other cores idle or working; a meeting of ranks without work.\n"
+      "# lane's op, other cores idle or working; a message beyond its link's time, likewise; a meeting\n"
+      "# of ranks without work.\n"
       "# drift: each round's time over the median round's, mean over kernels.\n"
       "# interpolation_error: root mean square, of shapes held out.\n"
       "# kernels: alone: median time of one call, nothing else running; mean, low, high: its mean, 5th\n"
       "# and 95th percentile; busy: median while all cores run the same kernel.\n"
       "format: {}\nmachine: {}\ncores: {}\nbuild: {}\nsources: {}\nmeasured: {}\n"
-      "overheads: {{op_start: {}, wake_idle: {}, wake_busy: {}, collective: {}}}\n"
+      "overheads: {{op_start: {}, wake_idle: {}, wake_busy: {}, message_idle: {}, "
+      "message_busy: {}, collective: {}}}\n"
       "drift: [{:.5f}]\ninterpolation_error: {:.5f}\nkernel_count: {}\nkernels:{}\n",
       kFormat,
       c.machine,
@@ -260,6 +264,8 @@ std::string print_calibration(const Calibration& c) {
       ns(c.overheads.op_start),
       ns(c.overheads.wake_idle),
       ns(c.overheads.wake_busy),
+      ns(c.overheads.message_idle),
+      ns(c.overheads.message_busy),
       ns(c.overheads.collective),
       fmt::join(c.drift, ", "),
       c.interpolation_error,

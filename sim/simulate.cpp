@@ -292,7 +292,7 @@ class PlanWork {
         second_phase(now, id, happened);
         return;
       case Event::kSent: {  // the last byte has left; it arrives a latency later
-        const Duration latency = messages_[value].latency;
+        const Duration latency = messages_[value].latency + message_delay(messages_[value].op);
         sharing_.start(now,
                        static_cast<double>(latency.picoseconds()),
                        1,
@@ -354,6 +354,12 @@ class PlanWork {
   }
   const OpCost& cost_of(OpId id) {
     return costs_.of(program_.op(id), program_.data_rank(id) % plan_.layout.ep);
+  }
+
+  Duration message_delay(OpId id) const {
+    if (!on_cores()) return {};
+    const bool busy = working_[machine_of(id)] >= plan_.cluster.cores;
+    return busy ? overheads_.message_busy : overheads_.message_idle;
   }
 
   // Until a sleeping lane runs: longer where its core has gone to sleep too.
@@ -507,7 +513,9 @@ class PlanWork {
     part.waiting = false;
     ++part.phase;
     if (on_cores()) {
-      const Duration delay = now > part.since ? wake(id) : Duration();
+      // A message's delay includes waking its receiver.
+      const bool linked = plan_.cluster.node_link || plan_.cluster.network;
+      const Duration delay = now > part.since && !linked ? wake(id) : Duration();
       sharing_.start(
           now, static_cast<double>(delay.picoseconds()), 1, {}, payload(id, Event::kWoken));
     } else if (part.phase == 1) {
