@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "cli/measure.h"
+
 namespace rehearse::cli {
 
 namespace po = boost::program_options;
@@ -94,9 +96,19 @@ std::vector<std::string> Options::plan_paths() const {
 }
 
 std::optional<Calibration> find_calibration(const Options& options, const Plan& plan) {
-  if (options.has("calibration")) return load_calibration(options.get<std::string>("calibration"));
-  if (plan.calibration) return load_calibration(*plan.calibration);
-  return std::nullopt;
+  std::string path;
+  if (options.has("calibration")) {
+    path = options.get<std::string>("calibration");
+  } else if (plan.calibration) {
+    path = *plan.calibration;
+  } else {
+    return std::nullopt;
+  }
+  const Calibration calibration = load_calibration(path);
+  for (const std::string& doubt : calibration_doubts(calibration, plan)) {
+    std::cerr << fmt::format("warning: {}: {}\n", path, doubt);
+  }
+  return calibration;
 }
 
 std::string default_out(const Plan& plan) {

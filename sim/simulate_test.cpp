@@ -109,14 +109,20 @@ TEST(Simulate, ReportsWhoIsStuck) {
   }
 }
 
+// Every kernel of the plan takes 10 us, whatever else runs; the runtime adds nothing.
+Calibration even_calibration(const Plan& plan, const Program& program) {
+  Calibration c{.machine = "test", .cores = 1000, .build = "test"};
+  const Duration t = Duration::microseconds(10);
+  for (const KernelCall& call : kernels_of(plan, program)) {
+    c.kernels[call] = {.alone = t, .mean = t, .warm = t, .low = t, .high = t, .busy = t};
+  }
+  return c;
+}
+
 TEST(Simulate, CalibratedTimesAreUsedAndTheRestIsSaidToBeRoofline) {
   const Plan plan = small_plan({.pp = 1});
   const Program program = build_program(plan);
-  Calibration c{.machine = "test", .cores = 2, .build = "test"};
-  for (const KernelCall& call : kernels_of(plan, program)) {
-    const Duration t = Duration::microseconds(10);
-    c.kernels[call] = {.alone = t, .low = t, .high = t, .busy = t};
-  }
+  Calibration c = even_calibration(plan, program);
   const Prediction all = simulate(plan, program, c);
   EXPECT_EQ(all.sources.roofline, 0);
   // Each call takes 10 us: the head's forward pass has three.
@@ -165,20 +171,43 @@ TEST(Simulate, AllToAllTakesItsBytesOverTheLinks) {
   }
 }
 
-TEST(Calibration, RoundTripsAndInterpolatesAlongRows) {
-  Calibration c{
-      .machine = "m", .cores = 2, .build = "b", .lane_handover = Duration::nanoseconds(1500)};
-  const auto time = [](double us) {
-    const Duration d = Duration::microseconds(us);
-    return KernelTime{.alone = d, .low = d, .high = d, .busy = d};
-  };
-  c.kernels[{Kernel::kMatmul, {100, 8, 4}}] = time(10);
-  c.kernels[{Kernel::kMatmul, {200, 8, 4}}] = time(30);
-  c.kernels[{Kernel::kMatmul, {150, 9, 4}}] = time(1000);
-  EXPECT_EQ(interpolate(c, {Kernel::kMatmul, {150, 8, 4}})->alone, Duration::microseconds(20));
-  EXPECT_EQ(interpolate(c, {Kernel::kMatmul, {50, 8, 4}})->alone, Duration::microseconds(5));
-  EXPECT_EQ(interpolate(c, {Kernel::kMatmul, {400, 8, 4}})->alone, Duration::microseconds(60));
-  EXPECT_FALSE(interpolate(c, {Kernel::kMatmul, {100, 8, 5}}));
+// A forward pass on one rank is a chain: every op that waits for another lane adds one wake-up.
+TEST(Simulate, SleepingLanesTakeTheirTimeToWake) {
+  const Plan plan = small_plan({});
+  const Program program = build_program(plan, Mode::kForward);
+  Calibration c = even_calibration(plan, program);
+  const Timeline base = simulate(plan, program, c).timeline;
+  c.overheads.wake_idle = Duration::microseconds(100);
+  const Timeline slow = simulate(plan, program, c).timeline;
+  int64_t switches = 0;
+  for (const Op& op : program.ops()) {
+    for (const int32_t d : program.dependencies(op.id)) {
+      switches += program.ops()[static_cast<size_t>(d)].lane != op.lane;
+    }
+  }
+  EXPECT_GT(switches, 0);
+  EXPECT_EQ(slow.step() - base.step(), c.overheads.wake_idle * switches);
+}
+
+// On cores, making and splitting an exchange's messages is work: what follows the meeting of all
+// ranks is its forwarding and unpacking.
+TEST(Simulate, ExchangesWorkOnCores) {
+  const Plan plan = small_plan({.dp = 2, .ep = 2});
+  const Program program = build_program(plan, Mode::kForward);
+  const Calibration c = even_calibration(plan, program);
+  const Timeline t = simulate(plan, program, c).timeline;
+  const MemberLoad load = balanced_loads(plan).front();
+  int64_t seen = 0;
+  for (const Op& op : program.ops()) {
+    if (!is_all_to_all(op.kind)) continue;
+    const OpCalls calls = op_work(plan, op, load);
+    EXPECT_FALSE(calls.pack.empty());
+    const auto after = static_cast<int64_t>(calls.forward.size() + calls.work.size());
+    const Span& span = t.spans[static_cast<size_t>(op.id)];
+    EXPECT_EQ(span.end - span.begin, Duration::microseconds(10) * after) << to_string(op);
+    ++seen;
+  }
+  EXPECT_GT(seen, 0);
 }
 
 }  // namespace

@@ -146,7 +146,7 @@ TEST_F(BadInput, EmptyOrShortText) {
 
 TEST_F(BadInput, TruncatedCalibration) {
   write("plan.yaml", plan());
-  ASSERT_EQ(rehearse("calibrate plan.yaml --out c.yaml --milliseconds 1 -q").exit_code, 0);
+  ASSERT_EQ(rehearse("calibrate plan.yaml --no-grid --rounds 1 --out c.yaml -q").exit_code, 0);
   EXPECT_EQ(rehearse("simulate plan.yaml --calibration c.yaml").exit_code, 0);
   const std::string whole = read("c.yaml");
   // Cut between entries: only the count tells.
@@ -155,9 +155,11 @@ TEST_F(BadInput, TruncatedCalibration) {
   const auto before = listing();
   const CommandResult cut = rehearse("simulate plan.yaml --calibration c.yaml --timeline t.json");
   EXPECT_EQ(cut.exit_code, 1);
-  const size_t count = static_cast<size_t>(std::count(whole.begin(), whole.end(), '{'));
+  const auto number_at = whole.find("kernel_count: ") + 14;
+  const size_t count = std::stoul(whole.substr(number_at));
+  const auto line_number = 1 + std::count(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(number_at), '\n');
   EXPECT_EQ(cut.err,
-            "c.yaml:8:15: kernel_count: " + std::to_string(count) + " kernels announced, " +
+            "c.yaml:" + std::to_string(line_number) + ":15: kernel_count: " + std::to_string(count) + " kernels announced, " +
                 std::to_string(count - 1) +
                 " found: the file was cut off; run `rehearse calibrate` again\n"
                 "    kernel_count: " +
@@ -189,7 +191,7 @@ TEST_F(BadInput, WrongUsageIsExitCodeTwo) {
             "rehearse: unknown verb 'simulat'; did you mean 'simulate'?\n");
   EXPECT_EQ(rehearse("simulate --nonsense").exit_code, 2);
   EXPECT_EQ(rehearse("simulate").err, "rehearse: simulate: a plan file is needed\n");
-  for (const std::string verb : {"calibrate", "inspect", "simulate", "train", "compare", "demo"}) {
+  for (const std::string verb : {"calibrate", "inspect", "simulate", "train", "compare", "validate", "demo"}) {
     const CommandResult help = rehearse(verb + " --help");
     EXPECT_EQ(help.exit_code, 0);
     EXPECT_NE(help.out.find("Examples:"), std::string::npos) << verb;

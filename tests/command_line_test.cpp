@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cost/kernel_call.h"
 #include "tests/command.h"
 
 namespace rehearse {
@@ -37,7 +38,7 @@ class CommandLine : public CommandTest {
 };
 
 TEST_F(CommandLine, FromPlanToComparison) {
-  const Json calibrated = json_of("calibrate plan.yaml --out c.yaml --milliseconds 2 --json");
+  const Json calibrated = json_of("calibrate plan.yaml --no-grid --out c.yaml --json");
   EXPECT_GT(calibrated["kernels"], 30);
 
   const Json s = json_of("simulate plan.yaml --calibration c.yaml --timeline p.json --json");
@@ -100,6 +101,62 @@ TEST_F(CommandLine, FromPlanToComparison) {
   EXPECT_NEAR(c["step_time_error"].get<double>(),
               predicted / c["step_time_measured_s"].get<double>() - 1,
               1e-6);
+}
+
+// What a calibration holds: single kernels, overheads of the runtime, and how they were measured;
+// nothing of a layout, a schedule or a step.
+TEST_F(CommandLine, ACalibrationHoldsSingleKernelsAndOverheadsOnly) {
+  json_of("calibrate plan.yaml --no-grid --rounds 1 --out c.yaml --json");
+  const std::string text = read("c.yaml");
+  std::istringstream lines(text);
+  int64_t kernels = 0;
+  std::set<std::string> keys;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("#")) continue;
+    if (line.starts_with("  - {kernel: ")) {
+      const std::string name = line.substr(13, line.find(',') - 13);
+      EXPECT_TRUE(kernel_named(name)) << line;
+      ++kernels;
+    } else {
+      keys.insert(line.substr(0, line.find(':')));
+    }
+  }
+  EXPECT_GT(kernels, 30);
+  EXPECT_EQ(keys,
+            (std::set<std::string>{"format", "machine", "cores", "build", "sources", "measured",
+                                   "overheads", "cache", "drift", "interpolation_error",
+                                   "kernel_count", "kernels"}));
+  EXPECT_NE(text.find("overheads: {op_start: "), std::string::npos);
+  for (const std::string word : {"schedule", "dualpipe", "pp:", "micro", "plan.yaml", "tiny-v3"}) {
+    EXPECT_EQ(text.find(word), std::string::npos) << word;
+  }
+  EXPECT_EQ(rehearse("calibrate --no-grid").exit_code, 2);
+  const CommandResult foreign = [&] {
+    std::string other = text;
+    const size_t at = other.find("machine: ") + 9;
+    other.replace(at, other.find('\n', at) - at, "another processor");
+    write("foreign.yaml", other);
+    return rehearse("simulate plan.yaml --calibration foreign.yaml");
+  }();
+  EXPECT_EQ(foreign.exit_code, 0);
+  EXPECT_NE(foreign.err.find("measured on another processor: 'another processor'"),
+            std::string::npos)
+      << foreign.err;
+}
+
+TEST_F(CommandLine, ValidatePutsRunsBesidePredictions) {
+  json_of("calibrate plan.yaml --no-grid --rounds 1 --out c.yaml --json");
+  const Json v = json_of(
+      "validate plan.yaml --data text.txt --calibration c.yaml --runs 2 --steps 3 --out v --json");
+  ASSERT_EQ(v["plans"].size(), 1u);
+  const Json& p = v["plans"][0];
+  expect_keys(p, {"predicted_s", "measured_s", "error", "interval_s", "inside_interval", "runs"});
+  EXPECT_EQ(p["runs"].size(), 2u);
+  EXPECT_NEAR(p["error"].get<double>(),
+              p["predicted_s"].get<double>() / p["measured_s"].get<double>() - 1,
+              1e-6);
+  EXPECT_NEAR(v["mean_absolute_error"].get<double>(), std::abs(p["error"].get<double>()), 1e-9);
+  EXPECT_EQ(Json::parse(read("v/validation.json")), v);
 }
 
 TEST_F(CommandLine, InspectShowsAProgramThatParsesBack) {
