@@ -7,20 +7,42 @@
 
 #include "base/file.h"
 #include "cli/command.h"
-#include "cli/results.h"
+#include "cli/comparison.h"
+#include "cli/plot.h"
 #include "plan/capabilities.h"
 
 namespace rehearse::cli {
 
 namespace po = boost::program_options;
 
+namespace {
+
+void draw(const Program& program,
+          const Timeline& predicted,
+          const std::string& measured_path,
+          const std::string& picture) {
+  require_writable(picture);
+  // Beside the picture, for the script to read.
+  const std::string predicted_path = picture + ".predicted.json";
+  write_file(predicted_path, print_timeline(program, predicted));
+  const bool drawn = plot("timelines.py", {predicted_path, measured_path, "--out", picture});
+  std::filesystem::remove(predicted_path);
+  if (!drawn) {
+    throw InputError(picture +
+                     ": not drawn: plots/timelines.py needs python3 with numpy and matplotlib");
+  }
+}
+
+}  // namespace
+
 int compare(const Arguments& args) {
   Options options(
       {.name = "compare",
        .about =
            "Joins the predicted and the measured timeline of a plan by op: step time, bubble,\n"
-           "exposed communication, and time per kind of op. The prediction is made anew\n"
-           "unless --predicted names one; the measurement is what `train` wrote.",
+           "exposed communication; errors by kind of op, by rank and by phase; and whether ops\n"
+           "were slower or ranks waited longer, and for what. The prediction is made anew unless\n"
+           "--predicted names one; the measurement is what `train` wrote.",
        .examples = "  rehearse train plan.yaml --data book.txt && rehearse compare plan.yaml\n"
                    "  rehearse compare plan.yaml --measured run/timeline.json --json\n"});
   options.add()("measured",
@@ -30,6 +52,8 @@ int compare(const Arguments& args) {
       "predicted", po::value<std::string>(), "predicted timeline, from simulate --timeline");
   options.add()(
       "calibration", po::value<std::string>(), "calibration file to use instead of the plan's");
+  options.add()(
+      "picture", po::value<std::string>(), "draw both timelines, one above the other (.png or .svg)");
   if (!options.parse(args)) return 0;
   const Plan plan = load_plan(options.plan_path());
   require_simulate(plan);
@@ -55,6 +79,9 @@ int compare(const Arguments& args) {
     predicted = parse_timeline(program, read_file(path), path);
   } else {
     predicted = rehearse::simulate(plan, program, find_calibration(options, plan)).timeline;
+  }
+  if (options.has("picture")) {
+    draw(program, predicted, measured_path, options.get<std::string>("picture"));
   }
   const Comparison c = compare_timelines(program, predicted, measured);
   if (options.json()) {

@@ -13,20 +13,11 @@
 namespace rehearse::cli {
 namespace {
 
-double share(Duration part, Duration whole) {
-  return whole > Duration() ? part / whole : 0;
-}
-
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
   const size_t n = values.size();
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
-std::string kind_name(const Op& op) {
-  return op.pass == Pass::kNone ? std::string(name_of(op.kind))
-                                : fmt::format("{}.{}", name_of(op.kind), name_of(op.pass));
 }
 
 // Bytes that the most loaded device must hold: on a CPU node all of its ranks share the memory.
@@ -315,101 +306,6 @@ std::string training_text(const Plan& plan, const Program& program, const TrainR
       100 * s.exposed_comm_fraction,
       r.max_expert_load);
   return out + breakdown_text(s);
-}
-
-Comparison compare_timelines(const Program& program,
-                             const Timeline& predicted,
-                             const Timeline& measured) {
-  Comparison c;
-  c.predicted = summarize(program, predicted);
-  c.measured = summarize(program, measured);
-  c.predicted_step = c.predicted.step;
-  c.measured_step = c.measured.step;
-  c.step_error = share(c.predicted_step, c.measured_step) - 1;
-  std::map<std::string, Comparison::Kind> kinds;
-  std::vector<double> errors, absolute;
-  for (OpId id = 0; id < program.global_size(); ++id) {
-    const Span& p = predicted.spans[static_cast<size_t>(id)];
-    const Span& m = measured.spans[static_cast<size_t>(id)];
-    const std::string name = kind_name(program.op(id));
-    Comparison::Kind& kind = kinds[name];
-    kind.name = name;
-    ++kind.count;
-    kind.predicted += p.end - p.begin;
-    kind.measured += m.end - m.begin;
-    if (p.end > p.begin && m.end > m.begin) {
-      errors.push_back((p.end - p.begin) / (m.end - m.begin) - 1);
-      absolute.push_back(std::abs(errors.back()));
-    }
-  }
-  for (auto& [name, kind] : kinds) c.kinds.push_back(std::move(kind));
-  std::stable_sort(c.kinds.begin(), c.kinds.end(), [](const auto& x, const auto& y) {
-    return x.measured > y.measured;
-  });
-  c.op_error_median = median(errors);
-  c.op_error_median_abs = median(absolute);
-  return c;
-}
-
-Json comparison_json(const Comparison& c) {
-  Json kinds = Json::object();
-  for (const auto& k : c.kinds) {
-    kinds[k.name] = {{"ops", k.count},
-                     {"predicted_s", k.predicted.seconds()},
-                     {"measured_s", k.measured.seconds()}};
-  }
-  return {{"step_time_error", c.step_error},
-          {"op_time_error_median", c.op_error_median},
-          {"op_time_error_median_abs", c.op_error_median_abs},
-          {"step_time_predicted_s", c.predicted_step.seconds()},
-          {"step_time_measured_s", c.measured_step.seconds()},
-          {"exposed_comm_predicted", c.predicted.exposed_comm_fraction},
-          {"exposed_comm_measured", c.measured.exposed_comm_fraction},
-          {"bubble_predicted", c.predicted.bubble_fraction},
-          {"bubble_measured", c.measured.bubble_fraction},
-          {"ops_by_kind", kinds}};
-}
-
-std::string comparison_text(const Comparison& c) {
-  Table table({"", "predicted", "measured", "error"});
-  table.row(
-      {"step", to_string(c.predicted_step), to_string(c.measured_step), percent(c.step_error)});
-  const auto fraction = [&](const std::string& name, double p, double m) {
-    table.row({name,
-               fmt::format("{:.1f}%", 100 * p),
-               fmt::format("{:.1f}%", 100 * m),
-               fmt::format("{:+.1f} points", 100 * (p - m))});
-  };
-  fraction("bubble", c.predicted.bubble_fraction, c.measured.bubble_fraction);
-  fraction(
-      "exposed communication", c.predicted.exposed_comm_fraction, c.measured.exposed_comm_fraction);
-  std::string out = table.text() + "\ntime in ops, summed over ranks\n";
-  Table ops({"op", "count", "predicted", "measured", "error", "share of the difference"});
-  const Duration predicted_sum = [&] {
-    Duration d;
-    for (const auto& k : c.kinds) d += k.predicted;
-    return d;
-  }();
-  const Duration measured_sum = [&] {
-    Duration d;
-    for (const auto& k : c.kinds) d += k.measured;
-    return d;
-  }();
-  for (const auto& k : c.kinds) {
-    ops.row({k.name,
-             std::to_string(k.count),
-             to_string(k.predicted),
-             to_string(k.measured),
-             k.measured > Duration() ? percent(k.predicted / k.measured - 1) : "-",
-             predicted_sum == measured_sum ? "-"
-                                           : fmt::format("{:+.0f}%",
-                                                         100 * ((k.predicted - k.measured) /
-                                                                (predicted_sum - measured_sum)))});
-  }
-  return out + ops.text() +
-         fmt::format("median op error {} (absolute {:.1f}%); errors are predicted/measured - 1\n",
-                     percent(c.op_error_median),
-                     100 * c.op_error_median_abs);
 }
 
 }  // namespace rehearse::cli

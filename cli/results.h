@@ -40,26 +40,6 @@ std::string prediction_text(const Plan& plan, const Program& program, const Step
 Json training_json(const Plan& plan, const Program& program, const TrainResult& r);
 std::string training_text(const Plan& plan, const Program& program, const TrainResult& r);
 
-// Predicted beside measured. Errors are predicted / measured - 1, signed.
-struct Comparison {
-  Duration predicted_step, measured_step;
-  double step_error = 0;
-  double op_error_median = 0;  // over ops that take time in both
-  double op_error_median_abs = 0;
-  Summary predicted, measured;
-  struct Kind {
-    std::string name;  // "mlp.F"
-    int64_t count = 0;
-    Duration predicted, measured;  // sums over ops
-  };
-  std::vector<Kind> kinds;
-};
-Comparison compare_timelines(const Program& program,
-                             const Timeline& predicted,
-                             const Timeline& measured);
-Json comparison_json(const Comparison& c);
-std::string comparison_text(const Comparison& c);
-
 // "+3.1%"
 std::string percent(double signed_share);
 

@@ -1,0 +1,42 @@
+#pragma once
+// A predicted and a measured timeline of one Program: how far apart they are, and why.
+
+#include <string>
+#include <vector>
+
+#include "cli/results.h"
+
+namespace rehearse::cli {
+
+// Errors are predicted / measured - 1, signed.
+struct Comparison {
+  Duration predicted_step, measured_step;
+  double step_error = 0;
+  double op_error_median = 0;  // over ops that take time in both
+  double op_error_median_abs = 0;
+  Summary predicted, measured;
+
+  struct Pair {
+    std::string name;
+    int64_t count = 0;
+    Duration predicted, measured;
+    Duration difference() const { return measured - predicted; }
+  };
+  // Times in ops by kind ("mlp.F"), summed over ranks; the longest first.
+  std::vector<Pair> kinds;
+  // What a rank's compute lane does in a step, mean over ranks: its ops, and its waiting by what
+  // it waited for ("for combine", "for recv", "to start").
+  std::vector<Pair> lane;
+  // The lane's work and its waiting by rank.
+  struct Rank {
+    Pair work, waiting;
+  };
+  std::vector<Rank> ranks;
+};
+Comparison compare_timelines(const Program& program,
+                             const Timeline& predicted,
+                             const Timeline& measured);
+Json comparison_json(const Comparison& c);
+std::string comparison_text(const Comparison& c);
+
+}  // namespace rehearse::cli
