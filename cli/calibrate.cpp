@@ -21,11 +21,10 @@ std::string rate_of(const KernelCall& call, Duration time) {
   const bool product = call.kernel <= Kernel::kMatmulGradWeight ||
                        call.kernel == Kernel::kAttention ||
                        call.kernel == Kernel::kAttentionBackward;
-  return product
-             ? to_string(FlopsPerSecond(flops(call).count() / time.seconds()))
-             : to_string(BytesPerSecond(
-                   static_cast<double>(memory_traffic(call, sizeof(float)).count()) /
-                   time.seconds()));
+  return product ? to_string(FlopsPerSecond(flops(call).count() / time.seconds()))
+                 : to_string(BytesPerSecond(
+                       static_cast<double>(memory_traffic(call, sizeof(float)).count()) /
+                       time.seconds()));
 }
 
 Json to_json(const Overheads& o) {
@@ -39,7 +38,8 @@ Json to_json(const Overheads& o) {
 
 void show(const Calibration& c, const std::string& path) {
   // Of each kernel its slowest call: the whole list is in the file.
-  Table table({"kernel, its largest call", "calls", "alone", "5%", "95%", "all cores busy", "rate"});
+  Table table(
+      {"kernel, its largest call", "calls", "alone", "5%", "95%", "all cores busy", "rate"});
   for (const std::string_view name : kernel_names()) {
     const Kernel kernel = *kernel_named(name);
     int64_t count = 0;
@@ -128,16 +128,16 @@ int calibrate(const Arguments& args) {
                    "  rehearse simulate plan.yaml --calibration calibration.yaml\n"
                    "  rehearse calibrate --check calibration.yaml      does it still hold?\n",
        .plan = PlanArgument::kNoneOrSeveral});
-  options.add()("out",
-                po::value<std::string>(),
-                "file to write (default: out/<first plan>/calibration.yaml, or out/calibration.yaml)");
+  options.add()(
+      "out",
+      po::value<std::string>(),
+      "file to write (default: out/<first plan>/calibration.yaml, or out/calibration.yaml)");
   options.add()("device", po::value<std::string>()->default_value("cpu"), "cpu");
   options.add()("milliseconds",
                 po::value<double>()->default_value(0.3),
                 "time per kernel, condition and round; more gives steadier medians");
-  options.add()("rounds",
-                po::value<int64_t>()->default_value(6),
-                "how often all kernels are gone through");
+  options.add()(
+      "rounds", po::value<int64_t>()->default_value(6), "how often all kernels are gone through");
   options.add()("no-grid", "only the shapes of the given plans");
   options.add()(
       "check", po::value<std::string>(), "time some kernels of this calibration file again");

@@ -39,7 +39,9 @@ const std::vector<Command>& commands() {
       {"simulate", "predict one step of a plan", simulate},
       {"train", "run the plan", train},
       {"compare", "put predicted and measured timelines side by side, op by op", compare},
-      {"validate", "predict several plans, run them, and show how far off the predictions are", validate},
+      {"validate",
+       "predict several plans, run them, and show how far off the predictions are",
+       validate},
       {"demo", "all of it, small, on this machine", demo},
   };
   return list;
@@ -58,8 +60,8 @@ bool Options::parse(const Arguments& args) {
   all.add(visible_);
   if (description_.plan != PlanArgument::kNone) {
     all.add_options()("plan", po::value<std::vector<std::string>>());
-    const bool one = description_.plan == PlanArgument::kOne ||
-                     description_.plan == PlanArgument::kNoneOrOne;
+    const bool one =
+        description_.plan == PlanArgument::kOne || description_.plan == PlanArgument::kNoneOrOne;
     positions.add("plan", one ? 1 : -1);
   }
   try {

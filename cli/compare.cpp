@@ -52,8 +52,9 @@ int compare(const Arguments& args) {
       "predicted", po::value<std::string>(), "predicted timeline, from simulate --timeline");
   options.add()(
       "calibration", po::value<std::string>(), "calibration file to use instead of the plan's");
-  options.add()(
-      "picture", po::value<std::string>(), "draw both timelines, one above the other (.png or .svg)");
+  options.add()("picture",
+                po::value<std::string>(),
+                "draw both timelines, one above the other (.png or .svg)");
   if (!options.parse(args)) return 0;
   const Plan plan = load_plan(options.plan_path());
   require_simulate(plan);

@@ -262,7 +262,8 @@ std::string comparison_text(const Comparison& c) {
                     pairs_table("phases, mean over ranks", phases(c)) + "\n" +
                     pairs_table("compute lane, mean over ranks", c.lane);
   constexpr size_t kShown = 16;
-  Table ranks({"compute lane by rank", "ops predicted", "measured", "waiting predicted", "measured"});
+  Table ranks(
+      {"compute lane by rank", "ops predicted", "measured", "waiting predicted", "measured"});
   for (size_t i = 0; i < std::min(kShown, c.ranks.size()); ++i) {
     const Comparison::Rank& r = c.ranks[i];
     ranks.row({r.work.name,

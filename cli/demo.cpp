@@ -11,6 +11,7 @@
 #include "cli/measure.h"
 #include "cli/plot.h"
 #include "cli/results.h"
+#include "cli/validate.h"
 #include "plan/capabilities.h"
 #include "runtime/train.h"
 
@@ -90,6 +91,25 @@ Json overlap(const std::string& text, const std::string& out, bool quiet, std::s
   return results;
 }
 
+// The plan on other layouts, those of them that its model and micro-batches allow. Routing is
+// balanced, as it is on average once a model has trained for a while.
+std::vector<Plan> other_layouts(const Plan& plan) {
+  const auto& a = plan.model.architecture;
+  std::vector<Plan> plans;
+  for (const Layout& l : {Layout{.pp = 1},
+                          Layout{.pp = 2},
+                          Layout{.pp = 2, .schedule = ScheduleKind::kZB1P},
+                          Layout{.dp = 2, .ep = 2}}) {
+    if (a.layers < l.pp || (l.ep > 1 && (a.experts == 0 || a.experts % l.ep != 0))) continue;
+    Plan other = plan;
+    other.layout = l;
+    other.layout.layers_per_stage = even_layers(a.layers, l.pp);
+    other.routing = Routing::kBalanced;
+    plans.push_back(std::move(other));
+  }
+  return plans;
+}
+
 }  // namespace
 
 int demo(const Arguments& args) {
@@ -122,9 +142,11 @@ int demo(const Arguments& args) {
   };
 
   say(fmt::format("1. Calibrate: time every kernel of the plan on {} cores\n", host_cores()));
-  const Calibration calibration =
-      measure({&plan, 1},
-              {.quiet = options.quiet()});
+  // The kernels of the layouts that come last too: single ones, whose shapes differ little.
+  std::vector<Plan> plans = other_layouts(plan);
+  plans.push_back(plan);
+  const Calibration calibration = measure(plans, {.grid = false, .quiet = options.quiet()});
+  plans.pop_back();
   write_file(out + "/calibration.yaml", print_calibration(calibration));
 
   say("\n2. Predict, before anything is trained\n\n");
@@ -168,6 +190,17 @@ int demo(const Arguments& args) {
   const Json overlapped = overlap(text, out + "/overlap", options.quiet(), shown);
   say(shown);
 
+  say("\n7. Other layouts, predicted from the calibration of step 1, then run\n\n");
+  SpeedCheck speed(calibration);
+  std::vector<Validation> others;
+  for (const Plan& other : plans) {
+    others.push_back(validate_plan(
+        other, calibration, speed, {.text = text, .runs = 3, .quiet = options.quiet()}));
+  }
+
+  const bool pictured =
+      plot("timelines.py",
+           {out + "/predicted.json", out + "/timeline.json", "--out", out + "/timelines.png"});
   const bool plotted = plot(
       "loss.py",
       {out + "/log.jsonl", "--bigram", fmt::format("{}", run.bigram), "--out", out + "/loss.png"});
@@ -178,28 +211,40 @@ int demo(const Arguments& args) {
                  {"bigram_loss", run.bigram},
                  {"comparison", comparison_json(comparison)},
                  {"overlap", overlapped},
+                 {"layouts", validation_json(others)},
                  {"out", out}};
     std::cout << json.dump(2) << "\n";
     return 0;
   }
+  const char* missing = "not drawn: plots/ needs python3 and matplotlib";
   say(fmt::format(
-      "\nwritten to {0}:\n"
+      "written to {0}:\n"
       "  loss.png          {1}\n"
+      "  timelines.png     {2}\n"
       "  log.jsonl         every step\n"
       "  predicted.json, timeline.json\n"
       "                    both timelines; open them in https://ui.perfetto.dev\n"
       "  calibration.yaml  what was measured in step 1\n"
       "\nWhat to try next:\n"
       "  rehearse inspect experiments/demo/plan.yaml            the schedule, cell by cell\n"
-      "  rehearse simulate experiments/demo/plan.yaml --calibration {0}/calibration.yaml\n"
-      "  cp experiments/demo/plan.yaml my.yaml                  edit pp, schedule, micro_batches, "
-      "...\n"
-      "  rehearse train my.yaml --data {2}\n"
+      "  cp experiments/demo/plan.yaml my.yaml                  edit pp, schedule, widths, ...\n"
+      "  rehearse validate my.yaml --data {3}\n"
+      "                                                         calibrate, predict and run it\n"
       "  rehearse simulate experiments/deepseek-v3/plan.yaml    2048 GPUs, by roofline: a "
-      "minute\n",
+      "minute\n\n",
       out,
-      plotted ? "the loss curve" : "not drawn: plots/loss.py needs python3 and matplotlib",
+      plotted ? "the loss curve" : missing,
+      pictured ? "the predicted step above the measured one" : missing,
       text));
+  Validation main_plan{
+      .plan = "the demo",
+      .what = describe(plan) + ", learned routing",
+      .runs = {{.predicted = prediction.summary.step, .measured = run.result.median_step}},
+      .low = prediction.low / prediction.summary.step,
+      .high = prediction.high / prediction.summary.step};
+  others.insert(others.begin(), main_plan);
+  for (size_t i = 1; i < others.size(); ++i) others[i].plan = "other layout";
+  say("Predicted and measured\n\n" + validation_text(others));
   return 0;
 }
 

@@ -52,8 +52,7 @@ std::vector<KernelCall> held_out_calls() {
   };
   std::vector<KernelCall> calls;
   for (int i = 0; i < kEach; ++i) {
-    for (const Kernel k :
-         {Kernel::kMatmul, Kernel::kMatmulGradInput, Kernel::kMatmulGradWeight}) {
+    for (const Kernel k : {Kernel::kMatmul, Kernel::kMatmulGradInput, Kernel::kMatmulGradWeight}) {
       calls.push_back({k, {draw(16, 1024), draw(4, 64) * 8, draw(4, 64) * 8}});
     }
     for (const Kernel k : {Kernel::kAttention, Kernel::kAttentionBackward}) {
@@ -77,8 +76,8 @@ double mean(const std::vector<Duration>& times) {
 }
 
 Duration quantile(std::vector<Duration>& times, double q) {
-  const auto at = times.begin() +
-                  static_cast<std::ptrdiff_t>(q * static_cast<double>(times.size() - 1) + 0.5);
+  const auto at =
+      times.begin() + static_cast<std::ptrdiff_t>(q * static_cast<double>(times.size() - 1) + 0.5);
   std::nth_element(times.begin(), at, times.end());
   return *at;
 }
@@ -159,13 +158,12 @@ Calibration measure(std::span<const Plan> plans, const MeasureOptions& options) 
                  .message_busy = overheads.message_busy,
                  .collective = overheads.collective};
   KernelBench bench(c.cores);
-  const auto timings = bench.time(
-      calls,
-      {.budget = options.budget_per_kernel,
-       .rounds = options.rounds,
-       .progress = [&](int64_t done, const KernelCall& call) {
-         progress.update(done, to_string(call));
-       }});
+  const auto timings = bench.time(calls,
+                                  {.budget = options.budget_per_kernel,
+                                   .rounds = options.rounds,
+                                   .progress = [&](int64_t done, const KernelCall& call) {
+                                     progress.update(done, to_string(call));
+                                   }});
   c.cache = cache_shares(bench.time_cache());
   c.drift = drift_of(timings);
   for (size_t i = 0; i < kept; ++i) c.kernels[calls[i]] = over_rounds(timings[i]);

@@ -144,9 +144,7 @@ StepPrediction predict(const Plan& plan,
   const auto begin = std::chrono::steady_clock::now();
   StepPrediction p;
   p.median = rehearse::simulate(
-      plan, program, calibration, {.common = speed}, [&](int64_t done) {
-        progress.update(done);
-      });
+      plan, program, calibration, {.common = speed}, [&](int64_t done) { progress.update(done); });
   p.summary = summarize(program, p.median.timeline);
   const double spread = calibration ? step_spread(plan, program, *calibration, speed) : 0;
   constexpr double kNinety = 1.645;  // standard deviations either way that hold 90% of a normal

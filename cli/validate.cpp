@@ -21,15 +21,6 @@ namespace {
 
 namespace po = boost::program_options;
 
-std::string describe(const Plan& plan) {
-  const Layout& l = plan.layout;
-  std::string text = fmt::format("PP{} DP{} EP{} {}", l.pp, l.dp, l.ep, name_of(l.schedule));
-  text += fmt::format(
-      ", {} x {}, {}", plan.training.micro_batches, plan.micro_batch_tokens(), plan.model.name);
-  if (plan.cluster.node_link || plan.cluster.network) text += ", links";
-  return text;
-}
-
 struct Totals {
   double mean_error = 0;   // absolute
   double worst_error = 0;  // likewise
@@ -60,6 +51,15 @@ double spread_of(const Validation& v) {
 }
 
 }  // namespace
+
+std::string describe(const Plan& plan) {
+  const Layout& l = plan.layout;
+  std::string text = fmt::format("PP{} DP{} EP{} {}", l.pp, l.dp, l.ep, name_of(l.schedule));
+  text += fmt::format(
+      ", {} x {}, {}", plan.training.micro_batches, plan.micro_batch_tokens(), plan.model.name);
+  if (plan.cluster.node_link || plan.cluster.network) text += ", links";
+  return text;
+}
 
 Duration Validation::predicted() const {
   std::vector<Duration> values;
@@ -110,15 +110,15 @@ Json validation_json(std::span<const Validation> results) {
                       {"predicted_s", r.predicted.seconds()},
                       {"measured_s", r.measured.seconds()}});
     }
-    plans.push_back({{"plan", v.plan},
-                     {"what", v.what},
-                     {"predicted_s", v.predicted().seconds()},
-                     {"interval_s",
-                      {v.predicted().seconds() * v.low, v.predicted().seconds() * v.high}},
-                     {"measured_s", v.measured().seconds()},
-                     {"error", v.error()},
-                     {"inside_interval", v.inside()},
-                     {"runs", runs}});
+    plans.push_back(
+        {{"plan", v.plan},
+         {"what", v.what},
+         {"predicted_s", v.predicted().seconds()},
+         {"interval_s", {v.predicted().seconds() * v.low, v.predicted().seconds() * v.high}},
+         {"measured_s", v.measured().seconds()},
+         {"error", v.error()},
+         {"inside_interval", v.inside()},
+         {"runs", runs}});
   }
   const Totals t = totals_of(results);
   return {{"plans", plans},
@@ -128,29 +128,28 @@ Json validation_json(std::span<const Validation> results) {
 }
 
 std::string validation_text(std::span<const Validation> results) {
-  Table table({"plan", "predicted", "90% interval", "measured", "error", "runs", "what"});
+  Table table({"plan", "predicted", "90% interval", "measured", "error", "runs", "layout"});
   for (const Validation& v : results) {
-    table.row({v.plan,
-               to_string(v.predicted()),
-               fmt::format("{} to {}{}",
-                           percent(v.low - 1),
-                           percent(v.high - 1),
-                           v.inside() ? "" : " !"),
-               to_string(v.measured()),
-               percent(v.error()),
-               fmt::format("+-{:.1f}%", 100 * spread_of(v)),
-               v.what});
+    table.row(
+        {v.plan,
+         to_string(v.predicted()),
+         fmt::format("{} to {}{}", percent(v.low - 1), percent(v.high - 1), v.inside() ? "" : " !"),
+         to_string(v.measured()),
+         percent(v.error()),
+         fmt::format("+-{:.1f}%", 100 * spread_of(v)),
+         v.what});
   }
   const Totals t = totals_of(results);
   return table.text() +
          fmt::format(
-             "  absolute error: mean {:.1f}%, worst {:.1f}%; {} of {} inside their interval; "
-             "measured: median of {} runs, each its median step\n",
+             "  absolute error: mean {:.1f}%, worst {:.1f}%; {} of {} inside their interval\n"
+             "  predicted, measured: medians over runs, of each run its median step; runs: half "
+             "the "
+             "range\n",
              100 * t.mean_error,
              100 * t.worst_error,
              t.inside,
-             results.size(),
-             results.empty() ? 0 : results.front().runs.size());
+             results.size());
 }
 
 int validate(const Arguments& args) {
@@ -165,12 +164,12 @@ int validate(const Arguments& args) {
        .examples = "  rehearse validate experiments/cpu-validation/[01]*.yaml --data book.txt\n"
                    "  rehearse validate my.yaml --data book.txt --calibration calibration.yaml\n",
        .plan = PlanArgument::kSeveral});
-  options.add()("data", po::value<std::string>(), "text to train on, instead of the plans' data.text");
+  options.add()(
+      "data", po::value<std::string>(), "text to train on, instead of the plans' data.text");
   options.add()("calibration", po::value<std::string>(), "calibration file to use");
   options.add()("runs", po::value<int64_t>()->default_value(5), "runs of each plan");
   options.add()("steps", po::value<int64_t>()->default_value(8), "steps of each run");
-  options.add()(
-      "out", po::value<std::string>()->default_value("out/validate"), "output folder");
+  options.add()("out", po::value<std::string>()->default_value("out/validate"), "output folder");
   if (!options.parse(args)) return 0;
   const auto runs = options.get<int64_t>("runs");
   const auto steps = options.get<int64_t>("steps");
@@ -182,7 +181,8 @@ int validate(const Arguments& args) {
     const Plan& plan = plans.back();
     require_run(plan);
     if (plan.cluster.device != DeviceKind::kCpu) {
-      throw InputError(fmt::format("{}: its cluster '{}' is not of CPU cores", path, plan.cluster.name));
+      throw InputError(
+          fmt::format("{}: its cluster '{}' is not of CPU cores", path, plan.cluster.name));
     }
     if (!options.has("data") && !plan.data.text) {
       throw InputError(fmt::format(
@@ -207,11 +207,11 @@ int validate(const Arguments& args) {
   SpeedCheck speed(calibration);
   std::vector<Validation> results;
   for (size_t i = 0; i < plans.size(); ++i) {
-    results.push_back(validate_plan(
-        plans[i],
-        calibration,
-        speed,
-        {.text = texts[i], .runs = runs, .steps = steps, .quiet = options.quiet()}));
+    results.push_back(
+        validate_plan(plans[i],
+                      calibration,
+                      speed,
+                      {.text = texts[i], .runs = runs, .steps = steps, .quiet = options.quiet()}));
     const Validation& v = results.back();
     say(fmt::format("  {}: predicted {}, measured {}: {}\n",
                     v.plan,

@@ -30,6 +30,9 @@ struct Validation {
   }
 };
 
+// "PP2 DP1 EP1 dualpipe, 8 x 512, tiny-v3"
+std::string describe(const Plan& plan);
+
 struct ValidateOptions {
   std::string text;
   int64_t runs = 5;

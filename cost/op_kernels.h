@@ -43,7 +43,7 @@ enum class Pass : uint8_t {
 // Tokens that one rank handles in a dispatch-shaped exchange, counted once per message; a
 // combine-shaped one handles them backwards.
 struct ExchangeTokens {
-  int64_t sent = 0;       // of its own, to each node (its own among them) that has an expert of theirs
+  int64_t sent = 0;  // of its own, to each node (its own among them) that has an expert of theirs
   int64_t received = 0;   // from ranks of its position, on whichever node
   int64_t forwarded = 0;  // of those, to each rank of its node that has an expert of theirs
   int64_t arrived = 0;    // that have an expert on this rank

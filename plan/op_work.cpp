@@ -62,7 +62,8 @@ OpCalls step_kernels(const Plan& plan, const Op& op) {
       // On cores a message is copied into the mailbox and out of it.
       if (plan.cluster.device == DeviceKind::kCpu) {
         (op.kind == OpKind::kSend ? calls.pack : work)
-            .push_back({Kernel::kCopy, {plan.micro_batch_tokens() * plan.model.architecture.hidden}});
+            .push_back(
+                {Kernel::kCopy, {plan.micro_batch_tokens() * plan.model.architecture.hidden}});
       }
       break;
     default:
@@ -106,7 +107,8 @@ MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, in
 }
 
 OpCalls op_work(const Plan& plan, const Op& op, const MemberLoad& load) {
-  return is_cell_compute(op.kind) || is_all_to_all(op.kind) ? layer_kernels(plan, op, load) : step_kernels(plan, op);
+  return is_cell_compute(op.kind) || is_all_to_all(op.kind) ? layer_kernels(plan, op, load)
+                                                            : step_kernels(plan, op);
 }
 
 Duration roofline(const Plan& plan, const KernelCall& call) {

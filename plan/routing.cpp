@@ -46,10 +46,10 @@ void balanced_choice(const Architecture& a, int64_t token, std::span<int32_t> ch
   int64_t turn = 0;    // of the kept groups
   int64_t within = 0;  // the group, from first_within
   for (int32_t& expert : chosen) {
-    const int64_t group = first_group + turn < a.groups ? first_group + turn
-                                                        : first_group + turn - a.groups;
-    const int64_t place = first_within + within < size ? first_within + within
-                                                       : first_within + within - size;
+    const int64_t group =
+        first_group + turn < a.groups ? first_group + turn : first_group + turn - a.groups;
+    const int64_t place =
+        first_within + within < size ? first_within + within : first_within + within - size;
     expert = static_cast<int32_t>(group * size + place);
     if (++turn == a.kept_groups) {
       turn = 0;

@@ -86,8 +86,7 @@ int64_t stored_beside(int64_t cores) {
 class Call {
  public:
   // stored: elements of either stored arena that operands take turns through.
-  Call(const KernelCall& call, Operands& operands, int64_t stored)
-      : call_(call), o_(operands) {
+  Call(const KernelCall& call, Operands& operands, int64_t stored) : call_(call), o_(operands) {
     // All operands of a call, each rounded up to whole lines, would stand in an arena side by side.
     const int64_t most = memory_traffic(call, 1).count() + kVocabulary * call.shape[1] + 1024;
     o_.read.use(std::max(most, stored));
@@ -158,9 +157,7 @@ void Call::prepare_matmul() {
     };
   } else {
     float* dy = fresh(y_size);
-    run_ = [=, this] {
-      kernels::matmul_grad_weight(shape, dy, read(x_size), written(w_size));
-    };
+    run_ = [=, this] { kernels::matmul_grad_weight(shape, dy, read(x_size), written(w_size)); };
   }
 }
 
@@ -285,8 +282,7 @@ void Call::prepare_rows() {
       float* rows = fresh(n * s[2]);
       float* second = fresh(out);
       run_ = [=, this] {
-        kernels::unpermute(
-            {s[0], s[1], s[2]}, map.data(), rows, read(out), second, written(out));
+        kernels::unpermute({s[0], s[1], s[2]}, map.data(), rows, read(out), second, written(out));
       };
       return;
     }

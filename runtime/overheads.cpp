@@ -132,9 +132,8 @@ Duration collective_latency(int64_t ranks) {
 Duration message_latency(int64_t hogs) {
   constexpr int kMessages = 200;
   const Duration latency = Duration::microseconds(200);
-  const Cluster cluster{.name = "here",
-                        .devices_per_node = 2,
-                        .node_link = Link{BytesPerSecond(1e12), latency}};
+  const Cluster cluster{
+      .name = "here", .devices_per_node = 2, .node_link = Link{BytesPerSecond(1e12), latency}};
   LocalCommunicator communicator(2, std::make_unique<LinkShaper>(cluster, 2));
   std::atomic<bool> stop = false;
   std::vector<std::thread> others;
@@ -162,9 +161,10 @@ Duration message_latency(int64_t hogs) {
   for (std::thread& t : others) t.join();
   Duration sum;
   for (size_t i = 0; i < sent.size(); ++i) {
-    sum += Duration::nanoseconds(
-               std::chrono::duration_cast<std::chrono::nanoseconds>(received[i] - sent[i]).count()) -
-           latency;
+    sum +=
+        Duration::nanoseconds(
+            std::chrono::duration_cast<std::chrono::nanoseconds>(received[i] - sent[i]).count()) -
+        latency;
   }
   return Duration::picoseconds(sum.picoseconds() / kMessages);
 }
@@ -172,7 +172,8 @@ Duration message_latency(int64_t hogs) {
 }  // namespace
 
 OverheadTimings time_overheads(int64_t cores) {
-  for(int h=0;h<6;h++) fprintf(stderr,"hogs %d median %s\n",h,to_string(message_latency(h)).c_str());
+  for (int h = 0; h < 6; h++)
+    fprintf(stderr, "hogs %d median %s\n", h, to_string(message_latency(h)).c_str());
   const LaneGaps idle = lane_gaps();
   std::atomic<bool> stop = false;
   std::vector<std::thread> hogs;

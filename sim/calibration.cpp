@@ -124,14 +124,13 @@ AxisPlace place_on(const Axis& axis, int64_t value) {
   }
   if (above == axis.begin()) return {*above, *above, 0, 1};
   const int64_t below = *(above - 1);
-  return {below,
-          *above,
-          static_cast<double>(value - below) / static_cast<double>(*above - below),
-          1};
+  return {
+      below, *above, static_cast<double>(value - below) / static_cast<double>(*above - below), 1};
 }
 
 std::optional<KernelTime> within_grid(const Calibration& calibration, const KernelCall& call) {
   const std::vector<Axis>& axes = grid_axes(call.kernel);
+  CHECK(axes.size() <= call.shape.size()) << to_string(call);
   std::vector<AxisPlace> places;
   for (size_t i = 0; i < axes.size(); ++i) places.push_back(place_on(axes[i], call.shape[i]));
   // Mixes along entry i of the corners whose entries below i are chosen.
@@ -207,7 +206,8 @@ Calibration load_calibration(const std::string& path) {
     c.cache.push_back({.working_set = point.bytes("working_set"),
                        .cold = point.number("cold", {.min = 0, .max = 1})});
     point.finish();
-    if (c.cache.size() > 1 && !(c.cache[c.cache.size() - 2].working_set < c.cache.back().working_set)) {
+    if (c.cache.size() > 1 &&
+        !(c.cache[c.cache.size() - 2].working_set < c.cache.back().working_set)) {
       point.fail("working_set", "expected working sets in ascending order");
     }
   }
@@ -258,15 +258,19 @@ std::string print_calibration(const Calibration& c) {
         fmt::format("{{working_set: {} B, cold: {:.4f}}}", p.working_set.count(), p.cold));
   }
   std::string out = fmt::format(
-      "# Measured by `rehearse calibrate`: times of single kernels and of the runtime's overheads.\n"
+      "# Measured by `rehearse calibrate`: times of single kernels and of the runtime's "
+      "overheads.\n"
       "# overheads: an op after another one of its lane; a sleeping lane's start after another\n"
-      "# lane's op, other cores idle or working; a message beyond its link's time, likewise; a meeting\n"
+      "# lane's op, other cores idle or working; a message beyond its link's time, likewise; a "
+      "meeting\n"
       "# of ranks without work.\n"
       "# cache: how much of the difference between warm and mean a working set meets.\n"
       "# drift: each round's time over the median round's, mean over kernels.\n"
       "# interpolation_error: root mean square, of shapes held out.\n"
-      "# kernels: alone: median time of one call, nothing else running; mean, low, high: its mean, 5th\n"
-      "# and 95th percentile; warm: mean with data in the last-level cache; busy: median while all cores run the same kernel.\n"
+      "# kernels: alone: median time of one call, nothing else running; mean, low, high: its mean, "
+      "5th\n"
+      "# and 95th percentile; warm: mean with data in the last-level cache; busy: median while all "
+      "cores run the same kernel.\n"
       "format: {}\nmachine: {}\ncores: {}\nbuild: {}\nsources: {}\nmeasured: {}\n"
       "overheads: {{op_start: {}, wake_idle: {}, wake_busy: {}, message_idle: {}, "
       "message_busy: {}, collective: {}}}\n"
@@ -291,7 +295,8 @@ std::string print_calibration(const Calibration& c) {
   for (const auto& [call, t] : c.kernels) {
     const size_t used = shape_names(call.kernel).size();
     out += fmt::format(
-        "  - {{kernel: {}, shape: [{}], alone: {}, mean: {}, warm: {}, low: {}, high: {}, busy: {}}}\n",
+        "  - {{kernel: {}, shape: [{}], alone: {}, mean: {}, warm: {}, low: {}, high: {}, busy: "
+        "{}}}\n",
         name_of(call.kernel),
         fmt::join(call.shape.begin(), call.shape.begin() + static_cast<std::ptrdiff_t>(used), ", "),
         ns(t.alone),

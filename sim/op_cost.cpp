@@ -76,7 +76,8 @@ const OpCost& OpCosts::of(const Op& op, int64_t member) {
 
 OpCost OpCosts::price(const Op& op, int64_t member) {
   const OpCalls calls = op_work(plan_, op, loads_[static_cast<size_t>(member)]);
-  OpCost cost{.pack = price(calls.pack), .forward = price(calls.forward), .work = price(calls.work)};
+  OpCost cost{
+      .pack = price(calls.pack), .forward = price(calls.forward), .work = price(calls.work)};
   // Pipeline messages are BF16 where training is not FP32.
   const int64_t bytes = plan_.training.precision == Precision::kFp32 ? 4 : 2;
   if (op.kind == OpKind::kSend) {

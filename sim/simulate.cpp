@@ -63,7 +63,7 @@ class Walk {
 
  private:
   struct LaneState {
-    size_t next = 0;  // index in the lane's list
+    size_t next = 0;       // index in the lane's list
     bool running = false;  // or about to
     bool arrived = false;  // takes part in a collective, waiting for the other members
   };
@@ -107,7 +107,8 @@ class Walk {
       return;
     }
     const auto work = static_cast<double>(delay.picoseconds());
-    sharing_.start(now_, work, 1, {}, (static_cast<uint64_t>(id) << 2) | static_cast<uint64_t>(step));
+    sharing_.start(
+        now_, work, 1, {}, (static_cast<uint64_t>(id) << 2) | static_cast<uint64_t>(step));
   }
 
   void take(OpId id, Step step) {
@@ -223,9 +224,7 @@ class PlanWork {
     }
   }
 
-  Duration start_delay(OpId id, bool woken) const {
-    return woken ? wake(id) : overheads_.op_start;
-  }
+  Duration start_delay(OpId id, bool woken) const { return woken ? wake(id) : overheads_.op_start; }
   // Ranks that wait for an all-to-all are woken by its messages, not by its beginning.
   Duration meeting_delay(OpId id) const {
     return is_exchange(program_.op(id)) ? Duration() : overheads_.collective;
@@ -343,8 +342,7 @@ class PlanWork {
   // cost of their work.
   bool is_exchange(const Op& op) const {
     const bool links = plan_.cluster.node_link || plan_.cluster.network;
-    return op.group == Group::kExpertParallel && is_all_to_all(op.kind) &&
-           (links || on_cores());
+    return op.group == Group::kExpertParallel && is_all_to_all(op.kind) && (links || on_cores());
   }
   bool on_cores() const { return !cores_.empty(); }
 

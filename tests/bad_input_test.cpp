@@ -157,10 +157,11 @@ TEST_F(BadInput, TruncatedCalibration) {
   EXPECT_EQ(cut.exit_code, 1);
   const auto number_at = whole.find("kernel_count: ") + 14;
   const size_t count = std::stoul(whole.substr(number_at));
-  const auto line_number = 1 + std::count(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(number_at), '\n');
+  const auto line_number =
+      1 + std::count(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(number_at), '\n');
   EXPECT_EQ(cut.err,
-            "c.yaml:" + std::to_string(line_number) + ":15: kernel_count: " + std::to_string(count) + " kernels announced, " +
-                std::to_string(count - 1) +
+            "c.yaml:" + std::to_string(line_number) + ":15: kernel_count: " +
+                std::to_string(count) + " kernels announced, " + std::to_string(count - 1) +
                 " found: the file was cut off; run `rehearse calibrate` again\n"
                 "    kernel_count: " +
                 std::to_string(count) +
@@ -191,7 +192,8 @@ TEST_F(BadInput, WrongUsageIsExitCodeTwo) {
             "rehearse: unknown verb 'simulat'; did you mean 'simulate'?\n");
   EXPECT_EQ(rehearse("simulate --nonsense").exit_code, 2);
   EXPECT_EQ(rehearse("simulate").err, "rehearse: simulate: a plan file is needed\n");
-  for (const std::string verb : {"calibrate", "inspect", "simulate", "train", "compare", "validate", "demo"}) {
+  for (const std::string verb :
+       {"calibrate", "inspect", "simulate", "train", "compare", "validate", "demo"}) {
     const CommandResult help = rehearse(verb + " --help");
     EXPECT_EQ(help.exit_code, 0);
     EXPECT_NE(help.out.find("Examples:"), std::string::npos) << verb;

@@ -123,9 +123,18 @@ TEST_F(CommandLine, ACalibrationHoldsSingleKernelsAndOverheadsOnly) {
   }
   EXPECT_GT(kernels, 30);
   EXPECT_EQ(keys,
-            (std::set<std::string>{"format", "machine", "cores", "build", "sources", "measured",
-                                   "overheads", "cache", "drift", "interpolation_error",
-                                   "kernel_count", "kernels"}));
+            (std::set<std::string>{"format",
+                                   "machine",
+                                   "cores",
+                                   "build",
+                                   "sources",
+                                   "measured",
+                                   "overheads",
+                                   "cache",
+                                   "drift",
+                                   "interpolation_error",
+                                   "kernel_count",
+                                   "kernels"}));
   EXPECT_NE(text.find("overheads: {op_start: "), std::string::npos);
   for (const std::string word : {"schedule", "dualpipe", "pp:", "micro", "plan.yaml", "tiny-v3"}) {
     EXPECT_EQ(text.find(word), std::string::npos) << word;
