@@ -84,16 +84,14 @@ Duration quantile(std::vector<Duration>& times, double q) {
 
 KernelTime over_rounds(const std::vector<KernelRound>& rounds) {
   std::vector<Duration> alone, busy;
-  std::vector<double> means, warm;
+  std::vector<double> means;
   for (const KernelRound& r : rounds) {
     alone.insert(alone.end(), r.alone.begin(), r.alone.end());
     busy.insert(busy.end(), r.busy.begin(), r.busy.end());
     means.push_back(mean(r.alone));
-    warm.push_back(mean(r.warm));
   }
   KernelTime t{.alone = quantile(alone, 0.5),
                .mean = Duration::seconds(median(std::move(means))),
-               .warm = Duration::seconds(median(std::move(warm))),
                .low = quantile(alone, 0.05),
                .high = quantile(alone, 0.95)};
   t.busy = busy.empty() ? t.alone : quantile(busy, 0.5);
@@ -112,19 +110,6 @@ std::vector<double> drift_of(const std::vector<std::vector<KernelRound>>& timing
     drift.push_back(std::exp(sum / static_cast<double>(timings.size())));
   }
   return drift;
-}
-
-// Of the time from the smallest working set to the largest, never falling.
-std::vector<CacheShare> cache_shares(const std::vector<KernelBench::CachePoint>& points) {
-  std::vector<CacheShare> shares;
-  const Duration warm = points.front().time;
-  const Duration range = std::max(points.back().time - warm, Duration::nanoseconds(1));
-  double share = 0;
-  for (const KernelBench::CachePoint& p : points) {
-    share = std::clamp((p.time - warm) / range, share, 1.0);
-    shares.push_back({p.working_set, share});
-  }
-  return shares;
 }
 
 }  // namespace
@@ -164,7 +149,6 @@ Calibration measure(std::span<const Plan> plans, const MeasureOptions& options) 
                                    .progress = [&](int64_t done, const KernelCall& call) {
                                      progress.update(done, to_string(call));
                                    }});
-  c.cache = cache_shares(bench.time_cache());
   c.drift = drift_of(timings);
   for (size_t i = 0; i < kept; ++i) c.kernels[calls[i]] = over_rounds(timings[i]);
   double squares = 0;

@@ -76,8 +76,6 @@ struct Operands {
 // Half of a working set that no cache keeps until its turn comes again, as a training step's. The
 // cores that run beside the timed one need only keep the memory busy together.
 constexpr int64_t kStored = int64_t{32} << 20;  // elements: 128 MiB
-// Half of one that a server's last-level cache holds.
-constexpr int64_t kWarm = int64_t{4} << 20;  // elements: 16 MiB
 int64_t stored_beside(int64_t cores) {
   return std::max(kStored / 8, kStored * 2 / cores);
 }
@@ -85,12 +83,11 @@ int64_t stored_beside(int64_t cores) {
 // A kernel call on operands; operator() runs it once, on other stored operands each time.
 class Call {
  public:
-  // stored: elements of either stored arena that operands take turns through.
-  Call(const KernelCall& call, Operands& operands, int64_t stored) : call_(call), o_(operands) {
+  Call(const KernelCall& call, Operands& operands) : call_(call), o_(operands) {
     // All operands of a call, each rounded up to whole lines, would stand in an arena side by side.
     const int64_t most = memory_traffic(call, 1).count() + kVocabulary * call.shape[1] + 1024;
-    o_.read.use(std::max(most, stored));
-    o_.written.use(std::max(most, stored));
+    o_.read.use(std::max(most, o_.stored));
+    o_.written.use(std::max(most, o_.stored));
     o_.fresh.use(most);
     o_.reused.use(3 * most);
     prepare();
@@ -495,7 +492,7 @@ class Company {
     while (wanted_ != kStop) {
       const int64_t now = wanted_;
       if (now < 0) continue;
-      Call call(calls_[static_cast<size_t>(now)], operands, operands.stored);
+      Call call(calls_[static_cast<size_t>(now)], operands);
       call();
       ++running_;
       while (wanted_ == now) {
@@ -530,7 +527,7 @@ std::vector<std::vector<KernelRound>> KernelBench::time(const std::vector<Kernel
   std::vector<std::vector<KernelRound>> rounds(calls.size());
   const Processors processors;
   int64_t done = 0;
-  const int64_t conditions = state_->operands.size() < 2 ? 2 : 3;
+  const int64_t conditions = state_->operands.size() < 2 ? 1 : 2;
   const auto tell = [&](size_t i) {
     if (options.progress) options.progress(++done / conditions, calls[i]);
   };
@@ -540,49 +537,20 @@ std::vector<std::vector<KernelRound>> KernelBench::time(const std::vector<Kernel
     Operands& mine = *state_->operands.front();
     for (size_t i = 0; i < calls.size(); ++i) {
       rounds[i].emplace_back();
-      Call call(calls[i], mine, kStored);
+      Call call(calls[i], mine);
       sample(call, options.budget, rounds[i].back().alone);
-      tell(i);
-    }
-    for (size_t i = 0; i < calls.size(); ++i) {
-      Call call(calls[i], mine, kWarm);
-      sample(call, options.budget, rounds[i].back().warm);
       tell(i);
     }
     if (state_->operands.size() < 2) continue;
     Company company(calls, state_->operands, processors, round);
     for (size_t i = 0; i < calls.size(); ++i) {
       company.run(i);
-      Call call(calls[i], mine, kStored);
+      Call call(calls[i], mine);
       sample(call, options.budget, rounds[i].back().busy);
       tell(i);
     }
   }
   return rounds;
-}
-
-std::vector<KernelBench::CachePoint> KernelBench::time_cache() {
-  Operands& mine = *state_->operands.front();
-  // Few rows on large weights, as an expert's: the product that memory slows most.
-  const KernelCall product{Kernel::kMatmul, {64, 320, 256}};
-  const KernelCall gradient{Kernel::kMatmulGradWeight, {64, 320, 256}};
-  std::vector<CachePoint> points;
-  for (const int64_t mebibytes : {32, 48, 64, 96, 128, 192, 256}) {
-    const int64_t elements = mebibytes * ((1 << 20) / 8);  // of either arena
-    Call first(product, mine, elements);
-    Call second(gradient, mine, elements);
-    std::vector<Duration> times;
-    const int64_t lap = elements / (320 * 256);
-    for (int64_t i = 0; i < 3 * lap; ++i) {
-      const auto begin = Clock::now();
-      first();
-      second();
-      if (i >= lap) times.push_back(since(begin));
-    }
-    std::nth_element(times.begin(), times.begin() + lap, times.end());
-    points.push_back({Bytes(mebibytes << 20), times[static_cast<size_t>(lap)]});
-  }
-  return points;
 }
 
 }  // namespace rehearse

@@ -4,7 +4,7 @@
 // A kernel meets in a training step some inputs that the kernel before it has just written, and
 // others (weights, saved activations, gradients) that were last touched many ops ago. The bench
 // keeps that apart: fresh operands are touched just before each call, stored ones take turns
-// through a working set: one that no cache holds, and a small one.
+// through a working set that no cache holds.
 
 #include <functional>
 #include <memory>
@@ -17,7 +17,6 @@ namespace rehearse {
 // Times of single calls of one kernel in one round.
 struct KernelRound {
   std::vector<Duration> alone;
-  std::vector<Duration> warm;  // alone, stored operands taking turns in memory that a cache holds
   std::vector<Duration> busy;  // while every other core runs the same; empty for one core
 };
 
@@ -38,14 +37,6 @@ class KernelBench {
   // kernel's times alike. Returns [call][round].
   std::vector<std::vector<KernelRound>> time(const std::vector<KernelCall>& calls,
                                              const Options& options);
-
-  // How the last-level cache lets go: the times of products whose stored operands take turns
-  // through ever larger working sets.
-  struct CachePoint {
-    Bytes working_set;
-    Duration time;  // median
-  };
-  std::vector<CachePoint> time_cache();
 
  private:
   struct State;

@@ -23,7 +23,6 @@ KernelTime each_time(F f, const Times&... t) {
   const auto d = [&](auto member) { return Duration::seconds(f((t.*member).seconds()...)); };
   return {.alone = d(&KernelTime::alone),
           .mean = d(&KernelTime::mean),
-          .warm = d(&KernelTime::warm),
           .low = d(&KernelTime::low),
           .high = d(&KernelTime::high),
           .busy = d(&KernelTime::busy)};
@@ -202,15 +201,6 @@ Calibration load_calibration(const std::string& path) {
                  .message_busy = overheads.duration("message_busy"),
                  .collective = overheads.duration("collective")};
   overheads.finish();
-  for (YamlMap& point : top.maps("cache")) {
-    c.cache.push_back({.working_set = point.bytes("working_set"),
-                       .cold = point.number("cold", {.min = 0, .max = 1})});
-    point.finish();
-    if (c.cache.size() > 1 &&
-        !(c.cache[c.cache.size() - 2].working_set < c.cache.back().working_set)) {
-      point.fail("working_set", "expected working sets in ascending order");
-    }
-  }
   c.drift = top.numbers("drift", {.min = 0.01, .max = 100});
   c.interpolation_error = top.number("interpolation_error", {.min = 0, .max = 10});
   const int64_t count = top.integer("kernel_count", {.min = 0});
@@ -238,7 +228,6 @@ Calibration load_calibration(const std::string& path) {
     std::copy(shape.begin(), shape.end(), call.shape.begin());
     const KernelTime time{.alone = e.duration("alone"),
                           .mean = e.duration("mean"),
-                          .warm = e.duration("warm"),
                           .low = e.duration("low"),
                           .high = e.duration("high"),
                           .busy = e.duration("busy")};
@@ -252,11 +241,6 @@ Calibration load_calibration(const std::string& path) {
 }
 
 std::string print_calibration(const Calibration& c) {
-  std::vector<std::string> points;
-  for (const CacheShare& p : c.cache) {
-    points.push_back(
-        fmt::format("{{working_set: {} B, cold: {:.4f}}}", p.working_set.count(), p.cold));
-  }
   std::string out = fmt::format(
       "# Measured by `rehearse calibrate`: times of single kernels and of the runtime's "
       "overheads.\n"
@@ -264,17 +248,16 @@ std::string print_calibration(const Calibration& c) {
       "# lane's op, other cores idle or working; a message beyond its link's time, likewise; a "
       "meeting\n"
       "# of ranks without work.\n"
-      "# cache: how much of the difference between warm and mean a working set meets.\n"
       "# drift: each round's time over the median round's, mean over kernels.\n"
       "# interpolation_error: root mean square, of shapes held out.\n"
       "# kernels: alone: median time of one call, nothing else running; mean, low, high: its mean, "
       "5th\n"
-      "# and 95th percentile; warm: mean with data in the last-level cache; busy: median while all "
+      "# and 95th percentile; busy: median while all "
       "cores run the same kernel.\n"
       "format: {}\nmachine: {}\ncores: {}\nbuild: {}\nsources: {}\nmeasured: {}\n"
       "overheads: {{op_start: {}, wake_idle: {}, wake_busy: {}, message_idle: {}, "
       "message_busy: {}, collective: {}}}\n"
-      "cache: [{}]\ndrift: [{:.5f}]\ninterpolation_error: {:.5f}\nkernel_count: {}\nkernels:{}\n",
+      "drift: [{:.5f}]\ninterpolation_error: {:.5f}\nkernel_count: {}\nkernels:{}\n",
       kFormat,
       c.machine,
       c.cores,
@@ -287,7 +270,6 @@ std::string print_calibration(const Calibration& c) {
       ns(c.overheads.message_idle),
       ns(c.overheads.message_busy),
       ns(c.overheads.collective),
-      fmt::join(points, ", "),
       fmt::join(c.drift, ", "),
       c.interpolation_error,
       c.kernels.size(),
@@ -295,13 +277,12 @@ std::string print_calibration(const Calibration& c) {
   for (const auto& [call, t] : c.kernels) {
     const size_t used = shape_names(call.kernel).size();
     out += fmt::format(
-        "  - {{kernel: {}, shape: [{}], alone: {}, mean: {}, warm: {}, low: {}, high: {}, busy: "
+        "  - {{kernel: {}, shape: [{}], alone: {}, mean: {}, low: {}, high: {}, busy: "
         "{}}}\n",
         name_of(call.kernel),
         fmt::join(call.shape.begin(), call.shape.begin() + static_cast<std::ptrdiff_t>(used), ", "),
         ns(t.alone),
         ns(t.mean),
-        ns(t.warm),
         ns(t.low),
         ns(t.high),
         ns(t.busy));
@@ -327,20 +308,6 @@ std::vector<KernelCall> grid_calls() {
     combine(combine, {.kernel = kernel}, 0);
   }
   return calls;
-}
-
-double cold_share(const Calibration& c, Bytes working_set) {
-  if (c.cache.empty()) return 1;
-  const auto above = std::find_if(c.cache.begin(), c.cache.end(), [&](const CacheShare& p) {
-    return p.working_set >= working_set;
-  });
-  if (above == c.cache.begin()) return above->cold;
-  if (above == c.cache.end()) return c.cache.back().cold;
-  const auto below = above - 1;
-  const auto bytes = [](Bytes b) { return static_cast<double>(b.count()); };
-  const double at = (bytes(working_set) - bytes(below->working_set)) /
-                    (bytes(above->working_set) - bytes(below->working_set));
-  return below->cold * (1 - at) + above->cold * at;
 }
 
 std::optional<KernelEstimate> estimate(const Calibration& calibration, const KernelCall& call) {

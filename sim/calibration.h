@@ -15,18 +15,10 @@ namespace rehearse {
 struct KernelTime {
   Duration alone;  // median, nothing else running
   Duration mean;   // of those runs: what many calls add up to
-  Duration warm;   // mean where the last-level cache holds what is not fresh
   Duration low;    // 5th percentile
   Duration high;   // 95th percentile
   Duration busy;   // median while every other core runs the same kernel
   bool operator==(const KernelTime&) const = default;
-};
-
-// How much of the difference between KernelTime::warm and mean a working set meets.
-struct CacheShare {
-  Bytes working_set;
-  double cold = 0;  // 0: all warm, 1: none
-  bool operator==(const CacheShare&) const = default;
 };
 
 // What the runtime adds to kernels; runtime/overheads.h says how each is measured.
@@ -47,7 +39,6 @@ struct Calibration {
   std::string sources;   // fingerprint of the measured kernels' source code
   std::string measured;  // "2026-01-31 13:05 UTC"
   Overheads overheads;
-  std::vector<CacheShare> cache;  // ascending
   // All kernels are timed once per round: the time of each round over the median round's, geometric
   // mean over kernels. How the machine's speed wanders.
   std::vector<double> drift;
@@ -65,9 +56,6 @@ std::string print_calibration(const Calibration& calibration);
 // Shapes that cover what plans of small models need, whatever their widths: every combination of a
 // few values per entry of a kernel's shape.
 std::vector<KernelCall> grid_calls();
-
-// The share of a working set, linear between the points of `cache`; 1 where there are none.
-double cold_share(const Calibration& calibration, Bytes working_set);
 
 struct KernelEstimate {
   KernelTime time;

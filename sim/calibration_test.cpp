@@ -11,7 +11,7 @@ namespace {
 
 KernelTime time_of(double us) {
   const Duration d = Duration::microseconds(us);
-  return {.alone = d, .mean = d, .warm = d, .low = d, .high = d, .busy = d};
+  return {.alone = d, .mean = d, .low = d, .high = d, .busy = d};
 }
 
 Calibration calibration() {
@@ -26,7 +26,6 @@ Calibration calibration() {
                         .message_idle = Duration::microseconds(80),
                         .message_busy = Duration::microseconds(200),
                         .collective = Duration::microseconds(45)},
-          .cache = {{Bytes(100), 0}, {Bytes(300), 0.5}, {Bytes(400), 1}},
           .drift = {0.99, 1, 1.02},
           .interpolation_error = 0.125};
 }
@@ -35,7 +34,6 @@ TEST(Calibration, RoundTrips) {
   Calibration c = calibration();
   c.kernels[{Kernel::kMatmul, {100, 8, 4}}] = {.alone = Duration::picoseconds(10'001),
                                                .mean = Duration::picoseconds(10'002),
-                                               .warm = Duration::picoseconds(9'003),
                                                .low = Duration::picoseconds(8'004),
                                                .high = Duration::picoseconds(20'005),
                                                .busy = Duration::picoseconds(12'006)};
@@ -96,15 +94,6 @@ TEST(Calibration, TheGridIsExactForCostsOfTheirShape) {
   EXPECT_NEAR(estimate(c, {Kernel::kAttention, {1, 2048, 4, 64, 32}})->time.alone.seconds() * 1e6,
               4 * attention_us(1024, 4, 64, 32),
               1e-2);
-}
-
-TEST(Calibration, TheCachesCurveIsLinearBetweenItsPoints) {
-  const Calibration c = calibration();
-  EXPECT_DOUBLE_EQ(cold_share(c, Bytes(50)), 0);
-  EXPECT_DOUBLE_EQ(cold_share(c, Bytes(200)), 0.25);
-  EXPECT_DOUBLE_EQ(cold_share(c, Bytes(300)), 0.5);
-  EXPECT_DOUBLE_EQ(cold_share(c, Bytes(5000)), 1);
-  EXPECT_DOUBLE_EQ(cold_share(Calibration{}, Bytes(1)), 1);
 }
 
 }  // namespace

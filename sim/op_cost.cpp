@@ -26,18 +26,6 @@ double normal_of(uint64_t seed, const KernelCall& call) {
   return sum;
 }
 
-// What a micro-batch after the other goes through on one machine of cores: weights, gradients and
-// held activations of its ranks. The optimizer's moments wait for the end of the step.
-Bytes working_set(const Plan& plan) {
-  Bytes sum;
-  for (int64_t r = 0; r < plan.layout.pp; ++r) {
-    const RankMemory m = rank_memory(plan, r);
-    sum = sum + (m.parameters + m.gradients + m.activations) * plan.layout.dp;
-  }
-  const int64_t machines = plan.cluster.on_host ? 1 : plan.cluster.nodes;
-  return Bytes(sum.count() / machines);
-}
-
 }  // namespace
 
 std::vector<MemberLoad> balanced_loads(const Plan& plan) {
@@ -57,9 +45,7 @@ OpCosts::OpCosts(const Plan& plan,
       program_(program),
       calibration_(calibration),
       variation_(variation),
-      loads_(balanced_loads(plan)) {
-  if (calibration) cold_ = cold_share(*calibration, working_set(plan));
-}
+      loads_(balanced_loads(plan)) {}
 
 Overheads OpCosts::overheads() const {
   return calibration_ && plan_.cluster.device == DeviceKind::kCpu ? calibration_->overheads
@@ -119,8 +105,7 @@ LocalCost OpCosts::price(const std::vector<KernelCall>& calls) {
     }
     ++(found->measured ? sources_.measured : sources_.interpolated);
     const KernelTime& time = found->time;
-    const double undisturbed = time.warm.seconds() * (1 - cold_) + time.mean.seconds() * cold_;
-    const double seconds = undisturbed * variation_of(call, found->measured);
+    const double seconds = time.mean.seconds() * variation_of(call, found->measured);
     cost.alone += Duration::seconds(seconds);
     // cores runs at once, each slowed to busy: each takes busy / (cores x alone) of what they
     // share.

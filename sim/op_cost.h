@@ -49,7 +49,6 @@ class OpCosts {
   const Program& program_;
   const std::optional<Calibration>& calibration_;
   CostVariation variation_;
-  double cold_ = 1;                // share of calibrated times between warm and cold
   std::vector<MemberLoad> loads_;  // by member
   std::map<Key, OpCost> known_;
   CostSources sources_;

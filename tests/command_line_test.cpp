@@ -130,7 +130,6 @@ TEST_F(CommandLine, ACalibrationHoldsSingleKernelsAndOverheadsOnly) {
                                    "sources",
                                    "measured",
                                    "overheads",
-                                   "cache",
                                    "drift",
                                    "interpolation_error",
                                    "kernel_count",
