@@ -197,6 +197,16 @@ SpeedCheck::Result SpeedCheck::now() {
           .high = ratios[ratios.size() * 9 / 10]};
 }
 
+double SpeedCheck::lately() {
+  constexpr size_t kAtFirst = 5;
+  constexpr size_t kLooks = 11;
+  do {
+    looks_.push_back(now().ratio);
+  } while (looks_.size() < kAtFirst);
+  if (looks_.size() > kLooks) looks_.pop_front();
+  return median({looks_.begin(), looks_.end()});
+}
+
 std::vector<std::string> calibration_doubts(const Calibration& c, const Plan& plan) {
   std::vector<std::string> doubts;
   if (!plan.cluster.on_host) return doubts;

@@ -1,6 +1,7 @@
 #pragma once
 // Measuring a calibration on this machine, and judging whether one that was read belongs to it.
 
+#include <deque>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,13 +35,17 @@ class SpeedCheck {
     double ratio = 1;          // time now over the calibration's: median
     double low = 1, high = 1;  // 10th and 90th percentile
   };
-  // Takes about a second.
+  // Times the sample again, which takes about a second.
   Result now();
+  // The ratio of the last minute or so: one look scatters by some percent itself, so this is the
+  // median of the latest looks, taking another one (at first several).
+  double lately();
 
  private:
   const Calibration& calibration_;
   KernelBench bench_;
   std::vector<KernelCall> sample_;
+  std::deque<double> looks_;
 };
 
 // What speaks against using `calibration` for a plan on this machine's cores: another processor,

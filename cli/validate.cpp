@@ -86,7 +86,7 @@ Validation validate_plan(const Plan& plan,
       {.label = v.plan, .total = options.runs * options.steps, .quiet = options.quiet});
   int64_t done = 0;
   for (int64_t i = 0; i < options.runs; ++i) {
-    Validation::Run run{.speed = speed.now().ratio};
+    Validation::Run run{.speed = speed.lately()};
     run.predicted =
         rehearse::simulate(plan, program, calibration, {.common = run.speed}).timeline.step();
     Trainer trainer(plan, options.text);
@@ -159,8 +159,8 @@ int validate(const Arguments& args) {
            "Predicts a step of each plan from one calibration, then runs it on this machine, and\n"
            "prints the predictions' errors beside the scatter of the runs. Without --calibration\n"
            "the machine is calibrated first, on a grid of shapes that knows nothing of the plans.\n"
-           "Just before each prediction a few single kernels are timed again, and the calibration\n"
-           "is scaled to the speed that the machine has then.",
+           "Before each prediction some single kernels are timed again, and the calibration is\n"
+           "scaled to the speed that the machine has shown in the last minute.",
        .examples = "  rehearse validate experiments/cpu-validation/[01]*.yaml --data book.txt\n"
                    "  rehearse validate my.yaml --data book.txt --calibration calibration.yaml\n",
        .plan = PlanArgument::kSeveral});
