@@ -138,7 +138,8 @@ TEST(Communicator, AllReduceGivesEverybodyTheSameSum) {
     c.barrier({members, 100}, r, [] {});
     c.all_reduce({members, 2}, r, mine, [] {});
   });
-  for (int64_t i = 0; i < 7; ++i) EXPECT_EQ(data[0][static_cast<size_t>(i)], 6.0f * i);
+  for (int64_t i = 0; i < 7; ++i)
+    EXPECT_EQ(data[0][static_cast<size_t>(i)], static_cast<float>(6 * i));
   EXPECT_EQ(data[0], data[1]);
   EXPECT_EQ(data[0], data[2]);
 }

@@ -129,7 +129,6 @@ AxisPlace place_on(const Axis& axis, int64_t value) {
 
 std::optional<KernelTime> within_grid(const Calibration& calibration, const KernelCall& call) {
   const std::vector<Axis>& axes = grid_axes(call.kernel);
-  CHECK(axes.size() <= call.shape.size()) << to_string(call);
   std::vector<AxisPlace> places;
   for (size_t i = 0; i < axes.size(); ++i) places.push_back(place_on(axes[i], call.shape[i]));
   // Mixes along entry i of the corners whose entries below i are chosen.
@@ -295,17 +294,20 @@ std::vector<KernelCall> grid_calls() {
   for (const std::string_view name : kernel_names()) {
     const Kernel kernel = *kernel_named(name);
     const std::vector<Axis>& axes = grid_axes(kernel);
-    const auto combine = [&](const auto& self, KernelCall call, size_t i) -> void {
-      if (i == axes.size()) {
-        if (possible(call)) calls.push_back(call);
-        return;
+    // All combinations of the entries so far, one more with each axis.
+    std::vector<KernelCall> combinations = {{.kernel = kernel}};
+    for (size_t i = 0; i < axes.size(); ++i) {
+      std::vector<KernelCall> longer;
+      for (KernelCall call : combinations) {
+        for (const int64_t value : axes[i]) {
+          call.shape.at(i) = value;
+          longer.push_back(call);
+        }
       }
-      for (const int64_t value : axes[i]) {
-        call.shape[i] = value;
-        self(self, call, i + 1);
-      }
-    };
-    combine(combine, {.kernel = kernel}, 0);
+      combinations = std::move(longer);
+    }
+    std::erase_if(combinations, [](const KernelCall& c) { return !possible(c); });
+    calls.insert(calls.end(), combinations.begin(), combinations.end());
   }
   return calls;
 }
