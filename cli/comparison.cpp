@@ -6,17 +6,11 @@
 
 #include <fmt/format.h>
 
+#include "base/statistics.h"
 #include "cli/command.h"
 
 namespace rehearse::cli {
 namespace {
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
 
 std::string kind_name(const Op& op) {
   return op.pass == Pass::kNone ? std::string(name_of(op.kind))

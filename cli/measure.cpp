@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "base/progress.h"
+#include "base/statistics.h"
 #include "runtime/machine.h"
 #include "runtime/overheads.h"
 #include "runtime/random.h"
@@ -61,12 +62,6 @@ std::vector<KernelCall> held_out_calls() {
     }
   }
   return calls;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return (values[(n - 1) / 2] + values[n / 2]) / 2;
 }
 
 double mean(const std::vector<Duration>& times) {

@@ -8,17 +8,11 @@
 #include <fmt/format.h>
 
 #include "base/progress.h"
+#include "base/statistics.h"
 #include "cli/command.h"
 
 namespace rehearse::cli {
 namespace {
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
 
 // Bytes that the most loaded device must hold: on a CPU node all of its ranks share the memory.
 Bytes device_need(const Plan& plan) {

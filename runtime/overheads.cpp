@@ -172,8 +172,6 @@ Duration message_latency(int64_t hogs) {
 }  // namespace
 
 OverheadTimings time_overheads(int64_t cores) {
-  for (int h = 0; h < 6; h++)
-    fprintf(stderr, "hogs %d median %s\n", h, to_string(message_latency(h)).c_str());
   const LaneGaps idle = lane_gaps();
   std::atomic<bool> stop = false;
   std::vector<std::thread> hogs;
