@@ -130,13 +130,7 @@ Calibration measure(std::span<const Plan> plans, const MeasureOptions& options) 
   Progress progress({.label = "calibrate",
                      .total = static_cast<int64_t>(calls.size()) * options.rounds,
                      .quiet = options.quiet});
-  const OverheadTimings overheads = time_overheads(c.cores);
-  c.overheads = {.op_start = overheads.op_start,
-                 .wake_idle = overheads.wake_idle,
-                 .wake_busy = overheads.wake_busy,
-                 .message_idle = overheads.message_idle,
-                 .message_busy = overheads.message_busy,
-                 .collective = overheads.collective};
+  c.overheads = time_overheads(c.cores);
   KernelBench bench(c.cores);
   const auto timings = bench.time(calls,
                                   {.budget = options.budget_per_kernel,

@@ -97,10 +97,7 @@ namespace {
 
 // Standard deviation of the logarithm of the step's time, from steps simulated with costs drawn
 // from the calibration's spread.
-double step_spread(const Plan& plan,
-                   const Program& program,
-                   const Calibration& calibration,
-                   double speed) {
+double step_spread(const Plan& plan, const Program& program, const Calibration& calibration) {
   const double common = common_spread(calibration);
   // Fewer draws where each takes seconds.
   constexpr int64_t kOps = 2'000'000;
@@ -111,7 +108,7 @@ double step_spread(const Plan& plan,
   for (uint64_t i = 0; i < draws; ++i) {
     // Evenly spaced quantiles of the common factor, in an order that the seeds know nothing of.
     const double z = normal_quantile((static_cast<double>(i) + 0.5) / static_cast<double>(draws));
-    const CostVariation variation{.common = speed * std::exp(common * z),
+    const CostVariation variation{.common = std::exp(common * z),
                                   .interpolated = calibration.interpolation_error,
                                   .seed = i + 1};
     const Duration step = rehearse::simulate(plan, program, calibration, variation).timeline.step();
@@ -128,8 +125,7 @@ double step_spread(const Plan& plan,
 StepPrediction predict(const Plan& plan,
                        const Program& program,
                        const std::optional<Calibration>& calibration,
-                       bool quiet,
-                       double speed) {
+                       bool quiet) {
   // Worth showing from some seconds on.
   constexpr int64_t kShown = 1'000'000;
   Progress progress({.label = "simulate",
@@ -138,9 +134,9 @@ StepPrediction predict(const Plan& plan,
   const auto begin = std::chrono::steady_clock::now();
   StepPrediction p;
   p.median = rehearse::simulate(
-      plan, program, calibration, {.common = speed}, [&](int64_t done) { progress.update(done); });
+      plan, program, calibration, {}, [&](int64_t done) { progress.update(done); });
   p.summary = summarize(program, p.median.timeline);
-  const double spread = calibration ? step_spread(plan, program, *calibration, speed) : 0;
+  const double spread = calibration ? step_spread(plan, program, *calibration) : 0;
   constexpr double kNinety = 1.645;  // standard deviations either way that hold 90% of a normal
   p.low = Duration::seconds(p.summary.step.seconds() * std::exp(-kNinety * spread));
   p.high = Duration::seconds(p.summary.step.seconds() * std::exp(kNinety * spread));

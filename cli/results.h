@@ -22,12 +22,10 @@ struct StepPrediction {
   Duration low, high;
   Duration wall;  // that the simulations took
 };
-// speed: factor on all calibrated times, where the machine's present speed is known.
 StepPrediction predict(const Plan& plan,
                        const Program& program,
                        const std::optional<Calibration>& calibration,
-                       bool quiet,
-                       double speed = 1);
+                       bool quiet);
 
 // A line that says so when the plan's ranks need more memory than their devices have; else empty.
 std::string memory_warning(const Plan& plan);

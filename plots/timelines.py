@@ -31,8 +31,8 @@ COLOURS = {
     "param_gather": "#cc8080",
     "optimizer": "#555555",
 }
-LANE_HEIGHT = {0: 0.5}  # the compute lane; all others share what is left of a rank's row
-OTHERS = 0.3
+# Of a rank's row: the compute lane, and all others.
+COMPUTE, OTHERS = 0.5, 0.3
 
 
 def colour(category):
@@ -46,7 +46,7 @@ def draw(axes, path, ranks):
     boxes, colours, used = [], [], set()
     for e in events:
         top = e["pid"] if e["tid"] == 0 else e["pid"] + 0.55
-        height = LANE_HEIGHT.get(e["tid"], OTHERS)
+        height = COMPUTE if e["tid"] == 0 else OTHERS
         begin, end = e["ts"] / 1e3, (e["ts"] + e["dur"]) / 1e3
         boxes.append([(begin, top), (end, top), (end, top + height), (begin, top + height)])
         colours.append(colour(e["cat"]))

@@ -3,7 +3,6 @@
 #include <fstream>
 
 #include <fmt/format.h>
-#include <malloc.h>
 
 #include "kernels/matmul/matmul.h"
 
@@ -31,11 +30,6 @@ std::string build_description() {
 
 std::string kernel_sources() {
   return REHEARSE_KERNEL_SOURCES;
-}
-
-void keep_freed_memory() {
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
 }
 
 }  // namespace rehearse

@@ -13,8 +13,4 @@ std::string build_description();
 // Fingerprint of the source code of kernels/ that this program was built from.
 std::string kernel_sources();
 
-// Keeps memory that is freed with the process instead of handing it back to the system: messages
-// come and go with every op, and each page that comes back costs a fault.
-void keep_freed_memory();
-
 }  // namespace rehearse

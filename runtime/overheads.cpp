@@ -171,7 +171,7 @@ Duration message_latency(int64_t hogs) {
 
 }  // namespace
 
-OverheadTimings time_overheads(int64_t cores) {
+Overheads time_overheads(int64_t cores) {
   const LaneGaps idle = lane_gaps();
   std::atomic<bool> stop = false;
   std::vector<std::thread> hogs;

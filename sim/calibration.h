@@ -9,6 +9,7 @@
 
 #include "base/units.h"
 #include "cost/kernel_call.h"
+#include "cost/overheads.h"
 
 namespace rehearse {
 
@@ -19,17 +20,6 @@ struct KernelTime {
   Duration high;   // 95th percentile
   Duration busy;   // median while every other core runs the same kernel
   bool operator==(const KernelTime&) const = default;
-};
-
-// What the runtime adds to kernels; runtime/overheads.h says how each is measured.
-struct Overheads {
-  Duration op_start;      // of an op that follows another one on its lane
-  Duration wake_idle;     // from an op's end to the start of one on another, sleeping lane
-  Duration wake_busy;     // the same while all other cores work
-  Duration message_idle;  // of a message over an emulated link, beyond what the link takes
-  Duration message_busy;  // the same while all cores work
-  Duration collective;    // a meeting of ranks without work, from the last arrival
-  bool operator==(const Overheads&) const = default;
 };
 
 struct Calibration {
