@@ -27,7 +27,8 @@ std::string utc_now() {
 void add_calls(const Plan& plan, std::set<KernelCall>& calls) {
   const Program program = build_program(plan);
   std::set<int64_t> expert_rows;
-  for (const MemberLoad& load : balanced_loads(plan)) {
+  ExpertLoad balanced(plan);
+  for (const MemberLoad& load : balanced.of(0, 0, 0).members) {
     expert_rows.insert(load.expert_rows.begin(), load.expert_rows.end());
   }
   for (const KernelCall& call : kernels_of(plan, program)) {

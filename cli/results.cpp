@@ -111,7 +111,10 @@ double step_spread(const Plan& plan, const Program& program, const Calibration& 
     const CostVariation variation{.common = std::exp(common * z),
                                   .interpolated = calibration.interpolation_error,
                                   .seed = i + 1};
-    const Duration step = rehearse::simulate(plan, program, calibration, variation).timeline.step();
+    const Duration step =
+        rehearse::simulate(
+            plan, program, calibration, {.variation = variation, .keep = Keep::kSummary})
+            .summary.step;
     const double log = std::log(step.seconds());
     sum += log;
     squares += log * log;
@@ -125,7 +128,8 @@ double step_spread(const Plan& plan, const Program& program, const Calibration& 
 StepPrediction predict(const Plan& plan,
                        const Program& program,
                        const std::optional<Calibration>& calibration,
-                       bool quiet) {
+                       bool quiet,
+                       SimulateOptions options) {
   // Worth showing from some seconds on.
   constexpr int64_t kShown = 1'000'000;
   Progress progress({.label = "simulate",
@@ -133,9 +137,9 @@ StepPrediction predict(const Plan& plan,
                      .quiet = quiet || program.global_size() < kShown});
   const auto begin = std::chrono::steady_clock::now();
   StepPrediction p;
-  p.median = rehearse::simulate(
-      plan, program, calibration, {}, [&](int64_t done) { progress.update(done); });
-  p.summary = summarize(program, p.median.timeline);
+  options.progress = [&](int64_t done) { progress.update(done); };
+  p.median = rehearse::simulate(plan, program, calibration, options);
+  p.summary = std::move(p.median.summary);
   const double spread = calibration ? step_spread(plan, program, *calibration) : 0;
   constexpr double kNinety = 1.645;  // standard deviations either way that hold 90% of a normal
   p.low = Duration::seconds(p.summary.step.seconds() * std::exp(-kNinety * spread));

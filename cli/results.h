@@ -25,7 +25,8 @@ struct StepPrediction {
 StepPrediction predict(const Plan& plan,
                        const Program& program,
                        const std::optional<Calibration>& calibration,
-                       bool quiet);
+                       bool quiet,
+                       SimulateOptions options = {});
 
 // A line that says so when the plan's ranks need more memory than their devices have; else empty.
 std::string memory_warning(const Plan& plan);

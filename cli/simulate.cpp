@@ -1,5 +1,6 @@
 // rehearse simulate: predicts one step of a plan.
 
+#include <charconv>
 #include <iostream>
 
 #include <fmt/format.h>
@@ -13,6 +14,34 @@ namespace rehearse::cli {
 
 namespace po = boost::program_options;
 
+namespace {
+
+// "0,128,256-263"
+std::vector<int64_t> read_ranks(const std::string& text, int64_t world) {
+  std::vector<int64_t> ranks;
+  const auto bad = [&] {
+    throw UsageError(fmt::format(
+        "simulate: --ranks {}: expected ranks from 0 to {}, such as 0,128 or 0-7", text, world - 1));
+  };
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    int64_t first = 0;
+    int64_t last = 0;
+    const char* const stop = text.data() + end;
+    auto read = std::from_chars(text.data() + at, stop, first);
+    if (read.ec != std::errc()) bad();
+    last = first;
+    if (read.ptr != stop && *read.ptr == '-') read = std::from_chars(read.ptr + 1, stop, last);
+    if (read.ec != std::errc() || read.ptr != stop) bad();
+    if (first < 0 || last < first || last >= world) bad();
+    for (int64_t r = first; r <= last; ++r) ranks.push_back(r);
+    at = end + 1;
+  }
+  return ranks;
+}
+
+}  // namespace
+
 int simulate(const Arguments& args) {
   Options options({.name = "simulate",
                    .about =
@@ -20,22 +49,44 @@ int simulate(const Arguments& args) {
                        "from the plan's calibration; what nobody measured is priced by its\n"
                        "roofline, and the result says so.",
                    .examples = "  rehearse simulate plan.yaml\n"
-                               "  rehearse simulate plan.yaml --timeline step.json --json\n"});
+                               "  rehearse simulate plan.yaml --timeline step.json --json\n"
+                               "  rehearse simulate plan.yaml --ranks 0,128 --timeline two.json\n"
+                               "  rehearse simulate plan.yaml --fold\n"});
   options.add()(
       "calibration", po::value<std::string>(), "calibration file to use instead of the plan's");
   options.add()("timeline",
                 po::value<std::string>(),
-                "write the predicted timeline there (open it in ui.perfetto.dev)");
+                "write the predicted timeline there (open it in ui.perfetto.dev)")(
+      "ranks",
+      po::value<std::string>(),
+      "put only these ranks into the timeline, such as 0,128,256")(
+      "fold", "clusters of GPUs: simulate data ranks that provably do the same once")(
+      "no-memo", "clusters of GPUs: work out every all-to-all anew, equal ones too")(
+      "threads",
+      po::value<int32_t>()->default_value(1),
+      "clusters of GPUs: EP groups side by side on so many threads");
   if (!options.parse(args)) return 0;
   const Plan plan = load_plan(options.plan_path());
   require_simulate(plan);
   const auto calibration = find_calibration(options, plan);
   const Program program = build_program(plan);
   validate(program);
-  const StepPrediction prediction = predict(plan, program, calibration, options.quiet());
+  SimulateOptions how{.keep = options.has("timeline") ? Keep::kAll : Keep::kSummary,
+                      .memoise = !options.has("no-memo"),
+                      .fold = options.has("fold"),
+                      .threads = options.get<int32_t>("threads")};
+  if (how.threads < 1) throw UsageError("simulate: --threads must be at least 1");
+  if (options.has("ranks")) {
+    if (!options.has("timeline")) throw UsageError("simulate: --ranks needs --timeline");
+    how.keep = Keep::kRanks;
+    how.ranks = read_ranks(options.get<std::string>("ranks"), plan.layout.world());
+  }
+  const StepPrediction prediction = predict(plan, program, calibration, options.quiet(), how);
   if (options.has("timeline")) {
+    const Prediction& p = prediction.median;
     write_file(options.get<std::string>("timeline"),
-               print_timeline(program, prediction.median.timeline));
+               how.keep == Keep::kRanks ? print_timeline(program, p.timeline.source, p.spans)
+                                        : print_timeline(program, p.timeline));
   }
   if (options.json()) {
     std::cout << prediction_json(plan, program, prediction).dump(2) << "\n";

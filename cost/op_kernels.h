@@ -47,6 +47,7 @@ struct ExchangeTokens {
   int64_t received = 0;   // from ranks of its position, on whichever node
   int64_t forwarded = 0;  // of those, to each rank of its node that has an expert of theirs
   int64_t arrived = 0;    // that have an expert on this rank
+  bool operator==(const ExchangeTokens&) const = default;
 };
 
 struct OpShape {

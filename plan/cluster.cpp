@@ -1,5 +1,7 @@
 #include "plan/cluster.h"
 
+#include <algorithm>
+
 #include <sched.h>
 
 #include "base/yaml.h"
@@ -7,13 +9,57 @@
 namespace rehearse {
 namespace {
 
-Link read_link(YamlMap map) {
+Link read_link(YamlMap& map) {
   Link link;
   link.bandwidth = map.rate("bandwidth");
   if (link.bandwidth.value() <= 0) map.fail("bandwidth", "expected a rate above 0");
   link.latency = map.duration("latency");
-  map.finish();
   return link;
+}
+
+void read_gpu(YamlMap& device, Cluster& c) {
+  c.sms = device.integer("sms", {.min = 1, .max = 10'000}, c.sms);
+  c.communication_sms = device.integer(
+      "communication_sms", {.min = 1, .max = c.sms}, std::min(c.sms, c.communication_sms));
+  if (c.communication_sms == c.sms && c.sms > 1) {
+    device.fail("communication_sms", "communication must leave SMs for computation");
+  }
+  if (device.has("copy_per_sm")) {
+    c.copy_per_sm = device.rate("copy_per_sm");
+    if (c.copy_per_sm->value() <= 0) device.fail("copy_per_sm", "expected a rate above 0");
+  }
+}
+
+void read_fault(YamlMap fault, Cluster& c) {
+  const IntegerRange devices{.min = 0, .max = c.devices() - 1};
+  if (fault.has("link")) {
+    std::vector<std::string> ends;
+    const std::string text = fault.text("link");
+    for (size_t at = 0; at < text.size();) {
+      const size_t end = std::min(text.find(' ', at), text.size());
+      if (end > at) ends.push_back(text.substr(at, end - at));
+      at = end + 1;
+    }
+    if (ends.size() != 2) {
+      fault.fail("link", "expected two switches, such as \"plane0/leaf1 plane0/spine2\"");
+    }
+    const int64_t cables = fault.integer("cables", {.min = 1, .max = 100'000}, 0);
+    fail_link(c.fabric, ends[0], ends[1], cables, fault.place("link"));
+  } else if (fault.has("nic")) {
+    const int64_t device = fault.integer("nic", devices);
+    const BytesPerSecond rate = fault.rate("bandwidth");
+    if (rate.value() <= 0) {
+      fault.fail("bandwidth", "expected a rate above 0; a rank without a NIC reaches nobody");
+    }
+    if (!c.network) fault.fail("nic", "this cluster has no network");
+    c.slow_nics[device] = rate;
+  } else if (fault.has("device")) {
+    c.slow_devices[fault.integer("device", devices)] =
+        fault.number("speed", {.min = 1e-6, .max = 1000});
+  } else {
+    fault.place().fail("faults", "expected a fault with one of the keys 'link', 'nic', 'device'");
+  }
+  fault.finish();
 }
 
 FlopsPerSecond positive_flops(YamlMap& map, std::string_view key) {
@@ -52,12 +98,30 @@ Cluster load_cluster(const std::string& path) {
   c.memory_bandwidth = device.rate("memory_bandwidth");
   if (c.memory_bandwidth.value() <= 0) device.fail("memory_bandwidth", "expected a rate above 0");
   c.memory = device.bytes("memory");
+  if (c.device == DeviceKind::kGpu) read_gpu(device, c);
   device.finish();
 
   if (top.has("node_link") || c.device != DeviceKind::kCpu) {
-    c.node_link = read_link(top.map("node_link"));
+    YamlMap link = top.map("node_link");
+    c.node_link = read_link(link);
+    link.finish();
   }
-  if (top.has("network")) c.network = read_link(top.map("network"));
+  if (top.has("network")) {
+    YamlMap network = top.map("network");
+    c.network = read_link(network);
+    if (network.has("fabric")) {
+      c.fabric = read_fabric(network.map("fabric"),
+                             {c.nodes, c.devices_per_node, c.network->bandwidth});
+    }
+    network.finish();
+  }
+  if (top.has("faults")) {
+    if (c.device != DeviceKind::kGpu) top.fail("faults", "only clusters of GPUs can have faults");
+    for (YamlMap& fault : top.maps("faults")) read_fault(fault, c);
+  }
+  const std::string unreachable =
+      check_reachable(c.fabric, {c.nodes, c.devices_per_node, BytesPerSecond()});
+  if (!unreachable.empty()) top.fail("network", unreachable);
   if (c.nodes > 1 && !c.network) {
     top.place("nodes").fail(
         "nodes", "several nodes need a key 'network' with the bandwidth and latency between them");

@@ -1,10 +1,12 @@
 #pragma once
 // A cluster: nodes of equal devices, a link among the devices of a node and one between nodes.
 
+#include <map>
 #include <optional>
 #include <string>
 
 #include "base/units.h"
+#include "plan/fabric.h"
 
 namespace rehearse {
 
@@ -32,8 +34,23 @@ struct Cluster {
   Bytes memory;                     // per node (kCpu) or device (kGpu)
   std::optional<Link> node_link;    // between devices of one node; none: they share its memory
   std::optional<Link> network;      // per device, between nodes; needed when nodes > 1
+  Fabric fabric;                    // the switches of that network
+  // kGpu: streaming multiprocessors, those that communication kernels hold while they run, and the
+  // bytes that one of these moves in all: read from memory to be sent, forwarded, or put in place.
+  int64_t sms = 132;
+  int64_t communication_sms = 20;
+  std::optional<BytesPerSecond> copy_per_sm;  // none: links alone limit an all-to-all
+  // What is broken, by device: the bandwidth of its NIC, and its speed (1: as stated).
+  std::map<int64_t, BytesPerSecond> slow_nics;
+  std::map<int64_t, double> slow_devices;
 
   int64_t devices() const { return nodes * devices_per_node; }
+  // Whether all devices and NICs are alike.
+  bool uniform() const { return slow_nics.empty() && slow_devices.empty(); }
+  double speed(int64_t d) const {
+    const auto slow = slow_devices.find(d);
+    return slow == slow_devices.end() ? 1 : slow->second;
+  }
 };
 
 // Throws InputError. `cores: host` means the processors this process may use, for all nodes.

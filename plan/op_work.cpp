@@ -111,11 +111,11 @@ OpCalls op_work(const Plan& plan, const Op& op, const MemberLoad& load) {
                                                             : step_kernels(plan, op);
 }
 
-Duration roofline(const Plan& plan, const KernelCall& call) {
-  const Duration compute = flops(call) / plan.cluster.peak;
-  const Duration memory =
-      memory_traffic(call, element_bytes(plan.training.precision)) / plan.cluster.memory_bandwidth;
-  return std::max(compute, memory);
+Duration roofline(const Plan& plan, const KernelCall& call, double sms, double memory) {
+  const Duration compute = flops(call) / FlopsPerSecond(plan.cluster.peak.value() * sms);
+  const Duration traffic = memory_traffic(call, element_bytes(plan.training.precision)) /
+                           BytesPerSecond(plan.cluster.memory_bandwidth.value() * memory);
+  return std::max(compute, traffic);
 }
 
 Duration roofline(const Plan& plan, std::span<const KernelCall> calls) {

@@ -13,14 +13,16 @@ namespace rehearse {
 struct MemberLoad {
   std::vector<int64_t> expert_rows;        // of each expert that it holds
   std::optional<ExchangeTokens> exchange;  // where it holds not all of them
+  bool operator==(const MemberLoad&) const = default;
 };
 MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, int64_t member);
 
 // What `op` computes on its rank.
 OpCalls op_work(const Plan& plan, const Op& op, const MemberLoad& load);
 
-// The time that flops over peak, or bytes over memory bandwidth, allow at best.
-Duration roofline(const Plan& plan, const KernelCall& call);
+// The time that flops over peak, or bytes over memory bandwidth, allow at best. sms, memory: the
+// shares of the device's multiprocessors and of its memory bandwidth that the call has.
+Duration roofline(const Plan& plan, const KernelCall& call, double sms = 1, double memory = 1);
 Duration roofline(const Plan& plan, std::span<const KernelCall> calls);  // their sum
 
 // Bytes that each member of a ring of `members` sends on to reduce or gather `elements` elements:

@@ -124,6 +124,27 @@ Training read_training(YamlMap map, const Layout& layout) {
   return t;
 }
 
+ExpertLoadSpec read_expert_load(YamlMap map, const Cluster& cluster) {
+  ExpertLoadSpec e;
+  e.synthetic = map.choice<bool>("kind", {{"balanced", false}, {"synthetic", true}});
+  if (e.synthetic) {
+    if (cluster.device != DeviceKind::kGpu) {
+      map.fail("kind", "synthetic counts are for clusters of GPUs; others are simulated balanced");
+    }
+    e.skew = map.number("skew", {.min = 0, .max = 10}, e.skew);
+    e.seed = map.integer("seed", {.min = 0}, e.seed);
+    e.varies = LoadVaries::kMicroBatch;
+    if (map.has("varies")) {
+      e.varies = map.choice<LoadVaries>("varies",
+                                        {{"never", LoadVaries::kNever},
+                                         {"layer", LoadVaries::kLayer},
+                                         {"micro_batch", LoadVaries::kMicroBatch}});
+    }
+  }
+  map.finish();
+  return e;
+}
+
 DataSource read_data(YamlMap map, const std::string& plan_path) {
   DataSource d;
   if (map.has("text")) {
@@ -183,6 +204,9 @@ Plan load_plan(const std::string& path) {
   if (top.has("routing")) {
     plan.routing = top.choice<Routing>(
         "routing", {{"learned", Routing::kLearned}, {"balanced", Routing::kBalanced}});
+  }
+  if (top.has("expert_load")) {
+    plan.expert_load = read_expert_load(top.map("expert_load"), plan.cluster);
   }
   top.finish();
   return plan;

@@ -43,6 +43,17 @@ enum class Routing : uint8_t {
   kBalanced,  // a fixed balanced pattern (balanced_choice), as in published profiles
 };
 
+// How often the simulator's routing counts change.
+enum class LoadVaries : uint8_t { kNever, kLayer, kMicroBatch };
+
+// Routing counts that `simulate` takes for clusters of GPUs (sim/expert_load.h).
+struct ExpertLoadSpec {
+  bool synthetic = false;  // else balanced
+  double skew = 0;         // standard deviation of the logarithm of experts' popularity
+  int64_t seed = 1;
+  LoadVaries varies = LoadVaries::kNever;  // kMicroBatch: by layer, micro-batch and EP group
+};
+
 struct DataSource {
   std::optional<std::string> text;   // a plain text file, one token per byte
   double validation_fraction = 0.1;  // of the text, its end
@@ -55,7 +66,8 @@ struct Plan {
   Layout layout;
   Training training;
   DataSource data;
-  Routing routing = Routing::kLearned;     // `simulate` takes balanced counts either way
+  Routing routing = Routing::kLearned;     // of `train`
+  ExpertLoadSpec expert_load;              // of `simulate`
   std::optional<std::string> calibration;  // path, found; none: costs are rooflines
 
   int64_t micro_batch_tokens() const {

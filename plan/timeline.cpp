@@ -1,6 +1,8 @@
 #include "plan/timeline.h"
 
 #include <algorithm>
+#include <numeric>
+#include <set>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -10,102 +12,8 @@
 namespace rehearse {
 namespace {
 
-using Interval = std::pair<int64_t, int64_t>;  // picoseconds, [begin, end)
-
-// Sorted and merged, so that their lengths add up to the time covered.
-std::vector<Interval> merged(std::vector<Interval> intervals) {
-  std::sort(intervals.begin(), intervals.end());
-  std::vector<Interval> out;
-  for (const Interval& i : intervals) {
-    if (i.second <= i.first) continue;
-    if (!out.empty() && i.first <= out.back().second) {
-      out.back().second = std::max(out.back().second, i.second);
-    } else {
-      out.push_back(i);
-    }
-  }
-  return out;
-}
-
-// Time covered by `a` and not by `b`; both merged.
-int64_t uncovered(const std::vector<Interval>& a, const std::vector<Interval>& b) {
-  int64_t total = 0;
-  size_t j = 0;
-  for (const auto& [begin, end] : a) {
-    int64_t at = begin;
-    while (j < b.size() && b[j].second <= at) ++j;
-    for (size_t k = j; k < b.size() && b[k].first < end; ++k) {
-      total += std::max<int64_t>(0, b[k].first - at);
-      at = std::max(at, b[k].second);
-    }
-    total += std::max<int64_t>(0, end - at);
-  }
-  return total;
-}
-
-// The intersection of two merged lists.
-std::vector<Interval> intersect(const std::vector<Interval>& a, const std::vector<Interval>& b) {
-  std::vector<Interval> out;
-  for (size_t i = 0, j = 0; i < a.size() && j < b.size();) {
-    const int64_t begin = std::max(a[i].first, b[j].first);
-    const int64_t end = std::min(a[i].second, b[j].second);
-    if (begin < end) out.emplace_back(begin, end);
-    (a[i].second < b[j].second ? i : j)++;
-  }
-  return out;
-}
-
-Breakdown break_down(const Program& program,
-                     const Timeline& timeline,
-                     int32_t pp_rank,
-                     int32_t data_rank,
-                     Duration step) {
-  const RankSchedule& schedule = program.schedule(pp_rank);
-  std::vector<Interval> spans(schedule.size(), {INT64_MAX, INT64_MIN});
-  std::vector<Interval> compute, communication;
-  for (const Lane lane : {Lane::kCompute, Lane::kAllToAll}) {
-    for (const int32_t id : program.lane(pp_rank, lane)) {
-      const Op& op = program.ops()[static_cast<size_t>(id)];
-      const Span& s = timeline.spans[static_cast<size_t>(program.global_id(id, data_rank))];
-      const Interval i{s.begin.picoseconds(), s.end.picoseconds()};
-      if (!is_cell_compute(op.kind) && !is_all_to_all(op.kind)) continue;
-      Interval& cell = spans[static_cast<size_t>(op.cell)];
-      cell = {std::min(cell.first, i.first), std::max(cell.second, i.second)};
-      (is_all_to_all(op.kind) ? communication : compute).push_back(i);
-    }
-  }
-  Breakdown result;
-  std::vector<Interval> cells;
-  int64_t previous_end = 0;
-  int64_t in_cells = 0;
-  for (size_t k = 0; k < schedule.size(); ++k) {
-    const int64_t begin = std::max(spans[k].first, previous_end);
-    const int64_t length = std::max<int64_t>(0, spans[k].second - begin);
-    previous_end = std::max(previous_end, spans[k].second);
-    in_cells += length;
-    cells.push_back(spans[k]);
-    const Duration d = Duration::picoseconds(length);
-    switch (schedule[k].kind) {
-      case CellKind::kForward:
-        result.f += d;
-        break;
-      case CellKind::kBackward:
-      case CellKind::kBackwardInput:
-        result.b += d;
-        break;
-      case CellKind::kBackwardWeight:
-        result.w += d;
-        break;
-      case CellKind::kOverlapped:
-        result.fb += d;
-        break;
-    }
-  }
-  result.optimizer = step - Duration::picoseconds(previous_end);
-  result.bubble = step - Duration::picoseconds(in_cells) - result.optimizer;
-  result.exposed_comm = Duration::picoseconds(
-      uncovered(intersect(merged(communication), merged(cells)), merged(compute)));
-  return result;
+bool in_cell(const Op& op) {
+  return is_cell_compute(op.kind) || is_all_to_all(op.kind);
 }
 
 }  // namespace
@@ -116,21 +24,109 @@ Duration Timeline::step() const {
   return last;
 }
 
-Summary summarize(const Program& program, const Timeline& timeline) {
-  CHECK(static_cast<int64_t>(timeline.spans.size()) == program.global_size())
-      << timeline.spans.size() << " spans for " << program.global_size() << " ops";
-  Summary s;
-  s.step = timeline.step();
+SummaryBuilder::SummaryBuilder(const Program& program, int32_t data_ranks)
+    : program_(program), data_ranks_(data_ranks) {
   for (int32_t r = 0; r < program.layout().pp; ++r) {
-    for (int32_t d = 0; d < program.layout().dp; ++d) {
-      s.ranks.push_back(break_down(program, timeline, r, d, s.step));
-      const double ranks = static_cast<double>(program.layout().pp * program.layout().dp);
+    cell_ops_.emplace_back(program.schedule(r).size(), 0);
+  }
+  for (const Op& op : program.ops()) {
+    if (in_cell(op)) ++cell_ops_[static_cast<size_t>(op.pp_rank)][static_cast<size_t>(op.cell)];
+  }
+  ranks_.resize(static_cast<size_t>(program.layout().pp * data_ranks));
+}
+
+// Cells follow each other without overlap, so that a span counts from the end of the one before.
+void SummaryBuilder::count_cell(Rank& rank, CellKind kind, const Interval& span) {
+  const int64_t begin = std::max(span.begin, rank.cells_end);
+  const Duration length = Duration::picoseconds(std::max<int64_t>(0, span.end - begin));
+  rank.cells_end = std::max(rank.cells_end, span.end);
+  Breakdown& sums = rank.sums;
+  Duration& sum = kind == CellKind::kForward          ? sums.f
+                  : kind == CellKind::kOverlapped     ? sums.fb
+                  : kind == CellKind::kBackwardWeight ? sums.w
+                                                      : sums.b;
+  sum += length;
+}
+
+void SummaryBuilder::record(OpId id, const Span& span, Duration waited) {
+  const Op& op = program_.op(id);
+  Rank& rank = ranks_[static_cast<size_t>(op.pp_rank * data_ranks_ + program_.data_rank(id))];
+  const Interval now{span.begin.picoseconds(), span.end.picoseconds()};
+  rank.last = std::max(rank.last, now.end);
+  if (!in_cell(op)) return;
+  // Exposed: all of the all-to-all's time but what computation overlaps. Each lane's spans follow
+  // each other, so an overlap is found when the later of two spans ends, and a span is forgotten
+  // once the other lane has passed it.
+  const bool exchange = is_all_to_all(op.kind);
+  std::vector<Interval>& others = exchange ? rank.compute : rank.exchange;
+  int64_t exposed = exchange ? now.end - now.begin : 0;
+  for (const Interval& o : others) {
+    exposed -= std::max<int64_t>(0, std::min(now.end, o.end) - std::max(now.begin, o.begin));
+  }
+  std::erase_if(others, [&](const Interval& o) { return o.end <= now.end; });
+  std::vector<Interval>& own = exchange ? rank.exchange : rank.compute;
+  if (!own.empty() && own.back().end == now.begin) {
+    own.back().end = now.end;
+  } else {
+    own.push_back(now);
+  }
+  rank.sums.exposed_comm += Duration::picoseconds(exposed);
+  rank.sums.exchange_wait += waited;
+
+  const RankSchedule& schedule = program_.schedule(op.pp_rank);
+  const auto& sizes = cell_ops_[static_cast<size_t>(op.pp_rank)];
+  while (rank.first_open + static_cast<int32_t>(rank.open.size()) <= op.cell) {
+    const auto next = static_cast<size_t>(rank.first_open) + rank.open.size();
+    rank.open.push_back({.missing = sizes[next]});
+  }
+  OpenCell& cell = rank.open[static_cast<size_t>(op.cell - rank.first_open)];
+  cell.span.begin = std::min(cell.span.begin, now.begin);
+  cell.span.end = std::max(cell.span.end, now.end);
+  --cell.missing;
+  size_t closed = 0;
+  for (; closed < rank.open.size() && rank.open[closed].missing == 0; ++closed) {
+    const auto index = static_cast<size_t>(rank.first_open++);
+    count_cell(rank, schedule[index].kind, rank.open[closed].span);
+  }
+  if (closed > 0)
+    rank.open.erase(rank.open.begin(), rank.open.begin() + static_cast<ptrdiff_t>(closed));
+}
+
+Summary SummaryBuilder::finish() {
+  Summary s;
+  int64_t last = 0;
+  for (const Rank& rank : ranks_) last = std::max(last, rank.last);
+  s.step = Duration::picoseconds(last);
+  const Layout& layout = program_.layout();
+  const auto ranks = static_cast<double>(layout.pp * layout.dp);
+  s.ranks.reserve(static_cast<size_t>(layout.pp * layout.dp));
+  for (int32_t r = 0; r < layout.pp; ++r) {
+    for (int32_t d = 0; d < layout.dp; ++d) {
+      const Rank& rank = ranks_[static_cast<size_t>(r * data_ranks_ + d % data_ranks_)];
+      Breakdown b = rank.sums;
+      b.optimizer = s.step - Duration::picoseconds(rank.cells_end);
+      b.bubble = s.step - b.f - b.b - b.w - b.fb - b.optimizer;
+      s.ranks.push_back(b);
       if (s.step == Duration()) continue;
-      s.bubble_fraction += s.ranks.back().bubble / s.step / ranks;
-      s.exposed_comm_fraction += s.ranks.back().exposed_comm / s.step / ranks;
+      s.bubble_fraction += b.bubble / s.step / ranks;
+      s.exposed_comm_fraction += b.exposed_comm / s.step / ranks;
+      s.exchange_wait_fraction += b.exchange_wait / s.step / ranks;
     }
   }
   return s;
+}
+
+Summary summarize(const Program& program, const Timeline& timeline) {
+  CHECK(static_cast<int64_t>(timeline.spans.size()) == program.global_size())
+      << timeline.spans.size() << " spans for " << program.global_size() << " ops";
+  SummaryBuilder builder(program, static_cast<int32_t>(program.layout().dp));
+  std::vector<OpId> order(timeline.spans.size());
+  std::iota(order.begin(), order.end(), OpId{0});
+  std::stable_sort(order.begin(), order.end(), [&](OpId a, OpId b) {
+    return timeline.spans[static_cast<size_t>(a)].end < timeline.spans[static_cast<size_t>(b)].end;
+  });
+  for (const OpId id : order) builder.record(id, timeline.spans[static_cast<size_t>(id)], {});
+  return builder.finish();
 }
 
 Breakdown mean(const std::vector<Breakdown>& ranks) {
@@ -142,7 +138,8 @@ Breakdown mean(const std::vector<Breakdown>& ranks) {
                           &Breakdown::fb,
                           &Breakdown::bubble,
                           &Breakdown::optimizer,
-                          &Breakdown::exposed_comm}) {
+                          &Breakdown::exposed_comm,
+                          &Breakdown::exchange_wait}) {
     Duration sum;
     for (const Breakdown& r : ranks) sum += r.*part;
     m.*part = Duration::picoseconds((sum.picoseconds() + n / 2) / n);
@@ -150,7 +147,9 @@ Breakdown mean(const std::vector<Breakdown>& ranks) {
   return m;
 }
 
-std::string print_timeline(const Program& program, const Timeline& timeline) {
+std::string print_timeline(const Program& program,
+                           const std::string& source,
+                           const OpSpans& spans) {
   const auto us = [](Duration d) {
     const int64_t ps = d.picoseconds();
     return fmt::format("{}.{:06}", ps / 1'000'000, ps % 1'000'000);
@@ -158,33 +157,32 @@ std::string print_timeline(const Program& program, const Timeline& timeline) {
   std::string out = fmt::format(
       "{{\"displayTimeUnit\": \"ms\", \"otherData\": {{\"source\": \"{}\", \"ops\": {}}},\n"
       "\"traceEvents\": [\n",
-      timeline.source,
-      program.global_size());
-  for (int32_t r = 0; r < program.layout().pp; ++r) {
-    for (int32_t d = 0; d < program.replicas(); ++d) {
-      const int64_t rank = program.global_rank({r, d});
+      source,
+      spans.size());
+  std::set<int64_t> shown;
+  for (const auto& [id, span] : spans) shown.insert(program.global_rank(id));
+  for (const int64_t rank : shown) {
+    const auto r = static_cast<int32_t>(rank / program.replicas());
+    out += fmt::format(
+        "{{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":{},\"args\":{{\"name\":\"rank {} "
+        "(pipeline {}, data {}) {}\"}}}},\n",
+        rank,
+        rank,
+        r,
+        rank % program.replicas(),
+        source);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (program.lane(r, static_cast<Lane>(lane)).empty()) continue;
       out += fmt::format(
-          "{{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":{},\"args\":{{\"name\":\"rank {} "
-          "(pipeline {}, data {}) {}\"}}}},\n",
+          "{{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":{},\"tid\":{},\"args\":{{\"name\":"
+          "\"{}\"}}}},\n",
           rank,
-          rank,
-          r,
-          d,
-          timeline.source);
-      for (int lane = 0; lane < kLanes; ++lane) {
-        if (program.lane(r, static_cast<Lane>(lane)).empty()) continue;
-        out += fmt::format(
-            "{{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":{},\"tid\":{},\"args\":{{\"name\":"
-            "\"{}\"}}}},\n",
-            rank,
-            lane,
-            name_of(static_cast<Lane>(lane)));
-      }
+          lane,
+          name_of(static_cast<Lane>(lane)));
     }
   }
-  for (OpId id = 0; id < program.global_size(); ++id) {
+  for (const auto& [id, span] : spans) {
     const Op& op = program.op(id);
-    const Span& span = timeline.spans[static_cast<size_t>(id)];
     out += fmt::format(
         "{{\"ph\":\"X\",\"name\":\"{}\",\"cat\":\"{}{}{}\",\"pid\":{},\"tid\":{},\"ts\":{},"
         "\"dur\":{},\"args\":{{\"op\":{},\"cell\":{}}}}}{}\n",
@@ -198,9 +196,16 @@ std::string print_timeline(const Program& program, const Timeline& timeline) {
         us(span.end - span.begin),
         id,
         op.cell,
-        id + 1 == program.global_size() ? "" : ",");
+        id == spans.back().first ? "" : ",");
   }
   return out + "]}\n";
+}
+
+std::string print_timeline(const Program& program, const Timeline& timeline) {
+  OpSpans spans;
+  spans.reserve(timeline.spans.size());
+  for (const Span& s : timeline.spans) spans.emplace_back(static_cast<OpId>(spans.size()), s);
+  return print_timeline(program, timeline.source, spans);
 }
 
 Timeline parse_timeline(const Program& program, std::string_view text, const std::string& path) {

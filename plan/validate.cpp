@@ -98,49 +98,57 @@ void check_collective_order(const Program& program) {
   }
 }
 
-// Runs the Program with ops that take no time; what is left over waits in a circle.
+// Runs the Program with ops that take no time; what is left over waits in a circle. One replica of
+// the pipeline is enough: all run the same ops, so that the members of a collective on other
+// replicas are where those on this one are.
 void check_progress(const Program& program) {
-  const auto size = static_cast<size_t>(program.global_size());
-  const int64_t ranks = program.layout().pp * program.layout().dp;
-  std::vector<char> done(size, 0);
-  std::vector<size_t> heads(static_cast<size_t>(ranks * kLanes), 0);
-  const auto slot = [](int64_t rank, int lane) {
-    return static_cast<size_t>(rank * kLanes + lane);
+  std::vector<char> done(program.ops().size(), 0);
+  std::vector<size_t> heads(static_cast<size_t>(program.layout().pp * kLanes), 0);
+  const auto slot = [](int64_t pp_rank, Lane lane) {
+    return static_cast<size_t>(pp_rank * kLanes + static_cast<int>(lane));
   };
-  const auto head = [&](int64_t rank, int lane) -> std::optional<OpId> {
-    const auto pp_rank = static_cast<int32_t>(rank / program.layout().dp);
-    const auto data_rank = static_cast<int32_t>(rank % program.layout().dp);
-    const auto ops = program.lane(pp_rank, static_cast<Lane>(lane));
-    const size_t at = heads[slot(rank, lane)];
-    if (at == ops.size()) return std::nullopt;
-    return program.global_id(ops[at], data_rank);
+  const auto head = [&](int32_t pp_rank, Lane lane) -> std::optional<int32_t> {
+    const auto ops = program.lane(pp_rank, lane);
+    const size_t at = heads[slot(pp_rank, lane)];
+    return at == ops.size() ? std::nullopt : std::optional(ops[at]);
   };
-  const auto waits_for = [&](OpId id) -> std::optional<OpId> {
-    for (const int32_t d : program.dependencies(program.op(id).id)) {
-      const OpId dependency = program.global_id(d, program.data_rank(id));
-      if (!done[static_cast<size_t>(dependency)]) return dependency;
+  const auto waits_for = [&](int32_t id) -> std::optional<int32_t> {
+    for (const int32_t d : program.dependencies(id)) {
+      if (!done[static_cast<size_t>(d)]) return d;
     }
     return std::nullopt;
   };
-  const auto at_head = [&](OpId id) {
-    return head(program.global_rank(id), static_cast<int>(program.op(id).lane)) == id;
+  // The members of an op's collective on this replica.
+  const auto members = [&](int32_t id) {
+    std::vector<int32_t> ids{id};
+    const Op& op = program.op(id);
+    if (op.group == Group::kNone || op.group == Group::kExpertParallel) return ids;
+    for (const OpId m : program.collective(id)) {
+      const int32_t other = program.op(m).id;
+      if (std::find(ids.begin(), ids.end(), other) == ids.end()) ids.push_back(other);
+    }
+    return ids;
+  };
+  const auto at_head = [&](int32_t id) {
+    const Op& op = program.op(id);
+    return head(op.pp_rank, op.lane) == id;
   };
 
   bool moved = true;
   while (moved) {
     moved = false;
-    for (int64_t rank = 0; rank < ranks; ++rank) {
+    for (int32_t rank = 0; rank < program.layout().pp; ++rank) {
       for (int lane = 0; lane < kLanes; ++lane) {
-        for (auto id = head(rank, lane); id; id = head(rank, lane)) {
+        const auto l = static_cast<Lane>(lane);
+        for (auto id = head(rank, l); id; id = head(rank, l)) {
           if (waits_for(*id)) break;
-          std::vector<OpId> members{*id};
-          if (program.op(*id).group != Group::kNone) members = program.collective(*id);
-          const bool all = std::all_of(
-              members.begin(), members.end(), [&](OpId m) { return at_head(m) && !waits_for(m); });
-          if (!all) break;
-          for (const OpId m : members) {
+          const std::vector<int32_t> all = members(*id);
+          const bool met = std::all_of(
+              all.begin(), all.end(), [&](int32_t m) { return at_head(m) && !waits_for(m); });
+          if (!met) break;
+          for (const int32_t m : all) {
             done[static_cast<size_t>(m)] = 1;
-            ++heads[slot(program.global_rank(m), static_cast<int>(program.op(m).lane))];
+            ++heads[slot(program.op(m).pp_rank, program.op(m).lane)];
           }
           moved = true;
         }
@@ -149,14 +157,14 @@ void check_progress(const Program& program) {
   }
 
   std::string stuck;
-  for (int64_t rank = 0; rank < ranks; ++rank) {
+  for (int32_t rank = 0; rank < program.layout().pp; ++rank) {
     for (int lane = 0; lane < kLanes; ++lane) {
-      const auto id = head(rank, lane);
+      const auto id = head(rank, static_cast<Lane>(lane));
       if (!id) continue;
       const auto dependency = waits_for(*id);
       stuck += fmt::format(
           "\n  rank {} lane {}: next {} waits for {}",
-          rank,
+          program.global_rank({rank, 0}),
           name_of(static_cast<Lane>(lane)),
           describe(program, *id),
           dependency ? describe(program, *dependency) : "the other members of its group");

@@ -21,16 +21,9 @@ class EventQueue {
   const Event& next() const { return heap_.front(); }
 
   void push(int64_t time, uint64_t payload) {
-    heap_.push_back({time, sequence_++, payload});
-    size_t at = heap_.size() - 1;
-    const Event event = heap_[at];
-    while (at > 0) {
-      const size_t parent = (at - 1) / kArity;
-      if (!before(event, heap_[parent])) break;
-      heap_[at] = heap_[parent];
-      at = parent;
-    }
-    heap_[at] = event;
+    const Event event{time, sequence_++, payload};
+    heap_.push_back(event);
+    rise(heap_.size() - 1, event);
   }
 
   // REQUIRES: not empty.
@@ -45,26 +38,46 @@ class EventQueue {
  private:
   static constexpr size_t kArity = 4;  // shallower than a binary heap, and a node's children adjoin
 
+  // Without a branch: which of two events is earlier cannot be guessed.
   static bool before(const Event& a, const Event& b) {
-    return a.time != b.time ? a.time < b.time : a.sequence < b.sequence;
+    return (a.time < b.time) | ((a.time == b.time) & (a.sequence < b.sequence));
   }
 
-  // Places `event` as if at the root.
+  // Places `event` at `at` or above.
+  void rise(size_t at, const Event& event) {
+    while (at > 0) {
+      const size_t parent = (at - 1) / kArity;
+      if (!before(event, heap_[parent])) break;
+      heap_[at] = heap_[parent];
+      at = parent;
+    }
+    heap_[at] = event;
+  }
+
+  // Fills the root's place. What comes from the end of the heap nearly always belongs near the end:
+  // the hole goes all the way down, and the event rises from there.
   void sink(const Event& event) {
     size_t at = 0;
+    const size_t size = heap_.size();
     for (;;) {
       const size_t first = at * kArity + 1;
-      if (first >= heap_.size()) break;
+      if (first + kArity <= size) {
+        const size_t a = first + (before(heap_[first + 1], heap_[first]) ? 1 : 0);
+        const size_t b = first + 2 + (before(heap_[first + 3], heap_[first + 2]) ? 1 : 0);
+        const size_t least = before(heap_[b], heap_[a]) ? b : a;
+        heap_[at] = heap_[least];
+        at = least;
+        continue;
+      }
+      if (first >= size) break;
       size_t least = first;
-      const size_t end = first + kArity < heap_.size() ? first + kArity : heap_.size();
-      for (size_t c = first + 1; c < end; ++c) {
+      for (size_t c = first + 1; c < size; ++c) {
         if (before(heap_[c], heap_[least])) least = c;
       }
-      if (!before(heap_[least], event)) break;
       heap_[at] = heap_[least];
       at = least;
     }
-    heap_[at] = event;
+    rise(at, event);
   }
 
   std::vector<Event> heap_;

@@ -1,28 +1,201 @@
 #include "sim/network.h"
 
-namespace rehearse {
+#include <algorithm>
 
-Network::Network(const Cluster& cluster, int64_t ranks, Sharing& sharing) : cluster_(cluster) {
-  const auto add = [&](const Link& link, std::vector<Ports>& ports) {
-    const double capacity = link.bandwidth.value() * 1e-12;
-    for (int64_t r = 0; r < ranks; ++r) {
-      const ResourceId out = sharing.add_resource(capacity);
-      ports.push_back({out, sharing.add_resource(capacity)});
+#include <boost/graph/adjacency_list.hpp>
+#include <boost/graph/breadth_first_search.hpp>
+
+namespace rehearse {
+namespace {
+
+double per_picosecond(BytesPerSecond rate) {
+  return rate.value() * 1e-12;
+}
+
+double nic_rate(const Cluster& cluster, int64_t device) {
+  const auto slow = cluster.slow_nics.find(device);
+  return (slow == cluster.slow_nics.end() ? cluster.network->bandwidth : slow->second).value();
+}
+
+}  // namespace
+
+FabricRoutes::FabricRoutes(const Cluster& cluster)
+    : fabric_(cluster.fabric),
+      network_(networks_of(cluster.fabric)),
+      ways_(cluster.fabric.switches.size()) {
+  for (size_t i = 0; i < fabric_.links.size(); ++i) {
+    const SwitchLink& l = fabric_.links[i];
+    ways_[l.a].push_back({l.b, 2 * i});
+    ways_[l.b].push_back({l.a, 2 * i + 1});
+  }
+  find_binding(cluster);
+  any_binding_ = std::find(binding_.begin(), binding_.end(), 1) != binding_.end();
+  Duration sum;
+  for (const Switch& s : fabric_.switches) sum += s.latency;
+  switch_latency_ =
+      Duration::picoseconds(sum.picoseconds() / static_cast<int64_t>(fabric_.switches.size()));
+}
+
+const std::vector<int64_t>& FabricRoutes::distances(size_t to) const {
+  const auto known = distances_.find(to);
+  if (known != distances_.end()) return known->second;
+  using Graph = boost::adjacency_list<boost::vecS, boost::vecS, boost::undirectedS>;
+  Graph graph(ways_.size());
+  for (const SwitchLink& l : fabric_.links) boost::add_edge(l.a, l.b, graph);
+  std::vector<int64_t> distance(ways_.size(), 0);
+  boost::breadth_first_search(graph,
+                              to,
+                              boost::visitor(boost::make_bfs_visitor(boost::record_distances(
+                                  distance.data(), boost::on_tree_edge()))));
+  return distances_.emplace(to, std::move(distance)).first->second;
+}
+
+FabricRoutes::Path FabricRoutes::walk(size_t from,
+                                      size_t to,
+                                      std::optional<int64_t> destination) const {
+  const std::vector<int64_t>& distance = distances(to);
+  Path path;
+  // Switches at one distance after the other, each with the share of the flow that reaches it.
+  std::map<size_t, double> here{{from, 1.0}};
+  while (here.begin()->first != to || here.size() > 1) {
+    std::map<size_t, double> next;
+    for (const auto& [at, share] : here) {
+      std::vector<Way> nearer;
+      double total = 0;
+      for (const Way& w : ways_[at]) {
+        if (distance[w.to] + 1 != distance[at] || network_[w.to] != network_[to]) continue;
+        nearer.push_back(w);
+        total += bandwidth(w.link);
+      }
+      if (destination) nearer = {nearer[static_cast<size_t>(*destination) % nearer.size()]};
+      for (const Way& w : nearer) {
+        const double part = destination ? share : share * bandwidth(w.link) / total;
+        path.push_back({w.link, part});
+        next[w.to] += part;
+      }
     }
+    here = std::move(next);
+  }
+  return path;
+}
+
+FabricRoutes::Path FabricRoutes::path(int64_t from, int64_t to) const {
+  return walk(attached(from), attached(to), fabric_.adaptive ? std::nullopt : std::optional(to));
+}
+
+Duration FabricRoutes::latency(int64_t from, int64_t to) const {
+  return switch_latency_ * (distances(attached(to))[attached(from)] + 1);
+}
+
+bool FabricRoutes::several_networks() const {
+  return std::any_of(network_.begin(), network_.end(), [](size_t n) { return n > 0; });
+}
+
+void FabricRoutes::find_binding(const Cluster& cluster) {
+  // What can go over a link at once: no more than the NICs send that use it at all, each by the
+  // largest share it ever sends there; nor more than those receive that it leads to.
+  const size_t links = 2 * fabric_.links.size();
+  binding_.assign(links, 1);
+  std::map<size_t, double> nics;  // bandwidth attached to each switch
+  for (size_t d = 0; d < fabric_.attached.size(); ++d) {
+    nics[fabric_.attached[d]] += nic_rate(cluster, static_cast<int64_t>(d));
+  }
+  if (links == 0) return;
+  std::vector<double> sent(links, 0), received(links, 0);
+  const auto add = [](std::map<size_t, double>& most, std::vector<double>& total, double rate) {
+    for (const auto& [link, share] : most) total[link] += rate * share;
   };
-  if (cluster.node_link) add(*cluster.node_link, node_ports_);
-  if (cluster.network) add(*cluster.network, network_ports_);
+  const auto widen = [](std::map<size_t, double>& most, const Path& path) {
+    for (const Part& p : path) most[p.link] = std::max(most[p.link], p.share);
+  };
+  if (fabric_.adaptive) {
+    std::map<size_t, std::map<size_t, double>> into;  // by destination switch
+    for (const auto& [from, rate] : nics) {
+      std::map<size_t, double> most;
+      for (const auto& [to, unused] : nics) {
+        if (from == to || network_[from] != network_[to]) continue;
+        const Path path = walk(from, to, std::nullopt);
+        widen(most, path);
+        widen(into[to], path);
+      }
+      add(most, sent, rate);
+    }
+    for (auto& [to, most] : into) add(most, received, nics[to]);
+  } else {
+    std::map<size_t, std::map<size_t, double>> out_of;  // by source switch
+    for (size_t d = 0; d < fabric_.attached.size(); ++d) {
+      const auto device = static_cast<int64_t>(d);
+      std::map<size_t, double> most;
+      for (const auto& [from, rate] : nics) {
+        const size_t to = fabric_.attached[d];
+        if (from == to || network_[from] != network_[to]) continue;
+        const Path path = walk(from, to, device);
+        widen(most, path);
+        widen(out_of[from], path);
+      }
+      add(most, received, nic_rate(cluster, device));
+    }
+    for (auto& [from, most] : out_of) add(most, sent, nics[from]);
+  }
+  constexpr double kRounding = 1e-9;
+  for (size_t l = 0; l < links; ++l) {
+    binding_[l] = std::min(sent[l], received[l]) > bandwidth(l) * (1 + kRounding);
+  }
+}
+
+Network::Network(const Cluster& cluster,
+                 const RankBlock& block,
+                 const FabricRoutes* routes,
+                 Sharing& sharing)
+    : cluster_(cluster), block_(block), routes_(routes) {
+  const auto add = [&](double rate, std::vector<Ports>& ports) {
+    const ResourceId out = sharing.add_resource(rate);
+    ports.push_back({out, sharing.add_resource(rate)});
+  };
+  const auto size = static_cast<size_t>(block.size());
+  if (cluster.node_link) node_ports_.reserve(size);
+  if (cluster.network) network_ports_.reserve(size);
+  sharing.reserve_resources(size * 4 + (routes ? routes->binding().size() : 0));
+  for (int64_t i = 0; i < block.size(); ++i) {
+    if (cluster.node_link) add(per_picosecond(cluster.node_link->bandwidth), node_ports_);
+    if (cluster.network) add(nic_rate(cluster, block.rank(i)) * 1e-12, network_ports_);
+  }
+  if (routes == nullptr) return;
+  for (size_t l = 0; l < routes->binding().size(); ++l) {
+    const bool binds = routes->binding()[l] != 0;
+    link_resources_.push_back(binds ? sharing.add_resource(routes->bandwidth(l) * 1e-12) : -1);
+  }
 }
 
 std::optional<Network::Route> Network::route(int64_t from, int64_t to) const {
   if (from == to) return std::nullopt;
-  const bool same_node = from / cluster_.devices_per_node == to / cluster_.devices_per_node;
-  if (same_node && !cluster_.node_link) return std::nullopt;
-  const std::vector<Ports>& ports = same_node ? node_ports_ : network_ports_;
-  const Link& link = same_node ? *cluster_.node_link : *cluster_.network;
-  Route route{.uses = {}, .latency = link.latency};
-  route.uses.push_back({.resource = ports[static_cast<size_t>(from)].out});
-  route.uses.push_back({.resource = ports[static_cast<size_t>(to)].in});
+  const int64_t per_node = cluster_.devices_per_node;
+  if (from / per_node == to / per_node) {
+    if (!cluster_.node_link) return std::nullopt;
+    return Route{{{node_ports(from).out}, {node_ports(to).in}}, cluster_.node_link->latency};
+  }
+  Route route{.uses = {}, .latency = cluster_.network->latency};
+  int64_t leaves = from;  // the rank whose NIC the flow leaves by
+  if (routes_ != nullptr && !routes_->same_network(from, to)) {
+    // Over NVLink to the node's device that is on the destination's network; the one of its
+    // position, where that is.
+    const int64_t node = from / per_node * per_node;
+    leaves = node + to % per_node;
+    for (int64_t p = 0; !routes_->same_network(leaves, to); ++p) leaves = node + p;
+    route.uses = {{node_ports(from).out}, {node_ports(leaves).in}};
+    route.latency += cluster_.node_link->latency;
+  }
+  route.uses.push_back({network_ports(leaves).out});
+  if (routes_ != nullptr) {
+    if (routes_->any_binding()) {
+      for (const FabricRoutes::Part& p : routes_->path(leaves, to)) {
+        const ResourceId r = link_resources_[p.link];
+        if (r >= 0) route.uses.push_back({r, p.share});
+      }
+    }
+    route.latency += routes_->latency(leaves, to);
+  }
+  route.uses.push_back({network_ports(to).in});
   return route;
 }
 

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
+#include <tuple>
 
 namespace rehearse {
 namespace {
@@ -26,44 +28,64 @@ double normal_of(uint64_t seed, const KernelCall& call) {
   return sum;
 }
 
-}  // namespace
-
-std::vector<MemberLoad> balanced_loads(const Plan& plan) {
-  if (plan.model.architecture.experts == 0) return {{}};
-  const ExpertGroup group(plan, 0, 0);
-  const RoutingCounts counts = balanced_routing(plan, group);
-  std::vector<MemberLoad> loads;
-  for (int64_t m = 0; m < group.size; ++m) loads.push_back(member_load(group, counts, m));
-  return loads;
+// Of a device's memory bandwidth, what communication kernels take at full speed: every byte that
+// they copy is read and written. Where nobody has said how fast they copy, as fast as links carry.
+double communication_memory_share(const Cluster& c) {
+  double bytes = 0;
+  if (c.copy_per_sm) {
+    bytes = 2 * c.copy_per_sm->value() * static_cast<double>(c.communication_sms);
+  } else {
+    if (c.node_link) bytes += 2 * c.node_link->bandwidth.value();
+    if (c.network) bytes += 2 * c.network->bandwidth.value();
+  }
+  return std::min(0.5, bytes / c.memory_bandwidth.value());
 }
+
+}  // namespace
 
 OpCosts::OpCosts(const Plan& plan,
                  const Program& program,
                  const std::optional<Calibration>& calibration,
-                 const CostVariation& variation)
-    : plan_(plan),
-      program_(program),
-      calibration_(calibration),
-      variation_(variation),
-      loads_(balanced_loads(plan)) {}
+                 const CostVariation& variation,
+                 const GroupLoad& load)
+    : plan_(plan), program_(program), calibration_(calibration), variation_(variation) {
+  std::vector<const MemberLoad*> kinds;
+  for (const MemberLoad& m : load.members) {
+    const auto same =
+        std::find_if(kinds.begin(), kinds.end(), [&](const MemberLoad* k) { return *k == m; });
+    member_class_.push_back(static_cast<size_t>(same - kinds.begin()));
+    if (same == kinds.end()) kinds.push_back(&m);
+  }
+  members_ = kinds.size();
+  using Key = std::tuple<OpKind, Pass, bool, int32_t, Group>;
+  std::map<Key, int32_t> classes;
+  for (const Op& op : program.ops()) {
+    const bool moe = op.layer && plan.model.architecture.is_moe(*op.layer);
+    const Key key{op.kind, op.pass, moe, op.micro_batch ? 0 : op.stage, op.group};
+    const auto [at, fresh] = classes.emplace(key, static_cast<int32_t>(classes.size()));
+    class_of_.push_back(at->second);
+    if (!fresh) continue;
+    for (size_t k = 0; k < kinds.size(); ++k) {
+      // Members' loads matter to ops of layers with experts alone.
+      table_.push_back(moe || k == 0 ? price(op, *kinds[k], &sources_) : table_.back());
+    }
+  }
+}
 
 Overheads OpCosts::overheads() const {
   return calibration_ && plan_.cluster.device == DeviceKind::kCpu ? calibration_->overheads
                                                                   : Overheads{};
 }
 
-const OpCost& OpCosts::of(const Op& op, int64_t member) {
-  const bool moe = op.layer && plan_.model.architecture.is_moe(*op.layer);
-  const Key key{op.kind, op.pass, moe, op.micro_batch ? 0 : op.stage, op.group, moe ? member : 0};
-  const auto known = known_.find(key);
-  if (known != known_.end()) return known->second;
-  return known_.emplace(key, price(op, member)).first->second;
+LocalCost OpCosts::price_work(const Op& op, const MemberLoad& load) const {
+  return price(op_work(plan_, op, load).work, nullptr);
 }
 
-OpCost OpCosts::price(const Op& op, int64_t member) {
-  const OpCalls calls = op_work(plan_, op, loads_[static_cast<size_t>(member)]);
-  OpCost cost{
-      .pack = price(calls.pack), .forward = price(calls.forward), .work = price(calls.work)};
+OpCost OpCosts::price(const Op& op, const MemberLoad& load, CostSources* sources) const {
+  const OpCalls calls = op_work(plan_, op, load);
+  OpCost cost{.pack = price(calls.pack, sources),
+              .forward = price(calls.forward, sources),
+              .work = price(calls.work, sources)};
   // Pipeline messages are BF16 where training is not FP32.
   const int64_t bytes = plan_.training.precision == Precision::kFp32 ? 4 : 2;
   if (op.kind == OpKind::kSend) {
@@ -87,26 +109,38 @@ double OpCosts::variation_of(const KernelCall& call, bool measured) const {
   return variation_.common * std::exp(variation_.interpolated * normal_of(variation_.seed, call));
 }
 
-LocalCost OpCosts::price(const std::vector<KernelCall>& calls) {
+LocalCost OpCosts::price(const std::vector<KernelCall>& calls, CostSources* sources) const {
   LocalCost cost;
   double pressure = 0;
+  const Cluster& cluster = plan_.cluster;
+  const bool gpu = cluster.device == DeviceKind::kGpu;
+  const double sms =
+      static_cast<double>(cluster.sms - cluster.communication_sms) / static_cast<double>(cluster.sms);
+  const double memory = gpu ? 1 - communication_memory_share(cluster) : 1;
   for (const KernelCall& call : calls) {
-    if (plan_.cluster.device == DeviceKind::kEmulated) {
-      ++sources_.stated;
+    if (cluster.device == DeviceKind::kEmulated) {
+      if (sources) ++sources->stated;
       cost.alone += roofline(plan_, call);
       continue;
     }
     const auto found = calibration_ ? estimate(*calibration_, call) : std::nullopt;
     if (!found) {
-      ++sources_.roofline;
-      sources_.unmeasured.insert(to_string(call));
+      if (sources) {
+        ++sources->roofline;
+        sources->unmeasured.insert(to_string(call));
+      }
       cost.alone += roofline(plan_, call);
+      if (gpu) cost.beside += roofline(plan_, call, sms, memory);
       continue;
     }
-    ++(found->measured ? sources_.measured : sources_.interpolated);
+    if (sources) ++(found->measured ? sources->measured : sources->interpolated);
     const KernelTime& time = found->time;
     const double seconds = time.mean.seconds() * variation_of(call, found->measured);
     cost.alone += Duration::seconds(seconds);
+    if (gpu) {
+      cost.beside += Duration::seconds(
+          seconds * (roofline(plan_, call, sms, memory) / roofline(plan_, call)));
+    }
     // cores runs at once, each slowed to busy: each takes busy / (cores x alone) of what they
     // share.
     pressure += seconds * std::min(1.0, time.busy / (time.alone * calibration_->cores));
@@ -116,11 +150,11 @@ LocalCost OpCosts::price(const std::vector<KernelCall>& calls) {
 }
 
 std::vector<KernelCall> kernels_of(const Plan& plan, const Program& program) {
-  const std::vector<MemberLoad> loads = balanced_loads(plan);
+  ExpertLoad load(plan);
   std::set<KernelCall> calls;
   for (const Op& op : program.ops()) {
-    for (const MemberLoad& load : loads) {
-      const std::vector<KernelCall> of_op = op_work(plan, op, load).all();
+    for (const MemberLoad& member : load.of(0, 0, 0).members) {
+      const std::vector<KernelCall> of_op = op_work(plan, op, member).all();
       calls.insert(of_op.begin(), of_op.end());
     }
   }

@@ -1,14 +1,14 @@
 #pragma once
 // What an op costs: time alone on its device, pressure on memory, bytes over links.
 
-#include <map>
 #include <optional>
-#include <tuple>
+#include <vector>
 
 #include "plan/memory.h"
 #include "plan/op_work.h"
 #include "plan/plan.h"
 #include "sim/calibration.h"
+#include "sim/expert_load.h"
 #include "sim/simulate.h"
 
 namespace rehearse {
@@ -16,6 +16,7 @@ namespace rehearse {
 // Work on a rank's own device.
 struct LocalCost {
   Duration alone;
+  Duration beside;  // on a GPU while communication kernels hold their SMs and memory bandwidth
   double memory_weight = 0;  // share of the node's memory system it takes at full speed, 0 to 1
 };
 
@@ -26,38 +27,40 @@ struct OpCost {
 
 class OpCosts {
  public:
+  // load: the counts that of() prices by; where they change, price() takes those of the moment.
   OpCosts(const Plan& plan,
           const Program& program,
           const std::optional<Calibration>& calibration,
-          const CostVariation& variation);
+          const CostVariation& variation,
+          const GroupLoad& load);
 
   // member: of the op's EP group, whose ranks may have different loads.
-  const OpCost& of(const Op& op, int64_t member);
+  const OpCost& of(const Op& op, int64_t member) const {
+    const size_t of_class = static_cast<size_t>(class_of_[static_cast<size_t>(op.id)]);
+    return table_[of_class * members_ + member_class_[static_cast<size_t>(member)]];
+  }
+  LocalCost price_work(const Op& op, const MemberLoad& load) const;
   Overheads overheads() const;  // none without a calibration
   const CostSources& sources() const { return sources_; }
 
  private:
-  // Ops of equal keys cost the same: kind, pass, layer has experts, stage (step ops), group,
-  // member.
-  using Key = std::tuple<OpKind, Pass, bool, int32_t, Group, int64_t>;
-
-  OpCost price(const Op& op, int64_t member);
-  LocalCost price(const std::vector<KernelCall>& calls);
+  OpCost price(const Op& op, const MemberLoad& load, CostSources* sources) const;
+  LocalCost price(const std::vector<KernelCall>& calls, CostSources* sources) const;
   double variation_of(const KernelCall& call, bool measured) const;
 
   const Plan& plan_;
   const Program& program_;
   const std::optional<Calibration>& calibration_;
   CostVariation variation_;
-  std::vector<MemberLoad> loads_;  // by member
-  std::map<Key, OpCost> known_;
+  // Ops of a class, and members of a class, cost the same.
+  std::vector<int32_t> class_of_;     // by op of a replica
+  std::vector<size_t> member_class_;  // by member
+  size_t members_ = 1;                // classes of members
+  std::vector<OpCost> table_;         // by class of op x class of member
   CostSources sources_;
 };
 
 // The kernel calls of every distinct op of a plan: what `calibrate` measures.
 std::vector<KernelCall> kernels_of(const Plan& plan, const Program& program);
-
-// The loads of an EP group's members under balanced routing; one empty load without experts.
-std::vector<MemberLoad> balanced_loads(const Plan& plan);
 
 }  // namespace rehearse

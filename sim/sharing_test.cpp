@@ -10,20 +10,21 @@ namespace rehearse {
 namespace {
 
 // Runs to the end; returns when each payload finished, picoseconds.
-std::map<uint64_t, int64_t> finish_times(Sharing& sharing) {
+std::map<uint64_t, int64_t> finish_times(Sharing& sharing, EventQueue queue = {}) {
   std::map<uint64_t, int64_t> times;
-  EventQueue queue;
   sharing.update(Duration(), queue);
+  std::vector<uint64_t> ended;
   while (!queue.empty()) {
     const auto event = queue.pop();
-    uint64_t payload = 0;
-    if (sharing.finish(event.payload, payload)) times[payload] = event.time;
+    ended.clear();
+    sharing.finish(event, ended);
+    for (const uint64_t payload : ended) times[payload] = event.time;
     sharing.update(Duration::picoseconds(event.time), queue);
   }
   return times;
 }
 
-constexpr double kNoBound = 1e300;
+constexpr double kNoBound = Sharing::kNoBound;
 
 TEST(Sharing, TwoFlowsShareALinkThenOneHasItAlone) {
   // x1 + x2 <= 10; 100 and 300 units. Both at 5: the first ends at 20; the second has 200 left and
@@ -97,9 +98,10 @@ TEST(Sharing, UnconnectedPartsDoNotTouchEachOther) {
   const Use b{.resource = s.add_resource(7)};
   s.start(Duration(), 30, kNoBound, {&a, 1}, 1);
   s.start(Duration(), 70, kNoBound, {&b, 1}, 2);
-  s.start(Duration(), 5, 1, {}, 3);
+  EventQueue queue;
+  Sharing::wait(Duration(), Duration::picoseconds(5), queue, 3);
   s.start(Duration(), 0, 1, {}, 4);
-  const auto t = finish_times(s);
+  const auto t = finish_times(s, queue);
   EXPECT_EQ(t.at(1), 10);
   EXPECT_EQ(t.at(2), 10);
   EXPECT_EQ(t.at(3), 5);

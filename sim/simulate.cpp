@@ -1,380 +1,31 @@
 #include "sim/simulate.h"
 
 #include <algorithm>
-#include <unordered_map>
+#include <map>
 
-#include "plan/routing.h"
-#include "sim/network.h"
+#include "sim/gpu_work.h"
+#include "sim/host_work.h"
 #include "sim/op_cost.h"
-#include "sim/sharing.h"
 #include "sim/walk.h"
 
 namespace rehearse {
 namespace {
 
-// Ops priced by a plan: computation takes a core and memory bandwidth (or a device of its own),
-// messages take links.
-class PlanWork {
- public:
-  PlanWork(const Plan& plan, const Program& program, OpCosts& costs, Sharing& sharing)
-      : plan_(plan),
-        program_(program),
-        costs_(costs),
-        sharing_(sharing),
-        overheads_(costs.overheads()),
-        network_(plan.cluster, plan.layout.world(), sharing) {
-    if (plan.cluster.device == DeviceKind::kCpu) {
-      const int64_t machines = plan.cluster.on_host ? 1 : plan.cluster.nodes;
-      for (int64_t n = 0; n < machines; ++n) {
-        cores_.push_back(sharing.add_resource(static_cast<double>(plan.cluster.cores)));
-        memory_.push_back(sharing.add_resource(1));
-      }
-      working_.resize(cores_.size(), 0);
-    }
-    if (plan.layout.ep > 1) {
-      const ExpertGroup group(plan, 0, 0);
-      flows_of_group_ = exchange_flows(group, balanced_routing(plan, group));
-    }
-  }
-
-  Duration start_delay(OpId id, bool woken) const { return woken ? wake(id) : overheads_.op_start; }
-  // Ranks that wait for an all-to-all are woken by its messages, not by its beginning.
-  Duration meeting_delay(OpId id) const {
-    return is_exchange(program_.op(id)) ? Duration() : overheads_.collective;
-  }
-
-  // A rank's tokens leave when it has made its messages, whether or not the others have come.
-  bool pack(Duration now, OpId id) {
-    if (!is_exchange(program_.op(id))) return true;
-    if (on_cores()) {
-      compute(now, id, cost_of(id).pack, Event::kPacked);
-      return false;
-    }
-    send_phase(now, id, 0);
-    return true;
-  }
-
-  void begin(Duration now, OpId id) {
-    const Op& op = program_.op(id);
-    if (is_exchange(op)) {
-      part_of(id).begun = true;
-      // The end of empty phases comes by an event, like every end.
-      sharing_.start(now, 0, 1, {}, exchange_check(id));
-    } else if (op.group == Group::kNone) {
-      // A send's message is made first. Nothing else has both.
-      const bool message = cost_of(id).message > Bytes();
-      compute(now,
-              id,
-              message ? cost_of(id).pack : cost_of(id).work,
-              message ? Event::kPacked : Event::kOpDone);
-    } else {
-      send_message(now, id);
-    }
-  }
-
-  void event(Duration now, uint64_t payload, std::vector<Happened>& happened) {
-    const auto kind = static_cast<Event>(payload & 7);
-    const auto value = static_cast<size_t>(payload >> 3);
-    const auto id = static_cast<OpId>(value);
-    switch (kind) {
-      case Event::kOpDone:
-        left_core(id);
-        if (is_exchange(program_.op(id))) exchanges_.erase(id);
-        happened.push_back({id, true});
-        return;
-      case Event::kPacked:
-        left_core(id);
-        if (is_exchange(program_.op(id))) {
-          part_of(id).since = now;
-          send_phase(now, id, 0);
-          happened.push_back({id, false});
-        } else {
-          send_message(now, id);
-        }
-        return;
-      case Event::kWoken:
-        // Both phases' ends wake the rank; the first is followed by forwarding.
-        compute(now,
-                id,
-                part_of(id).phase == 1 ? cost_of(id).forward : cost_of(id).work,
-                part_of(id).phase == 1 ? Event::kForwarded : Event::kOpDone);
-        return;
-      case Event::kForwarded:
-        left_core(id);
-        second_phase(now, id, happened);
-        return;
-      case Event::kSent: {  // the last byte has left; it arrives a latency later
-        const Duration latency = messages_[value].latency + message_delay(messages_[value].op);
-        sharing_.start(now,
-                       static_cast<double>(latency.picoseconds()),
-                       1,
-                       {},
-                       this->payload(id, Event::kArrived));
-        return;
-      }
-      case Event::kArrived:
-        break;
-    }
-    const Message message = messages_[value];
-    free_messages_.push_back(value);
-    if (message.phase) {
-      arrived(now, message.op, *message.phase, happened);
-    } else if (program_.op(message.op).group == Group::kNone) {
-      compute(now, message.op, cost_of(message.op).work, Event::kOpDone);
-    } else {
-      ring_step_arrived(now, message.op);
-    }
-  }
-
- private:
-  enum class Event : uint8_t { kOpDone, kPacked, kForwarded, kWoken, kSent, kArrived };
-
-  // A transfer under way and the op it belongs to: the sender's of a pipeline message or ring, the
-  // receiver's of an all-to-all.
-  struct Message {
-    OpId op = 0;
-    std::optional<int> phase;  // of an all-to-all
-    Duration latency;
-  };
-
-  // One rank's part of an all-to-all: a phase ends when all its messages have come, and the second
-  // one's leave when the first has ended and the rank has made them.
-  struct ExchangePart {
-    bool begun = false;
-    bool waiting = true;  // for the messages of `phase`, since `since`
-    int phase = 0;
-    int64_t missing[2] = {0, 0};
-    Duration since;
-  };
-
-  static uint64_t payload(OpId id, Event kind) {
-    return ((static_cast<uint64_t>(id) << 3) | static_cast<uint64_t>(kind)) << 2;
-  }
-
-  // On devices of their own, ranks without links between them exchange tokens at no more than the
-  // cost of their work.
-  bool is_exchange(const Op& op) const {
-    const bool links = plan_.cluster.node_link || plan_.cluster.network;
-    return op.group == Group::kExpertParallel && is_all_to_all(op.kind) && (links || on_cores());
-  }
-  bool on_cores() const { return !cores_.empty(); }
-
-  size_t machine_of(OpId id) const {
-    if (plan_.cluster.on_host) return 0;
-    return static_cast<size_t>(program_.global_rank(id) / plan_.cluster.devices_per_node);
-  }
-  const OpCost& cost_of(OpId id) {
-    return costs_.of(program_.op(id), program_.data_rank(id) % plan_.layout.ep);
-  }
-
-  Duration message_delay(OpId id) const {
-    if (!on_cores()) return {};
-    const bool busy = working_[machine_of(id)] >= plan_.cluster.cores;
-    return busy ? overheads_.message_busy : overheads_.message_idle;
-  }
-
-  // Until a sleeping lane runs: longer where its core has gone to sleep too.
-  Duration wake(OpId id) const {
-    if (!on_cores()) return {};
-    const bool busy = working_[machine_of(id)] >= plan_.cluster.cores - 1;
-    return busy ? overheads_.wake_busy : overheads_.wake_idle;
-  }
-
-  // Local work, then `then`. On devices other than cores, messages and exchanges are made by the
-  // hardware that moves them.
-  void compute(Duration now, OpId id, const LocalCost& cost, Event then) {
-    const Op& op = program_.op(id);
-    const bool free = !on_cores() && (is_exchange(op) || message_route(id).has_value());
-    const double alone = free ? 0 : static_cast<double>(cost.alone.picoseconds());
-    std::vector<Use> uses;
-    if (on_cores()) {
-      const size_t machine = machine_of(id);
-      ++working_[machine];
-      if (alone > 0) {
-        uses.push_back({.resource = cores_[machine], .weight = 1});
-        if (cost.memory_weight > 0) uses.push_back({memory_[machine], cost.memory_weight});
-      }
-    }
-    sharing_.start(now, alone, 1, uses, payload(id, then));
-  }
-  void left_core(OpId id) {
-    if (on_cores()) --working_[machine_of(id)];
-  }
-
-  // The op's message over its link; where there is none, the work on it follows at once.
-  void send_message(Duration now, OpId id) {
-    const OpCost& cost = cost_of(id);
-    const auto route = cost.message > Bytes() ? message_route(id) : std::nullopt;
-    if (route) {
-      travel(now, *route, cost.message, {.op = id});
-    } else {
-      compute(now, id, cost.work, Event::kOpDone);
-    }
-  }
-
-  // The message's slot; free again when it has arrived.
-  OpId keep(const Message& message) {
-    if (free_messages_.empty()) {
-      messages_.push_back(message);
-      return static_cast<OpId>(messages_.size() - 1);
-    }
-    const size_t slot = free_messages_.back();
-    free_messages_.pop_back();
-    messages_[slot] = message;
-    return static_cast<OpId>(slot);
-  }
-
-  void travel(Duration now, const Network::Route& route, Bytes size, Message message) {
-    message.latency = route.latency;
-    const OpId slot = keep(message);
-    sharing_.start(now,
-                   static_cast<double>(size.count()),
-                   std::numeric_limits<double>::max(),
-                   route.uses,
-                   payload(slot, Event::kSent));
-  }
-
-  // Of a pipeline message, or of a ring's step; nothing for ops that send none.
-  std::optional<Network::Route> message_route(OpId id) const {
-    const Op& op = program_.op(id);
-    const bool in_ring = op.kind == OpKind::kGradReduce || op.kind == OpKind::kParamGather;
-    if (op.kind != OpKind::kSend && !in_ring) return std::nullopt;
-    const Place here{op.pp_rank, program_.data_rank(id)};
-    Place there = here;
-    if (op.kind == OpKind::kSend) {
-      there.pp_rank = *op.peer;
-    } else {  // a ring: to the next member
-      const std::vector<Place> ring = program_.members(op, here.data_rank);
-      const auto at = std::find(ring.begin(), ring.end(), here) - ring.begin();
-      there = ring[static_cast<size_t>(at + 1) % ring.size()];
-    }
-    return network_.route(program_.global_rank(here), program_.global_rank(there));
-  }
-
-  // Dispatch goes across nodes, then within; combine within, then across, backwards.
-  struct PhaseFlows {
-    const std::vector<ExchangeFlow>& flows;
-    bool backwards;
-  };
-  PhaseFlows phase_flows(const Op& op, int phase) const {
-    const bool outward = (op.kind == OpKind::kDispatch) == (op.pass == Pass::kForward);
-    const bool across = (phase == 0) == outward;
-    return {across ? flows_of_group_.across : flows_of_group_.within, !outward};
-  }
-
-  ExchangePart& part_of(OpId id) {
-    const auto [at, fresh] = exchanges_.try_emplace(id);
-    if (fresh) {
-      const auto me = program_.data_rank(id) % plan_.layout.ep;
-      for (int phase = 0; phase < 2; ++phase) {
-        const PhaseFlows p = phase_flows(program_.op(id), phase);
-        for (const ExchangeFlow& f : p.flows) {
-          if ((p.backwards ? f.from : f.to) == me) ++at->second.missing[phase];
-        }
-      }
-    }
-    return at->second;
-  }
-
-  uint64_t exchange_check(OpId id) {
-    return payload(keep({.op = id, .phase = kCheck}), Event::kArrived);
-  }
-
-  void send_phase(Duration now, OpId id, int phase) {
-    const Op& op = program_.op(id);
-    const int32_t data_rank = program_.data_rank(id);
-    const auto me = data_rank % plan_.layout.ep;
-    const auto first = static_cast<int32_t>(data_rank - me);
-    const Bytes token = exchange_message(plan_, op.kind, op.pass);
-    const PhaseFlows p = phase_flows(op, phase);
-    for (const ExchangeFlow& f : p.flows) {
-      const int64_t from = p.backwards ? f.to : f.from;
-      const int64_t to = p.backwards ? f.from : f.to;
-      if (from != me) continue;
-      const Place there{op.pp_rank, static_cast<int32_t>(first + to)};
-      const Message message{.op = program_.global_id(op.id, there.data_rank), .phase = phase};
-      const auto route = network_.route(program_.global_rank({op.pp_rank, data_rank}),
-                                        program_.global_rank(there));
-      if (route) {
-        travel(now, *route, token * f.tokens, message);
-      } else {  // shared memory: at once
-        sharing_.start(now, 0, 1, {}, payload(keep(message), Event::kArrived));
-      }
-    }
-  }
-
-  // A ring goes round as fast as its slowest link; then all members work on what they have.
-  void ring_step_arrived(Duration now, OpId id) {
-    const std::vector<OpId> members = program_.collective(id);
-    const auto at = rings_.try_emplace(members.front(), 0).first;
-    if (++at->second < members.size()) return;
-    rings_.erase(at);
-    for (const OpId m : members) compute(now, m, cost_of(m).work, Event::kOpDone);
-  }
-
-  void arrived(Duration now, OpId id, int phase, std::vector<Happened>& happened) {
-    if (phase != kCheck) --part_of(id).missing[phase];
-    proceed(now, id, happened);
-  }
-
-  // Goes on when the messages of the phase are there; a rank that slept until then wakes first.
-  void proceed(Duration now, OpId id, std::vector<Happened>& happened) {
-    ExchangePart& part = part_of(id);
-    if (!part.begun || !part.waiting || part.missing[part.phase] > 0) return;
-    part.waiting = false;
-    ++part.phase;
-    if (on_cores()) {
-      // A message's delay includes waking its receiver.
-      const bool linked = plan_.cluster.node_link || plan_.cluster.network;
-      const Duration delay = now > part.since && !linked ? wake(id) : Duration();
-      sharing_.start(
-          now, static_cast<double>(delay.picoseconds()), 1, {}, payload(id, Event::kWoken));
-    } else if (part.phase == 1) {
-      second_phase(now, id, happened);
-    } else {
-      exchanges_.erase(id);
-      happened.push_back({id, true});
-    }
-  }
-
-  void second_phase(Duration now, OpId id, std::vector<Happened>& happened) {
-    send_phase(now, id, 1);
-    part_of(id).waiting = true;
-    part_of(id).since = now;
-    proceed(now, id, happened);
-  }
-
-  static constexpr int kCheck = 2;
-
-  const Plan& plan_;
-  const Program& program_;
-  OpCosts& costs_;
-  Sharing& sharing_;
-  Overheads overheads_;
-  Network network_;
-  std::vector<ResourceId> cores_, memory_;  // per machine of cores
-  std::vector<int64_t> working_;            // likewise: ops that have a core or wait for one
-  ExchangeFlows flows_of_group_;            // by member; the same for every group
-  std::vector<Message> messages_;
-  std::vector<size_t> free_messages_;
-  std::unordered_map<OpId, ExchangePart> exchanges_;  // under way; never iterated
-  std::unordered_map<OpId, size_t> rings_;            // members whose step arrived, likewise
-};
-
 // Unit costs: attn and mlp of a chunk's layers share its unit equally, a cell takes it whole.
 class UnitWork {
  public:
-  UnitWork(const Program& program, Sharing& sharing, Duration unit)
-      : program_(program), sharing_(sharing), unit_(unit) {}
+  static constexpr bool kSpanHoldsWaiting = false;
+
+  UnitWork(const Program& program, Clock& clock, Duration unit)
+      : program_(program), clock_(clock), unit_(unit) {}
 
   Duration start_delay(OpId, bool) const { return {}; }
   Duration meeting_delay(OpId) const { return {}; }
-  bool pack(Duration, OpId) { return true; }
-  void event(Duration, uint64_t payload, std::vector<Happened>& happened) {
-    happened.push_back({static_cast<OpId>(payload), true});
-  }
+  void shrink() {}
+  bool pack(OpId) { return true; }
+  void event(uint64_t payload) { clock_.happened.push_back({static_cast<OpId>(payload), true}); }
 
-  void begin(Duration now, OpId id) {
+  void begin(OpId id) {
     const Op& op = program_.op(id);
     int64_t units = 0;
     int64_t parts = 1;
@@ -386,37 +37,162 @@ class UnitWork {
       units = mtp ? 0 : 1;
       parts = 2 * program_.layout().layers_per_stage[static_cast<size_t>(op.stage)];
     }
-    const double work =
-        static_cast<double>(unit_.picoseconds() * units) / static_cast<double>(parts);
-    sharing_.start(now, work, 1, {}, static_cast<uint64_t>(id) << 2);
+    Sharing::wait(clock_.now,
+                  Duration::picoseconds(unit_.picoseconds() * units / parts),
+                  clock_.queue,
+                  static_cast<uint64_t>(id) << 2);
   }
 
  private:
   const Program& program_;
-  Sharing& sharing_;
+  Clock& clock_;
   Duration unit_;
 };
+
+// Takes in spans: sums always, the spans themselves as far as they are wanted.
+class Recorder : public TimelineSink {
+ public:
+  Recorder(const Program& program, const SimulateOptions& options, int32_t data_ranks)
+      : program_(program), data_ranks_(data_ranks), summary_(program, data_ranks) {
+    timeline_.source = "predicted";
+    if (options.keep == Keep::kAll) {
+      timeline_.spans.resize(static_cast<size_t>(program.global_size()));
+    }
+    if (options.keep == Keep::kRanks) {
+      for (const int64_t rank : options.ranks) chosen_[rank];
+    }
+  }
+
+  void record(OpId id, const Span& span, Duration waited) override {
+    summary_.record(id, span, waited);
+    if (!timeline_.spans.empty()) timeline_.spans[static_cast<size_t>(id)] = span;
+    if (chosen_.empty()) return;
+    const int64_t rank = program_.global_rank(id);
+    for (auto& [wanted, spans] : chosen_) {
+      // A rank that another stands for did the same.
+      if (wanted / program_.replicas() != rank / program_.replicas()) continue;
+      const int64_t wanted_data = wanted % program_.replicas();
+      if (wanted_data % data_ranks_ != rank % program_.replicas()) continue;
+      spans.emplace_back(program_.global_id(program_.op(id).id, static_cast<int32_t>(wanted_data)),
+                         span);
+    }
+  }
+
+  void finish(Prediction& prediction) {
+    prediction.summary = summary_.finish();
+    const auto ops = static_cast<int64_t>(program_.ops().size());
+    for (int64_t i = data_ranks_ * ops; i < static_cast<int64_t>(timeline_.spans.size()); ++i) {
+      const int64_t data_rank = i / ops % data_ranks_;
+      timeline_.spans[static_cast<size_t>(i)] =
+          timeline_.spans[static_cast<size_t>(data_rank * ops + i % ops)];
+    }
+    prediction.timeline = std::move(timeline_);  // its source alone, where spans are not kept
+    for (auto& [rank, spans] : chosen_) {
+      prediction.spans.insert(prediction.spans.end(), spans.begin(), spans.end());
+    }
+    std::sort(prediction.spans.begin(), prediction.spans.end(), [](const auto& a, const auto& b) {
+      return a.first < b.first;
+    });
+  }
+
+ private:
+  const Program& program_;
+  int32_t data_ranks_;
+  SummaryBuilder summary_;
+  Timeline timeline_;
+  std::map<int64_t, OpSpans> chosen_;  // by rank
+};
+
+// The data ranks that must be simulated: one where all do the same, one EP group where all groups
+// do, else all.
+int32_t ranks_to_simulate(const Plan& plan, const GpuWorld& world, ExpertLoad& load) {
+  const auto dp = static_cast<int32_t>(plan.layout.dp);
+  const auto ep = static_cast<int32_t>(plan.layout.ep);
+  if (!world.groups_alike || !load.uniform()) return dp;
+  return world.ranks_alike && load.of(0, 0, 0).symmetric ? 1 : ep;
+}
+
+void run_gpus(const Plan& plan,
+              const Program& program,
+              const OpCosts& costs,
+              ExpertLoad& load,
+              const SimulateOptions& options,
+              Prediction& prediction) {
+  const auto dp = static_cast<int32_t>(plan.layout.dp);
+  GpuWorld world(plan, program, costs, dp);
+  world.memoise = options.memoise;
+  if (options.fold) world.data_ranks = ranks_to_simulate(plan, world, load);
+  const auto ep = static_cast<int32_t>(plan.layout.ep);
+  const WalkScope scope{
+      .data_ranks = world.data_ranks,
+      .island = world.shared_links ? world.data_ranks : std::min(ep, world.data_ranks),
+      .threads = options.threads};
+  prediction.data_ranks = world.data_ranks;
+  prediction.islands = scope.data_ranks / scope.island;
+  Recorder recorder(program, options, world.data_ranks);
+  {
+    Walk<GpuWork> walk(
+        program,
+        scope,
+        [&](Clock& clock, int32_t first, int32_t count) {
+          return std::make_unique<GpuWork>(world, load, clock, first, count);
+        },
+        recorder);
+    walk.run(options.progress);
+    for (const GpuWork* work : world.works) {
+      prediction.exchanges.alone += work->lone();
+      prediction.exchanges.remembered += work->remembered();
+      prediction.exchanges.disturbed += work->disturbed();
+    }
+  }
+  recorder.finish(prediction);
+}
 
 }  // namespace
 
 Prediction simulate(const Plan& plan,
                     const Program& program,
                     const std::optional<Calibration>& calibration,
-                    const CostVariation& variation,
-                    const std::function<void(int64_t ops_done)>& progress) {
-  Sharing sharing;
-  OpCosts costs(plan, program, calibration, variation);
-  PlanWork work(plan, program, costs, sharing);
-  Walk<PlanWork> walk(program, sharing, work);
-  Prediction prediction{.timeline = walk.run(progress), .sources = {}};
+                    const SimulateOptions& options) {
+  ExpertLoad load(plan);
+  const OpCosts costs(plan, program, calibration, options.variation, load.of(0, 0, 0));
+  Prediction prediction;
+  if (plan.cluster.device == DeviceKind::kGpu) {
+    run_gpus(plan, program, costs, load, options, prediction);
+  } else {
+    const auto dp = static_cast<int32_t>(plan.layout.dp);
+    prediction.data_ranks = dp;
+    Recorder recorder(program, options, dp);
+    const GroupLoad& counts = load.of(0, 0, 0);
+    Walk<HostWork> walk(
+        program,
+        {.data_ranks = dp, .island = dp},
+        [&](Clock& clock, int32_t, int32_t) {
+          return std::make_unique<HostWork>(plan, program, costs, counts, clock);
+        },
+        recorder);
+    walk.run(options.progress);
+    recorder.finish(prediction);
+  }
   prediction.sources = costs.sources();
+  prediction.simulated_ops = prediction.data_ranks * static_cast<int64_t>(program.ops().size());
   return prediction;
 }
 
 Timeline simulate_unit_costs(const Program& program, Duration unit) {
-  Sharing sharing;
-  UnitWork work(program, sharing, unit);
-  return Walk<UnitWork>(program, sharing, work).run();
+  const auto dp = static_cast<int32_t>(program.layout().dp);
+  Recorder recorder(program, {}, dp);
+  Walk<UnitWork> walk(
+      program,
+      {.data_ranks = dp, .island = dp},
+      [&](Clock& clock, int32_t, int32_t) {
+        return std::make_unique<UnitWork>(program, clock, unit);
+      },
+      recorder);
+  walk.run();
+  Prediction prediction;
+  recorder.finish(prediction);
+  return std::move(prediction.timeline);
 }
 
 }  // namespace rehearse

@@ -28,19 +28,44 @@ struct CostSources {
   std::set<std::string> unmeasured;  // those calls
 };
 
+enum class Keep : uint8_t { kSummary, kRanks, kAll };
+
+// None but `variation` changes a result.
+struct SimulateOptions {
+  CostVariation variation;
+  Keep keep = Keep::kAll;      // spans: none, those of `ranks`, or all
+  std::vector<int64_t> ranks;  // global
+  // Clusters of GPUs:
+  bool memoise = true;  // identical all-to-alls that nothing disturbs are worked out once
+  bool fold = false;    // data ranks that provably do the same are simulated once
+  int32_t threads = 1;  // EP groups that share no link run side by side until a step's end
+  std::function<void(int64_t ops_done)> progress;  // called now and then
+};
+
+// All-to-alls of a step on a cluster of GPUs, by EP group.
+struct ExchangeCounts {
+  int64_t alone = 0;       // that no other traffic touched
+  int64_t remembered = 0;  // of those: answered from an earlier, equal one
+  int64_t disturbed = 0;   // that shared links
+};
+
 struct Prediction {
-  Timeline timeline;
+  Summary summary;
+  Timeline timeline;  // Keep::kAll
+  OpSpans spans;      // Keep::kRanks, by id
   CostSources sources;
+  ExchangeCounts exchanges;
+  int64_t simulated_ops = 0;
+  int32_t data_ranks = 0;  // simulated; the layout's, unless folded
+  int32_t islands = 1;     // that could run side by side
 };
 
 // One step of `plan`'s `program`, every rank. calibration: none prices every op by its roofline.
-// progress: called now and then. Throws ScheduleError, naming every stuck rank, when the Program
-// cannot run to its end.
+// Throws ScheduleError, naming every stuck rank, when the Program cannot run to its end.
 Prediction simulate(const Plan& plan,
                     const Program& program,
                     const std::optional<Calibration>& calibration,
-                    const CostVariation& variation = {},
-                    const std::function<void(int64_t ops_done)>& progress = {});
+                    const SimulateOptions& options = {});
 
 // Costs given by hand, ops costing nothing else: the setting of the bubble formulas, in which a
 // chunk's F, Bi and W each take `unit`, an overlapped pair three, and communication nothing.

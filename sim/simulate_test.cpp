@@ -196,7 +196,7 @@ TEST(Simulate, ExchangesWorkOnCores) {
   const Program program = build_program(plan, Mode::kForward);
   const Calibration c = even_calibration(plan, program);
   const Timeline t = simulate(plan, program, c).timeline;
-  const MemberLoad load = balanced_loads(plan).front();
+  const MemberLoad load = ExpertLoad(plan).of(0, 0, 0).members.front();
   int64_t seen = 0;
   for (const Op& op : program.ops()) {
     if (!is_all_to_all(op.kind)) continue;

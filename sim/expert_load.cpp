@@ -1,0 +1,210 @@
+#include "sim/expert_load.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <numeric>
+#include <set>
+
+namespace rehearse {
+namespace {
+
+// SplitMix64: the next number of a sequence, and a hash.
+uint64_t mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15ULL;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+  return x ^ (x >> 31);
+}
+
+double uniform(uint64_t x) {  // in (0, 1)
+  return (static_cast<double>(x >> 11) + 0.5) * 0x1.0p-53;
+}
+
+// Sources that the library holds: enough that two all-to-alls never draw the same ones.
+constexpr size_t kLibrary = 128;
+// Counts that are kept: what a few layers of all stages have under way.
+constexpr size_t kKept = 512;
+
+// Chooses experts by scores, as the gate does.
+class Gate {
+ public:
+  explicit Gate(const Architecture& a)
+      : a_(a), size_(a.experts / a.groups), groups_(static_cast<size_t>(a.groups)) {}
+
+  void choose(std::span<const float> scores, std::span<int32_t> chosen) {
+    for (int64_t g = 0; g < a_.groups; ++g) {
+      float first = -INFINITY;
+      float second = -INFINITY;
+      for (int64_t e = g * size_; e < (g + 1) * size_; ++e) {
+        const float s = scores[static_cast<size_t>(e)];
+        second = std::max(second, std::min(first, s));
+        first = std::max(first, s);
+      }
+      groups_[static_cast<size_t>(g)] = {size_ > 1 ? first + second : first, g};
+    }
+    std::partial_sort(groups_.begin(),
+                      groups_.begin() + static_cast<ptrdiff_t>(a_.kept_groups),
+                      groups_.end(),
+                      std::greater<>());
+    candidates_.clear();
+    for (int64_t k = 0; k < a_.kept_groups; ++k) {
+      const int64_t g = groups_[static_cast<size_t>(k)].second;
+      for (int64_t e = g * size_; e < (g + 1) * size_; ++e) {
+        candidates_.emplace_back(scores[static_cast<size_t>(e)], static_cast<int32_t>(e));
+      }
+    }
+    std::nth_element(candidates_.begin(),
+                     candidates_.begin() + static_cast<ptrdiff_t>(chosen.size()) - 1,
+                     candidates_.end(),
+                     std::greater<>());
+    for (size_t i = 0; i < chosen.size(); ++i) chosen[i] = candidates_[i].second;
+  }
+
+ private:
+  const Architecture& a_;
+  int64_t size_;
+  std::vector<std::pair<float, int64_t>> groups_;
+  std::vector<std::pair<float, int32_t>> candidates_;
+};
+
+}  // namespace
+
+ExpertLoad::ExpertLoad(const Plan& plan)
+    : spec_(plan.expert_load), group_(plan, 0, 0), experts_(plan.model.architecture.experts) {
+  if (experts_ == 0) {
+    known_.emplace(0, GroupLoad{.flows = {}, .members = {MemberLoad{}}, .symmetric = true});
+  } else if (!spec_.synthetic) {
+    known_.emplace(0, finish(0, balanced_routing(plan, group_)));
+  } else {
+    draw_library(plan);
+    if (uniform()) known_.emplace(0, make(0, mix(static_cast<uint64_t>(spec_.seed)), 0));
+  }
+}
+
+void ExpertLoad::draw_library(const Plan& plan) {
+  const Architecture& a = plan.model.architecture;
+  const auto experts = static_cast<size_t>(a.experts);
+  uint64_t state = mix(static_cast<uint64_t>(spec_.seed) ^ 0x6c62272e07bb0142ULL);
+  const auto next = [&] { return state = mix(state); };
+  std::vector<float> popularity(experts);
+  for (float& p : popularity) {
+    const double radius = std::sqrt(-2 * std::log(rehearse::uniform(next())));
+    p = static_cast<float>(spec_.skew * radius *
+                           std::cos(2 * std::numbers::pi * rehearse::uniform(next())));
+  }
+  // Gumbel noise from a table: logarithms of logarithms are slow.
+  std::vector<float> gumbel(1 << 16);
+  for (size_t i = 0; i < gumbel.size(); ++i) {
+    const double u = (static_cast<double>(i) + 0.5) / static_cast<double>(gumbel.size());
+    gumbel[i] = static_cast<float>(-std::log(-std::log(u)));
+  }
+  auto library = std::make_shared<std::vector<Source>>();
+  const auto active = static_cast<size_t>(a.active_experts);
+  const auto tokens = static_cast<size_t>(plan.micro_batch_tokens());
+  // A long micro-batch's counts are those of fewer tokens, scaled: drawing more would not change
+  // their relative spread by anything that shows.
+  constexpr size_t kDrawn = 4096;
+  const size_t drawn = std::min(tokens, kDrawn);
+  std::vector<float> scores(experts);
+  std::vector<int32_t> chosen(drawn * active);
+  Gate gate(a);
+  for (size_t s = 0; s < kLibrary; ++s) {
+    for (size_t t = 0; t < drawn; ++t) {
+      uint64_t bits = 0;
+      for (size_t e = 0; e < experts; ++e) {
+        if (e % 4 == 0) bits = next();
+        scores[e] = popularity[e] + gumbel[bits & 0xffff];
+        bits >>= 16;
+      }
+      gate.choose(scores, std::span(chosen).subspan(t * active, active));
+    }
+    RoutingCounts one =
+        count_routing(group_, a.experts, a.active_experts, {std::span<const int32_t>(chosen)});
+    const auto scale = [&](std::vector<int64_t>& counts) {
+      for (int64_t& c : counts) {
+        c = (c * static_cast<int64_t>(tokens) + static_cast<int64_t>(drawn) / 2) /
+            static_cast<int64_t>(drawn);
+      }
+    };
+    scale(one.to_node.front());
+    scale(one.to_rank.front());
+    scale(one.rows.front());
+    library->push_back({one.to_node.front(), one.to_rank.front(), one.rows.front()});
+  }
+  library_ = std::move(library);
+}
+
+GroupLoad ExpertLoad::make(int64_t id, uint64_t seed, uint64_t turn) const {
+  const auto nodes = static_cast<size_t>(group_.nodes);
+  const auto positions = static_cast<size_t>(group_.per_node);
+  const auto per_member = static_cast<size_t>(group_.experts_per_member);
+  const size_t turn_node = mix(turn) % nodes;
+  const size_t turn_position = mix(turn + 1) % positions;
+  RoutingCounts counts;
+  for (int64_t src = 0; src < group_.size; ++src) {
+    const Source& drawn = (*library_)[mix(seed + static_cast<uint64_t>(src)) % kLibrary];
+    std::vector<int64_t> to_node(nodes), to_rank(nodes * positions), rows(drawn.rows.size());
+    for (size_t n = 0; n < nodes; ++n) {
+      const size_t node = (n + turn_node) % nodes;
+      to_node[node] = drawn.to_node[n];
+      for (size_t p = 0; p < positions; ++p) {
+        const size_t from = n * positions + p;
+        const size_t to = node * positions + (p + turn_position) % positions;
+        to_rank[to] = drawn.to_rank[from];
+        std::copy_n(drawn.rows.begin() + static_cast<ptrdiff_t>(from * per_member),
+                    per_member,
+                    rows.begin() + static_cast<ptrdiff_t>(to * per_member));
+      }
+    }
+    counts.to_node.push_back(std::move(to_node));
+    counts.to_rank.push_back(std::move(to_rank));
+    counts.rows.push_back(std::move(rows));
+  }
+  return finish(id, counts);
+}
+
+GroupLoad ExpertLoad::finish(int64_t id, const RoutingCounts& counts) const {
+  GroupLoad load{.id = id, .flows = {}, .members = {}};
+  if (group_.size > 1) load.flows = exchange_flows(group_, counts);
+  for (int64_t m = 0; m < group_.size; ++m) load.members.push_back(member_load(group_, counts, m));
+  const auto alike = [](const std::vector<ExchangeFlow>& flows) {
+    return std::all_of(flows.begin(), flows.end(), [&](const ExchangeFlow& f) {
+      return f.tokens == flows.front().tokens;
+    });
+  };
+  const auto busy = [](const std::vector<ExchangeFlow>& flows, int64_t members) {
+    std::vector<int64_t> in(static_cast<size_t>(members), 0), out = in;
+    for (const ExchangeFlow& f : flows) {
+      ++out[static_cast<size_t>(f.from)];
+      ++in[static_cast<size_t>(f.to)];
+    }
+    return std::all_of(in.begin(), in.end(), [&](int64_t n) { return n == in.front(); }) &&
+           out == in;
+  };
+  load.symmetric = alike(load.flows.across) && alike(load.flows.within) &&
+                   busy(load.flows.across, group_.size) && busy(load.flows.within, group_.size) &&
+                   std::all_of(load.members.begin(), load.members.end(), [&](const MemberLoad& m) {
+                     return m == load.members.front();
+                   });
+  return load;
+}
+
+const GroupLoad& ExpertLoad::of(int32_t layer, int32_t micro_batch, int64_t group) {
+  if (uniform() || experts_ == 0) return known_.at(0);
+  int64_t id = layer;
+  if (spec_.varies == LoadVaries::kMicroBatch) {
+    id = (id << 44) | (static_cast<int64_t>(micro_batch) << 24) | group;
+  }
+  const auto found = known_.find(id);
+  if (found != known_.end()) return found->second;
+  if (order_.size() >= kKept) {
+    known_.erase(order_.front());
+    order_.pop_front();
+  }
+  order_.push_back(id);
+  const uint64_t seed = mix(static_cast<uint64_t>(id) ^ mix(static_cast<uint64_t>(spec_.seed)));
+  return known_.emplace(id, make(id, seed, mix(static_cast<uint64_t>(layer)))).first->second;
+}
+
+}  // namespace rehearse

@@ -1,0 +1,60 @@
+#pragma once
+// Expert load of a simulation: the routing counts of every layer, micro-batch and EP group, balanced
+// or drawn from a stated skew.
+
+#include <array>
+#include <deque>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "plan/op_work.h"
+#include "plan/placement.h"
+#include "plan/plan.h"
+#include "plan/routing.h"
+
+namespace rehearse {
+
+// The counts of one all-to-all, and what they mean for the members of its group.
+struct GroupLoad {
+  int64_t id = 0;  // equal ids, equal counts
+  ExchangeFlows flows;
+  std::vector<MemberLoad> members;
+  // Whether every member sends, receives and computes the same, and all messages between nodes, and
+  // all within them, are of one size: then no member is ever ahead of another.
+  bool symmetric = false;
+};
+
+// Synthetic counts (plan key `expert_load`): every expert has a popularity, log-normal of standard
+// deviation `skew`; a token's scores are log popularity plus Gumbel noise, and its experts are chosen
+// as the gate does (groups by the sum of their two best scores, then the best experts of the kept
+// groups; report, equations 12 to 16). A library of ranks' micro-batches is drawn token by token;
+// every rank of every all-to-all takes one of them, and each layer's hot experts stand elsewhere:
+// nodes and positions are turned by an amount that depends on the layer.
+class ExpertLoad {
+ public:
+  explicit ExpertLoad(const Plan& plan);
+
+  // Until the next call. group: data rank / EP.
+  const GroupLoad& of(int32_t layer, int32_t micro_batch, int64_t group);
+  // Whether all layers, micro-batches and groups have the same counts.
+  bool uniform() const { return spec_.varies == LoadVaries::kNever; }
+
+ private:
+  // One rank's micro-batch.
+  struct Source {
+    std::vector<int64_t> to_node, to_rank, rows;
+  };
+  void draw_library(const Plan& plan);
+  GroupLoad make(int64_t id, uint64_t seed, uint64_t turn) const;
+  GroupLoad finish(int64_t id, const RoutingCounts& counts) const;
+
+  ExpertLoadSpec spec_;
+  ExpertGroup group_;
+  int64_t experts_ = 0;
+  std::shared_ptr<const std::vector<Source>> library_;
+  std::unordered_map<int64_t, GroupLoad> known_;  // never iterated
+  std::deque<int64_t> order_;                     // of known_, oldest first
+};
+
+}  // namespace rehearse

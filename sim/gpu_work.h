@@ -1,0 +1,184 @@
+#pragma once
+// What ops do to the clock on a cluster of GPUs: computation takes a device, slowed while
+// communication kernels hold some of its SMs and memory bandwidth; all-to-alls, pipeline messages
+// and gradient reductions share NVLink and the network.
+
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "sim/exchange.h"
+#include "sim/network.h"
+#include "sim/op_cost.h"
+#include "sim/walk.h"
+
+namespace rehearse {
+
+// How a collective of `nodes` x `per_node` ranks runs: NCCL's choice by predicted time among a ring
+// over all ranks, a tree over nodes, and a ring per position across nodes within a ring inside
+// each (hierarchical).
+struct CollectivePlan {
+  enum class Algorithm : uint8_t { kRing, kTree, kHierarchical } algorithm = Algorithm::kRing;
+  Bytes network;     // that every rank sends to another node
+  Bytes node;        // and within its own
+  Duration latency;  // of all steps, one after the other
+};
+// bytes: that every rank of one ring over all ranks would send in all. reduce_all: the result goes
+// to every rank (all-reduce), which a tree can do; reduce-scatter and all-gather cannot.
+CollectivePlan plan_collective(
+    const Cluster& cluster, int64_t nodes, int64_t per_node, Bytes bytes, bool reduce_all);
+
+// What the work of all islands has in common, made once before they run.
+struct GpuWorld {
+  GpuWorld(const Plan& plan, const Program& program, const OpCosts& costs, int32_t data_ranks);
+
+  const Plan& plan;
+  const Program& program;
+  const OpCosts& costs;
+  std::optional<FabricRoutes> fabric;
+  // Some link between switches can be a bottleneck, or ranks use each other's NICs.
+  bool shared_links = false;
+  bool memoise = true;     // identical all-to-alls that nothing disturbs are worked out once
+  int32_t data_ranks = 1;  // simulated
+  ExpertGroup group;       // of every EP group, but for its ranks
+  // Links of a group: latencies between its nodes, ports of its members. Groups of equal links
+  // share answers.
+  struct GroupLinks {
+    std::vector<Duration> latencies;
+    ExchangePorts ports;
+    bool operator==(const GroupLinks&) const = default;
+  };
+  std::vector<GroupLinks> links;               // distinct ones
+  std::vector<std::vector<int32_t>> links_of;  // by pipeline rank and group
+
+  // Whether all data ranks, or at least all EP groups, have equal devices and equal links to
+  // whatever they talk to.
+  bool ranks_alike = true;
+  bool groups_alike = true;
+
+  // Collectives that tie islands together.
+  struct Collective {
+    std::vector<OpId> members;   // simulated ones
+    std::vector<int64_t> ranks;  // of all members, ascending
+    int64_t per_node = 1;        // ranks of one node that are neighbours in `ranks`
+    size_t missing = 0;          // transfers
+    CollectivePlan plan;
+  };
+  std::unordered_map<int64_t, Collective> collectives;  // never iterated
+  std::vector<class GpuWork*> works;                    // by island
+};
+
+class GpuWork {
+ public:
+  static constexpr bool kSpanHoldsWaiting = true;
+
+  // first, count: the island's data ranks.
+  GpuWork(GpuWorld& world, const ExpertLoad& load, Clock& clock, int32_t first, int32_t count);
+
+  Duration start_delay(OpId, bool) const { return {}; }
+  Duration meeting_delay(OpId) const { return {}; }
+  void shrink() { answers_.clear(); }
+  bool pack(OpId id);
+  void begin(OpId id);
+  void event(uint64_t payload);
+
+  // How many all-to-alls ran undisturbed, and how many of those were answered from memory.
+  int64_t lone() const { return lone_; }
+  int64_t remembered() const { return remembered_; }
+  int64_t disturbed() const { return disturbed_; }
+
+ private:
+  enum class Event : uint8_t {
+    kEnded,         // op
+    kComputed,      // rank index, generation
+    kSent,          // op: the last byte has left
+    kExchangeEnds,  // slot, generation: one or more members
+    kExchangeFlow,  // slot, flow
+    kPart,          // op: a transfer of its collective
+  };
+  static uint64_t payload(Event kind, uint64_t value) {
+    return ((value << 3) | static_cast<uint64_t>(kind)) << 2;
+  }
+  static uint64_t payload(Event kind, uint64_t high, uint64_t low) {
+    return payload(kind, (high << 32) | low);
+  }
+
+  // A rank's device.
+  struct Device {
+    OpId op = 0;
+    bool busy = false;
+    int32_t communicating = 0;  // kernels that hold SMs
+    double left = 0;            // of the op, picoseconds at full speed
+    double beside = 1;          // its speed beside communication
+    int64_t since = 0;
+    uint32_t generation = 0;
+    int32_t exchange = -1;  // slot of the lone exchange that its links carry
+  };
+  struct Exchange {
+    bool active = false;
+    bool live = false;  // its flows share links with others'
+    OpId op = 0;        // of member 0
+    uint32_t generation = 0;
+    Duration begin;
+    int32_t missing = 0;  // members that have not ended
+    std::shared_ptr<const ExchangeShape> shape;
+    std::shared_ptr<const std::vector<Duration>> ends;  // of a lone one, by member
+    const ExchangePorts* ports = nullptr;
+    std::optional<ExchangeRun> run;  // of a live one
+    std::vector<char> ended;         // by member
+  };
+  using ShapeKey = std::tuple<int64_t, bool, int64_t, int32_t>;  // load, dispatch, bytes, links
+  struct Answer {
+    std::shared_ptr<const ExchangeShape> shape;
+    std::shared_ptr<const std::vector<Duration>> ends;
+  };
+
+  int64_t rank_of(OpId id) const { return world_.program.global_rank(id); }
+  Device& device_of(int64_t rank) { return devices_[block_.index(rank)]; }
+  int64_t member_of(OpId id) const { return world_.program.data_rank(id) % world_.group.size; }
+  bool is_exchange(const Op& op) const {
+    return op.group == Group::kExpertParallel && is_all_to_all(op.kind);
+  }
+  void wait(Duration length, uint64_t event) {
+    Sharing::wait(clock_.now, length, clock_.queue, event);
+  }
+  double speed(const Device& d) const { return d.communicating > 0 ? d.beside : 1; }
+
+  void compute(OpId id);
+  void schedule(Device& d, size_t index);
+  void communicate(int64_t rank, int32_t change);
+  LocalCost local_cost(OpId id);
+  void send(OpId id);
+  void start_flow(OpId id, int64_t from, int64_t to, Bytes bytes, Event then);
+  void use_links(int64_t rank);
+
+  void begin_exchange(OpId id);
+  bool links_idle(OpId first, int32_t members) const;
+  void go_live(int32_t slot);
+  void start_live(int32_t slot, const LoneExchange* so_far);
+  void schedule_ends(int32_t slot, const ExchangeRun::Ends& ends);
+  void end_member(int32_t slot, int32_t member);
+  OpId member_op(const Exchange& x, int32_t member) const;
+
+  GpuWorld::Collective plan_of(OpId id) const;
+  void begin_collective(OpId id);
+  void part_ended(OpId id);
+  int64_t collective_key(OpId id) const;
+
+  GpuWorld& world_;
+  ExpertLoad load_;
+  Clock& clock_;
+  int32_t first_, count_;
+  int32_t group_members_;  // simulated, of each EP group
+  RankBlock block_;
+  Network network_;
+  std::vector<Device> devices_;
+  std::vector<Exchange> exchanges_;
+  std::vector<int32_t> free_exchanges_;
+  std::map<ShapeKey, Answer> answers_;
+  ExchangeRun::Ends ends_;
+  int64_t lone_ = 0, remembered_ = 0, disturbed_ = 0;
+};
+
+}  // namespace rehearse
