@@ -77,8 +77,9 @@ int64_t host_cores() {
   return CPU_COUNT(&set);
 }
 
-Cluster load_cluster(const std::string& path) {
-  YamlMap top = YamlFile::load(path).root();
+namespace {
+
+Cluster read_cluster(YamlMap top) {
   Cluster c;
   c.name = top.text("name");
   c.nodes = top.integer("nodes", {.min = 1, .max = 1'000'000});
@@ -110,8 +111,8 @@ Cluster load_cluster(const std::string& path) {
     YamlMap network = top.map("network");
     c.network = read_link(network);
     if (network.has("fabric")) {
-      c.fabric = read_fabric(network.map("fabric"),
-                             {c.nodes, c.devices_per_node, c.network->bandwidth});
+      c.fabric =
+          read_fabric(network.map("fabric"), {c.nodes, c.devices_per_node, c.network->bandwidth});
     }
     network.finish();
   }
@@ -128,6 +129,16 @@ Cluster load_cluster(const std::string& path) {
   }
   top.finish();
   return c;
+}
+
+}  // namespace
+
+Cluster load_cluster(const std::string& path) {
+  return read_cluster(YamlFile::load(path).root());
+}
+
+Cluster parse_cluster(std::string text, const std::string& path) {
+  return read_cluster(YamlFile::parse(std::move(text), path).root());
 }
 
 }  // namespace rehearse

@@ -55,6 +55,8 @@ struct Cluster {
 
 // Throws InputError. `cores: host` means the processors this process may use, for all nodes.
 Cluster load_cluster(const std::string& path);
+// The same of text in memory; `path` names it in errors.
+Cluster parse_cluster(std::string text, const std::string& path);
 
 // Processors this process may use.
 int64_t host_cores();

@@ -34,6 +34,9 @@ void check_fields(const Program& program) {
     }
     if (op.peer && (*op.peer < 0 || *op.peer >= layout.pp))
       bad(fmt::format("no rank {}", *op.peer));
+    if (op.group != Group::kNone && op.lane != Lane::kAllToAll) {
+      bad("a collective must stand on lane a2a, where its members meet in one order");
+    }
     for (const int32_t d : program.dependencies(op.id)) {
       const bool message =
           op.kind == OpKind::kRecv && program.ops()[static_cast<size_t>(d)].kind == OpKind::kSend;

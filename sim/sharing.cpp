@@ -46,20 +46,20 @@ int32_t Sharing::component_of(std::span<const Use> uses) {
     Resource& r = at(u.resource);
     if (r.component == c) continue;
     r.component = c;
-    components_[static_cast<size_t>(c)].members.push_back(u.resource);
+    components_[static_cast<size_t>(c)].slack.push_back(u.resource);
   }
   return c;
 }
 
 int32_t Sharing::merge(int32_t a, int32_t b) {
-  if (components_[static_cast<size_t>(a)].members.size() <
-      components_[static_cast<size_t>(b)].members.size()) {
+  if (components_[static_cast<size_t>(a)].size() < components_[static_cast<size_t>(b)].size()) {
     std::swap(a, b);
   }
   Component& to = components_[static_cast<size_t>(a)];
   Component& from = components_[static_cast<size_t>(b)];
-  for (const ResourceId r : from.members) at(r).component = a;
-  to.members.insert(to.members.end(), from.members.begin(), from.members.end());
+  for (const ResourceId r : from.slack) at(r).component = a;
+  for (const ResourceId r : from.order) at(r).component = a;
+  to.slack.insert(to.slack.end(), from.slack.begin(), from.slack.end());
   merged_.clear();
   std::merge(to.order.begin(),
              to.order.end(),
@@ -71,7 +71,7 @@ int32_t Sharing::merge(int32_t a, int32_t b) {
   for (size_t i = 0; i < to.order.size(); ++i) at(to.order[i]).position = static_cast<int32_t>(i);
   to.activities += from.activities;
   to.from = 0;
-  from.members.clear();
+  from.slack.clear();
   from.order.clear();
   from.activities = 0;
   from.next = kNever;
@@ -82,14 +82,15 @@ int32_t Sharing::merge(int32_t a, int32_t b) {
 
 void Sharing::dissolve(int32_t index) {
   Component& c = components_[static_cast<size_t>(index)];
-  for (const ResourceId id : c.members) {
+  c.slack.insert(c.slack.end(), c.order.begin(), c.order.end());
+  for (const ResourceId id : c.slack) {
     Resource& r = at(id);
     Share& s = share(id);
-    s.load = s.weight = s.level = r.progress = 0;
+    s.load = s.inverse = s.level = r.weight = r.progress = 0;
     r.component = r.position = kNone;
     r.stale = false;
   }
-  c.members.clear();
+  c.slack.clear();
   c.order.clear();
   c.next = kNever;
   ++c.generation;
@@ -107,6 +108,7 @@ void Sharing::touch(Component& c, const Resource& r) {
 void Sharing::enter_order(Component& c, ResourceId r) {
   at(r).position = static_cast<int32_t>(c.order.size());
   c.order.push_back(r);
+  c.slack.erase(std::find(c.slack.begin(), c.slack.end(), r));
 }
 
 // --- activities of a resource
@@ -122,15 +124,16 @@ void Sharing::add_own(ResourceId id, ActivityId activity, double mark) {
   Activity& a = activities_[static_cast<size_t>(activity)];
   a.bottleneck = id;
   a.place = static_cast<uint32_t>(r.own.size());
-  Own own{mark, activity, a.count == 1 ? kNone : kMany, 0};
+  ResourceId other = a.count == 1 ? kNone : kMany;
   if (a.count == 2) {
-    const Use& other = a.few[a.few[0].resource == id ? 1 : 0];
-    own.other = other.resource;
-    own.other_weight = other.weight;
+    const Use& use = a.few[a.few[0].resource == id ? 1 : 0];
+    if (use.weight == 1) other = use.resource;
   }
   if (r.own.empty() || mark < r.first) r.first = mark;
-  r.own.push_back(own);
-  share(id).weight += weight_at(a, id);
+  r.own.push_back({mark, activity});
+  r.others.push_back(other);
+  r.weight += weight_at(a, id);
+  share(id).inverse = 1 / r.weight;
   r.stale = true;
 }
 
@@ -139,11 +142,14 @@ void Sharing::remove_own(ResourceId id, uint32_t place) {
   const Own gone = r.own[place];
   r.own[place] = r.own.back();
   r.own.pop_back();
+  r.others[place] = r.others.back();
+  r.others.pop_back();
   if (place < r.own.size()) {
     activities_[static_cast<size_t>(r.own[place].id)].place = place;
   }
   const double weight = weight_at(activities_[static_cast<size_t>(gone.id)], id);
-  share(id).weight = r.own.empty() ? 0 : share(id).weight - weight;
+  r.weight = r.own.empty() ? 0 : r.weight - weight;
+  share(id).inverse = r.own.empty() ? 0 : 1 / r.weight;
   if (gone.mark <= r.first) {
     r.first = std::numeric_limits<double>::infinity();
     for (const Own& o : r.own) r.first = std::min(r.first, o.mark);
@@ -247,7 +253,10 @@ void Sharing::cancel(ActivityId id, Duration now) {
 }
 
 void Sharing::shrink() {
-  for (Resource& r : resources_) r.own.shrink_to_fit();
+  for (Resource& r : resources_) {
+    r.own.shrink_to_fit();
+    r.others.shrink_to_fit();
+  }
   while (!activities_.empty() && activities_.back().bottleneck == kNone) activities_.pop_back();
   activities_.shrink_to_fit();
   std::erase_if(free_activities_,
@@ -261,12 +270,20 @@ void Sharing::shrink() {
 void Sharing::take_over(ResourceId from_id, ResourceId to_id, int64_t now) {
   Resource& from = at(from_id);
   Resource& to = at(to_id);
+  // Mostly they share none: looked for first, in a loop that can do many at a time.
+  int32_t candidates = 0;
+  for (const ResourceId other : from.others) candidates += (other == to_id) | (other == kMany);
+  if (candidates == 0) return;
   const double from_level = share(from_id).level;
   const double to_level = share(to_id).level;
   for (uint32_t i = 0; i < from.own.size();) {
+    const ResourceId other = from.others[i];
+    if (other != to_id && other != kMany) {
+      ++i;
+      continue;
+    }
     const Own own = from.own[i];
-    if (own.other != to_id &&
-        (own.other != kMany || weight_at(activities_[static_cast<size_t>(own.id)], to_id) == 0)) {
+    if (other == kMany && weight_at(activities_[static_cast<size_t>(own.id)], to_id) == 0) {
       ++i;
       continue;
     }
@@ -293,11 +310,12 @@ void Sharing::set_level(ResourceId id, double level, int64_t now) {
   Resource& r = at(id);
   r.stale = true;
   Share* const shares = shares_.data();
-  for (const Own& own : r.own) {
-    if (own.other >= 0) {
-      shares[own.other].load += own.other_weight * change;
-    } else if (own.other == kMany) {
-      for (const Use& u : uses(activities_[static_cast<size_t>(own.id)])) {
+  for (size_t i = 0; i < r.others.size(); ++i) {
+    const ResourceId other = r.others[i];
+    if (other >= 0) {
+      shares[other].load += change;
+    } else if (other == kMany) {
+      for (const Use& u : uses(activities_[static_cast<size_t>(r.own[i].id)])) {
         if (u.resource != id) shares[u.resource].load += u.weight * change;
       }
     }
@@ -312,22 +330,24 @@ void Sharing::sweep(Component& c, int64_t now) {
     if (k == order.size()) {
       // All levels ascend. A resource that stops nobody must not be taxed beyond its capacity; one
       // that is, enters at the end and finds its place.
-      for (const ResourceId id : c.members) {
-        if (share(id).weight == 0 && overtaxed(share(id))) enter_order(c, id);
+      for (size_t i = 0; i < c.slack.size();) {
+        const ResourceId id = c.slack[i];
+        overtaxed(share(id)) ? enter_order(c, id) : void(++i);
       }
       if (k == order.size()) break;
     }
     const ResourceId id = order[k];
     const Share& s = share(id);
-    if (s.weight == 0 && !overtaxed(s)) {
+    if (s.inverse == 0 && !overtaxed(s)) {
       share(id).level = at(id).progress = 0;
       at(id).position = kNone;
+      c.slack.push_back(id);
       order.erase(order.begin() + static_cast<ptrdiff_t>(k));
       for (size_t i = k; i < order.size(); ++i) place(i);
       continue;
     }
-    const double level =
-        s.weight == 0 ? -std::numeric_limits<double>::infinity() : (s.capacity - s.load) / s.weight;
+    const double level = s.inverse == 0 ? -std::numeric_limits<double>::infinity()
+                                        : (s.capacity - s.load) * s.inverse;
     if (k > 0 && level < share(order[k - 1]).level * (1 - kSlack)) {
       take_over(order[k - 1], id, now);
       std::swap(order[k - 1], order[k]);
@@ -362,7 +382,7 @@ void Sharing::update(Duration at_time, EventQueue& queue) {
     const int32_t index = dirty_[i];
     Component& c = components_[static_cast<size_t>(index)];
     c.dirty = false;
-    if (c.members.empty()) {  // dissolved, or merged into another
+    if (c.size() == 0) {  // dissolved, or merged into another
       free_components_.push_back(index);
       continue;
     }
@@ -427,7 +447,7 @@ double Sharing::remaining(ActivityId id, Duration now) const {
 
 double Sharing::load(ResourceId id) const {
   const Share& s = shares_[static_cast<size_t>(id)];
-  return s.load + s.weight * s.level;
+  return s.load + resources_[static_cast<size_t>(id)].weight * s.level;
 }
 
 }  // namespace rehearse

@@ -83,8 +83,6 @@ class Sharing {
   struct Own {
     double mark;  // on the scale of the resource's progress: where it ends
     ActivityId id;
-    ResourceId other;  // of two uses, the other one's resource; none of one; kMany of more
-    double other_weight;
   };
   static constexpr ResourceId kNone = -1;
   static constexpr ResourceId kMany = -2;
@@ -103,11 +101,12 @@ class Sharing {
   // What a sweep reads of every resource, kept together.
   struct Share {
     double capacity = 0;
-    double load = 0;    // taken by activities that other resources stop
-    double weight = 0;  // of its own; 0 when there are none
-    double level = 0;   // their rate, units per picosecond
+    double load = 0;     // taken by activities that other resources stop
+    double inverse = 0;  // of its own activities' weight; 0 when there are none
+    double level = 0;    // their rate, units per picosecond
   };
   struct Resource {
+    double weight = 0;    // of its own activities
     double progress = 0;  // integral of the level, until `since`
     double first = 0;     // the least mark of its own
     int64_t since = 0;    // picoseconds
@@ -117,10 +116,14 @@ class Sharing {
     int32_t position = kNone;  // in the component's order; kNone: stops nobody
     bool stale = false;        // `first` or `next` must be worked out again
     std::vector<Own> own;
+    // Of each of them: the other resource, where it uses just one more, by weight 1; kNone where it
+    // uses no other, else kMany. Apart, since a sweep reads nothing else.
+    std::vector<ResourceId> others;
   };
   struct Component {
-    std::vector<ResourceId> order;    // that stop somebody, by ascending level
-    std::vector<ResourceId> members;  // all
+    std::vector<ResourceId> order;  // that stop somebody, by ascending level
+    std::vector<ResourceId> slack;  // that stop nobody
+    size_t size() const { return order.size() + slack.size(); }
     int64_t activities = 0;
     int64_t next = kNever;  // the end that the queue knows of
     size_t from = 0;        // position in `order` from which on levels may be wrong

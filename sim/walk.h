@@ -89,6 +89,7 @@ class Walk {
       island.first = first;
       island.lanes.resize(lists_.size() * static_cast<size_t>(scope.island));
       island.came.resize(static_cast<size_t>(program.layout().pp * scope.island));
+      island.waited.resize(island.came.size());
       island.work = make_work(island.clock, first, scope.island);
     }
   }
@@ -148,17 +149,19 @@ class Walk {
 
  private:
   struct LaneState {
-    int32_t next = 0;      // index in the lane's list
+    int64_t begin = 0;  // picoseconds; of a collective, until it begins: when the rank came to it
+    int32_t next = 0;   // index in the lane's list
     bool running = false;  // or about to
-    int64_t came = 0;      // picoseconds: when the op at hand came to its collective
-    int64_t begin = 0;
   };
   struct Island {
     int32_t first = 0;  // data rank
     Clock clock;
     std::unique_ptr<Work> work;
     std::vector<LaneState> lanes;  // by lane list x data rank
-    std::vector<int32_t> came;     // by pipeline rank x EP group: members at the exchange at hand
+    // By pipeline rank x data rank: how long the rank's collective at hand waited for its members,
+    // and, at the first member's place, how many of them have come to an EP group's.
+    std::vector<int64_t> waited;
+    std::vector<int32_t> came;
     std::vector<uint64_t> ended;
     bool tied = false;  // has come to a collective that ties islands together
     std::vector<std::pair<OpId, Duration>> tied_ops;
@@ -171,6 +174,12 @@ class Walk {
   }
   LaneState& lane_of(Island& island, OpId id) {
     return lane(island, slots_[template_of(id)], program_.data_rank(id));
+  }
+  size_t rank_place(const Island& island, int32_t pp_rank, int32_t data_rank) const {
+    return static_cast<size_t>(pp_rank * scope_.island + data_rank - island.first);
+  }
+  int64_t& waited(Island& island, OpId id) {
+    return island.waited[rank_place(island, program_.op(id).pp_rank, program_.data_rank(id))];
   }
   size_t template_of(OpId id) const {
     return static_cast<size_t>(id % static_cast<OpId>(program_.ops().size()));
@@ -255,12 +264,13 @@ class Walk {
   void take(Island& island, OpId id, Step step) {
     if (step == Step::kBegin) {
       LaneState& state = lane_of(island, id);
-      state.begin = island.clock.now.picoseconds();
+      const int64_t now = island.clock.now.picoseconds();
+      if (program_.op(id).group != Group::kNone) waited(island, id) = now - state.begin;
+      state.begin = now;
       island.work->begin(id);
       return;
     }
     if (program_.op(id).group == Group::kNone) {
-      lane_of(island, id).came = island.clock.now.picoseconds();
       take(island, id, Step::kBegin);
     } else if (island.work->pack(id)) {
       came(island, id);
@@ -269,7 +279,7 @@ class Walk {
 
   // The collective begins when all members take part.
   void came(Island& island, OpId id) {
-    lane_of(island, id).came = island.clock.now.picoseconds();
+    lane_of(island, id).begin = island.clock.now.picoseconds();
     const Op& op = program_.op(id);
     if (op.group != Group::kExpertParallel) {
       if (together_) {
@@ -314,7 +324,7 @@ class Walk {
     Duration now;
     for (const OpId m : members) {
       const LaneState& state = lane_of(island_of(program_.data_rank(m)), m);
-      now = std::max(now, Duration::picoseconds(state.came));
+      now = std::max(now, Duration::picoseconds(state.begin));
     }
     for (const OpId m : members) {
       Island& there = island_of(program_.data_rank(m));
@@ -340,10 +350,9 @@ class Walk {
     const int32_t data_rank = program_.data_rank(id);
     LaneState& state = lane(island, slots_[op], data_rank);
     const bool exchange = program_.ops()[op].group == Group::kExpertParallel;
-    const int64_t begin = Work::kSpanHoldsWaiting && exchange ? state.came : state.begin;
-    sink_.record(id,
-                 {Duration::picoseconds(begin), island.clock.now},
-                 exchange ? Duration::picoseconds(state.begin - state.came) : Duration());
+    const int64_t wait = exchange ? waited(island, id) : 0;
+    const int64_t begin = Work::kSpanHoldsWaiting ? state.begin - wait : state.begin;
+    sink_.record(id, {Duration::picoseconds(begin), island.clock.now}, Duration::picoseconds(wait));
     state.running = false;
     ++state.next;
     ++island.finished;

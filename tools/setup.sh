@@ -7,7 +7,8 @@ packages=(
   g++ cmake ninja-build make git
   libboost-program-options-dev libeigen3-dev libfmt-dev libopenblas-dev libyaml-cpp-dev
   nlohmann-json3-dev
-  libgtest-dev
+  libboost-graph-dev
+  libgtest-dev libbenchmark-dev libsimgrid-dev
   python3 python3-matplotlib
   bible-kjv
 )
