@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/results.h"
 #include "plan/capabilities.h"
+#include "sim/exchange_speed.h"
 #include "sim/simulate.h"
 
 namespace rehearse::cli {
@@ -190,6 +191,58 @@ std::string inspect_text(const Plan& plan, const Program& program, std::optional
   return out;
 }
 
+std::vector<ExchangeSpeed> speeds_of(const Plan& plan, const Program& program) {
+  if (plan.cluster.device != DeviceKind::kGpu || plan.layout.ep < 2) {
+    throw InputError(
+        fmt::format("{}: --all-to-all wants a cluster of GPUs and ep of at least 2", plan.path));
+  }
+  return exchange_speeds(plan, program);
+}
+
+Json all_to_all_json(const Plan& plan, const Program& program) {
+  Json ops = Json::array();
+  for (const ExchangeSpeed& s : speeds_of(plan, program)) {
+    ops.push_back({{"op", fmt::format("{}.{}", name_of(s.kind), name_of(s.pass))},
+                   {"mean_s", s.mean.seconds()},
+                   {"slowest_s", s.last.seconds()},
+                   {"bytes_to_nodes", s.to_nodes.count()},
+                   {"bytes_network", s.network.count()},
+                   {"bytes_to_ranks", s.to_ranks.count()},
+                   {"bandwidth_gb_s", s.published() * 1e-9}});
+  }
+  return {{"ep", plan.layout.ep},
+          {"bandwidth_counts",
+           plan.layout.ep > plan.cluster.devices_per_node
+               ? "bytes to every node of a token's experts, the sender's counted"
+               : "bytes to every rank of a token's experts, the sender counted"},
+          {"ops", ops}};
+}
+
+std::string all_to_all_text(const Plan& plan, const Program& program) {
+  std::string out = fmt::format(
+      "all-to-alls of one MoE layer, EP{}, {} tokens per rank, nothing else running; means over "
+      "ranks\n",
+      plan.layout.ep,
+      plan.micro_batch_tokens());
+  Table table({"op", "time", "slowest", "to nodes", "of it over network", "to ranks", "bandwidth"});
+  bool nodes = false;
+  for (const ExchangeSpeed& s : speeds_of(plan, program)) {
+    table.row({fmt::format("{}.{}", name_of(s.kind), name_of(s.pass)),
+               to_string(s.mean),
+               to_string(s.last),
+               to_string(s.to_nodes),
+               to_string(s.network),
+               to_string(s.to_ranks),
+               to_string(BytesPerSecond(s.published()))});
+    nodes = s.several_nodes;
+  }
+  return out + table.text() +
+         fmt::format(
+             "bandwidth: bytes to every {} over time, the sender's own counted, as DeepEP's "
+             "benchmark counts\n",
+             nodes ? "node that has an expert of a token" : "rank that has an expert of a token");
+}
+
 }  // namespace
 
 int inspect(const Arguments& args) {
@@ -203,12 +256,14 @@ int inspect(const Arguments& args) {
                    "  rehearse inspect plan.yaml --rank 0\n"
                    "  rehearse inspect plan.yaml --ops > program.txt\n"
                    "  rehearse inspect --program program.txt\n"
+                   "  rehearse inspect plan.yaml --all-to-all\n"
                    "  rehearse inspect --capabilities\n",
        .plan = PlanArgument::kNoneOrOne});
   options.add()("rank", po::value<int64_t>(), "show this pipeline rank alone");
   options.add()("ops", "print the Program's text form");
   options.add()(
       "program", po::value<std::string>(), "check a Program in text form instead of a plan");
+  options.add()("all-to-all", "clusters of GPUs: how fast the plan's all-to-alls are alone");
   options.add()("capabilities", "list what can be simulated and what can be run");
   if (!options.parse(args)) return 0;
   if (options.has("capabilities")) {
@@ -229,6 +284,14 @@ int inspect(const Arguments& args) {
   const Plan plan = load_plan(options.plan_path());
   const Program program = build_program(plan);
   validate(program);
+  if (options.has("all-to-all")) {
+    if (options.json()) {
+      std::cout << all_to_all_json(plan, program).dump(2) << "\n";
+    } else {
+      std::cout << all_to_all_text(plan, program);
+    }
+    return 0;
+  }
   std::optional<int64_t> rank;
   if (options.has("rank")) {
     rank = options.get<int64_t>("rank");

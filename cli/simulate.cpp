@@ -20,8 +20,10 @@ namespace {
 std::vector<int64_t> read_ranks(const std::string& text, int64_t world) {
   std::vector<int64_t> ranks;
   const auto bad = [&] {
-    throw UsageError(fmt::format(
-        "simulate: --ranks {}: expected ranks from 0 to {}, such as 0,128 or 0-7", text, world - 1));
+    throw UsageError(
+        fmt::format("simulate: --ranks {}: expected ranks from 0 to {}, such as 0,128 or 0-7",
+                    text,
+                    world - 1));
   };
   for (size_t at = 0; at <= text.size();) {
     const size_t end = std::min(text.find(',', at), text.size());

@@ -88,7 +88,8 @@ Validation validate_plan(const Plan& plan,
   for (int64_t i = 0; i < options.runs; ++i) {
     Validation::Run run{.speed = speed.lately()};
     run.predicted =
-        rehearse::simulate(plan, program, calibration, {.variation = {.common = run.speed}}).summary.step;
+        rehearse::simulate(plan, program, calibration, {.variation = {.common = run.speed}})
+            .summary.step;
     Trainer trainer(plan, options.text);
     run.measured = trainer
                        .train({.steps = options.steps,

@@ -50,11 +50,8 @@ struct Ports {
 };
 
 // Leaves and, where there are several, spines of `endpoints` NICs; returns the leaves.
-std::vector<size_t> two_layers(Layer& layer,
-                               const std::string& prefix,
-                               int64_t endpoints,
-                               int64_t ports,
-                               Ports leaf) {
+std::vector<size_t> two_layers(
+    Layer& layer, const std::string& prefix, int64_t endpoints, int64_t ports, Ports leaf) {
   const int64_t leaves = divide_up(endpoints, leaf.down);
   std::vector<size_t> leaf_ids, spine_ids;
   for (int64_t i = 0; i < leaves; ++i) {
@@ -105,7 +102,8 @@ void multi_rail(Layer& layer, Fabric& fabric, const FabricSetting& s, int64_t po
   }
   for (int64_t n = 0; n < s.nodes; ++n) {
     for (int64_t r = 0; r < rails; ++r) {
-      fabric.attached.push_back(leaf_ids[static_cast<size_t>(n / leaf.down)][static_cast<size_t>(r)]);
+      fabric.attached.push_back(
+          leaf_ids[static_cast<size_t>(n / leaf.down)][static_cast<size_t>(r)]);
     }
   }
 }
@@ -172,9 +170,8 @@ void read_custom(YamlMap& map, Fabric& fabric, const FabricSetting& setting) {
         size_t& at = fabric.attached[static_cast<size_t>(d)];
         if (at != none) {
           s.fail("devices",
-                 fmt::format("device {} is already attached to switch '{}'",
-                             d,
-                             fabric.switches[at].name));
+                 fmt::format(
+                     "device {} is already attached to switch '{}'", d, fabric.switches[at].name));
         }
         at = fabric.switches.size() - 1;
       }
@@ -291,8 +288,7 @@ Fabric read_fabric(YamlMap map, const FabricSetting& setting) {
     if (divide_up(setting.nodes, leaf.down) > ports) too_many(leaf.down * ports, "nodes");
     std::vector<std::vector<size_t>> leaves;
     for (int64_t p = 0; p < setting.devices_per_node; ++p) {
-      leaves.push_back(
-          two_layers(layer, fmt::format("plane{}/", p), setting.nodes, ports, leaf));
+      leaves.push_back(two_layers(layer, fmt::format("plane{}/", p), setting.nodes, ports, leaf));
     }
     for (int64_t d = 0; d < devices; ++d) {
       const auto& plane = leaves[static_cast<size_t>(d % setting.devices_per_node)];
@@ -341,18 +337,18 @@ void fail_link(Fabric& fabric,
     links.push_back(fabric.switches[l.a].name + " " + fabric.switches[l.b].name);
   }
   const auto near = nearest_name(a + " " + b, links);
-  place.fail("faults",
-             fmt::format("no link joins '{}' and '{}'{}",
-                         a,
-                         b,
-                         near           ? fmt::format("; did you mean '{}'?", *near)
-                         : links.empty() ? "; this fabric has no links between switches"
-                                         : fmt::format("; there is, for one, '{}'", links.front())));
+  place.fail(
+      "faults",
+      fmt::format("no link joins '{}' and '{}'{}",
+                  a,
+                  b,
+                  near            ? fmt::format("; did you mean '{}'?", *near)
+                  : links.empty() ? "; this fabric has no links between switches"
+                                  : fmt::format("; there is, for one, '{}'", links.front())));
 }
 
 std::vector<size_t> networks_of(const Fabric& fabric) {
-  boost::adjacency_list<boost::vecS, boost::vecS, boost::undirectedS> graph(
-      fabric.switches.size());
+  boost::adjacency_list<boost::vecS, boost::vecS, boost::undirectedS> graph(fabric.switches.size());
   for (const SwitchLink& l : fabric.links) boost::add_edge(l.a, l.b, graph);
   std::vector<size_t> network(fabric.switches.size());
   if (!network.empty()) boost::connected_components(graph, network.data());

@@ -17,6 +17,8 @@ class EventQueue {
 
   bool empty() const { return heap_.empty(); }
   size_t size() const { return heap_.size(); }
+  // Gives back memory that busier times needed.
+  void shrink() { heap_.shrink_to_fit(); }
   // REQUIRES: not empty.
   const Event& next() const { return heap_.front(); }
 

@@ -23,7 +23,7 @@ struct ExchangeShape {
     bool second = false;  // passes on what the first flows bring
     Bytes bytes;
     Duration latency;
-    double copies = 1;    // of a folded group: so many equal flows through the same ports
+    double copies = 1;  // of a folded group: so many equal flows through the same ports
   };
   std::vector<Flow> flows;
   std::vector<Duration> copying;  // by member: time that its communication SMs need for its bytes

@@ -1,6 +1,6 @@
 #pragma once
-// Expert load of a simulation: the routing counts of every layer, micro-batch and EP group, balanced
-// or drawn from a stated skew.
+// Expert load of a simulation: the routing counts of every layer, micro-batch and EP group,
+// balanced or drawn from a stated skew.
 
 #include <array>
 #include <deque>
@@ -26,11 +26,11 @@ struct GroupLoad {
 };
 
 // Synthetic counts (plan key `expert_load`): every expert has a popularity, log-normal of standard
-// deviation `skew`; a token's scores are log popularity plus Gumbel noise, and its experts are chosen
-// as the gate does (groups by the sum of their two best scores, then the best experts of the kept
-// groups; report, equations 12 to 16). A library of ranks' micro-batches is drawn token by token;
-// every rank of every all-to-all takes one of them, and each layer's hot experts stand elsewhere:
-// nodes and positions are turned by an amount that depends on the layer.
+// deviation `skew`; a token's scores are log popularity plus Gumbel noise, and its experts are
+// chosen as the gate does (groups by the sum of their two best scores, then the best experts of the
+// kept groups; report, equations 12 to 16). A library of ranks' micro-batches is drawn token by
+// token; every rank of every all-to-all takes one of them, and each layer's hot experts stand
+// elsewhere: nodes and positions are turned by an amount that depends on the layer.
 class ExpertLoad {
  public:
   explicit ExpertLoad(const Plan& plan);

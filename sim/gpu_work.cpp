@@ -79,6 +79,21 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
   ranks_alike &= groups_alike;
 }
 
+ExchangeTerms GpuWorld::exchange_terms(bool dispatch, Bytes token, int32_t links_index) const {
+  const Cluster& cluster = plan.cluster;
+  std::optional<BytesPerSecond> copy;
+  if (cluster.copy_per_sm) {
+    copy = BytesPerSecond(cluster.copy_per_sm->value() *
+                          static_cast<double>(cluster.communication_sms));
+  }
+  return {.dispatch = dispatch,
+          .token = token,
+          .latencies = links[static_cast<size_t>(links_index)].latencies,
+          .within = cluster.node_link ? cluster.node_link->latency : Duration(),
+          .copy = copy,
+          .members = group.size};
+}
+
 CollectivePlan plan_collective(
     const Cluster& cluster, int64_t nodes, int64_t per_node, Bytes bytes, bool reduce_all) {
   const Duration network = cluster.network ? cluster.network->latency : Duration();
@@ -357,20 +372,9 @@ void GpuWork::begin_exchange(OpId id) {
   const bool keep = world_.memoise && load_.uniform();
   if (keep) answer = &answers_[key];
   if (!answer->shape) {
-    std::optional<BytesPerSecond> copy;
-    if (plan.cluster.copy_per_sm) {
-      copy = BytesPerSecond(plan.cluster.copy_per_sm->value() *
-                            static_cast<double>(plan.cluster.communication_sms));
-    }
-    answer->shape = std::make_shared<ExchangeShape>(exchange_shape(
-        world_.group,
-        load,
-        {.dispatch = out,
-         .token = token,
-         .latencies = world_.links[static_cast<size_t>(links)].latencies,
-         .within = plan.cluster.node_link ? plan.cluster.node_link->latency : Duration(),
-         .copy = copy,
-         .members = group_members_}));
+    ExchangeTerms terms = world_.exchange_terms(out, token, links);
+    terms.members = group_members_;
+    answer->shape = std::make_shared<ExchangeShape>(exchange_shape(world_.group, load, terms));
   }
   x.shape = answer->shape;
   if (world_.shared_links || !links_idle(id, group_members_)) {

@@ -52,6 +52,9 @@ struct GpuWorld {
   std::vector<GroupLinks> links;               // distinct ones
   std::vector<std::vector<int32_t>> links_of;  // by pipeline rank and group
 
+  // Of all-to-alls between ranks with links[links_index], all of their group being simulated.
+  ExchangeTerms exchange_terms(bool dispatch, Bytes token, int32_t links_index) const;
+
   // Whether all data ranks, or at least all EP groups, have equal devices and equal links to
   // whatever they talk to.
   bool ranks_alike = true;

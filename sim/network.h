@@ -19,8 +19,8 @@ namespace rehearse {
 class FabricRoutes {
  public:
   struct Part {
-    size_t link = 0;    // 2 x index in fabric.links, plus 1 from b to a
-    double share = 1;   // of the flow
+    size_t link = 0;   // 2 x index in fabric.links, plus 1 from b to a
+    double share = 1;  // of the flow
   };
   using Path = std::vector<Part>;
 
@@ -34,9 +34,7 @@ class FabricRoutes {
   // Directed links that can be a bottleneck. The others cannot: the NICs that send (or those that
   // receive) over such a link never fill it together, whatever they do.
   const std::vector<char>& binding() const { return binding_; }
-  double bandwidth(size_t link) const {
-    return fabric_.links[link / 2].bandwidth.value();
-  }
+  double bandwidth(size_t link) const { return fabric_.links[link / 2].bandwidth.value(); }
   bool any_binding() const { return any_binding_; }
   // Of the switches passed.
   Duration latency(int64_t from, int64_t to) const;
@@ -47,16 +45,14 @@ class FabricRoutes {
     size_t to = 0;    // switch
     size_t link = 0;  // directed
   };
-  size_t attached(int64_t device) const {
-    return fabric_.attached[static_cast<size_t>(device)];
-  }
+  size_t attached(int64_t device) const { return fabric_.attached[static_cast<size_t>(device)]; }
   const std::vector<int64_t>& distances(size_t to) const;
   Path walk(size_t from, size_t to, std::optional<int64_t> destination) const;
   void find_binding(const Cluster& cluster);
 
   const Fabric& fabric_;
-  std::vector<size_t> network_;             // by switch
-  std::vector<std::vector<Way>> ways_;      // by switch
+  std::vector<size_t> network_;                               // by switch
+  std::vector<std::vector<Way>> ways_;                        // by switch
   mutable std::map<size_t, std::vector<int64_t>> distances_;  // to a switch, from every switch
   std::vector<char> binding_;
   bool any_binding_ = false;

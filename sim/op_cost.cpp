@@ -114,8 +114,8 @@ LocalCost OpCosts::price(const std::vector<KernelCall>& calls, CostSources* sour
   double pressure = 0;
   const Cluster& cluster = plan_.cluster;
   const bool gpu = cluster.device == DeviceKind::kGpu;
-  const double sms =
-      static_cast<double>(cluster.sms - cluster.communication_sms) / static_cast<double>(cluster.sms);
+  const double sms = static_cast<double>(cluster.sms - cluster.communication_sms) /
+                     static_cast<double>(cluster.sms);
   const double memory = gpu ? 1 - communication_memory_share(cluster) : 1;
   for (const KernelCall& call : calls) {
     if (cluster.device == DeviceKind::kEmulated) {
@@ -138,8 +138,8 @@ LocalCost OpCosts::price(const std::vector<KernelCall>& calls, CostSources* sour
     const double seconds = time.mean.seconds() * variation_of(call, found->measured);
     cost.alone += Duration::seconds(seconds);
     if (gpu) {
-      cost.beside += Duration::seconds(
-          seconds * (roofline(plan_, call, sms, memory) / roofline(plan_, call)));
+      cost.beside +=
+          Duration::seconds(seconds * (roofline(plan_, call, sms, memory) / roofline(plan_, call)));
     }
     // cores runs at once, each slowed to busy: each takes busy / (cores x alone) of what they
     // share.

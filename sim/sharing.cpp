@@ -102,7 +102,7 @@ void Sharing::touch(Component& c, const Resource& r) {
     c.dirty = true;
     dirty_.push_back(static_cast<int32_t>(&c - components_.data()));
   }
-  if (r.position != kNone) c.from = std::min(c.from, static_cast<size_t>(r.position));
+  if (r.position != kNone) c.from = std::min(c.from, static_cast<uint32_t>(r.position));
 }
 
 void Sharing::enter_order(Component& c, ResourceId r) {
@@ -180,7 +180,6 @@ ActivityId Sharing::start(
     }
   }
   Activity& a = activities_[static_cast<size_t>(id)];
-  a.bound = bound;
   a.payload = payload;
   a.sequence = sequence_++;
   a.bound_resource = bound_resource;
@@ -189,8 +188,9 @@ ActivityId Sharing::start(
     std::copy(given.begin(), given.end(), a.few);
     if (bound_resource != kNone) a.few[a.count - 1] = {bound_resource, 1};
   } else {
-    a.many.assign(given.begin(), given.end());
-    if (bound_resource != kNone) a.many.push_back({bound_resource, 1});
+    a.many = std::make_unique<Use[]>(a.count);
+    std::copy(given.begin(), given.end(), a.many.get());
+    if (bound_resource != kNone) a.many[a.count - 1] = {bound_resource, 1};
   }
   Component& c = components_[static_cast<size_t>(component_of(uses(a)))];
   ++c.activities;
@@ -239,6 +239,7 @@ void Sharing::remove(ActivityId id) {
   if (a.bound_resource != kNone) free_bounds_.push_back(a.bound_resource);
   a.bottleneck = kNone;
   a.bound_resource = kNone;
+  a.many.reset();
   free_activities_.push_back(id);
   --c.activities;
 }
@@ -359,7 +360,7 @@ void Sharing::sweep(Component& c, int64_t now) {
     set_level(id, level, now);
     ++k;
   }
-  c.from = order.size();
+  c.from = static_cast<uint32_t>(order.size());
 }
 
 void Sharing::find_next(Component& c, int64_t now) {

@@ -23,6 +23,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -88,7 +89,6 @@ class Sharing {
   static constexpr ResourceId kMany = -2;
 
   struct Activity {
-    double bound = kNoBound;
     uint64_t payload = 0;
     uint64_t sequence = 0;
     ResourceId bottleneck = kNone;
@@ -96,7 +96,7 @@ class Sharing {
     ResourceId bound_resource = kNone;
     uint32_t count = 0;  // of uses
     Use few[2];
-    std::vector<Use> many;  // all of them where more than two
+    std::unique_ptr<Use[]> many;  // all of them where more than two
   };
   // What a sweep reads of every resource, kept together.
   struct Share {
@@ -124,9 +124,9 @@ class Sharing {
     std::vector<ResourceId> order;  // that stop somebody, by ascending level
     std::vector<ResourceId> slack;  // that stop nobody
     size_t size() const { return order.size() + slack.size(); }
-    int64_t activities = 0;
     int64_t next = kNever;  // the end that the queue knows of
-    size_t from = 0;        // position in `order` from which on levels may be wrong
+    uint32_t activities = 0;
+    uint32_t from = 0;  // position in `order` from which on levels may be wrong
     uint32_t generation = 0;
     bool dirty = false;
   };
@@ -139,7 +139,7 @@ class Sharing {
   Resource& at(ResourceId r) { return resources_[static_cast<size_t>(r)]; }
   Share& share(ResourceId r) { return shares_[static_cast<size_t>(r)]; }
   std::span<const Use> uses(const Activity& a) const {
-    return a.count <= 2 ? std::span(a.few, a.count) : std::span<const Use>(a.many);
+    return {a.count <= 2 ? a.few : a.many.get(), a.count};
   }
   double weight_at(const Activity& a, ResourceId r) const;
   int32_t component_of(std::span<const Use> uses);

@@ -2,7 +2,9 @@
 
 #include "sim/sharing.h"
 
+#include <algorithm>
 #include <map>
+#include <random>
 
 #include <gtest/gtest.h>
 
@@ -106,6 +108,154 @@ TEST(Sharing, UnconnectedPartsDoNotTouchEachOther) {
   EXPECT_EQ(t.at(2), 10);
   EXPECT_EQ(t.at(3), 5);
   EXPECT_EQ(t.at(4), 0);
+}
+
+// Water-filling as the textbook has it, all rates raised together until something stops them.
+std::vector<double> water_fill(const std::vector<double>& capacities,
+                               const std::vector<std::vector<Use>>& uses,
+                               const std::vector<double>& bounds) {
+  std::vector<double> rates(uses.size(), 0);
+  std::vector<char> fixed(uses.size(), 0);
+  for (size_t left = uses.size(); left > 0;) {
+    double level = std::numeric_limits<double>::infinity();
+    for (size_t i = 0; i < uses.size(); ++i) {
+      if (!fixed[i]) level = std::min(level, bounds[i]);
+    }
+    const auto share = [&](size_t r) {
+      double taken = 0;
+      double weight = 0;
+      for (size_t i = 0; i < uses.size(); ++i) {
+        for (const Use& u : uses[i]) {
+          if (static_cast<size_t>(u.resource) != r) continue;
+          fixed[i] ? taken += u.weight * rates[i] : weight += u.weight;
+        }
+      }
+      return weight == 0 ? std::numeric_limits<double>::infinity()
+                         : (capacities[r] - taken) / weight;
+    };
+    for (size_t r = 0; r < capacities.size(); ++r) level = std::min(level, share(r));
+    std::vector<size_t> tight;
+    for (size_t r = 0; r < capacities.size(); ++r) {
+      if (share(r) <= level * (1 + 1e-12)) tight.push_back(r);
+    }
+    for (size_t i = 0; i < uses.size(); ++i) {
+      if (fixed[i]) continue;
+      bool stops = bounds[i] <= level * (1 + 1e-12);
+      for (const Use& u : uses[i]) {
+        stops |=
+            std::find(tight.begin(), tight.end(), static_cast<size_t>(u.resource)) != tight.end();
+      }
+      if (!stops) continue;
+      rates[i] = level;
+      fixed[i] = 1;
+      --left;
+    }
+  }
+  return rates;
+}
+
+// Random systems that change under way: after every start, end and cancellation, all rates are the
+// textbook's.
+TEST(Sharing, RatesAreTheTextbooksAfterEveryChange) {
+  std::mt19937_64 random(1);
+  const auto below = [&](size_t n) { return static_cast<size_t>(random() % n); };
+  const auto real = [&](double low, double high) {
+    return std::uniform_real_distribution<double>(low, high)(random);
+  };
+  int64_t compared = 0;
+  for (int system = 0; system < 150; ++system) {
+    Sharing sharing;
+    std::vector<double> capacities;
+    const size_t resources = 1 + below(12);
+    for (size_t r = 0; r < resources; ++r) {
+      capacities.push_back(below(3) == 0 ? 1 : real(0.1, 10));
+      sharing.add_resource(capacities.back());
+    }
+    struct Running {
+      ActivityId id;
+      std::vector<Use> uses;
+      double bound;
+    };
+    std::map<uint64_t, Running> running;
+    EventQueue queue;
+    Duration now;
+    uint64_t next = 0;
+    std::vector<uint64_t> ended;
+    for (int change = 0; change < 80; ++change) {
+      if (change < 60 && (running.empty() || below(3) != 0)) {
+        for (size_t n = 1 + below(4); n > 0; --n) {
+          std::vector<Use> uses;
+          for (size_t r = 0; r < resources; ++r) {
+            if (below(resources) < 2 && uses.size() < 4) {
+              uses.push_back({static_cast<ResourceId>(r), below(2) ? 1 : real(0.2, 3)});
+            }
+          }
+          const double bound = uses.empty() || below(4) == 0 ? real(0.05, 4) : kNoBound;
+          const ActivityId id = sharing.start(now, real(0, 1e6), bound, uses, next);
+          running[next++] = {id, uses, bound};
+        }
+      } else if (!running.empty() && below(8) == 0) {
+        const auto gone = std::next(running.begin(), static_cast<ptrdiff_t>(below(running.size())));
+        sharing.cancel(gone->second.id, now);
+        running.erase(gone);
+      } else if (!queue.empty()) {
+        const auto event = queue.pop();
+        now = Duration::picoseconds(event.time);
+        ended.clear();
+        sharing.finish(event, ended);
+        for (const uint64_t payload : ended) ASSERT_EQ(running.erase(payload), 1u);
+      }
+      sharing.update(now, queue);
+      std::vector<std::vector<Use>> uses;
+      std::vector<double> bounds;
+      for (const auto& [payload, r] : running) {
+        uses.push_back(r.uses);
+        bounds.push_back(r.bound);
+      }
+      const std::vector<double> rates = water_fill(capacities, uses, bounds);
+      size_t i = 0;
+      for (const auto& [payload, r] : running) {
+        ASSERT_NEAR(sharing.rate(r.id) / rates[i], 1, 1e-8) << "system " << system;
+        ++i;
+        ++compared;
+      }
+    }
+  }
+  EXPECT_GT(compared, 20'000);
+}
+
+// What a component does does not depend on what its resources did before: the same flows later, on
+// other ports, end after the same time to the picosecond.
+TEST(Sharing, NothingIsRememberedOfABusyPast) {
+  Sharing sharing;
+  for (int r = 0; r < 20; ++r) sharing.add_resource(0.05);
+  EventQueue queue;
+  std::mt19937_64 random(3);
+  std::vector<double> bytes;
+  for (int i = 0; i < 25; ++i) bytes.push_back(static_cast<double>(random() % 1'000'000));
+  const auto run = [&](ResourceId first, Duration begin) {
+    for (ResourceId i = 0; i < 5; ++i) {
+      for (ResourceId j = 0; j < 5; ++j) {
+        const Use uses[] = {{first + i}, {first + 5 + j}};
+        sharing.start(begin, bytes[static_cast<size_t>(5 * i + j)], kNoBound, uses, 0);
+      }
+    }
+    sharing.update(begin, queue);
+    std::vector<int64_t> ends;
+    std::vector<uint64_t> ended;
+    while (!queue.empty()) {
+      const auto event = queue.pop();
+      ended.clear();
+      sharing.finish(event, ended);
+      for (size_t n = 0; n < ended.size(); ++n) ends.push_back(event.time - begin.picoseconds());
+      sharing.update(Duration::picoseconds(event.time), queue);
+    }
+    return ends;
+  };
+  const auto fresh = run(0, Duration());
+  EXPECT_EQ(fresh.size(), 25u);
+  EXPECT_EQ(run(0, Duration::picoseconds(987'654'321'987)), fresh);
+  EXPECT_EQ(run(10, Duration::picoseconds(1'987'654'321'987)), fresh);
 }
 
 TEST(EventQueue, OrdersByTimeThenBySequence) {

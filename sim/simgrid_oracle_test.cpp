@@ -126,7 +126,7 @@ std::vector<Flow> random_flows(const Case& c, uint64_t seed) {
     if (f.from == f.to) f.to = (f.to + 1) % devices;
     f.bytes = std::round(std::pow(10, magnitude(random)));
     // Half of them at once, the others while those run.
-    if (i % 2 == 1) f.start = Duration::microseconds(static_cast<int64_t>(random() % 2000));
+    if (i % 2 == 1) f.start = Duration::microseconds(static_cast<double>(random() % 2000));
     flows.push_back(f);
   }
   return flows;

@@ -102,6 +102,7 @@ class Walk {
       start_all(island);
       while (!island.clock.queue.empty() && !island.tied) step(island);
       island.clock.sharing.shrink();
+      island.clock.queue.shrink();
       island.work->shrink();
     };
     const auto threads =

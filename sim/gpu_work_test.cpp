@@ -1,0 +1,221 @@
+// Clusters of GPUs: what may not change a result does not, and what should does.
+
+#include "sim/gpu_work.h"
+
+#include <gtest/gtest.h>
+
+#include "plan/testing.h"
+#include "sim/exchange_speed.h"
+#include "sim/simulate.h"
+
+namespace rehearse {
+namespace {
+
+Cluster gpus(int64_t nodes, const std::string& more = "", const std::string& fabric = "") {
+  return parse_cluster("name: gpus\nnodes: " + std::to_string(nodes) +
+                           "\ndevices_per_node: 4\ndevice:\n  kind: gpu\n  peak: 100 GFLOP/s\n"
+                           "  memory_bandwidth: 100 GB/s\n  memory: 1 GB\n"
+                           "node_link:\n  bandwidth: 3 GB/s\n  latency: 1 us\n"
+                           "network:\n  bandwidth: 1 GB/s\n  latency: 2 us\n" +
+                           fabric + more,
+                       "gpus.yaml");
+}
+
+Plan gpu_plan(Layout layout, int64_t nodes) {
+  Plan plan = small_plan(layout);
+  plan.training.precision = Precision::kFp8;
+  plan.cluster = gpus(nodes);
+  return plan;
+}
+
+Plan skewed(Plan plan, double skew, LoadVaries varies) {
+  plan.expert_load = {.synthetic = true, .skew = skew, .varies = varies};
+  return plan;
+}
+
+std::string bytes_of(const Plan& plan, const SimulateOptions& options) {
+  const Program program = build_program(plan);
+  return print_timeline(program, simulate(plan, program, std::nullopt, options).timeline);
+}
+
+std::vector<Plan> plans() {
+  const Layout dualpipe{.pp = 4, .dp = 16, .ep = 8, .schedule = ScheduleKind::kDualPipe};
+  const Plan balanced = gpu_plan(dualpipe, 16);
+  Plan slow = balanced;
+  slow.cluster =
+      gpus(16, "faults:\n  - {nic: 5, bandwidth: 300 MB/s}\n  - {device: 9, speed: 0.7}\n");
+  Plan planes = balanced;
+  planes.cluster = gpus(
+      16,
+      "",
+      "  fabric:\n    kind: multi_plane_fat_tree\n    switch_ports: 8\n    switch_latency: 1 us\n");
+  Plan narrow = balanced;
+  narrow.cluster = gpus(16,
+                        "",
+                        "  fabric:\n    kind: multi_rail_fat_tree\n    switch_ports: 8\n    "
+                        "switch_latency: 1 us\n    oversubscription: 3\n");
+  return {balanced,
+          skewed(balanced, 0.5, LoadVaries::kNever),
+          skewed(balanced, 0.5, LoadVaries::kMicroBatch),
+          slow,
+          planes,
+          narrow,
+          gpu_plan({.pp = 2, .dp = 8, .ep = 2}, 4),
+          gpu_plan({.pp = 2, .dp = 8, .schedule = ScheduleKind::kZB1P, .zero_stage = 0}, 4)};
+}
+
+TEST(GpuSimulation, RunsThreadsMemoryAndFoldingDoNotChangeAByte) {
+  for (const Plan& plan : plans()) {
+    const std::string plain = bytes_of(plan, {.memoise = false});
+    EXPECT_EQ(bytes_of(plan, {.memoise = false}), plain);
+    EXPECT_EQ(bytes_of(plan, {}), plain);
+    EXPECT_EQ(bytes_of(plan, {.threads = 2}), plain);
+    EXPECT_EQ(bytes_of(plan, {.threads = 7}), plain);
+    EXPECT_EQ(bytes_of(plan, {.fold = true}), plain);
+    EXPECT_EQ(bytes_of(plan, {.memoise = false, .fold = true, .threads = 2}), plain);
+  }
+}
+
+TEST(GpuSimulation, FoldsOnlyWhatIsProvablyAlike) {
+  const auto folded = [](const Plan& plan) {
+    return simulate(plan, build_program(plan), std::nullopt, {.keep = Keep::kSummary, .fold = true})
+        .data_ranks;
+  };
+  const std::vector<Plan> all = plans();
+  EXPECT_EQ(folded(all[0]), 1);   // balanced: every data rank alike
+  EXPECT_EQ(folded(all[1]), 8);   // skewed, every EP group alike
+  EXPECT_EQ(folded(all[2]), 16);  // every all-to-all different
+  EXPECT_EQ(folded(all[3]), 16);  // a slow NIC
+  EXPECT_EQ(folded(all[5]), 16);  // links shared between switches
+}
+
+TEST(GpuSimulation, RemembersAllToAlls) {
+  const Plan plan = plans().front();
+  const Program program = build_program(plan);
+  const ExchangeCounts with = simulate(plan, program, std::nullopt).exchanges;
+  const ExchangeCounts without =
+      simulate(plan, program, std::nullopt, {.memoise = false}).exchanges;
+  EXPECT_GT(with.remembered, 0);
+  EXPECT_EQ(without.remembered, 0);
+  EXPECT_EQ(with.alone, without.alone);
+  EXPECT_GT(with.disturbed, 0);  // pipeline messages cross some
+  EXPECT_EQ(with.disturbed, without.disturbed);
+}
+
+// Two nodes of one device: known answer. Each rank sends its tokens for the other over the network;
+// what comes is its own already. bytes / bandwidth + latency, the longer way deciding.
+TEST(GpuSimulation, AnAllToAllOverOneLinkTakesItsBytes) {
+  Plan plan = small_plan({.dp = 2, .ep = 2});
+  plan.cluster = parse_cluster(
+      "name: two\nnodes: 2\ndevices_per_node: 1\ndevice:\n  kind: gpu\n  peak: 1 TFLOP/s\n"
+      "  memory_bandwidth: 1 TB/s\n  memory: 1 GB\nnode_link:\n  bandwidth: 10 GB/s\n  latency: 1 "
+      "us\n"
+      "network:\n  bandwidth: 1 GB/s\n  latency: 2 us\n",
+      "two.yaml");
+  const Program program = build_program(plan);
+  const Timeline t = simulate(plan, program, std::nullopt).timeline;
+  const ExpertGroup group(plan, 0, 0);
+  const int64_t tokens = balanced_routing(plan, group).to_node[0][1];
+  int64_t seen = 0;
+  for (const Op& op : program.ops()) {
+    if (!is_all_to_all(op.kind)) continue;
+    const Span& span = t.spans[static_cast<size_t>(op.id)];
+    const Duration expected =
+        exchange_message(plan, op.kind, op.pass) * tokens / plan.cluster.network->bandwidth +
+        Duration::microseconds(2);
+    EXPECT_NEAR((span.end - span.begin).seconds(), expected.seconds(), 2e-12) << to_string(op);
+    ++seen;
+  }
+  EXPECT_GT(seen, 0);
+}
+
+// Network and NVLink are busy at once: the slower decides, and SMs where they are slower still.
+TEST(GpuSimulation, TheSlowestOfNetworkNvlinkAndSmsDecides) {
+  Plan plan = gpu_plan({.dp = 8, .ep = 8}, 2);
+  plan.training.sequence_length = 4096;  // latencies are nothing beside this
+  const Program program = build_program(plan);
+  const auto time = [&] { return exchange_speeds(plan, program).front().mean.seconds(); };
+  const double by_network = time();
+  plan.cluster.network->bandwidth = BytesPerSecond(2e9);
+  EXPECT_LT(time(), 0.7 * by_network);
+  plan.cluster.network->bandwidth = BytesPerSecond(1e12);
+  const double by_nvlink = time();
+  plan.cluster.node_link->bandwidth = BytesPerSecond(6e9);
+  EXPECT_NEAR(time() / by_nvlink, 0.5, 0.15);
+  plan.cluster.copy_per_sm = BytesPerSecond(1e6);
+  const double by_sms = time();
+  EXPECT_GT(by_sms, 5 * by_nvlink);
+  plan.cluster.communication_sms = 40;
+  EXPECT_NEAR(time() / by_sms, 0.5, 1e-6);
+}
+
+TEST(GpuSimulation, SkewIsWaiting) {
+  const Layout layout{.pp = 2, .dp = 8, .ep = 8};
+  double before = -1;
+  for (const double skew : {0.0, 0.5, 1.0, 2.0}) {
+    const Plan plan = skewed(gpu_plan(layout, 4), skew, LoadVaries::kMicroBatch);
+    const Prediction p = simulate(plan, build_program(plan), std::nullopt);
+    EXPECT_GT(p.summary.exchange_wait_fraction, before) << skew;
+    before = p.summary.exchange_wait_fraction;
+  }
+  const Plan balanced = gpu_plan(layout, 4);
+  EXPECT_LT(
+      simulate(balanced, build_program(balanced), std::nullopt).summary.exchange_wait_fraction,
+      before / 4);
+}
+
+TEST(GpuSimulation, SlowPartsMakeTheStepLonger) {
+  Plan plan = gpu_plan({.pp = 2, .dp = 16, .ep = 16}, 8);
+  plan.model.architecture.experts = 16;
+  plan.training.sequence_length = 4096;
+  const auto step_on = [&](const Cluster& cluster) {
+    plan.cluster = cluster;
+    plan.cluster.peak = FlopsPerSecond(1e13);
+    plan.cluster.memory_bandwidth = BytesPerSecond(1e12);
+    return simulate(plan, build_program(plan), std::nullopt, {.keep = Keep::kSummary})
+        .summary.step.seconds();
+  };
+  const auto tree = [](const std::string& oversubscription) {
+    return gpus(8,
+                "",
+                "  fabric:\n    kind: fat_tree\n    switch_ports: 8\n    switch_latency: 0 us\n"
+                "    oversubscription: " +
+                    oversubscription + "\n");
+  };
+  const double sound = step_on(gpus(8));
+  EXPECT_GT(step_on(gpus(8, "faults:\n  - {device: 3, speed: 0.2}\n")), 1.2 * sound);
+  EXPECT_GT(step_on(gpus(8, "faults:\n  - {nic: 3, bandwidth: 100 MB/s}\n")), 3 * sound);
+  EXPECT_NEAR(step_on(tree("1")) / sound, 1, 1e-9);  // non-blocking: only NICs matter
+  EXPECT_GT(step_on(tree("3")), 1.3 * sound);        // four NICs, two cables up
+}
+
+TEST(GpuSimulation, ComputationIsSlowerBesideCommunication) {
+  // Compute-bound ops beside a kernel that holds 50 of 100 SMs take twice as long at most.
+  Plan plan = gpu_plan({.pp = 2, .dp = 4, .ep = 4, .schedule = ScheduleKind::kDualPipe}, 2);
+  plan.cluster.sms = 100;
+  plan.cluster.memory_bandwidth = BytesPerSecond(1e15);
+  plan.cluster.communication_sms = 1;
+  const Program program = build_program(plan);
+  const auto fb = [&] {
+    return mean(simulate(plan, program, std::nullopt).summary.ranks).fb.seconds();
+  };
+  const double one = fb();
+  plan.cluster.communication_sms = 50;
+  EXPECT_GT(fb(), 1.02 * one);
+  EXPECT_LT(fb(), 2.1 * one);
+}
+
+TEST(Collectives, AlgorithmsByPredictedTime) {
+  const Cluster cluster = gpus(16);
+  using A = CollectivePlan::Algorithm;
+  // Small, to everybody: few steps. Large, scattered: every link busy, few steps across nodes.
+  EXPECT_EQ(plan_collective(cluster, 16, 4, Bytes(), true).algorithm, A::kTree);
+  const CollectivePlan large = plan_collective(cluster, 16, 4, Bytes(4'000'000), false);
+  EXPECT_EQ(large.algorithm, A::kHierarchical);
+  EXPECT_EQ(large.network, Bytes(1'000'000));
+  EXPECT_EQ(large.node, Bytes(3'000'000));
+  EXPECT_EQ(large.latency, Duration::microseconds(2) * 15 + Duration::microseconds(1) * 3);
+}
+
+}  // namespace
+}  // namespace rehearse
