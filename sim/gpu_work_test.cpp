@@ -183,7 +183,7 @@ TEST(GpuSimulation, SlowPartsMakeTheStepLonger) {
                     oversubscription + "\n");
   };
   const double sound = step_on(gpus(8));
-  EXPECT_GT(step_on(gpus(8, "faults:\n  - {device: 3, speed: 0.2}\n")), 1.2 * sound);
+  EXPECT_GT(step_on(gpus(8, "faults:\n  - {device: 3, speed: 0.05}\n")), 1.2 * sound);
   EXPECT_GT(step_on(gpus(8, "faults:\n  - {nic: 3, bandwidth: 100 MB/s}\n")), 3 * sound);
   EXPECT_NEAR(step_on(tree("1")) / sound, 1, 1e-9);  // non-blocking: only NICs matter
   EXPECT_GT(step_on(tree("3")), 1.3 * sound);        // four NICs, two cables up
