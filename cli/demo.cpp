@@ -103,7 +103,7 @@ std::vector<Plan> other_layouts(const Plan& plan) {
     if (a.layers < l.pp || (l.ep > 1 && (a.experts == 0 || a.experts % l.ep != 0))) continue;
     Plan other = plan;
     other.layout = l;
-    other.layout.layers_per_stage = even_layers(a.layers, l.pp);
+    other.layout.layers_per_stage = even_layers(a.layers, l.stages());
     other.routing = Routing::kBalanced;
     plans.push_back(std::move(other));
   }

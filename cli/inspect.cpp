@@ -31,11 +31,12 @@ std::vector<double> unit_bubbles(Program::Spec spec, Granularity granularity) {
   return bubbles;
 }
 
-Json cell_json(const Cell& cell, int64_t rank, int64_t pp) {
+Json cell_json(const Cell& cell, int64_t rank, const Layout& layout) {
   static constexpr std::string_view kKinds[] = {"F", "B", "Bi", "W", "F&B"};
   // FACTS of the published schedule number directions from the rank's nearer end.
   const auto near = [&](const MicroBatch& m) {
-    return rank < (pp + 1) / 2 ? m.direction : 1 - m.direction;
+    const bool swap = layout.copies() == 2 && rank >= (layout.pp + 1) / 2;
+    return swap ? 1 - m.direction : m.direction;
   };
   Json j = {{"kind", kKinds[static_cast<size_t>(cell.kind)]}};
   if (cell.has_forward()) {
@@ -89,7 +90,7 @@ Json inspect_json(const Plan& plan, const Program& program) {
   for (size_t r = 0; r < infos.size(); ++r) {
     Json cells = Json::array();
     for (const Cell& c : infos[r].schedule) {
-      cells.push_back(cell_json(c, static_cast<int64_t>(r), l.pp));
+      cells.push_back(cell_json(c, static_cast<int64_t>(r), l));
     }
     ranks.push_back({{"rank", r},
                      {"bubble_cells", infos[r].bubble_cells},
@@ -107,9 +108,13 @@ Json inspect_json(const Plan& plan, const Program& program) {
           {"schedule", name_of(l.schedule)},
           {"layers_per_stage", l.layers_per_stage},
           {"ops", program.global_size()},
-          {"bubble_formula", bubble_formula(l.schedule, l.pp, {})},
+          {"bubble_formula", bubble_formula(l, {})},
           {"bubble_formula_text", bubble_formula_text(l.schedule)},
-          {"peak_micro_batches_formula", peak_micro_batches_formula(l.schedule, l.pp)},
+          {"stages", l.stages()},
+          {"stages_held", l.slots()},
+          {"stages_held_formula_text", parameters_formula_text(l.schedule)},
+          {"peak_micro_batches_formula_text", peak_micro_batches_formula_text(l.schedule)},
+          {"peak_micro_batches_formula", peak_micro_batches_formula(l)},
           {"ranks", std::move(ranks)}};
 }
 
@@ -154,9 +159,12 @@ std::string inspect_text(const Plan& plan, const Program& program, std::optional
       program.global_size());
   out += fmt::format(
       "bubble at unit costs (F = Bi = W = 1, F&B = 3, no communication)\n"
-      "  formula {} = {}\n",
+      "  formula {} = {}; most micro-batches held {} = {}; parameters of {}\n",
       bubble_formula_text(l.schedule),
-      bubble_formula(l.schedule, l.pp, {}));
+      bubble_formula(l, {}),
+      peak_micro_batches_formula_text(l.schedule),
+      peak_micro_batches_formula(l),
+      parameters_formula_text(l.schedule));
   Table table({"pipeline rank",
                "bubble, whole cells",
                "bubble, ops",

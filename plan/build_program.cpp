@@ -8,6 +8,7 @@
 // so that each all-to-all runs beside computation of the other micro-batch. Pairs of unequal chunks
 // are zipped layer by layer in order of execution; what is left over runs unpaired.
 
+#include <algorithm>
 #include <map>
 #include <tuple>
 
@@ -36,15 +37,15 @@ class Builder {
   Program build() {
     const Layout& layout = spec_.layout;
     for (int32_t r = 0; r < layout.pp; ++r) {
-      schedules_.push_back(
-          spec_.mode == Mode::kForward
-              ? forward_only(layout.schedule, spec_.micro_batches)
-              : build_schedule(layout.schedule, layout.pp, spec_.micro_batches, r));
+      schedules_.push_back(spec_.mode == Mode::kForward
+                               ? forward_only(layout, spec_.micro_batches)
+                               : build_schedule(layout, spec_.micro_batches, r));
       rank_ = r;
       for (const Cell& cell : schedules_.back()) emit_cell(cell);
       if (spec_.mode == Mode::kTrain) end_step();
       input_ops_.clear();
       head_forward_.clear();
+      handed_on_.clear();
       last_of_direction_.clear();
       cell_ = 0;
     }
@@ -57,8 +58,9 @@ class Builder {
   }
 
  private:
-  // What identifies one pipeline message within a replica: pass, micro-batch, receiving rank.
-  using MessageKey = std::tuple<Pass, int32_t, int32_t>;
+  // What identifies one pipeline message within a replica: pass, micro-batch, receiving stage and
+  // rank.
+  using MessageKey = std::tuple<Pass, int32_t, int32_t, int32_t>;
 
   // The ids of one chunk's pass: where it stands and what its next op depends on.
   struct Chain {
@@ -68,14 +70,14 @@ class Builder {
     bool weights = true;         // backward: W ops stand in this cell
   };
 
-  int32_t last_stage() const { return static_cast<int32_t>(spec_.layout.pp) - 1; }
+  int32_t last_stage() const { return static_cast<int32_t>(spec_.layout.stages()) - 1; }
   int32_t stage_of(const MicroBatch& m) const {
     return static_cast<int32_t>(spec_.layout.stage_of(rank_, m.direction));
   }
   bool is_moe(int32_t layer) const { return layer >= spec_.dense_layers; }
   int32_t mtp_layer() const {
     const Layout& l = spec_.layout;
-    return static_cast<int32_t>(l.first_layer(l.pp));
+    return static_cast<int32_t>(l.first_layer(l.stages()));
   }
 
   int32_t emit(Op op, std::vector<int32_t> after) {
@@ -125,11 +127,16 @@ class Builder {
     return c.micro_batch.direction == 0 ? Lane::kRecv0 : Lane::kRecv1;
   }
   int32_t rank_of_stage(const Chain& c, int32_t stage) const {
-    return static_cast<int32_t>(spec_.layout.pp_rank_of(stage, c.micro_batch.direction));
+    const Layout& l = spec_.layout;
+    return static_cast<int32_t>(l.pp_rank_of(stage, l.slot_of(stage, c.micro_batch.direction)));
   }
 
   void receive(Chain& c, Pass pass) {
     const int32_t from = rank_of_stage(c, pass == Pass::kForward ? c.stage - 1 : c.stage + 1);
+    if (from == rank_) {  // this rank holds both stages
+      c.after = handed_on_.at({pass, c.micro_batch.index, c.stage, rank_});
+      return;
+    }
     Op op{.lane = recv_lane(c),
           .kind = OpKind::kRecv,
           .pass = pass,
@@ -138,12 +145,18 @@ class Builder {
           .micro_batch = c.micro_batch.index,
           .peer = from};
     const int32_t id = emit(op, {});
-    receives_.emplace_back(id, MessageKey{pass, c.micro_batch.index, rank_});
+    receives_.emplace_back(id, MessageKey{pass, c.micro_batch.index, c.stage, rank_});
     c.after = {id};
   }
 
   void send(const Chain& c, Pass pass) {
-    const int32_t to = rank_of_stage(c, pass == Pass::kForward ? c.stage + 1 : c.stage - 1);
+    const int32_t next = pass == Pass::kForward ? c.stage + 1 : c.stage - 1;
+    const int32_t to = rank_of_stage(c, next);
+    const MessageKey key{pass, c.micro_batch.index, next, to};
+    if (to == rank_) {
+      handed_on_[key] = c.after;
+      return;
+    }
     Op op{.lane = send_lane(c),
           .kind = OpKind::kSend,
           .pass = pass,
@@ -151,7 +164,7 @@ class Builder {
           .direction = c.micro_batch.direction,
           .micro_batch = c.micro_batch.index,
           .peer = to};
-    sends_[MessageKey{pass, c.micro_batch.index, to}] = emit(op, c.after);
+    sends_[key] = emit(op, c.after);
   }
 
   std::vector<int32_t> layers_of(int32_t stage) const {
@@ -389,20 +402,22 @@ class Builder {
       bool moe;
     };
     std::vector<Copy> copies;
-    for (int32_t d = 0; d < layout.directions(); ++d) {
+    for (int32_t d = 0; d < layout.slots(); ++d) {
       const auto stage = static_cast<int32_t>(layout.stage_of(rank_, d));
       const bool moe = is_moe(static_cast<int32_t>(layout.first_layer(stage + 1)) - 1) ||
                        (spec_.mtp && stage == last_stage());
       copies.push_back({d, stage, moe});
     }
-    if (copies.size() == 2 && copies[1].stage < copies[0].stage) std::swap(copies[0], copies[1]);
+    std::sort(copies.begin(), copies.end(), [](const Copy& a, const Copy& b) {
+      return a.stage < b.stage;
+    });
 
     const auto of_stage = [&](const Copy& c, Lane lane, OpKind kind, Group group) {
       return Op{
           .lane = lane, .kind = kind, .group = group, .stage = c.stage, .direction = c.direction};
     };
-    const bool replicated = layout.directions() * layout.dp > 1;
-    const bool experts_replicated = layout.directions() * layout.dp / layout.ep > 1;
+    const bool replicated = layout.copies() * layout.dp > 1;
+    const bool experts_replicated = layout.copies() * layout.dp / layout.ep > 1;
     const auto last_use = last_of_direction_;
     std::vector<int32_t> reduced;
     for (const Copy& c : copies) {
@@ -450,6 +465,7 @@ class Builder {
   std::map<std::tuple<int32_t, OpKind, std::optional<int32_t>>, int32_t> input_ops_;
   std::map<std::pair<int32_t, std::optional<int32_t>>, int32_t> head_forward_;
   std::map<int32_t, int32_t> last_of_direction_;
+  std::map<MessageKey, std::vector<int32_t>> handed_on_;  // between stages of the rank at hand
   std::map<MessageKey, int32_t> sends_;
   std::vector<std::pair<int32_t, MessageKey>> receives_;
 };
@@ -458,7 +474,8 @@ class Builder {
 
 Program Program::build(const Spec& spec) {
   const Layout& l = spec.layout;
-  CHECK(static_cast<int64_t>(l.layers_per_stage.size()) == l.pp) << "one layer count per stage";
+  CHECK(static_cast<int64_t>(l.layers_per_stage.size()) == l.stages())
+      << "one layer count per stage";
   CHECK(check_stages(l.schedule, l.pp).empty()) << check_stages(l.schedule, l.pp);
   CHECK(l.dp % l.ep == 0) << "EP " << l.ep << " does not divide DP " << l.dp;
   return Builder(spec).build();

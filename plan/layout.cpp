@@ -6,10 +6,14 @@ std::string_view name_of(ScheduleKind kind) {
   switch (kind) {
     case ScheduleKind::k1F1B:
       return "1f1b";
+    case ScheduleKind::kInterleaved:
+      return "interleaved-1f1b";
     case ScheduleKind::kZB1P:
       return "zb1p";
     case ScheduleKind::kDualPipe:
       return "dualpipe";
+    case ScheduleKind::kDualPipeV:
+      return "dualpipev";
   }
   return "?";
 }

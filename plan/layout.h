@@ -9,7 +9,7 @@
 
 namespace rehearse {
 
-enum class ScheduleKind : uint8_t { k1F1B, kZB1P, kDualPipe };
+enum class ScheduleKind : uint8_t { k1F1B, kInterleaved, kZB1P, kDualPipe, kDualPipeV };
 
 std::string_view name_of(ScheduleKind kind);
 
@@ -19,17 +19,35 @@ struct Layout {
   int64_t ep = 1;
   int64_t tp = 1;
   ScheduleKind schedule = ScheduleKind::k1F1B;
+  int64_t chunks = 2;      // per rank, of kInterleaved
   int64_t zero_stage = 1;  // 0: every replica updates all its weights; 1: each updates its shard
   std::vector<int64_t> layers_per_stage;  // one entry per stage, first stage first
 
   int64_t world() const { return pp * dp * tp; }
-  // Pipeline directions: DualPipe sends micro-batches through from both ends.
-  int64_t directions() const { return schedule == ScheduleKind::kDualPipe ? 2 : 1; }
-  // The stage a pipeline rank computes for micro-batches of a direction, and the inverse.
-  int64_t stage_of(int64_t pp_rank, int64_t direction) const {
-    return direction == 0 ? pp_rank : pp - 1 - pp_rank;
+  // Stages that a rank holds, numbered from 0 as the `direction` of its cells and ops: the two
+  // directions of DualPipe, the two legs of DualPipeV's way, the chunks of interleaved 1F1B.
+  int64_t slots() const {
+    if (schedule == ScheduleKind::kInterleaved) return chunks;
+    return schedule == ScheduleKind::kDualPipe || schedule == ScheduleKind::kDualPipeV ? 2 : 1;
   }
-  int64_t pp_rank_of(int64_t stage, int64_t direction) const { return stage_of(stage, direction); }
+  // Ranks of one pipeline that hold the same stage: DualPipe sends micro-batches through from both
+  // ends.
+  int64_t copies() const { return schedule == ScheduleKind::kDualPipe ? 2 : 1; }
+  int64_t stages() const { return pp * slots() / copies(); }
+  // The stage in a slot of a pipeline rank.
+  int64_t stage_of(int64_t pp_rank, int64_t slot) const {
+    if (schedule == ScheduleKind::kInterleaved) return slot * pp + pp_rank;
+    return slot == 0 ? pp_rank : stages() - 1 - pp_rank;
+  }
+  // The slot in which a micro-batch meets `stage` that was in `slot` before.
+  int64_t slot_of(int64_t stage, int64_t slot) const {
+    return schedule == ScheduleKind::kDualPipe ? slot : stage / pp;
+  }
+  // The rank that holds `stage` in `slot`.
+  int64_t pp_rank_of(int64_t stage, int64_t slot) const {
+    if (schedule == ScheduleKind::kInterleaved) return stage % pp;
+    return slot == 0 ? stage : stages() - 1 - stage;
+  }
   int64_t first_layer(int64_t stage) const {
     int64_t first = 0;
     for (int64_t s = 0; s < stage; ++s) first += layers_per_stage[static_cast<size_t>(s)];

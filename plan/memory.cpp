@@ -16,13 +16,15 @@ StageWeights stage_weights(const Plan& plan, int64_t stage) {
     add_layer(a.is_moe(layer));
   }
   if (stage == 0) w.dense += p.embedding;
-  if (stage == l.pp - 1) {
+  if (stage == l.stages() - 1) {
     w.dense += p.head;
     if (a.mtp_depth > 0) {
       add_layer(true);
       w.dense += p.mtp_projection;
-      // Under DualPipe the embedding stands on the same rank and is shared; else it is a copy.
-      if (l.directions() == 1 && l.pp > 1) w.dense += p.embedding;
+      // Where the embedding stands on the same rank (DualPipe, DualPipeV) it is shared; else this
+      // is a copy.
+      const bool shared = l.slots() == 2 && l.schedule != ScheduleKind::kInterleaved;
+      if (!shared && l.pp > 1) w.dense += p.embedding;
     }
   }
   return w;
@@ -66,15 +68,14 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
   const Architecture& a = plan.model.architecture;
   const Layout& l = plan.layout;
   const ElementBytes bytes = element_bytes(plan.training.precision);
-  const RankSchedule schedule =
-      build_schedule(l.schedule, l.pp, plan.training.micro_batches, pp_rank);
-  const int64_t dense_replicas = l.directions() * l.dp;
+  const RankSchedule schedule = build_schedule(l, plan.training.micro_batches, pp_rank);
+  const int64_t dense_replicas = l.copies() * l.dp;
   const int64_t expert_replicas = dense_replicas / l.ep;
   const auto share = [&](int64_t elements, int64_t replicas) {
     return l.zero_stage == 0 ? elements : (elements + replicas - 1) / replicas;
   };
   RankMemory m;
-  for (int64_t direction = 0; direction < l.directions(); ++direction) {
+  for (int64_t direction = 0; direction < l.slots(); ++direction) {
     const int64_t stage = l.stage_of(pp_rank, direction);
     const StageWeights w = stage_weights(plan, stage);
     m.parameters += Bytes(w.dense + w.expert) * bytes.weight;
@@ -86,7 +87,7 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
     for (int64_t layer = l.first_layer(stage); layer < l.first_layer(stage + 1); ++layer) {
       per_token += activation_elements(a, layer);
     }
-    if (stage == l.pp - 1) per_token += 2 * a.hidden + a.vocabulary;
+    if (stage == l.stages() - 1) per_token += 2 * a.hidden + a.vocabulary;
     m.activations += Bytes(per_token * plan.micro_batch_tokens() *
                            peak_micro_batches(schedule, static_cast<int32_t>(direction))) *
                      bytes.activation;

@@ -27,7 +27,7 @@ OpCalls layer_kernels(const Plan& plan, const Op& op, const MemberLoad& load) {
 OpCalls step_kernels(const Plan& plan, const Op& op) {
   const StageWeights w = stage_weights(plan, op.stage);
   const Layout& l = plan.layout;
-  const int64_t replicas = l.directions() * l.dp;
+  const int64_t replicas = l.copies() * l.dp;
   const int64_t expert_replicas = replicas / l.ep;
   const bool sharded = l.zero_stage > 0;
   const auto shard = [&](int64_t elements, int64_t n) { return (elements + n - 1) / n; };
@@ -45,7 +45,7 @@ OpCalls step_kernels(const Plan& plan, const Op& op) {
       work.push_back({Kernel::kCopy, {elements - shard(elements, copies)}});
       break;
     case OpKind::kGradNorm:
-      for (int64_t direction = 0; direction < l.directions(); ++direction) {
+      for (int64_t direction = 0; direction < l.slots(); ++direction) {
         const StageWeights held = stage_weights(plan, l.stage_of(op.pp_rank, direction));
         work.push_back({Kernel::kSquareSum, {shard(held.dense, replicas)}});
         work.push_back({Kernel::kSquareSum, {shard(held.expert, expert_replicas)}});

@@ -41,18 +41,23 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster) {
   l.schedule = map.has("schedule")
                    ? map.choice<ScheduleKind>("schedule",
                                               {{"1f1b", ScheduleKind::k1F1B},
+                                               {"interleaved-1f1b", ScheduleKind::kInterleaved},
                                                {"zb1p", ScheduleKind::kZB1P},
-                                               {"dualpipe", ScheduleKind::kDualPipe}})
+                                               {"dualpipe", ScheduleKind::kDualPipe},
+                                               {"dualpipev", ScheduleKind::kDualPipeV}})
                    : ScheduleKind::k1F1B;
   l.zero_stage = map.integer("zero_stage", {.min = 0, .max = 1}, 1);
   const Architecture& a = model.architecture;
-  if (a.layers < l.pp) {
+  if (l.schedule == ScheduleKind::kInterleaved) {
+    l.chunks = map.integer("chunks", {.min = 1, .max = 10'000}, l.chunks);
+  }
+  if (a.layers < l.stages()) {
     map.fail("pp",
              fmt::format("{} pipeline stages for a model of {} layers: every stage needs at least "
                          "one; use pp of at most {}",
-                         l.pp,
+                         l.stages(),
                          a.layers,
-                         a.layers));
+                         a.layers * l.pp / l.stages()));
   }
   const std::string stages = check_stages(l.schedule, l.pp);
   if (!stages.empty()) map.fail("pp", stages);
@@ -66,17 +71,17 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster) {
     l.layers_per_stage = map.integers("layers_per_stage", {.min = 1, .max = 10'000});
     int64_t sum = 0;
     for (const int64_t n : l.layers_per_stage) sum += n;
-    if (static_cast<int64_t>(l.layers_per_stage.size()) != l.pp || sum != a.layers) {
+    if (static_cast<int64_t>(l.layers_per_stage.size()) != l.stages() || sum != a.layers) {
       map.fail("layers_per_stage",
                fmt::format("expected {} counts that add up to the model's {} layers, found {} "
                            "that add up to {}",
-                           l.pp,
+                           l.stages(),
                            a.layers,
                            l.layers_per_stage.size(),
                            sum));
     }
   } else {
-    l.layers_per_stage = even_layers(a.layers, l.pp);
+    l.layers_per_stage = even_layers(a.layers, l.stages());
   }
   if (l.world() > cluster.devices()) {
     map.fail("pp",

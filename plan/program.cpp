@@ -89,8 +89,10 @@ std::vector<Place> Program::members(const Op& op, int32_t data_rank) const {
     case Group::kStageReplicas:
     case Group::kExpertReplicas: {
       const bool experts = op.group == Group::kExpertReplicas;
-      for (int64_t direction = 0; direction < layout.directions(); ++direction) {
-        const auto holder = static_cast<int32_t>(layout.pp_rank_of(op.stage, direction));
+      for (int64_t copy = 0; copy < layout.copies(); ++copy) {
+        const auto holder = layout.copies() == 1
+                                ? op.pp_rank
+                                : static_cast<int32_t>(layout.pp_rank_of(op.stage, copy));
         add(holder, experts ? data_rank % ep : 0, dp, experts ? ep : 1);
       }
       std::sort(places.begin(), places.end());

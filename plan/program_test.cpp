@@ -44,14 +44,32 @@ TEST(Golden, DualPipeWholeCells) {
   expect_golden("dualpipe_pp4_n10_cells.txt", Program::build(s));
 }
 
+TEST(Golden, InterleavedWholeCells) {
+  Program::Spec s = spec(ScheduleKind::kInterleaved, 2, 4, {1, 1, 1, 1});
+  s.granularity = Granularity::kCell;
+  expect_golden("interleaved_pp2_n4_cells.txt", Program::build(s));
+}
+
+TEST(Golden, DualPipeVWholeCells) {
+  Program::Spec s = spec(ScheduleKind::kDualPipeV, 2, 5, {1, 1, 1, 1});
+  s.granularity = Granularity::kCell;
+  expect_golden("dualpipev_pp2_n5_cells.txt", Program::build(s));
+}
+
 std::vector<Program::Spec> many_specs() {
   std::vector<Program::Spec> specs;
-  for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
+  for (const auto kind : {ScheduleKind::k1F1B,
+                          ScheduleKind::kInterleaved,
+                          ScheduleKind::kZB1P,
+                          ScheduleKind::kDualPipe,
+                          ScheduleKind::kDualPipeV}) {
     for (const int64_t pp : {1, 2, 4, 8}) {
       if (!check_stages(kind, pp).empty()) continue;
       for (const auto granularity : {Granularity::kOp, Granularity::kCell}) {
         for (const auto mode : {Mode::kTrain, Mode::kForward}) {
-          Program::Spec s = spec(kind, pp, 2 * pp + 2, std::vector<int64_t>(pp, 2));
+          const int64_t n = kind == ScheduleKind::kInterleaved ? 3 * pp : 2 * pp + 2;
+          Program::Spec s = spec(kind, pp, n, {});
+          s.layout.layers_per_stage.assign(static_cast<size_t>(s.layout.stages()), 2);
           s.layout.layers_per_stage.back() = 3;
           s.layout.dp = 4;
           s.layout.ep = 2;

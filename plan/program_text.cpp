@@ -134,7 +134,11 @@ class Parser {
     l.tp = integer(f["tp"]);
     l.zero_stage = integer(f["zero"]);
     bool known = false;
-    for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
+    for (const auto kind : {ScheduleKind::k1F1B,
+                            ScheduleKind::kInterleaved,
+                            ScheduleKind::kZB1P,
+                            ScheduleKind::kDualPipe,
+                            ScheduleKind::kDualPipeV}) {
       if (name_of(kind) == f["schedule"]) {
         l.schedule = kind;
         known = true;
@@ -145,7 +149,7 @@ class Parser {
     for (char& c : list) c = c == ',' ? ' ' : c;
     for (const auto word : words(list)) l.layers_per_stage.push_back(integer(word));
     if (l.pp < 1 || l.dp < 1 || l.ep < 1 || l.dp % l.ep != 0 ||
-        static_cast<int64_t>(l.layers_per_stage.size()) != l.pp) {
+        static_cast<int64_t>(l.layers_per_stage.size()) != l.stages()) {
       fail("expected pp, dp, ep of at least 1, ep dividing dp, one layer count per stage");
     }
   }

@@ -130,25 +130,75 @@ RankSchedule dualpipe(int64_t pp, int64_t n, int64_t rank) {
   return cells.take();
 }
 
-RankSchedule build_schedule(ScheduleKind kind, int64_t pp, int64_t n, int64_t rank) {
-  switch (kind) {
-    case ScheduleKind::k1F1B:
-      return one_f_one_b(pp, n, rank);
-    case ScheduleKind::kZB1P:
-      return zb1p(pp, n, rank);
-    case ScheduleKind::kDualPipe:
-      return dualpipe(pp, n, rank);
+RankSchedule interleaved(int64_t pp, int64_t chunks, int64_t n, int64_t rank) {
+  const int64_t total = n * chunks;
+  // The k-th forward or backward of a rank: groups of pp micro-batches pass all chunks in turn.
+  const auto at = [&](int64_t k, bool backward) {
+    const int64_t within = k % (pp * chunks);
+    const int64_t chunk = within / pp;
+    return MicroBatch{.direction = static_cast<int32_t>(backward ? chunks - 1 - chunk : chunk),
+                      .index = static_cast<int32_t>(k / (pp * chunks) * pp + within % pp)};
+  };
+  RankSchedule cells;
+  const auto forward = [&](int64_t k) {
+    cells.push_back({.kind = CellKind::kForward, .forward = at(k, false)});
+  };
+  const auto backward = [&](int64_t k) {
+    cells.push_back({.kind = CellKind::kBackward, .backward = at(k, true)});
+  };
+  // A micro-batch comes back to the rank after it has been through all later ranks, and for the
+  // last chunk's sake all earlier chunks.
+  const int64_t warmup = std::min(total, 2 * (pp - 1 - rank) + (chunks - 1) * pp);
+  for (int64_t k = 0; k < warmup; ++k) forward(k);
+  for (int64_t k = warmup; k < total; ++k) {
+    forward(k);
+    backward(k - warmup);
   }
-  CHECK(false) << "schedule " << static_cast<int>(kind);
+  for (int64_t k = total - warmup; k < total; ++k) backward(k);
+  return cells;
 }
 
-RankSchedule forward_only(ScheduleKind kind, int64_t n) {
-  const int directions = kind == ScheduleKind::kDualPipe ? 2 : 1;
-  Cells cells(n / directions);
-  for (int64_t i = 0; i < n / directions; ++i) {
-    for (int d = 0; d < directions; ++d) cells.forward(d);
+RankSchedule dualpipev(int64_t pp, int64_t n, int64_t rank) {
+  RankSchedule cells = dualpipe(2 * pp, 2 * n, rank);
+  const auto renumber = [&](MicroBatch& m) { m.index -= static_cast<int32_t>(m.direction * n); };
+  for (Cell& c : cells) {
+    if (c.has_forward()) renumber(c.forward);
+    if (c.has_backward()) renumber(c.backward);
   }
-  return cells.take();
+  return cells;
+}
+
+RankSchedule build_schedule(const Layout& layout, int64_t n, int64_t rank) {
+  switch (layout.schedule) {
+    case ScheduleKind::k1F1B:
+      return one_f_one_b(layout.pp, n, rank);
+    case ScheduleKind::kInterleaved:
+      return interleaved(layout.pp, layout.chunks, n, rank);
+    case ScheduleKind::kZB1P:
+      return zb1p(layout.pp, n, rank);
+    case ScheduleKind::kDualPipe:
+      return dualpipe(layout.pp, n, rank);
+    case ScheduleKind::kDualPipeV:
+      return dualpipev(layout.pp, n, rank);
+  }
+  CHECK(false) << "schedule " << static_cast<int>(layout.schedule);
+}
+
+RankSchedule forward_only(const Layout& layout, int64_t n) {
+  Cells cells(n / layout.copies());
+  RankSchedule list;
+  if (layout.copies() == 2) {
+    for (int64_t i = 0; i < n / 2; ++i) {
+      for (int d = 0; d < 2; ++d) cells.forward(d);
+    }
+    return cells.take();
+  }
+  for (int32_t i = 0; i < n; ++i) {
+    for (int32_t slot = 0; slot < layout.slots(); ++slot) {
+      list.push_back({.kind = CellKind::kForward, .forward = {.direction = slot, .index = i}});
+    }
+  }
+  return list;
 }
 
 std::string check_stages(ScheduleKind kind, int64_t pp) {
@@ -164,6 +214,19 @@ std::string check_stages(ScheduleKind kind, int64_t pp) {
 }
 
 std::string check_micro_batches(ScheduleKind kind, int64_t pp, int64_t n) {
+  if (kind == ScheduleKind::kDualPipeV && n < 2 * pp) {
+    return fmt::format(
+        "dualpipev on {} pipeline ranks needs at least {} micro-batches; found {}", pp, 2 * pp, n);
+  }
+  if (kind == ScheduleKind::kInterleaved && n % pp != 0) {
+    return fmt::format(
+        "interleaved-1f1b on {} pipeline ranks needs a multiple of {} micro-batches; found {}, use "
+        "{}",
+        pp,
+        pp,
+        n,
+        (n / pp + 1) * pp);
+  }
   if (kind == ScheduleKind::kDualPipe && (n % 2 != 0 || n < 2 * pp)) {
     return fmt::format(
         "dualpipe on {} pipeline ranks needs an even number of micro-batches, at least {}; "
@@ -175,27 +238,34 @@ std::string check_micro_batches(ScheduleKind kind, int64_t pp, int64_t n) {
   return "";
 }
 
-double bubble_formula(ScheduleKind kind, int64_t pp, ChunkCosts c) {
-  const auto p = static_cast<double>(pp);
-  switch (kind) {
+double bubble_formula(const Layout& layout, ChunkCosts c) {
+  const auto p = static_cast<double>(layout.pp);
+  switch (layout.schedule) {
     case ScheduleKind::k1F1B:
+    case ScheduleKind::kInterleaved:
       return (p - 1) * (c.f + c.b);
     case ScheduleKind::kZB1P:
       return (p - 1) * (c.f + c.b - 2 * c.w);
     case ScheduleKind::kDualPipe:
       return (p / 2 - 1) * (c.fb + c.b - 3 * c.w);
+    case ScheduleKind::kDualPipeV:
+      return (p - 1) * (c.fb + c.b - 3 * c.w);
   }
-  CHECK(false) << "schedule " << static_cast<int>(kind);
+  CHECK(false) << "schedule " << static_cast<int>(layout.schedule);
 }
 
 std::string bubble_formula_text(ScheduleKind kind) {
   switch (kind) {
     case ScheduleKind::k1F1B:
       return "(PP-1)(F+B)";
+    case ScheduleKind::kInterleaved:
+      return "(PP-1)(F+B), F and B of one chunk";
     case ScheduleKind::kZB1P:
       return "(PP-1)(F+B-2W)";
     case ScheduleKind::kDualPipe:
       return "(PP/2-1)(F&B+B-3W)";
+    case ScheduleKind::kDualPipeV:
+      return "(stages/2-1)(F&B+B-3W), stages = 2 PP";
   }
   CHECK(false) << "schedule " << static_cast<int>(kind);
 }
@@ -225,8 +295,48 @@ int64_t peak_micro_batches(const RankSchedule& schedule, int32_t direction) {
   return peak(schedule, [&](const MicroBatch& m) { return m.direction == direction; });
 }
 
-int64_t peak_micro_batches_formula(ScheduleKind kind, int64_t pp) {
-  return kind == ScheduleKind::kDualPipe ? pp + 1 : pp;
+int64_t peak_micro_batches_formula(const Layout& layout) {
+  switch (layout.schedule) {
+    case ScheduleKind::k1F1B:
+    case ScheduleKind::kZB1P:
+      return layout.pp;
+    case ScheduleKind::kInterleaved:
+      return layout.pp * (layout.chunks + 1) - 1;
+    case ScheduleKind::kDualPipe:
+    case ScheduleKind::kDualPipeV:
+      return layout.stages() + 1;
+  }
+  CHECK(false) << "schedule " << static_cast<int>(layout.schedule);
+}
+
+std::string peak_micro_batches_formula_text(ScheduleKind kind) {
+  switch (kind) {
+    case ScheduleKind::k1F1B:
+    case ScheduleKind::kZB1P:
+      return "PP";
+    case ScheduleKind::kInterleaved:
+      return "PP(chunks+1)-1, each of one chunk";
+    case ScheduleKind::kDualPipe:
+      return "PP+1";
+    case ScheduleKind::kDualPipeV:
+      return "stages+1";
+  }
+  CHECK(false) << "schedule " << static_cast<int>(kind);
+}
+
+std::string parameters_formula_text(ScheduleKind kind) {
+  switch (kind) {
+    case ScheduleKind::k1F1B:
+    case ScheduleKind::kZB1P:
+      return "1 stage of PP";
+    case ScheduleKind::kInterleaved:
+      return "chunks stages of PP x chunks";
+    case ScheduleKind::kDualPipe:
+      return "2 stages of PP";
+    case ScheduleKind::kDualPipeV:
+      return "2 stages of 2 PP";
+  }
+  CHECK(false) << "schedule " << static_cast<int>(kind);
 }
 
 std::string to_string(const Cell& cell) {

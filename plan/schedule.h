@@ -1,7 +1,8 @@
 #pragma once
 // Pipeline schedules: for every pipeline rank, the cells it runs in one step, in order.
-// Sources: 1F1B, Narayanan et al. 2021 (PipeDream-Flush); ZB1P, Qi et al. 2023 (zero-bubble, H1);
-// DualPipe, DeepSeek-V3 technical report section 3.2.1 and figure 5.
+// Sources: 1F1B and interleaved 1F1B, Narayanan et al. 2021 (arXiv 2104.04473, section 2.2); ZB1P,
+// Qi et al. 2023 (zero-bubble, H1); DualPipe, DeepSeek-V3 technical report section 3.2.1 and figure
+// 5; DualPipeV, its "cut in half" (Qi et al. 2025, published with DualPipe's source).
 
 #include <cstdint>
 #include <string>
@@ -19,8 +20,9 @@ enum class CellKind : uint8_t {
   kOverlapped,      // F&B: the forward of one micro-batch beside the backward of another
 };
 
-// One micro-batch on its way. Micro-batches of direction 0 enter at pipeline rank 0, those of
-// direction 1 (DualPipe only) at the last rank. Numbered through: direction 0 has the first half.
+// One micro-batch on its way, in one of the rank's stages (`direction`, Layout::slots). DualPipe's
+// micro-batches of direction 0 enter at pipeline rank 0, those of direction 1 at the last rank, and
+// are numbered through: direction 0 has the first half.
 struct MicroBatch {
   int32_t direction = 0;
   int32_t index = 0;
@@ -42,10 +44,15 @@ using RankSchedule = std::vector<Cell>;
 RankSchedule one_f_one_b(int64_t pp, int64_t n, int64_t rank);
 RankSchedule zb1p(int64_t pp, int64_t n, int64_t rank);
 RankSchedule dualpipe(int64_t pp, int64_t n, int64_t rank);
-RankSchedule build_schedule(ScheduleKind kind, int64_t pp, int64_t n, int64_t rank);
+// chunks: stages per rank. Virtual micro-batches go in groups of pp through each chunk in turn.
+RankSchedule interleaved(int64_t pp, int64_t chunks, int64_t n, int64_t rank);
+// Half a DualPipe of twice the ranks, folded: rank r does what rank r there does, the two
+// directions being the two legs of every micro-batch's way down the ranks and back.
+RankSchedule dualpipev(int64_t pp, int64_t n, int64_t rank);
+RankSchedule build_schedule(const Layout& layout, int64_t n, int64_t rank);
 
 // Forward passes alone, for validation, on the stages that `kind` places on each rank.
-RankSchedule forward_only(ScheduleKind kind, int64_t n);
+RankSchedule forward_only(const Layout& layout, int64_t n);
 
 // What `kind` demands of the number of stages and micro-batches; empty when they suit it, otherwise
 // a sentence that says what would be right.
@@ -60,7 +67,8 @@ struct ChunkCosts {
   double w = 1;
   double fb = 3;
 };
-double bubble_formula(ScheduleKind kind, int64_t pp, ChunkCosts costs);
+// Of a chunk: interleaved 1F1B's is 1/chunks of a rank's layers. layout.pp counts ranks.
+double bubble_formula(const Layout& layout, ChunkCosts costs);
 std::string bubble_formula_text(ScheduleKind kind);
 
 // The most micro-batches whose activations `schedule` holds at once: a micro-batch holds them from
@@ -68,8 +76,13 @@ std::string bubble_formula_text(ScheduleKind kind);
 int64_t peak_micro_batches(const RankSchedule& schedule);
 // The same, counting micro-batches of one direction only.
 int64_t peak_micro_batches(const RankSchedule& schedule, int32_t direction);
-// The table 2 value of the most loaded rank.
-int64_t peak_micro_batches_formula(ScheduleKind kind, int64_t pp);
+// The table 2 value of the most loaded rank, where the step has as many micro-batches; interleaved
+// 1F1B's counts chunks' (Narayanan et al. 2021, section 2.2).
+int64_t peak_micro_batches_formula(const Layout& layout);
+std::string peak_micro_batches_formula_text(ScheduleKind kind);
+// Stages that a rank holds, of which the model has layout.stages(): table 2's "parameters per
+// device" where that is pp.
+std::string parameters_formula_text(ScheduleKind kind);
 
 // "F0.3", "B1.12", "Bi1.12", "W1.12", "F0.3&B1.12": kind, direction, index.
 std::string to_string(const Cell& cell);

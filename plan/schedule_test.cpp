@@ -15,7 +15,7 @@ namespace {
 // end ("F0&B1", "Bi1", "W").
 std::vector<std::string> described(ScheduleKind kind, int64_t pp, int64_t n, int64_t rank) {
   std::vector<std::string> out;
-  for (const Cell& c : build_schedule(kind, pp, n, rank)) {
+  for (const Cell& c : build_schedule({.pp = pp, .schedule = kind}, n, rank)) {
     const auto near = [&](const MicroBatch& m) {
       const bool swap = kind == ScheduleKind::kDualPipe && rank >= pp / 2;
       return std::to_string(swap ? 1 - m.direction : m.direction);
@@ -122,20 +122,59 @@ TEST(Schedule, ZeroBubble) {
 }
 
 TEST(Schedule, EveryMicroBatchPassesEachStageOnce) {
-  for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
+  for (const auto kind : {ScheduleKind::k1F1B,
+                          ScheduleKind::kInterleaved,
+                          ScheduleKind::kZB1P,
+                          ScheduleKind::kDualPipe,
+                          ScheduleKind::kDualPipeV}) {
+    const Layout layout{.pp = 8, .schedule = kind, .chunks = 3};
     for (int64_t rank = 0; rank < 8; ++rank) {
-      std::map<int32_t, int> forward, backward, weight;
-      for (const Cell& c : build_schedule(kind, 8, 20, rank)) {
-        if (c.has_forward()) ++forward[c.forward.index];
-        if (c.has_backward() && c.kind != CellKind::kBackwardWeight) ++backward[c.backward.index];
-        if (c.has_backward() && c.kind != CellKind::kBackwardInput) ++weight[c.backward.index];
+      using Visit = std::pair<int32_t, int32_t>;  // stage's slot, micro-batch
+      std::map<Visit, int> forward, backward, weight;
+      const auto visit = [](const MicroBatch& m) { return Visit{m.direction, m.index}; };
+      for (const Cell& c : build_schedule(layout, 24, rank)) {
+        if (c.has_forward()) ++forward[visit(c.forward)];
+        if (c.has_backward() && c.kind != CellKind::kBackwardWeight) ++backward[visit(c.backward)];
+        if (c.has_backward() && c.kind != CellKind::kBackwardInput) ++weight[visit(c.backward)];
       }
-      EXPECT_EQ(forward.size(), 20u);
       for (const auto* passes : {&forward, &backward, &weight}) {
-        EXPECT_EQ(passes->size(), 20u);
-        for (const auto& [m, times] : *passes) EXPECT_EQ(times, 1) << "micro-batch " << m;
+        EXPECT_EQ(static_cast<int64_t>(passes->size()), 24 * layout.slots() / layout.copies());
+        for (const auto& [v, times] : *passes) EXPECT_EQ(times, 1) << "micro-batch " << v.second;
       }
     }
+  }
+}
+
+// Narayanan et al. 2021, figure 4 (lower half): 4 ranks, 2 chunks, 8 micro-batches; the first rank
+// starts with micro-batches 0 to 3 of its first chunk, then of its second, then 4 to 6 of its
+// first.
+TEST(Schedule, InterleavedWarmsUpThroughItsChunks) {
+  const RankSchedule cells = interleaved(4, 2, 8, 0);
+  std::vector<std::string> first;
+  for (size_t i = 0; i < 14; ++i) first.push_back(to_string(cells[i]));
+  EXPECT_EQ(first,
+            (std::vector<std::string>{"F0.0",
+                                      "F0.1",
+                                      "F0.2",
+                                      "F0.3",
+                                      "F1.0",
+                                      "F1.1",
+                                      "F1.2",
+                                      "F1.3",
+                                      "F0.4",
+                                      "F0.5",
+                                      "F0.6",
+                                      "B1.0",
+                                      "F0.7",
+                                      "B1.1"}));
+  EXPECT_EQ(interleaved(4, 1, 8, 1)[0], one_f_one_b(4, 8, 1)[0]);
+}
+
+// Rank r of R does what rank r of a DualPipe of 2R ranks does, a micro-batch's two legs being the
+// two directions there.
+TEST(Schedule, DualPipeVIsHalfADualPipe) {
+  for (int64_t rank = 0; rank < 4; ++rank) {
+    EXPECT_EQ(described(ScheduleKind::kDualPipeV, 4, 10, rank), dualpipe_description(8, 20, rank));
   }
 }
 
@@ -145,6 +184,22 @@ TEST(Schedule, HeldMicroBatches) {
     EXPECT_EQ(peak_micro_batches(one_f_one_b(8, 20, rank)), 8 - rank);
     EXPECT_EQ(peak_micro_batches(zb1p(8, 20, rank)), 8);
     EXPECT_EQ(peak_micro_batches(dualpipe(8, 20, rank)), 9);
+    EXPECT_EQ(peak_micro_batches(dualpipev(8, 20, rank)), 17);
+  }
+}
+
+TEST(Schedule, HeldMicroBatchesFormulas) {
+  for (const auto kind : {ScheduleKind::k1F1B,
+                          ScheduleKind::kInterleaved,
+                          ScheduleKind::kZB1P,
+                          ScheduleKind::kDualPipe,
+                          ScheduleKind::kDualPipeV}) {
+    const Layout layout{.pp = 4, .schedule = kind, .chunks = 3};
+    int64_t most = 0;
+    for (int64_t rank = 0; rank < 4; ++rank) {
+      most = std::max(most, peak_micro_batches(build_schedule(layout, 24, rank)));
+    }
+    EXPECT_EQ(most, peak_micro_batches_formula(layout)) << name_of(kind);
   }
 }
 
@@ -157,6 +212,12 @@ TEST(Schedule, SaysWhatWouldBeRight) {
             "found 14");
   EXPECT_EQ(check_micro_batches(ScheduleKind::kDualPipe, 8, 16), "");
   EXPECT_EQ(check_micro_batches(ScheduleKind::k1F1B, 8, 4), "");
+  EXPECT_EQ(
+      check_micro_batches(ScheduleKind::kInterleaved, 4, 10),
+      "interleaved-1f1b on 4 pipeline ranks needs a multiple of 4 micro-batches; found 10, use "
+      "12");
+  EXPECT_EQ(check_micro_batches(ScheduleKind::kDualPipeV, 4, 7),
+            "dualpipev on 4 pipeline ranks needs at least 8 micro-batches; found 7");
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ inline Plan small_plan(Layout layout) {
                    .warmup_steps = 2,
                    .bias_update_speed = 0.01};
   if (layout.layers_per_stage.empty()) {
-    layout.layers_per_stage = even_layers(plan.model.architecture.layers, layout.pp);
+    layout.layers_per_stage = even_layers(plan.model.architecture.layers, layout.stages());
   }
   plan.layout = std::move(layout);
   return plan;

@@ -25,8 +25,8 @@ void check_fields(const Program& program) {
     const auto bad = [&](const std::string& why) {
       throw ScheduleError(fmt::format("{}: {}", describe(program, op.id), why));
     };
-    if (op.stage < 0 || op.stage >= layout.pp) bad(fmt::format("no stage {}", op.stage));
-    if (op.direction < 0 || op.direction >= layout.directions()) {
+    if (op.stage < 0 || op.stage >= layout.stages()) bad(fmt::format("no stage {}", op.stage));
+    if (op.direction < 0 || op.direction >= layout.slots()) {
       bad(fmt::format("no direction {}", op.direction));
     }
     if (op.micro_batch && *op.micro_batch >= program.spec().micro_batches) {

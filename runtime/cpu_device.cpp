@@ -54,7 +54,7 @@ CpuDevice::CpuDevice(const Plan& plan,
   for (int64_t r = 0; r < l.pp; ++r) {
     for (int64_t d = 0; d < l.dp; ++d) {
       auto rank = std::make_unique<Rank>();
-      for (int64_t direction = 0; direction < l.directions(); ++direction) {
+      for (int64_t direction = 0; direction < l.slots(); ++direction) {
         rank->copies.emplace_back(plan, l.stage_of(r, direction), d % l.ep);
       }
       if (l.ep > 1) rank->experts.emplace(plan, r, d);
@@ -463,7 +463,7 @@ double CpuDevice::mean_loss() const {
   double total = 0;
   for (int32_t d = 0; d < l.dp; ++d) {
     for (int64_t m = 0; m < plan_.training.micro_batches; ++m) {
-      for (int32_t direction = 0; direction < l.directions(); ++direction) {
+      for (int32_t direction = 0; direction < l.copies(); ++direction) {
         const int64_t holder = l.pp_rank_of(l.pp - 1, direction);
         total += stage(holder, d, direction).chunks[static_cast<size_t>(m)].loss;
       }
@@ -477,7 +477,7 @@ std::vector<int64_t> CpuDevice::expert_load(int64_t layer) const {
   int64_t owner = 0;
   while (layer >= l.first_layer(owner + 1)) ++owner;
   std::vector<int64_t> total(static_cast<size_t>(plan_.model.architecture.experts), 0);
-  for (int32_t direction = 0; direction < l.directions(); ++direction) {
+  for (int32_t direction = 0; direction < l.copies(); ++direction) {
     for (int32_t d = 0; d < l.dp; ++d) {
       const Stage& s = stage(l.pp_rank_of(owner, direction), d, direction);
       const auto& load = s.expert_load[static_cast<size_t>(layer - s.first_layer)];

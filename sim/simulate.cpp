@@ -33,7 +33,7 @@ class UnitWork {
       const CellKind kind = program_.schedule(op.pp_rank)[static_cast<size_t>(op.cell)].kind;
       units = kind == CellKind::kOverlapped ? 3 : kind == CellKind::kBackward ? 2 : 1;
     } else if (op.kind == OpKind::kAttn || op.kind == OpKind::kMlp) {
-      const bool mtp = *op.layer >= program_.layout().first_layer(program_.layout().pp);
+      const bool mtp = *op.layer >= program_.layout().first_layer(program_.layout().stages());
       units = mtp ? 0 : 1;
       parts = 2 * program_.layout().layers_per_stage[static_cast<size_t>(op.stage)];
     }

@@ -28,17 +28,20 @@ TEST(Bubble, EqualsTheFormulaOnEveryRank) {
   };
   for (const Case& c : std::vector<Case>{{ScheduleKind::k1F1B, 8, 20, 7 * 3},
                                          {ScheduleKind::k1F1B, 16, 120, 15 * 3},
+                                         {ScheduleKind::kInterleaved, 4, 8, 3 * 3},
+                                         {ScheduleKind::kInterleaved, 8, 24, 7 * 3},
+                                         {ScheduleKind::kDualPipeV, 4, 10, 6},
+                                         {ScheduleKind::kDualPipeV, 8, 60, 14},
                                          {ScheduleKind::kZB1P, 8, 20, 7},
                                          {ScheduleKind::kZB1P, 16, 120, 15},
                                          {ScheduleKind::kDualPipe, 2, 4, 0},
                                          {ScheduleKind::kDualPipe, 8, 20, 6},
                                          {ScheduleKind::kDualPipe, 16, 120, 14}}) {
-    EXPECT_DOUBLE_EQ(bubble_formula(c.kind, c.pp, {}), c.bubble);
-    Program::Spec spec{.layout = {.pp = c.pp,
-                                  .schedule = c.kind,
-                                  .layers_per_stage = std::vector<int64_t>(c.pp, 4)},
+    Program::Spec spec{.layout = {.pp = c.pp, .schedule = c.kind},
                        .micro_batches = c.n,
                        .granularity = Granularity::kCell};
+    spec.layout.layers_per_stage.assign(static_cast<size_t>(spec.layout.stages()), 4);
+    EXPECT_DOUBLE_EQ(bubble_formula(spec.layout, {}), c.bubble);
     for (const double idle : idle_units(spec)) {
       EXPECT_DOUBLE_EQ(idle, c.bubble) << name_of(c.kind) << " " << c.pp << " x " << c.n;
     }
