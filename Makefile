@@ -1,5 +1,5 @@
 # Everything from a fresh Debian or Ubuntu machine: set-up, build, demo, tests.
-.PHONY: setup build demo test test-asan test-tsan format clean
+.PHONY: setup build demo test test-asan test-tsan fuzz format clean
 
 BUILD := build
 DEMO_TEXT := $(BUILD)/king-james-bible.txt
@@ -24,6 +24,11 @@ test: build
 
 test-asan test-tsan: test-%: setup
 	@cmake --preset $* && cmake --build --preset $* && ctest --preset $*
+
+# Ten minutes of mutated topology files; new ones that reach new code join the corpus.
+fuzz: build
+	@cmake --build $(BUILD) --target topology_fuzz
+	@$(BUILD)/tests/topology_fuzz tests/corpus/topology $${SECONDS_TO_FUZZ:-600} $${SEED:-1}
 
 format:
 	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i

@@ -156,7 +156,8 @@ Json to_json(const Breakdown& b) {
           {"fb", b.fb.seconds()},
           {"bubble", b.bubble.seconds()},
           {"optimizer", b.optimizer.seconds()},
-          {"exposed_comm", b.exposed_comm.seconds()}};
+          {"exposed_comm", b.exposed_comm.seconds()},
+          {"exchange_wait", b.exchange_wait.seconds()}};
 }
 
 Json to_json(const RankMemory& m) {
@@ -185,9 +186,12 @@ Json prediction_json(const Plan& plan, const Program& program, const StepPredict
       {"interval_s", {p.low.seconds(), p.high.seconds()}},
       {"exposed_comm_fraction", p.summary.exposed_comm_fraction},
       {"bubble_fraction", p.summary.bubble_fraction},
+      {"exchange_wait_fraction", p.summary.exchange_wait_fraction},
       {"tokens_per_s", tokens / step},
       {"tflops_per_rank_causal", flops / step / static_cast<double>(plan.layout.world()) * 1e-12},
       {"ops", program.global_size()},
+      {"simulated_ops", p.median.simulated_ops},
+      {"simulated_data_ranks", p.median.data_ranks},
       {"sim_wall_s", p.wall.seconds()},
       {"memory_bytes", memory},
       {"fits_memory", device_need(plan) <= plan.cluster.memory},
@@ -200,6 +204,11 @@ Json prediction_json(const Plan& plan, const Program& program, const StepPredict
         {"roofline_calls", p.median.sources.roofline},
         {"stated_calls", p.median.sources.stated},
         {"unmeasured", p.median.sources.unmeasured}}}};
+  if (plan.cluster.device == DeviceKind::kGpu) {
+    const ExchangeCounts& x = p.median.exchanges;
+    j["all_to_alls"] = {
+        {"alone", x.alone}, {"remembered", x.remembered}, {"disturbed", x.disturbed}};
+  }
   if (plan.training.tokens) {
     j["gpu_hours"] =
         step * *plan.training.tokens / tokens * static_cast<double>(plan.layout.world()) / 3600;
@@ -234,8 +243,16 @@ std::string prediction_text(const Plan& plan, const Program& program, const Step
                        p.summary.step.seconds() * *plan.training.tokens / tokens *
                            static_cast<double>(l.world()) / 3600);
   }
+  if (p.summary.exchange_wait_fraction > 0) {
+    out += fmt::format("  waiting in all-to-alls {:.1f}% for other ranks, hidden or not\n",
+                       100 * p.summary.exchange_wait_fraction);
+  }
   out += fmt::format(
-      "  simulated              {} ops in {}\n\n", program.global_size(), to_string(p.wall));
+      "  simulated              {} ops in {}", program.global_size(), to_string(p.wall));
+  if (p.median.data_ranks < l.dp) {
+    out += fmt::format(", {} of {} data ranks standing for all", p.median.data_ranks, l.dp);
+  }
+  out += "\n\n";
   out += breakdown_text(p.summary);
   out += "\nmemory per rank\n";
   Table table({"pipeline rank", "parameters", "gradients", "optimizer", "activations", "total"});

@@ -42,6 +42,23 @@ std::vector<int64_t> read_ranks(const std::string& text, int64_t world) {
   return ranks;
 }
 
+Json link_load_json(const Plan& plan, const LinkLoad& load) {
+  const auto rate = [](const std::optional<Link>& link) {
+    return link ? Json(link->bandwidth.value()) : Json();
+  };
+  Json ranks = Json::object();
+  for (const auto& [rank, bins] : load.loads()) {
+    ranks[std::to_string(rank)] = {{"node_out", bins[0]},
+                                   {"node_in", bins[1]},
+                                   {"network_out", bins[2]},
+                                   {"network_in", bins[3]}};
+  }
+  return {{"bin_s", load.bin().seconds()},
+          {"node_bytes_per_s", rate(plan.cluster.node_link)},
+          {"network_bytes_per_s", rate(plan.cluster.network)},
+          {"bytes", ranks}};
+}
+
 }  // namespace
 
 int simulate(const Arguments& args) {
@@ -61,7 +78,10 @@ int simulate(const Arguments& args) {
                 "write the predicted timeline there (open it in ui.perfetto.dev)")(
       "ranks",
       po::value<std::string>(),
-      "put only these ranks into the timeline, such as 0,128,256")(
+      "put only these ranks into the timeline and link load, such as 0,128,256")(
+      "link-load",
+      po::value<std::string>(),
+      "clusters of GPUs: write how busy the links of --ranks are, per millisecond")(
       "fold", "clusters of GPUs: simulate data ranks that provably do the same once")(
       "no-memo", "clusters of GPUs: work out every all-to-all anew, equal ones too")(
       "threads",
@@ -79,9 +99,18 @@ int simulate(const Arguments& args) {
                       .threads = options.get<int32_t>("threads")};
   if (how.threads < 1) throw UsageError("simulate: --threads must be at least 1");
   if (options.has("ranks")) {
-    if (!options.has("timeline")) throw UsageError("simulate: --ranks needs --timeline");
-    how.keep = Keep::kRanks;
+    if (!options.has("timeline") && !options.has("link-load")) {
+      throw UsageError("simulate: --ranks needs --timeline or --link-load");
+    }
+    if (options.has("timeline")) how.keep = Keep::kRanks;
     how.ranks = read_ranks(options.get<std::string>("ranks"), plan.layout.world());
+  }
+  if (options.has("link-load")) {
+    if (how.ranks.empty()) throw UsageError("simulate: --link-load needs --ranks");
+    if (plan.cluster.device != DeviceKind::kGpu) {
+      throw InputError(plan.path + ": --link-load is for clusters of GPUs");
+    }
+    how.link_load = true;
   }
   const StepPrediction prediction = predict(plan, program, calibration, options.quiet(), how);
   if (options.has("timeline")) {
@@ -89,6 +118,10 @@ int simulate(const Arguments& args) {
     write_file(options.get<std::string>("timeline"),
                how.keep == Keep::kRanks ? print_timeline(program, p.timeline.source, p.spans)
                                         : print_timeline(program, p.timeline));
+  }
+  if (options.has("link-load")) {
+    write_file(options.get<std::string>("link-load"),
+               link_load_json(plan, prediction.median.link_load).dump() + "\n");
   }
   if (options.json()) {
     std::cout << prediction_json(plan, program, prediction).dump(2) << "\n";

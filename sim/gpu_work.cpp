@@ -253,6 +253,7 @@ void GpuWork::event(uint64_t value) {
       const auto id = static_cast<OpId>(value);
       const Op& op = world_.program.op(id);
       const int64_t to = world_.program.global_rank({*op.peer, world_.program.data_rank(id)});
+      record_send(id, to);
       wait(network_.route(rank_of(id), to)->latency,
            payload(Event::kEnded, static_cast<uint64_t>(id)));
       return;
@@ -306,6 +307,25 @@ void GpuWork::start_flow(OpId id, int64_t from, int64_t to, Bytes bytes, Event t
                        payload(then, static_cast<uint64_t>(id)));
 }
 
+void GpuWork::record_send(OpId id, int64_t to) {
+  const int64_t from = rank_of(id);
+  if (!world_.load.wants(from) && !world_.load.wants(to)) return;
+  const Duration begin = send_begins_.at(id);
+  send_begins_.erase(id);
+  const int64_t per_node = world_.plan.cluster.devices_per_node;
+  const bool inside = from / per_node == to / per_node;
+  const auto bytes =
+      static_cast<double>(world_.costs.of(world_.program.op(id), member_of(id)).message.count());
+  if (world_.load.wants(from)) {
+    world_.load.add(
+        from, inside ? LinkKind::kNodeOut : LinkKind::kNetworkOut, begin, clock_.now, bytes);
+  }
+  if (world_.load.wants(to)) {
+    world_.load.add(
+        to, inside ? LinkKind::kNodeIn : LinkKind::kNetworkIn, begin, clock_.now, bytes);
+  }
+}
+
 void GpuWork::send(OpId id) {
   const Op& op = world_.program.op(id);
   const int64_t from = rank_of(id);
@@ -314,6 +334,7 @@ void GpuWork::send(OpId id) {
     clock_.happened.push_back({id, true});
     return;
   }
+  if (world_.load.wants(from) || world_.load.wants(to)) send_begins_[id] = clock_.now;
   start_flow(id, from, to, world_.costs.of(op, member_of(id)).message, Event::kSent);
 }
 
@@ -476,6 +497,7 @@ void GpuWork::end_member(int32_t slot, int32_t member) {
   Device& d = device_of(rank);
   if (d.exchange == slot) d.exchange = -1;
   communicate(rank, -1);
+  if (world_.load.wants(rank)) record_load(x, member);
   clock_.happened.push_back({id, true});
   if (--x.missing > 0) return;
   x.active = false;
@@ -483,6 +505,25 @@ void GpuWork::end_member(int32_t slot, int32_t member) {
   x.shape.reset();
   x.ends.reset();
   free_exchanges_.push_back(slot);
+}
+
+void GpuWork::record_load(const Exchange& x, int32_t member) {
+  double bytes[kLinkKinds] = {};
+  for (const ExchangeShape::Flow& f : x.shape->flows) {
+    const double size = static_cast<double>(f.bytes.count()) * f.copies;
+    if (f.from == member) {
+      bytes[static_cast<size_t>(f.across ? LinkKind::kNetworkOut : LinkKind::kNodeOut)] += size;
+    }
+    if (f.to == member) {
+      bytes[static_cast<size_t>(f.across ? LinkKind::kNetworkIn : LinkKind::kNodeIn)] += size;
+    }
+  }
+  const int64_t rank = rank_of(member_op(x, member));
+  for (size_t k = 0; k < kLinkKinds; ++k) {
+    if (bytes[k] > 0) {
+      world_.load.add(rank, static_cast<LinkKind>(k), x.begin, clock_.now, bytes[k]);
+    }
+  }
 }
 
 // --- collectives that end a step
@@ -553,6 +594,18 @@ void GpuWork::begin_collective(OpId id) {
     start_flow(id, rank, c.ranks[static_cast<size_t>(next)], c.plan.network, Event::kPart);
   } else {
     transfer(c.plan.network, cluster.network ? &network_.network_ports(rank) : nullptr);
+  }
+  if (world_.load.wants(rank)) {
+    // What the links take at best: other traffic is rare by then.
+    const auto add = [&](LinkKind out, LinkKind in, Bytes bytes, const std::optional<Link>& link) {
+      if (bytes == Bytes() || !link) return;
+      const Duration end = clock_.now + bytes / link->bandwidth;
+      for (const LinkKind k : {out, in}) {
+        world_.load.add(rank, k, clock_.now, end, static_cast<double>(bytes.count()));
+      }
+    };
+    add(LinkKind::kNetworkOut, LinkKind::kNetworkIn, c.plan.network, cluster.network);
+    add(LinkKind::kNodeOut, LinkKind::kNodeIn, c.plan.node, cluster.node_link);
   }
   transfer(c.plan.node, cluster.node_link ? &network_.node_ports(rank) : nullptr);
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sim/exchange.h"
+#include "sim/link_load.h"
 #include "sim/network.h"
 #include "sim/op_cost.h"
 #include "sim/walk.h"
@@ -70,6 +71,7 @@ struct GpuWorld {
   };
   std::unordered_map<int64_t, Collective> collectives;  // never iterated
   std::vector<class GpuWork*> works;                    // by island
+  LinkLoad load;                                        // of ranks chosen for it
 };
 
 class GpuWork {
@@ -153,6 +155,7 @@ class GpuWork {
   void communicate(int64_t rank, int32_t change);
   LocalCost local_cost(OpId id);
   void send(OpId id);
+  void record_send(OpId id, int64_t to);
   void start_flow(OpId id, int64_t from, int64_t to, Bytes bytes, Event then);
   void use_links(int64_t rank);
 
@@ -162,6 +165,7 @@ class GpuWork {
   void start_live(int32_t slot, const LoneExchange* so_far);
   void schedule_ends(int32_t slot, const ExchangeRun::Ends& ends);
   void end_member(int32_t slot, int32_t member);
+  void record_load(const Exchange& x, int32_t member);
   OpId member_op(const Exchange& x, int32_t member) const;
 
   GpuWorld::Collective plan_of(OpId id) const;
@@ -181,6 +185,7 @@ class GpuWork {
   std::vector<int32_t> free_exchanges_;
   std::map<ShapeKey, Answer> answers_;
   ExchangeRun::Ends ends_;
+  std::map<OpId, Duration> send_begins_;  // of messages whose load is wanted
   int64_t lone_ = 0, remembered_ = 0, disturbed_ = 0;
 };
 

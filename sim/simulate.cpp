@@ -127,6 +127,12 @@ void run_gpus(const Plan& plan,
       .data_ranks = world.data_ranks,
       .island = world.shared_links ? world.data_ranks : std::min(ep, world.data_ranks),
       .threads = options.threads};
+  if (options.link_load) {
+    for (const int64_t rank : options.ranks) {
+      // A rank that is not simulated has its load from the one that stands for it.
+      world.load.choose(rank / dp * dp + rank % dp % world.data_ranks);
+    }
+  }
   prediction.data_ranks = world.data_ranks;
   prediction.islands = scope.data_ranks / scope.island;
   Recorder recorder(program, options, world.data_ranks);
@@ -145,6 +151,7 @@ void run_gpus(const Plan& plan,
       prediction.exchanges.disturbed += work->disturbed();
     }
   }
+  prediction.link_load = std::move(world.load);
   recorder.finish(prediction);
 }
 

@@ -9,6 +9,7 @@
 #include "plan/plan.h"
 #include "plan/timeline.h"
 #include "sim/calibration.h"
+#include "sim/link_load.h"
 
 namespace rehearse {
 
@@ -35,6 +36,7 @@ struct SimulateOptions {
   CostVariation variation;
   Keep keep = Keep::kAll;      // spans: none, those of `ranks`, or all
   std::vector<int64_t> ranks;  // global
+  bool link_load = false;      // of `ranks`; clusters of GPUs
   // Clusters of GPUs:
   bool memoise = true;  // identical all-to-alls that nothing disturbs are worked out once
   bool fold = false;    // data ranks that provably do the same are simulated once
@@ -55,6 +57,7 @@ struct Prediction {
   OpSpans spans;      // Keep::kRanks, by id
   CostSources sources;
   ExchangeCounts exchanges;
+  LinkLoad link_load;
   int64_t simulated_ops = 0;
   int32_t data_ranks = 0;  // simulated; the layout's, unless folded
   int32_t islands = 1;     // that could run side by side
