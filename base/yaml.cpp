@@ -4,14 +4,44 @@
 #include <cctype>
 #include <charconv>
 #include <cmath>
+#include <sstream>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include "base/file.h"
 
 namespace rehearse {
+
+namespace {
+
+// Notes where documents begin, and nothing else.
+class DocumentMarks : public YAML::EventHandler {
+ public:
+  std::vector<YAML::Mark> starts;
+  void OnDocumentStart(const YAML::Mark& mark) override { starts.push_back(mark); }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&,
+                const std::string&,
+                YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&,
+                       const std::string&,
+                       YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&,
+                  const std::string&,
+                  YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+}  // namespace
 
 struct YamlFile::Contents {
   std::string path;
@@ -151,11 +181,21 @@ YamlFile YamlFile::parse(std::string text, std::string path) {
   contents->path = std::move(path);
   contents->lines = split_lines(text);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) {
-      contents->place(documents[1].Mark()).fail("", "expected one YAML document, found several");
+    // At most two documents are looked for: there are texts, "," for one, that yaml-cpp 0.7 takes
+    // for endlessly many.
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    DocumentMarks marks;
+    while (marks.starts.size() < 2 && parser.HandleNextDocument(marks)) {
     }
-    if (!documents.empty()) contents->root = documents[0];
+    if (marks.starts.size() > 1) {
+      const bool stuck = marks.starts[0].pos == marks.starts[1].pos;
+      contents->place(marks.starts[1])
+          .fail("",
+                stuck ? "not valid YAML: unexpected here"
+                      : "expected one YAML document, found several");
+    }
+    if (!marks.starts.empty()) contents->root = YAML::Load(text);
   } catch (const YAML::Exception& e) {
     contents->place(e.mark).fail("", "not valid YAML: " + e.msg);
   }

@@ -98,5 +98,17 @@ TEST(Yaml, ChoicesAreListed) {
             "       ^");
 }
 
+// yaml-cpp 0.7 takes these for endlessly many documents.
+TEST(Yaml, EndsOnWhatYamlCppNeverFinishes) {
+  for (const std::string text : {",", "]", "a: 1\n, b: 2}\n", "}\n{{{{{{{{{{{{{{{{{{{{\n"}) {
+    EXPECT_THROW(YamlFile::parse(text, "f.yaml"), InputError) << text;
+  }
+  try {
+    YamlFile::parse(",", "f.yaml");
+  } catch (const InputError& e) {
+    EXPECT_STREQ(e.what(), "f.yaml:1:1: not valid YAML: unexpected here\n    ,\n    ^");
+  }
+}
+
 }  // namespace
 }  // namespace rehearse

@@ -6,6 +6,7 @@
 #include <map>
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include "base/progress.h"
 #include "base/statistics.h"
@@ -22,6 +23,13 @@ Bytes device_need(const Plan& plan) {
     most = most * std::min(plan.layout.world(), plan.cluster.devices_per_node);
   }
   return most;
+}
+
+// Of this process so far.
+int64_t peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{1024} * usage.ru_maxrss;
 }
 
 std::string breakdown_text(const Summary& s) {
@@ -131,10 +139,10 @@ StepPrediction predict(const Plan& plan,
                        bool quiet,
                        SimulateOptions options) {
   // Worth showing from some seconds on.
-  constexpr int64_t kShown = 1'000'000;
+  constexpr int64_t kShown = 4'000'000;
   Progress progress({.label = "simulate",
                      .total = program.global_size(),
-                     .quiet = quiet || program.global_size() < kShown});
+                     .quiet = quiet || options.fold || program.global_size() < kShown});
   const auto begin = std::chrono::steady_clock::now();
   StepPrediction p;
   options.progress = [&](int64_t done) { progress.update(done); };
@@ -193,6 +201,7 @@ Json prediction_json(const Plan& plan, const Program& program, const StepPredict
       {"simulated_ops", p.median.simulated_ops},
       {"simulated_data_ranks", p.median.data_ranks},
       {"sim_wall_s", p.wall.seconds()},
+      {"sim_peak_memory_bytes", peak_memory()},
       {"memory_bytes", memory},
       {"fits_memory", device_need(plan) <= plan.cluster.memory},
       {"breakdown_s", to_json(p.summary.ranks.front())},

@@ -430,7 +430,6 @@ void GpuWork::go_live(int32_t slot) {
     if (d.exchange == slot) d.exchange = -1;
   }
   ++disturbed_;
-  --lone_;
   LoneExchange so_far(*x.shape, *x.ports);
   so_far.run_until(clock_.now - x.begin);
   start_live(slot, &so_far);

@@ -88,7 +88,7 @@ class GpuWork {
   void begin(OpId id);
   void event(uint64_t payload);
 
-  // How many all-to-alls ran undisturbed, and how many of those were answered from memory.
+  // ExchangeCounts of this island.
   int64_t lone() const { return lone_; }
   int64_t remembered() const { return remembered_; }
   int64_t disturbed() const { return disturbed_; }

@@ -36,13 +36,15 @@ FabricRoutes::FabricRoutes(const Cluster& cluster)
       Duration::picoseconds(sum.picoseconds() / static_cast<int64_t>(fabric_.switches.size()));
 }
 
-const std::vector<int64_t>& FabricRoutes::distances(size_t to) const {
+const std::vector<int32_t>& FabricRoutes::distances(size_t to) const {
   const auto known = distances_.find(to);
   if (known != distances_.end()) return known->second;
   using Graph = boost::adjacency_list<boost::vecS, boost::vecS, boost::undirectedS>;
   Graph graph(ways_.size());
-  for (const SwitchLink& l : fabric_.links) boost::add_edge(l.a, l.b, graph);
-  std::vector<int64_t> distance(ways_.size(), 0);
+  for (const SwitchLink& l : fabric_.links) {
+    if (network_[l.a] == network_[to]) boost::add_edge(l.a, l.b, graph);
+  }
+  std::vector<int32_t> distance(ways_.size(), 0);
   boost::breadth_first_search(graph,
                               to,
                               boost::visitor(boost::make_bfs_visitor(boost::record_distances(
@@ -53,7 +55,7 @@ const std::vector<int64_t>& FabricRoutes::distances(size_t to) const {
 FabricRoutes::Path FabricRoutes::walk(size_t from,
                                       size_t to,
                                       std::optional<int64_t> destination) const {
-  const std::vector<int64_t>& distance = distances(to);
+  const std::vector<int32_t>& distance = distances(to);
   Path path;
   // Switches at one distance after the other, each with the share of the flow that reaches it.
   std::map<size_t, double> here{{from, 1.0}};
@@ -101,41 +103,41 @@ void FabricRoutes::find_binding(const Cluster& cluster) {
     nics[fabric_.attached[d]] += nic_rate(cluster, static_cast<int64_t>(d));
   }
   if (links == 0) return;
-  std::vector<double> sent(links, 0), received(links, 0);
-  const auto add = [](std::map<size_t, double>& most, std::vector<double>& total, double rate) {
-    for (const auto& [link, share] : most) total[link] += rate * share;
+  std::vector<double> sent(links, 0), received(links, 0), most(links, 0);
+  std::vector<size_t> touched;
+  const auto widen = [&](size_t from, size_t to, std::optional<int64_t> destination) {
+    if (from == to || network_[from] != network_[to]) return;
+    for (const Part& p : walk(from, to, destination)) {
+      if (most[p.link] == 0) touched.push_back(p.link);
+      most[p.link] = std::max(most[p.link], p.share);
+    }
   };
-  const auto widen = [](std::map<size_t, double>& most, const Path& path) {
-    for (const Part& p : path) most[p.link] = std::max(most[p.link], p.share);
+  const auto add = [&](std::vector<double>& total, double rate) {
+    for (const size_t l : touched) {
+      total[l] += rate * most[l];
+      most[l] = 0;
+    }
+    touched.clear();
   };
+  const auto devices = static_cast<int64_t>(fabric_.attached.size());
+  for (const auto& [from, rate] : nics) {
+    if (fabric_.adaptive) {
+      for (const auto& [to, unused] : nics) widen(from, to, std::nullopt);
+    } else {
+      for (int64_t d = 0; d < devices; ++d) widen(from, attached(d), d);
+    }
+    add(sent, rate);
+  }
   if (fabric_.adaptive) {
-    std::map<size_t, std::map<size_t, double>> into;  // by destination switch
-    for (const auto& [from, rate] : nics) {
-      std::map<size_t, double> most;
-      for (const auto& [to, unused] : nics) {
-        if (from == to || network_[from] != network_[to]) continue;
-        const Path path = walk(from, to, std::nullopt);
-        widen(most, path);
-        widen(into[to], path);
-      }
-      add(most, sent, rate);
+    for (const auto& [to, rate] : nics) {
+      for (const auto& [from, unused] : nics) widen(from, to, std::nullopt);
+      add(received, rate);
     }
-    for (auto& [to, most] : into) add(most, received, nics[to]);
   } else {
-    std::map<size_t, std::map<size_t, double>> out_of;  // by source switch
-    for (size_t d = 0; d < fabric_.attached.size(); ++d) {
-      const auto device = static_cast<int64_t>(d);
-      std::map<size_t, double> most;
-      for (const auto& [from, rate] : nics) {
-        const size_t to = fabric_.attached[d];
-        if (from == to || network_[from] != network_[to]) continue;
-        const Path path = walk(from, to, device);
-        widen(most, path);
-        widen(out_of[from], path);
-      }
-      add(most, received, nic_rate(cluster, device));
+    for (int64_t d = 0; d < devices; ++d) {
+      for (const auto& [from, unused] : nics) widen(from, attached(d), d);
+      add(received, nic_rate(cluster, d));
     }
-    for (auto& [from, most] : out_of) add(most, sent, nics[from]);
   }
   constexpr double kRounding = 1e-9;
   for (size_t l = 0; l < links; ++l) {
@@ -155,12 +157,12 @@ Network::Network(const Cluster& cluster,
   const auto size = static_cast<size_t>(block.size());
   if (cluster.node_link) node_ports_.reserve(size);
   if (cluster.network) network_ports_.reserve(size);
-  sharing.reserve_resources(size * 4 + (routes ? routes->binding().size() : 0));
+  sharing.reserve_resources(size * 4);
   for (int64_t i = 0; i < block.size(); ++i) {
     if (cluster.node_link) add(per_picosecond(cluster.node_link->bandwidth), node_ports_);
     if (cluster.network) add(nic_rate(cluster, block.rank(i)) * 1e-12, network_ports_);
   }
-  if (routes == nullptr) return;
+  if (routes == nullptr || !routes->any_binding()) return;
   for (size_t l = 0; l < routes->binding().size(); ++l) {
     const bool binds = routes->binding()[l] != 0;
     link_resources_.push_back(binds ? sharing.add_resource(routes->bandwidth(l) * 1e-12) : -1);

@@ -46,9 +46,9 @@ struct SimulateOptions {
 
 // All-to-alls of a step on a cluster of GPUs, by EP group.
 struct ExchangeCounts {
-  int64_t alone = 0;       // that no other traffic touched
+  int64_t alone = 0;       // that began with their links to themselves
   int64_t remembered = 0;  // of those: answered from an earlier, equal one
-  int64_t disturbed = 0;   // that shared links
+  int64_t disturbed = 0;   // that shared links from their beginning, or were joined under way
 };
 
 struct Prediction {
