@@ -1,0 +1,150 @@
+// Clusters of GPUs through the command line: every file that comes with the program, and the options
+// that only they have.
+
+#include <nlohmann/json.hpp>
+
+#include "tests/command.h"
+
+namespace rehearse {
+namespace {
+
+using Json = nlohmann::json;
+namespace fs = std::filesystem;
+
+class GpuClusters : public CommandTest {
+ protected:
+  void SetUp() override {
+    CommandTest::SetUp();
+    write("plan.yaml", plan("h800-64-one-switch.yaml", "balanced"));
+  }
+  static std::string plan(const std::string& cluster, const std::string& load) {
+    return "model: deepseek-v3.yaml\ncluster: " + cluster +
+           "\nlayout:\n  pp: 2\n  dp: 32\n  ep: 16\n  schedule: dualpipe\n"
+           "training:\n  micro_batches: 4\n  micro_batch_size: 1\n  sequence_length: 512\n"
+           "  precision: fp8\n" +
+           (load == "balanced" ? std::string()
+                               : "expert_load:\n  kind: synthetic\n  skew: 0.5\n  varies: " + load +
+                                     "\n");
+  }
+  // A result without what tells how it was obtained.
+  Json result(const std::string& options) {
+    const CommandResult r = rehearse("simulate plan.yaml --json " + options);
+    EXPECT_EQ(r.exit_code, 0) << r.err;
+    Json j = Json::parse(r.out);
+    for (const char* key : {"sim_wall_s",
+                            "sim_peak_memory_bytes",
+                            "simulated_ops",
+                            "simulated_data_ranks",
+                            "all_to_alls"}) {
+      EXPECT_TRUE(j.contains(key)) << key;
+      j.erase(key);
+    }
+    return j;
+  }
+  void expect_usage_error(const std::string& arguments, const std::string& part) {
+    const CommandResult r = rehearse(arguments);
+    EXPECT_EQ(r.exit_code, 2) << arguments;
+    EXPECT_NE(r.err.find(part), std::string::npos) << r.err;
+  }
+};
+
+TEST_F(GpuClusters, OptionsThatSaveTimeChangeNothing) {
+  for (const std::string load : {"balanced", "never", "micro_batch"}) {
+    write("plan.yaml", plan("h800-64-one-switch.yaml", load));
+    const Json plain = result("");
+    EXPECT_GT(plain["step_time_s"].get<double>(), 0);
+    for (const std::string options : {"--no-memo", "--threads 2", "--fold", "--fold --no-memo"}) {
+      EXPECT_EQ(result(options), plain) << load << " " << options;
+    }
+  }
+}
+
+TEST_F(GpuClusters, TimelinesAndLoadOfChosenRanks) {
+  rehearse("simulate plan.yaml --timeline all.json");
+  rehearse("simulate plan.yaml --fold --ranks 0,33 --timeline two.json --link-load load.json");
+  const Json all = Json::parse(read("all.json"));
+  const Json two = Json::parse(read("two.json"));
+  std::map<int64_t, Json> spans;
+  for (const Json& e : all["traceEvents"]) {
+    if (e["ph"] == "X") spans[e["args"]["op"].get<int64_t>()] = e;
+  }
+  int64_t seen = 0;
+  for (const Json& e : two["traceEvents"]) {
+    if (e["ph"] != "X") continue;
+    EXPECT_TRUE(e["pid"] == 0 || e["pid"] == 33);
+    EXPECT_EQ(e, spans.at(e["args"]["op"].get<int64_t>()));
+    ++seen;
+  }
+  EXPECT_EQ(seen * 32, static_cast<int64_t>(spans.size()));
+  // Everything that left rank 0 over the network: half of its tokens' node-messages, and messages to
+  // the other stage.
+  const Json load = Json::parse(read("load.json"));
+  double bytes = 0;
+  for (const Json& b : load["bytes"]["0"]["network_out"]) bytes += b.get<double>();
+  EXPECT_GT(bytes, 1e6);
+}
+
+TEST_F(GpuClusters, AllToAllsAlone) {
+  const CommandResult r = rehearse("inspect plan.yaml --all-to-all --json");
+  ASSERT_EQ(r.exit_code, 0) << r.err;
+  const Json j = Json::parse(r.out);
+  EXPECT_EQ(j["ep"], 16);
+  ASSERT_EQ(j["ops"].size(), 4u);
+  for (const Json& op : j["ops"]) {
+    EXPECT_GT(op["bandwidth_gb_s"].get<double>(), 10);
+    EXPECT_LE(op["mean_s"], op["slowest_s"]);
+  }
+}
+
+TEST_F(GpuClusters, Usage) {
+  expect_usage_error("simulate plan.yaml --ranks 0", "--ranks needs --timeline or --link-load");
+  expect_usage_error("simulate plan.yaml --link-load l.json", "--link-load needs --ranks");
+  expect_usage_error("simulate plan.yaml --ranks 64 --timeline t.json",
+                     "expected ranks from 0 to 63, such as 0,128 or 0-7");
+  expect_usage_error("simulate plan.yaml --ranks 3-1 --timeline t.json", "expected ranks from 0");
+  expect_usage_error("simulate plan.yaml --threads 0", "--threads must be at least 1");
+  EXPECT_FALSE(exists("t.json"));
+  EXPECT_FALSE(exists("l.json"));
+}
+
+TEST_F(GpuClusters, ALayoutLargerThanTheClusterIsRefused) {
+  std::string text = plan("h800-64-one-switch.yaml", "balanced");
+  text.replace(text.find("dp: 32"), 6, "dp: 64");
+  write("plan.yaml", text);
+  const CommandResult r = rehearse("simulate plan.yaml");
+  EXPECT_EQ(r.exit_code, 1);
+  EXPECT_EQ(r.err,
+            "plan.yaml:4:7: layout.pp: pp x dp x tp is 128 ranks, but cluster 'h800-64-one-switch' "
+            "has 64 devices\n      pp: 2\n          ^\n");
+}
+
+// Every topology that comes with the program takes a plan; every plan of every experiment is valid.
+TEST_F(GpuClusters, EveryFileThatComesAlongIsGood) {
+  const fs::path source(REHEARSE_SOURCE_DIR);
+  int64_t clusters = 0;
+  for (const auto& entry : fs::directory_iterator(source / "topologies")) {
+    std::string text = plan(entry.path().filename().string(), "balanced");
+    if (entry.path().filename() == "localhost.yaml" ||
+        entry.path().filename().string().starts_with("emulated")) {
+      continue;
+    }
+    text.replace(text.find("dp: 32\n  ep: 16"), 15, "dp: 8\n  ep: 8");
+    write("plan.yaml", text);
+    const CommandResult r = rehearse("simulate plan.yaml --fold --json");
+    EXPECT_EQ(r.exit_code, 0) << entry.path() << r.err;
+    ++clusters;
+  }
+  EXPECT_GE(clusters, 7);
+  int64_t plans = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(source / "experiments")) {
+    if (entry.path().extension() != ".yaml") continue;
+    if (read_file(entry.path().string()).find("\nlayout:") == std::string::npos) continue;
+    const CommandResult r = rehearse("inspect '" + entry.path().string() + "' --rank 0");
+    EXPECT_EQ(r.exit_code, 0) << entry.path() << r.err;
+    ++plans;
+  }
+  EXPECT_GE(plans, 25);
+}
+
+}  // namespace
+}  // namespace rehearse
