@@ -132,6 +132,7 @@ void Sharing::add_own(ResourceId id, ActivityId activity, double mark) {
   if (r.own.empty() || mark < r.first) r.first = mark;
   r.own.push_back({mark, activity});
   r.others.push_back(other);
+  r.special += other < 0;
   r.weight += weight_at(a, id);
   share(id).inverse = 1 / r.weight;
   r.stale = true;
@@ -142,6 +143,7 @@ void Sharing::remove_own(ResourceId id, uint32_t place) {
   const Own gone = r.own[place];
   r.own[place] = r.own.back();
   r.own.pop_back();
+  r.special -= r.others[place] < 0;
   r.others[place] = r.others.back();
   r.others.pop_back();
   if (place < r.own.size()) {
@@ -311,6 +313,10 @@ void Sharing::set_level(ResourceId id, double level, int64_t now) {
   Resource& r = at(id);
   r.stale = true;
   Share* const shares = shares_.data();
+  if (r.special == 0) {  // nearly always
+    for (const ResourceId other : r.others) shares[other].load += change;
+    return;
+  }
   for (size_t i = 0; i < r.others.size(); ++i) {
     const ResourceId other = r.others[i];
     if (other >= 0) {

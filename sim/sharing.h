@@ -119,6 +119,7 @@ class Sharing {
     // Of each of them: the other resource, where it uses just one more, by weight 1; kNone where it
     // uses no other, else kMany. Apart, since a sweep reads nothing else.
     std::vector<ResourceId> others;
+    int32_t special = 0;  // of those that are no resource
   };
   struct Component {
     std::vector<ResourceId> order;  // that stop somebody, by ascending level
