@@ -42,12 +42,16 @@ std::vector<int64_t> read_ranks(const std::string& text, int64_t world) {
   return ranks;
 }
 
-Json link_load_json(const Plan& plan, const LinkLoad& load) {
+// Of every rank asked for; where data ranks were folded, what the one that stands for it has.
+Json link_load_json(const Plan& plan, const Prediction& p, const std::vector<int64_t>& asked) {
+  const LinkLoad& load = p.link_load;
   const auto rate = [](const std::optional<Link>& link) {
     return link ? Json(link->bandwidth.value()) : Json();
   };
   Json ranks = Json::object();
-  for (const auto& [rank, bins] : load.loads()) {
+  for (const int64_t rank : asked) {
+    const int64_t dp = plan.layout.dp;
+    const LinkLoad::Bins& bins = load.loads().at(rank / dp * dp + rank % dp % p.data_ranks);
     ranks[std::to_string(rank)] = {{"node_out", bins[0]},
                                    {"node_in", bins[1]},
                                    {"network_out", bins[2]},
@@ -121,7 +125,7 @@ int simulate(const Arguments& args) {
   }
   if (options.has("link-load")) {
     write_file(options.get<std::string>("link-load"),
-               link_load_json(plan, prediction.median.link_load).dump() + "\n");
+               link_load_json(plan, prediction.median, how.ranks).dump() + "\n");
   }
   if (options.json()) {
     std::cout << prediction_json(plan, program, prediction).dump(2) << "\n";

@@ -34,6 +34,7 @@ std::vector<int64_t> ExpertGroup::within_node() const {
 }
 
 std::string check_expert_groups(const Layout& layout, const Cluster& cluster) {
+  size_t nodes_of_first = 0;
   for (int64_t first = 0; first < layout.pp * layout.dp; first += layout.ep) {
     std::map<int64_t, int64_t> members;  // by node
     for (int64_t r = first; r < first + layout.ep; ++r) ++members[r / cluster.devices_per_node];
@@ -49,6 +50,19 @@ std::string check_expert_groups(const Layout& layout, const Cluster& cluster) {
           count,
           node,
           cluster.devices_per_node);
+    }
+    if (first == 0) nodes_of_first = members.size();
+    if (members.size() != nodes_of_first) {
+      return fmt::format(
+          "the expert-parallel group of ranks {} to {} stands on {} nodes of {} devices and that "
+          "of "
+          "ranks 0 to {} on {}; all groups must stand on as many",
+          first,
+          first + layout.ep - 1,
+          members.size(),
+          cluster.devices_per_node,
+          layout.ep - 1,
+          nodes_of_first);
     }
   }
   return "";

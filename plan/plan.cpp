@@ -51,6 +51,14 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster) {
   if (l.schedule == ScheduleKind::kInterleaved) {
     l.chunks = map.integer("chunks", {.min = 1, .max = 10'000}, l.chunks);
   }
+  if (a.layers < l.slots()) {
+    map.fail(
+        l.schedule == ScheduleKind::kInterleaved ? "chunks" : "schedule",
+        fmt::format("a rank of this schedule holds {} stages, and the model has {} layers: every "
+                    "stage needs at least one",
+                    l.slots(),
+                    a.layers));
+  }
   if (a.layers < l.stages()) {
     map.fail("pp",
              fmt::format("{} pipeline stages for a model of {} layers: every stage needs at least "

@@ -109,15 +109,25 @@ LoneExchange::LoneExchange(const ExchangeShape& shape, const ExchangePorts& port
     const ResourceId network_out = add(m.network_out);
     ids.push_back({node_out, node_in, network_out, add(m.network_in)});
   }
-  activities_.reserve(shape.flows.size());
-  for (size_t i = 0; i < shape.flows.size(); ++i) {
-    const ExchangeShape::Flow& f = shape.flows[i];
+  start([&](const ExchangeShape::Flow& f) -> std::vector<Use> {
     const Ids& from = ids[static_cast<size_t>(f.from)];
     const Ids& to = ids[static_cast<size_t>(f.to)];
-    const Use uses[] = {{f.across ? from.network_out : from.node_out, f.copies},
-                        {f.across ? to.network_in : to.node_in, f.copies}};
+    return {{f.across ? from.network_out : from.node_out, f.copies},
+            {f.across ? to.network_in : to.node_in, f.copies}};
+  });
+}
+
+LoneExchange::LoneExchange(const ExchangeShape& shape, Sharing sharing, const UsesOf& uses_of)
+    : shape_(shape), sharing_(std::move(sharing)), run_(shape), ended_(shape.flows.size(), 0) {
+  start(uses_of);
+}
+
+void LoneExchange::start(const UsesOf& uses_of) {
+  activities_.reserve(shape_.flows.size());
+  for (size_t i = 0; i < shape_.flows.size(); ++i) {
+    const ExchangeShape::Flow& f = shape_.flows[i];
     activities_.push_back(sharing_.start(
-        Duration(), static_cast<double>(f.bytes.count()), Sharing::kNoBound, uses, i));
+        Duration(), static_cast<double>(f.bytes.count()), Sharing::kNoBound, uses_of(f), i));
   }
   run_.begin(ends_);
   sharing_.update(Duration(), queue_);

@@ -5,6 +5,7 @@
 // Ranks pass tokens on as they come, so that both links are busy at once: what a rank waits for in
 // the end is its slowest link, or the SMs that copy all of it.
 
+#include <functional>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -85,6 +86,9 @@ class LoneExchange {
  public:
   // Both must outlive this.
   LoneExchange(const ExchangeShape& shape, const ExchangePorts& ports);
+  // The same over links that `sharing` already has.
+  using UsesOf = std::function<std::vector<Use>(const ExchangeShape::Flow&)>;
+  LoneExchange(const ExchangeShape& shape, Sharing sharing, const UsesOf& uses_of);
   // When each member ends.
   std::vector<Duration> ends();
   // Runs until `now`, and not what ends then.
@@ -96,6 +100,7 @@ class LoneExchange {
   std::optional<double> remaining(size_t f, Duration now) const;
 
  private:
+  void start(const UsesOf& uses_of);
   void run_to(int64_t end);
 
   const ExchangeShape& shape_;

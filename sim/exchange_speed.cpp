@@ -6,6 +6,23 @@
 
 namespace rehearse {
 
+namespace {
+
+// The first group's, over all links of its routes.
+std::vector<Duration> over_routes(const GpuWorld& world, const ExchangeShape& shape) {
+  const Layout& l = world.plan.layout;
+  Sharing sharing;
+  const Network network(
+      world.plan.cluster, {.pp = l.pp, .dp = l.dp, .count = l.dp}, &*world.fabric, sharing);
+  return LoneExchange(
+             shape,
+             std::move(sharing),
+             [&](const ExchangeShape::Flow& f) { return network.route(f.from, f.to)->uses; })
+      .ends();
+}
+
+}  // namespace
+
 std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan, const Program& program) {
   ExpertLoad loads(plan);
   const auto layer = static_cast<int32_t>(plan.model.architecture.dense_layers);
@@ -22,7 +39,8 @@ std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan, const Program& prog
     const ExchangeTerms terms =
         world.exchange_terms(dispatch, exchange_message(plan, kind, pass), 0);
     const ExchangeShape shape = exchange_shape(world.group, load, terms);
-    const std::vector<Duration> ends = LoneExchange(shape, links.ports).ends();
+    const std::vector<Duration> ends =
+        world.shared_links ? over_routes(world, shape) : LoneExchange(shape, links.ports).ends();
     ExchangeSpeed s{.kind = kind, .pass = pass, .several_nodes = world.group.nodes > 1};
     const auto members = static_cast<int64_t>(ends.size());
     Duration sum;

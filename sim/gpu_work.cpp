@@ -21,8 +21,11 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
   if (cluster.fabric.kind != FabricKind::kIdeal && cluster.network) {
     fabric.emplace(cluster);
     const int64_t per_node = cluster.devices_per_node;
-    const bool aligned = plan.layout.dp % per_node == 0 &&
-                         (plan.layout.ep % per_node == 0 || per_node % plan.layout.ep == 0);
+    bool aligned = plan.layout.dp % per_node == 0 &&
+                   (plan.layout.ep % per_node == 0 || per_node % plan.layout.ep == 0);
+    for (int64_t d = 0; d < plan.layout.world(); ++d) {
+      aligned &= fabric->same_network(d, d % per_node);
+    }
     shared_links = fabric->any_binding() || (fabric->several_networks() && !aligned);
   }
   const Layout& l = plan.layout;
@@ -67,9 +70,13 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
   for (int64_t r = 0; r < l.pp; ++r) {
     for (const int64_t to : {(r + 1) % l.pp, l.pp - 1 - r}) {
       const auto model = network.route(r * l.dp, to * l.dp);
+      const auto inside = [&](int64_t d) {
+        return (r * l.dp + d) / cluster.devices_per_node ==
+               (to * l.dp + d) / cluster.devices_per_node;
+      };
       for (int64_t d = 1; d < l.dp && groups_alike; ++d) {
         const auto route = network.route(r * l.dp + d, to * l.dp + d);
-        groups_alike &= route.has_value() == model.has_value() &&
+        groups_alike &= inside(d) == inside(0) && route.has_value() == model.has_value() &&
                         (!route || (route->latency == model->latency &&
                                     route->uses.size() == model->uses.size()));
       }
@@ -169,13 +176,12 @@ void GpuWork::compute(OpId id) {
     return;
   }
   const int64_t rank = rank_of(id);
-  const double slow = 1 / world_.plan.cluster.speed(rank);
   const size_t index = block_.index(rank);
   Device& d = devices_[index];
   CHECK(!d.busy) << "two ops compute on rank " << rank;
   d.op = id;
   d.busy = true;
-  d.left = static_cast<double>(cost.alone.picoseconds()) * slow;
+  d.left = static_cast<double>(at_speed(cost.alone, rank).picoseconds());
   d.beside = cost.alone / cost.beside;
   d.since = clock_.now.picoseconds();
   schedule(d, index);
@@ -225,7 +231,7 @@ void GpuWork::begin(OpId id) {
     if (op.kind == OpKind::kRecv || cost.alone == Duration()) {
       clock_.happened.push_back({id, true});
     } else {
-      wait(cost.alone, payload(Event::kEnded, static_cast<uint64_t>(id)));
+      wait(at_speed(cost.alone, rank_of(id)), payload(Event::kEnded, static_cast<uint64_t>(id)));
     }
   }
 }
@@ -545,7 +551,7 @@ GpuWorld::Collective GpuWork::plan_of(OpId id) const {
     c.ranks.push_back(rank_of(m));
     if (world_.program.data_rank(m) < world_.data_ranks) c.members.push_back(m);
   }
-  c.missing = c.members.size() * 2;
+  c.missing = c.members.size() * 3;
   // Ranks per node, where all nodes have as many of the group; else one by one.
   std::map<int64_t, int64_t> on_node;
   for (const int64_t r : c.ranks) ++on_node[r / cluster.devices_per_node];
@@ -569,13 +575,14 @@ void GpuWork::begin_collective(OpId id) {
   if (c.members.empty()) c = plan_of(id);
   const Cluster& cluster = world_.plan.cluster;
   const int64_t rank = rank_of(id);
-  // Two transfers per member, over the network and over NVLink; what the rank does itself is done
-  // beside them. Each rank's end of a link is counted at that rank; where links between switches
-  // matter, the network's flows go their whole way.
-  const Duration work = world_.costs.of(world_.program.op(id), member_of(id)).work.alone;
+  // Three parts per member: over the network, over NVLink, and beside them what the rank itself
+  // does. Each rank's end of a link is counted at that rank; where links between switches matter,
+  // the network's flows go their whole way.
+  wait(at_speed(world_.costs.of(world_.program.op(id), member_of(id)).work.alone, rank),
+       payload(Event::kPart, static_cast<uint64_t>(id)));
   const auto transfer = [&](Bytes bytes, const Network::Ports* ports) {
     if (bytes == Bytes() || ports == nullptr) {
-      wait(work, payload(Event::kPart, static_cast<uint64_t>(id)));
+      wait(Duration(), payload(Event::kPart, static_cast<uint64_t>(id)));
       return;
     }
     use_links(rank);

@@ -66,7 +66,7 @@ struct GpuWorld {
     std::vector<OpId> members;   // simulated ones
     std::vector<int64_t> ranks;  // of all members, ascending
     int64_t per_node = 1;        // ranks of one node that are neighbours in `ranks`
-    size_t missing = 0;          // transfers
+    size_t missing = 0;          // parts
     CollectivePlan plan;
   };
   std::unordered_map<int64_t, Collective> collectives;  // never iterated
@@ -147,6 +147,11 @@ class GpuWork {
   }
   void wait(Duration length, uint64_t event) {
     Sharing::wait(clock_.now, length, clock_.queue, event);
+  }
+  // What takes `time` on a device as stated, on this rank's.
+  Duration at_speed(Duration time, int64_t rank) const {
+    const double speed = world_.plan.cluster.speed(rank);
+    return speed == 1 ? time : Duration::seconds(time.seconds() / speed);
   }
   double speed(const Device& d) const { return d.communicating > 0 ? d.beside : 1; }
 

@@ -1,6 +1,7 @@
 #include "sim/network.h"
 
 #include <algorithm>
+#include <set>
 
 #include <boost/graph/adjacency_list.hpp>
 #include <boost/graph/breadth_first_search.hpp>
@@ -28,6 +29,9 @@ FabricRoutes::FabricRoutes(const Cluster& cluster)
     ways_[l.a].push_back({l.b, 2 * i});
     ways_[l.b].push_back({l.a, 2 * i + 1});
   }
+  for (const size_t s : std::set<size_t>(fabric_.attached.begin(), fabric_.attached.end())) {
+    find_distances(s);
+  }
   find_binding(cluster);
   any_binding_ = std::find(binding_.begin(), binding_.end(), 1) != binding_.end();
   Duration sum;
@@ -36,9 +40,7 @@ FabricRoutes::FabricRoutes(const Cluster& cluster)
       Duration::picoseconds(sum.picoseconds() / static_cast<int64_t>(fabric_.switches.size()));
 }
 
-const std::vector<int32_t>& FabricRoutes::distances(size_t to) const {
-  const auto known = distances_.find(to);
-  if (known != distances_.end()) return known->second;
+void FabricRoutes::find_distances(size_t to) {
   using Graph = boost::adjacency_list<boost::vecS, boost::vecS, boost::undirectedS>;
   Graph graph(ways_.size());
   for (const SwitchLink& l : fabric_.links) {
@@ -49,7 +51,7 @@ const std::vector<int32_t>& FabricRoutes::distances(size_t to) const {
                               to,
                               boost::visitor(boost::make_bfs_visitor(boost::record_distances(
                                   distance.data(), boost::on_tree_edge()))));
-  return distances_.emplace(to, std::move(distance)).first->second;
+  distances_.emplace(to, std::move(distance));
 }
 
 FabricRoutes::Path FabricRoutes::walk(size_t from,
@@ -154,13 +156,18 @@ Network::Network(const Cluster& cluster,
     const ResourceId out = sharing.add_resource(rate);
     ports.push_back({out, sharing.add_resource(rate)});
   };
-  const auto size = static_cast<size_t>(block.size());
+  const int64_t ranks = block.pp * block.dp;
+  const int64_t per_node = cluster.devices_per_node;
+  const int64_t idle =
+      block.count == block.dp ? (ranks + per_node - 1) / per_node * per_node - ranks : 0;
+  const auto size = static_cast<size_t>(block.size() + idle);
   if (cluster.node_link) node_ports_.reserve(size);
   if (cluster.network) network_ports_.reserve(size);
   sharing.reserve_resources(size * 4);
-  for (int64_t i = 0; i < block.size(); ++i) {
+  for (int64_t i = 0; i < block.size() + idle; ++i) {
+    const int64_t device = i < block.size() ? block.rank(i) : ranks + i - block.size();
     if (cluster.node_link) add(per_picosecond(cluster.node_link->bandwidth), node_ports_);
-    if (cluster.network) add(nic_rate(cluster, block.rank(i)) * 1e-12, network_ports_);
+    if (cluster.network) add(nic_rate(cluster, device) * 1e-12, network_ports_);
   }
   if (routes == nullptr || !routes->any_binding()) return;
   for (size_t l = 0; l < routes->binding().size(); ++l) {

@@ -46,14 +46,15 @@ class FabricRoutes {
     size_t link = 0;  // directed
   };
   size_t attached(int64_t device) const { return fabric_.attached[static_cast<size_t>(device)]; }
-  const std::vector<int32_t>& distances(size_t to) const;
+  const std::vector<int32_t>& distances(size_t to) const { return distances_.at(to); }
+  void find_distances(size_t to);
   Path walk(size_t from, size_t to, std::optional<int64_t> destination) const;
   void find_binding(const Cluster& cluster);
 
   const Fabric& fabric_;
-  std::vector<size_t> network_;                               // by switch
-  std::vector<std::vector<Way>> ways_;                        // by switch
-  mutable std::map<size_t, std::vector<int32_t>> distances_;  // to a switch, from every switch
+  std::vector<size_t> network_;                       // by switch
+  std::vector<std::vector<Way>> ways_;                // by switch
+  std::map<size_t, std::vector<int32_t>> distances_;  // to a switch with devices, from every switch
   std::vector<char> binding_;
   bool any_binding_ = false;
   Duration switch_latency_;  // all are alike, unless they were stated one by one: then their mean
@@ -68,8 +69,9 @@ struct RankBlock {
   int64_t first = 0;
   int64_t count = 1;
   int64_t size() const { return pp * count; }
-  // Of a rank or the one that stands for it.
+  // Of a rank or the one that stands for it; devices beyond the layout's ranks follow all ranks.
   size_t index(int64_t rank) const {
+    if (rank >= pp * dp) return static_cast<size_t>(size() + rank - pp * dp);
     const int64_t d = (rank % dp - first) % count;
     return static_cast<size_t>(rank / dp * count + (d < 0 ? d + count : d));
   }
@@ -78,8 +80,9 @@ struct RankBlock {
 
 class Network {
  public:
-  // Adds the links of the block's ranks to `sharing`; rank r sits on device r. routes: of the
-  // cluster's fabric, when it has one; must outlive this.
+  // Adds the links of the block's ranks to `sharing`, and those of their last node's other devices
+  // where the block is all ranks, which may use these devices' NICs; rank r sits on device r.
+  // routes: of the cluster's fabric, when it has one; must outlive this.
   Network(const Cluster& cluster,
           const RankBlock& block,
           const FabricRoutes* routes,
@@ -97,10 +100,15 @@ class Network {
     ResourceId out = 0;
     ResourceId in = 0;
   };
-  const Ports& node_ports(int64_t rank) const { return node_ports_[block_.index(rank)]; }
-  const Ports& network_ports(int64_t rank) const { return network_ports_[block_.index(rank)]; }
+  const Ports& node_ports(int64_t rank) const { return of(node_ports_, rank); }
+  const Ports& network_ports(int64_t rank) const { return of(network_ports_, rank); }
 
  private:
+  const Ports& of(const std::vector<Ports>& ports, int64_t rank) const {
+    const size_t index = block_.index(rank);
+    CHECK(index < ports.size()) << "no links of device " << rank;
+    return ports[index];
+  }
   const Cluster& cluster_;
   RankBlock block_;
   std::vector<Ports> node_ports_, network_ports_;  // by index in the block

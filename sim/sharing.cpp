@@ -376,8 +376,14 @@ void Sharing::find_next(Component& c, int64_t now) {
     if (r.stale) {
       r.stale = false;
       advance(id, now);
-      const double left = std::max(0.0, r.first - r.progress);
-      r.next = now + static_cast<int64_t>(std::nearbyint(left / share(id).level));
+      const double left = std::max(0.0, r.first - r.progress) / share(id).level;
+      if (left > kLongest) {
+        throw InputError(
+            "the simulated step takes more than 50 days, which 64-bit picoseconds do not hold; is "
+            "a "
+            "bandwidth or a speed far too small?");
+      }
+      r.next = now + static_cast<int64_t>(std::nearbyint(left));
     }
     c.next = std::min(c.next, r.next);
   }

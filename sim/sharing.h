@@ -132,6 +132,7 @@ class Sharing {
     bool dirty = false;
   };
   static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+  static constexpr double kLongest = 4e18;              // picoseconds
   static constexpr uint64_t kOurs = uint64_t{1} << 63;  // events of components
   // Levels nearer than this, relatively, count as equal, and loads as within capacity: rounding
   // must not move activities to and fro.
