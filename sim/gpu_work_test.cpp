@@ -205,6 +205,68 @@ TEST(GpuSimulation, ComputationIsSlowerBesideCommunication) {
   EXPECT_LT(fb(), 2.1 * one);
 }
 
+// Ranks that do not fill their last node use the NICs of its idle devices where theirs are on other
+// planes.
+TEST(GpuSimulation, IdleDevicesLendTheirNics) {
+  Plan plan = gpu_plan({.pp = 3, .dp = 2}, 2);
+  plan.cluster = gpus(2,
+                      "",
+                      "  fabric:\n    kind: multi_plane_fat_tree\n    switch_ports: 8\n"
+                      "    switch_latency: 1 us\n");
+  const Program program = build_program(plan);
+  const Prediction p = simulate(plan, program, std::nullopt);
+  EXPECT_GT(p.summary.step, Duration());
+  EXPECT_EQ(bytes_of(plan, {.fold = true, .threads = 2}), print_timeline(program, p.timeline));
+}
+
+// NIC i of one node on the network of NIC 1 - i of the other: what crosses nodes goes over NVLink
+// first, to the device that is on the destination's network.
+TEST(GpuSimulation, CrookedWiringCrossesNvlink) {
+  const auto time = [](const std::string& a, const std::string& b) {
+    Plan plan = small_plan({.dp = 4, .ep = 4});
+    plan.training.sequence_length = 1024;
+    plan.cluster = parse_cluster(
+        "name: c\nnodes: 2\ndevices_per_node: 2\ndevice:\n  kind: gpu\n  peak: 1 TFLOP/s\n"
+        "  memory_bandwidth: 1 TB/s\n  memory: 1 GB\n"
+        "node_link: {bandwidth: 10 MB/s, latency: 1 us}\n"
+        "network:\n  bandwidth: 1 GB/s\n  latency: 1 us\n  fabric:\n    kind: custom\n"
+        "    switches:\n"
+        "      - {name: a, latency: 0 us, devices: \"" +
+            a + "\"}\n      - {name: b, latency: 0 us, devices: \"" + b + "\"}\n",
+        "c.yaml");
+    return exchange_speeds(plan, build_program(plan)).front().mean.seconds();
+  };
+  EXPECT_GT(time("0, 3", "1, 2"), 1.2 * time("0, 2", "1, 3"));
+}
+
+// Pipeline messages of some data ranks stay in their node and others' do not: equal latencies do
+// not make them alike.
+TEST(GpuSimulation, DoesNotFoldOverTwoKindsOfLink) {
+  Plan plan = gpu_plan({.pp = 3, .dp = 4}, 4);
+  plan.training.sequence_length = 1024;
+  plan.cluster.devices_per_node = 6;
+  plan.cluster.nodes = 2;
+  plan.cluster.network->latency = plan.cluster.node_link->latency;
+  plan.cluster.network->bandwidth = BytesPerSecond(1e7);
+  EXPECT_EQ(bytes_of(plan, {.fold = true}), bytes_of(plan, {}));
+}
+
+// What a rank does itself in a reduction counts, be it beside one link, two or none.
+TEST(GpuSimulation, ReductionsTakeTheirOwnWorkToo) {
+  for (const int64_t dp : {1, 4, 8}) {
+    Plan plan = gpu_plan({.dp = dp}, 2);
+    plan.cluster.memory_bandwidth = BytesPerSecond(1e5);
+    const Program program = build_program(plan);
+    const Timeline t = simulate(plan, program, std::nullopt).timeline;
+    for (const Op& op : program.ops()) {
+      if (op.kind != OpKind::kGradReduce) continue;
+      const Span& span = t.spans[static_cast<size_t>(op.id)];
+      const Duration work = roofline(plan, op_work(plan, op, MemberLoad{}).work);
+      EXPECT_GE(span.end - span.begin, work) << dp;
+    }
+  }
+}
+
 TEST(Collectives, AlgorithmsByPredictedTime) {
   const Cluster cluster = gpus(16);
   using A = CollectivePlan::Algorithm;

@@ -200,5 +200,30 @@ TEST_F(BadInput, WrongUsageIsExitCodeTwo) {
   }
 }
 
+TEST_F(BadInput, ExpertGroupsOnUnequallyManyNodes) {
+  write(
+      "six.yaml",
+      "name: six\nnodes: 2\ndevices_per_node: 6\ndevice:\n  kind: gpu\n  peak: 1 TFLOP/s\n"
+      "  memory_bandwidth: 1 TB/s\n  memory: 1 GB\nnode_link: {bandwidth: 9 GB/s, latency: 1 us}\n"
+      "network: {bandwidth: 1 GB/s, latency: 1 us}\n");
+  std::string text = plan_with("  pp: 2\n  schedule: dualpipe\n", "  dp: 12\n  ep: 4\n");
+  text.replace(text.find("localhost.yaml"), 14, "six.yaml");
+  expect_error(
+      text,
+      "plan.yaml:5:7: layout.ep: the expert-parallel group of ranks 4 to 7 stands on 2 nodes "
+      "of 6 devices and that of ranks 0 to 3 on 1; all groups must stand on as many\n"
+      "      ep: 4\n"
+      "          ^");
+}
+
+TEST_F(BadInput, MoreChunksThanLayers) {
+  expect_error(
+      plan_with("  schedule: dualpipe\n", "  schedule: interleaved-1f1b\n  chunks: 20\n"),
+      "plan.yaml:6:11: layout.chunks: a rank of this schedule holds 20 stages, and the model "
+      "has 4 layers: every stage needs at least one\n"
+      "      chunks: 20\n"
+      "              ^");
+}
+
 }  // namespace
 }  // namespace rehearse

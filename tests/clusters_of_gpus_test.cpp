@@ -1,5 +1,5 @@
-// Clusters of GPUs through the command line: every file that comes with the program, and the options
-// that only they have.
+// Clusters of GPUs through the command line: every file that comes with the program, and the
+// options that only they have.
 
 #include <nlohmann/json.hpp>
 
@@ -22,9 +22,9 @@ class GpuClusters : public CommandTest {
            "\nlayout:\n  pp: 2\n  dp: 32\n  ep: 16\n  schedule: dualpipe\n"
            "training:\n  micro_batches: 4\n  micro_batch_size: 1\n  sequence_length: 512\n"
            "  precision: fp8\n" +
-           (load == "balanced" ? std::string()
-                               : "expert_load:\n  kind: synthetic\n  skew: 0.5\n  varies: " + load +
-                                     "\n");
+           (load == "balanced"
+                ? std::string()
+                : "expert_load:\n  kind: synthetic\n  skew: 0.5\n  varies: " + load + "\n");
   }
   // A result without what tells how it was obtained.
   Json result(const std::string& options) {
@@ -76,8 +76,8 @@ TEST_F(GpuClusters, TimelinesAndLoadOfChosenRanks) {
     ++seen;
   }
   EXPECT_EQ(seen * 32, static_cast<int64_t>(spans.size()));
-  // Everything that left rank 0 over the network: half of its tokens' node-messages, and messages to
-  // the other stage.
+  // Everything that left rank 0 over the network: half of its tokens' node-messages, and messages
+  // to the other stage.
   const Json load = Json::parse(read("load.json"));
   double bytes = 0;
   for (const Json& b : load["bytes"]["0"]["network_out"]) bytes += b.get<double>();
