@@ -178,6 +178,10 @@ void read_custom(YamlMap& map, Fabric& fabric, const FabricSetting& setting) {
     }
     s.finish();
   }
+  constexpr size_t kSwitches = 65'535;  // ways between them are counted in 16 bits
+  if (fabric.switches.size() > kSwitches) {
+    map.fail("switches", fmt::format("at most {} switches can be stated", kSwitches));
+  }
   const auto loose = std::find(fabric.attached.begin(), fabric.attached.end(), none);
   if (loose != fabric.attached.end()) {
     map.fail("switches",

@@ -291,6 +291,13 @@ void GpuWork::event(uint64_t value) {
     case Event::kPart:
       part_ended(static_cast<OpId>(value));
       return;
+    case Event::kTransferred: {
+      Transfer& t = transfers_[high];
+      if (!t.active || t.generation != low) return;
+      t.active = false;
+      part_ended(t.op);
+      return;
+    }
   }
 }
 
@@ -300,6 +307,10 @@ void GpuWork::event(uint64_t value) {
 void GpuWork::use_links(int64_t rank) {
   const int32_t slot = device_of(rank).exchange;
   if (slot >= 0) go_live(slot);
+  if (transfers_.empty()) return;
+  for (const size_t t : {2 * block_.index(rank), 2 * block_.index(rank) + 1}) {
+    if (transfers_[t].active) share_transfer(t);
+  }
 }
 
 void GpuWork::start_flow(OpId id, int64_t from, int64_t to, Bytes bytes, Event then) {
@@ -567,7 +578,56 @@ GpuWorld::Collective GpuWork::plan_of(OpId id) const {
                            c.per_node,
                            cost.message,
                            reduce_all);
+  if (!world_.shared_links) c.ranks = {};
   return c;
+}
+
+const Network::Ports& GpuWork::transfer_ports(size_t transfer) const {
+  const int64_t rank = block_.rank(static_cast<int64_t>(transfer / 2));
+  return transfer % 2 == 0 ? network_.node_ports(rank) : network_.network_ports(rank);
+}
+
+// Sends and receives `bytes` for the collective: a matter of arithmetic while nothing else uses the
+// ports, a flow from the moment that something does.
+void GpuWork::transfer(OpId id, size_t transfer, Bytes bytes) {
+  if (bytes == Bytes()) {
+    wait(Duration(), payload(Event::kPart, static_cast<uint64_t>(id)));
+    return;
+  }
+  // No exchange has these links: a rank's collectives and all-to-alls are of one lane.
+  if (transfers_.empty()) transfers_.resize(2 * devices_.size());
+  Transfer& t = transfers_[transfer];
+  t.op = id;
+  t.bytes = static_cast<double>(bytes.count());
+  t.begin = clock_.now.picoseconds();
+  t.active = true;
+  ++t.generation;
+  const Network::Ports& ports = transfer_ports(transfer);
+  if (world_.shared_links || !clock_.sharing.idle(ports.out) || !clock_.sharing.idle(ports.in)) {
+    share_transfer(transfer);
+    return;
+  }
+  const double rate =
+      std::min(clock_.sharing.capacity(ports.out), clock_.sharing.capacity(ports.in));
+  wait(Duration::picoseconds(static_cast<int64_t>(std::nearbyint(t.bytes / rate))),
+       payload(Event::kTransferred, transfer, t.generation));
+}
+
+// The transfer's ports are about to be shared: what is left of it becomes a flow.
+void GpuWork::share_transfer(size_t transfer) {
+  Transfer& t = transfers_[transfer];
+  t.active = false;
+  ++t.generation;
+  const Network::Ports& ports = transfer_ports(transfer);
+  const double rate =
+      std::min(clock_.sharing.capacity(ports.out), clock_.sharing.capacity(ports.in));
+  const auto passed = static_cast<double>(clock_.now.picoseconds() - t.begin);
+  const Use uses[] = {{ports.out, 1}, {ports.in, 1}};
+  clock_.sharing.start(clock_.now,
+                       std::max(0.0, t.bytes - passed * rate),
+                       Sharing::kNoBound,
+                       uses,
+                       payload(Event::kPart, static_cast<uint64_t>(t.op)));
 }
 
 void GpuWork::begin_collective(OpId id) {
@@ -580,26 +640,13 @@ void GpuWork::begin_collective(OpId id) {
   // the network's flows go their whole way.
   wait(at_speed(world_.costs.of(world_.program.op(id), member_of(id)).work.alone, rank),
        payload(Event::kPart, static_cast<uint64_t>(id)));
-  const auto transfer = [&](Bytes bytes, const Network::Ports* ports) {
-    if (bytes == Bytes() || ports == nullptr) {
-      wait(Duration(), payload(Event::kPart, static_cast<uint64_t>(id)));
-      return;
-    }
-    use_links(rank);
-    const Use uses[] = {{ports->out, 1}, {ports->in, 1}};
-    clock_.sharing.start(clock_.now,
-                         static_cast<double>(bytes.count()),
-                         Sharing::kNoBound,
-                         uses,
-                         payload(Event::kPart, static_cast<uint64_t>(id)));
-  };
   if (world_.shared_links && c.plan.network > Bytes()) {
     // To the same position on the group's next node.
     const auto at = std::lower_bound(c.ranks.begin(), c.ranks.end(), rank) - c.ranks.begin();
     const auto next = (at + c.per_node) % static_cast<int64_t>(c.ranks.size());
     start_flow(id, rank, c.ranks[static_cast<size_t>(next)], c.plan.network, Event::kPart);
   } else {
-    transfer(c.plan.network, cluster.network ? &network_.network_ports(rank) : nullptr);
+    transfer(id, 2 * block_.index(rank) + 1, cluster.network ? c.plan.network : Bytes());
   }
   if (world_.load.wants(rank)) {
     // What the links take at best: other traffic is rare by then.
@@ -613,7 +660,7 @@ void GpuWork::begin_collective(OpId id) {
     add(LinkKind::kNetworkOut, LinkKind::kNetworkIn, c.plan.network, cluster.network);
     add(LinkKind::kNodeOut, LinkKind::kNodeIn, c.plan.node, cluster.node_link);
   }
-  transfer(c.plan.node, cluster.node_link ? &network_.node_ports(rank) : nullptr);
+  transfer(id, 2 * block_.index(rank), cluster.node_link ? c.plan.node : Bytes());
 }
 
 void GpuWork::part_ended(OpId id) {

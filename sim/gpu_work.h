@@ -64,7 +64,7 @@ struct GpuWorld {
   // Collectives that tie islands together.
   struct Collective {
     std::vector<OpId> members;   // simulated ones
-    std::vector<int64_t> ranks;  // of all members, ascending
+    std::vector<int64_t> ranks;  // of all members, ascending; where links are shared
     int64_t per_node = 1;        // ranks of one node that are neighbours in `ranks`
     size_t missing = 0;          // parts
     CollectivePlan plan;
@@ -100,7 +100,8 @@ class GpuWork {
     kSent,          // op: the last byte has left
     kExchangeEnds,  // slot, generation: one or more members
     kExchangeFlow,  // slot, flow
-    kPart,          // op: a transfer of its collective
+    kPart,          // op: a part of its collective
+    kTransferred,   // transfer, generation: a lone one
   };
   static uint64_t payload(Event kind, uint64_t value) {
     return ((value << 3) | static_cast<uint64_t>(kind)) << 2;
@@ -132,6 +133,15 @@ class GpuWork {
     const ExchangePorts* ports = nullptr;
     std::optional<ExchangeRun> run;  // of a live one
     std::vector<char> ended;         // by member
+  };
+  // A rank's part of a collective over one kind of link, while nothing else uses the rank's ports
+  // of that kind.
+  struct Transfer {
+    OpId op = 0;
+    double bytes = 0;
+    int64_t begin = 0;  // picoseconds
+    uint32_t generation = 0;
+    bool active = false;
   };
   using ShapeKey = std::tuple<int64_t, bool, int64_t, int32_t>;  // load, dispatch, bytes, links
   struct Answer {
@@ -175,6 +185,9 @@ class GpuWork {
 
   GpuWorld::Collective plan_of(OpId id) const;
   void begin_collective(OpId id);
+  const Network::Ports& transfer_ports(size_t transfer) const;
+  void transfer(OpId id, size_t transfer, Bytes bytes);
+  void share_transfer(size_t transfer);
   void part_ended(OpId id);
   int64_t collective_key(OpId id) const;
 
@@ -186,6 +199,7 @@ class GpuWork {
   RankBlock block_;
   Network network_;
   std::vector<Device> devices_;
+  std::vector<Transfer> transfers_;  // by rank index x (node, network); none before the first
   std::vector<Exchange> exchanges_;
   std::vector<int32_t> free_exchanges_;
   std::map<ShapeKey, Answer> answers_;

@@ -46,7 +46,7 @@ void FabricRoutes::find_distances(size_t to) {
   for (const SwitchLink& l : fabric_.links) {
     if (network_[l.a] == network_[to]) boost::add_edge(l.a, l.b, graph);
   }
-  std::vector<int32_t> distance(ways_.size(), 0);
+  std::vector<uint16_t> distance(ways_.size(), 0);
   boost::breadth_first_search(graph,
                               to,
                               boost::visitor(boost::make_bfs_visitor(boost::record_distances(
@@ -57,7 +57,7 @@ void FabricRoutes::find_distances(size_t to) {
 FabricRoutes::Path FabricRoutes::walk(size_t from,
                                       size_t to,
                                       std::optional<int64_t> destination) const {
-  const std::vector<int32_t>& distance = distances(to);
+  const std::vector<uint16_t>& distance = distances(to);
   Path path;
   // Switches at one distance after the other, each with the share of the flow that reaches it.
   std::map<size_t, double> here{{from, 1.0}};

@@ -46,7 +46,7 @@ class FabricRoutes {
     size_t link = 0;  // directed
   };
   size_t attached(int64_t device) const { return fabric_.attached[static_cast<size_t>(device)]; }
-  const std::vector<int32_t>& distances(size_t to) const { return distances_.at(to); }
+  const std::vector<uint16_t>& distances(size_t to) const { return distances_.at(to); }
   void find_distances(size_t to);
   Path walk(size_t from, size_t to, std::optional<int64_t> destination) const;
   void find_binding(const Cluster& cluster);
@@ -54,7 +54,7 @@ class FabricRoutes {
   const Fabric& fabric_;
   std::vector<size_t> network_;                       // by switch
   std::vector<std::vector<Way>> ways_;                // by switch
-  std::map<size_t, std::vector<int32_t>> distances_;  // to a switch with devices, from every switch
+  std::map<size_t, std::vector<uint16_t>> distances_;  // to a switch with devices, from every switch
   std::vector<char> binding_;
   bool any_binding_ = false;
   Duration switch_latency_;  // all are alike, unless they were stated one by one: then their mean

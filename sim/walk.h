@@ -126,7 +126,8 @@ class Walk {
     if (failed) std::rethrow_exception(failed);
     together_ = true;
     for (auto& island : islands_) {
-      for (const auto& [id, time] : island->tied_ops) meet(*island, id);
+      for (const OpId id : island->tied_ops) meet(*island, id);
+      island->tied_ops = {};
       settle(*island);
     }
     // From here on in the order of time over all islands.
@@ -165,7 +166,7 @@ class Walk {
     std::vector<int32_t> came;
     std::vector<uint64_t> ended;
     bool tied = false;  // has come to a collective that ties islands together
-    std::vector<std::pair<OpId, Duration>> tied_ops;
+    std::vector<OpId> tied_ops;
     int64_t finished = 0;
     int64_t told = 0;
   };
@@ -287,7 +288,7 @@ class Walk {
         meet(island, id);
       } else {
         island.tied = true;
-        island.tied_ops.emplace_back(id, island.clock.now);
+        island.tied_ops.push_back(id);
       }
       return;
     }
