@@ -72,6 +72,10 @@ bool is_all_to_all(OpKind kind) {
   return kind == OpKind::kDispatch || kind == OpKind::kCombine;
 }
 
+bool is_dispatch_shaped(OpKind kind, Pass pass) {
+  return (kind == OpKind::kDispatch) == (pass == Pass::kForward);
+}
+
 std::string to_string(const Op& op) {
   std::string text(name_of(op.kind));
   if (op.pass != Pass::kNone) text += fmt::format(".{}", name_of(op.pass));

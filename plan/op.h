@@ -55,6 +55,9 @@ std::optional<Pass> pass_named(std::string_view name);
 bool is_cell_compute(OpKind kind);
 // dispatch or combine.
 bool is_all_to_all(OpKind kind);
+// Of an all-to-all: whether it sends tokens to experts (dispatch.F, and combine.B, the gradient of
+// combine), the others bringing them back.
+bool is_dispatch_shaped(OpKind kind, Pass pass);
 
 // "attn.F s0 l3 m7", "send.B s1 m2 to 0", "grad_reduce s0 group replicas".
 std::string to_string(const Op& op);

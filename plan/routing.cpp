@@ -95,7 +95,7 @@ ExchangeFlows exchange_flows(const ExpertGroup& group, const RoutingCounts& coun
 
 Bytes exchange_message(const Plan& plan, OpKind kind, Pass pass) {
   const Architecture& a = plan.model.architecture;
-  const bool outward = (kind == OpKind::kDispatch) == (pass == Pass::kForward);
+  const bool outward = is_dispatch_shaped(kind, pass);
   const int64_t choices = kind == OpKind::kCombine ? 0
                           : pass == Pass::kForward ? 2 * a.active_experts
                                                    : a.active_experts;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "sim/gpu_work.h"
+#include "sim/gpu_world.h"
 
 namespace rehearse {
 
@@ -35,7 +35,7 @@ std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan, const Program& prog
                                    std::pair(OpKind::kCombine, Pass::kForward),
                                    std::pair(OpKind::kCombine, Pass::kInput),
                                    std::pair(OpKind::kDispatch, Pass::kInput)}) {
-    const bool dispatch = (kind == OpKind::kDispatch) == (pass == Pass::kForward);
+    const bool dispatch = is_dispatch_shaped(kind, pass);
     const ExchangeTerms terms =
         world.exchange_terms(dispatch, exchange_message(plan, kind, pass), 0);
     const ExchangeShape shape = exchange_shape(world.group, load, terms);

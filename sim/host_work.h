@@ -267,7 +267,7 @@ class HostWork {
     bool backwards;
   };
   PhaseFlows phase_flows(const Op& op, int phase) const {
-    const bool outward = (op.kind == OpKind::kDispatch) == (op.pass == Pass::kForward);
+    const bool outward = is_dispatch_shaped(op.kind, op.pass);
     const bool across = (phase == 0) == outward;
     return {across ? flows_of_group_.across : flows_of_group_.within, !outward};
   }

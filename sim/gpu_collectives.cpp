@@ -1,0 +1,145 @@
+// GpuWork: the collectives that end a step.
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "sim/gpu_work.h"
+
+namespace rehearse {
+
+int64_t GpuWork::collective_key(OpId id) const {
+  const Op& op = world_.program.op(id);
+  const int64_t member =
+      op.group == Group::kExpertReplicas ? world_.program.data_rank(id) % world_.plan.layout.ep : 0;
+  return (((static_cast<int64_t>(op.kind) * 8 + static_cast<int64_t>(op.group)) << 20 |
+           (op.group == Group::kWorld ? 0 : op.stage))
+          << 24) |
+         member;
+}
+
+GpuWorld::Collective GpuWork::plan_of(OpId id) const {
+  const Op& op = world_.program.op(id);
+  const Cluster& cluster = world_.plan.cluster;
+  GpuWorld::Collective c;
+  for (const OpId m : world_.program.collective(id)) {
+    c.ranks.push_back(rank_of(m));
+    if (world_.program.data_rank(m) < world_.data_ranks) c.members.push_back(m);
+  }
+  c.missing = c.members.size() * 3;
+  // Ranks per node, where all nodes have as many of the group; else one by one.
+  std::map<int64_t, int64_t> on_node;
+  for (const int64_t r : c.ranks) ++on_node[r / cluster.devices_per_node];
+  const bool even = std::all_of(on_node.begin(), on_node.end(), [&](const auto& n) {
+    return n.second == on_node.begin()->second;
+  });
+  c.per_node = even ? on_node.begin()->second : 1;
+  const OpCost& cost = world_.costs.of(op, member_of(id));
+  const bool reduce_all = cost.message == Bytes() ||
+                          (op.kind == OpKind::kGradReduce && world_.plan.layout.zero_stage == 0);
+  c.plan = plan_collective(cluster,
+                           static_cast<int64_t>(c.ranks.size()) / c.per_node,
+                           c.per_node,
+                           cost.message,
+                           reduce_all);
+  if (!world_.shared_links) c.ranks = {};
+  return c;
+}
+
+const Network::Ports& GpuWork::transfer_ports(size_t transfer) const {
+  const int64_t rank = block_.rank(static_cast<int64_t>(transfer / 2));
+  return transfer % 2 == 0 ? network_.node_ports(rank) : network_.network_ports(rank);
+}
+
+// Sends and receives `bytes` for the collective: a matter of arithmetic while nothing else uses the
+// ports, a flow from the moment that something does.
+void GpuWork::transfer(OpId id, size_t transfer, Bytes bytes) {
+  if (bytes == Bytes()) {
+    wait(Duration(), payload(Event::kPart, static_cast<uint64_t>(id)));
+    return;
+  }
+  // No exchange has these links: a rank's collectives and all-to-alls are of one lane.
+  if (transfers_.empty()) transfers_.resize(2 * devices_.size());
+  Transfer& t = transfers_[transfer];
+  t.op = id;
+  t.bytes = static_cast<double>(bytes.count());
+  t.begin = clock_.now.picoseconds();
+  t.active = true;
+  ++t.generation;
+  const Network::Ports& ports = transfer_ports(transfer);
+  if (world_.shared_links || !clock_.sharing.idle(ports.out) || !clock_.sharing.idle(ports.in)) {
+    share_transfer(transfer);
+    return;
+  }
+  const double rate =
+      std::min(clock_.sharing.capacity(ports.out), clock_.sharing.capacity(ports.in));
+  wait(Duration::picoseconds(static_cast<int64_t>(std::nearbyint(t.bytes / rate))),
+       payload(Event::kTransferred, transfer, t.generation));
+}
+
+// The transfer's ports are about to be shared: what is left of it becomes a flow.
+void GpuWork::share_transfer(size_t transfer) {
+  Transfer& t = transfers_[transfer];
+  t.active = false;
+  ++t.generation;
+  const Network::Ports& ports = transfer_ports(transfer);
+  const double rate =
+      std::min(clock_.sharing.capacity(ports.out), clock_.sharing.capacity(ports.in));
+  const auto passed = static_cast<double>(clock_.now.picoseconds() - t.begin);
+  const Use uses[] = {{ports.out, 1}, {ports.in, 1}};
+  clock_.sharing.start(clock_.now,
+                       std::max(0.0, t.bytes - passed * rate),
+                       Sharing::kNoBound,
+                       uses,
+                       payload(Event::kPart, static_cast<uint64_t>(t.op)));
+}
+
+void GpuWork::begin_collective(OpId id) {
+  GpuWorld::Collective& c = world_.collectives[collective_key(id)];
+  if (c.members.empty()) c = plan_of(id);
+  const Cluster& cluster = world_.plan.cluster;
+  const int64_t rank = rank_of(id);
+  // Three parts per member: over the network, over NVLink, and beside them what the rank itself
+  // does. Each rank's end of a link is counted at that rank; where links between switches matter,
+  // the network's flows go their whole way.
+  wait(at_speed(world_.costs.of(world_.program.op(id), member_of(id)).work.alone, rank),
+       payload(Event::kPart, static_cast<uint64_t>(id)));
+  if (world_.shared_links && c.plan.network > Bytes()) {
+    // To the same position on the group's next node.
+    const auto at = std::lower_bound(c.ranks.begin(), c.ranks.end(), rank) - c.ranks.begin();
+    const auto next = (at + c.per_node) % static_cast<int64_t>(c.ranks.size());
+    start_flow(id, rank, c.ranks[static_cast<size_t>(next)], c.plan.network, Event::kPart);
+  } else {
+    transfer(id, 2 * block_.index(rank) + 1, cluster.network ? c.plan.network : Bytes());
+  }
+  if (world_.load.wants(rank)) {
+    // What the links take at best: other traffic is rare by then.
+    const auto add = [&](LinkKind out, LinkKind in, Bytes bytes, const std::optional<Link>& link) {
+      if (bytes == Bytes() || !link) return;
+      const Duration end = clock_.now + bytes / link->bandwidth;
+      for (const LinkKind k : {out, in}) {
+        world_.load.add(rank, k, clock_.now, end, static_cast<double>(bytes.count()));
+      }
+    };
+    add(LinkKind::kNetworkOut, LinkKind::kNetworkIn, c.plan.network, cluster.network);
+    add(LinkKind::kNodeOut, LinkKind::kNodeIn, c.plan.node, cluster.node_link);
+  }
+  transfer(id, 2 * block_.index(rank), cluster.node_link ? c.plan.node : Bytes());
+}
+
+void GpuWork::part_ended(OpId id) {
+  const int64_t key = collective_key(id);
+  GpuWorld::Collective& c = world_.collectives[key];
+  if (--c.missing > 0) return;
+  const Duration end = clock_.now + c.plan.latency;
+  for (const OpId m : c.members) {
+    GpuWork& there = *world_.works[static_cast<size_t>(world_.program.data_rank(m) / count_)];
+    Sharing::wait(clock_.now,
+                  end - clock_.now,
+                  there.clock_.queue,
+                  payload(Event::kEnded, static_cast<uint64_t>(m)));
+  }
+  world_.collectives.erase(key);
+}
+
+}  // namespace rehearse

@@ -1,0 +1,74 @@
+#pragma once
+// What a cluster of GPUs is to one simulation: its routes, the links of every EP group, which ranks
+// are alike, and how collectives run.
+
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "sim/exchange.h"
+#include "sim/link_load.h"
+#include "sim/network.h"
+#include "sim/op_cost.h"
+
+namespace rehearse {
+
+// How a collective of `nodes` x `per_node` ranks runs: NCCL's choice by predicted time among a ring
+// over all ranks, a tree over nodes, and a ring per position across nodes within a ring inside
+// each (hierarchical).
+struct CollectivePlan {
+  enum class Algorithm : uint8_t { kRing, kTree, kHierarchical } algorithm = Algorithm::kRing;
+  Bytes network;     // that every rank sends to another node
+  Bytes node;        // and within its own
+  Duration latency;  // of all steps, one after the other
+};
+// bytes: that every rank of one ring over all ranks would send in all. reduce_all: the result goes
+// to every rank (all-reduce), which a tree can do; reduce-scatter and all-gather cannot.
+CollectivePlan plan_collective(
+    const Cluster& cluster, int64_t nodes, int64_t per_node, Bytes bytes, bool reduce_all);
+
+// What the work of all islands has in common, made once before they run.
+struct GpuWorld {
+  GpuWorld(const Plan& plan, const Program& program, const OpCosts& costs, int32_t data_ranks);
+
+  const Plan& plan;
+  const Program& program;
+  const OpCosts& costs;
+  std::optional<FabricRoutes> fabric;
+  // Some link between switches can be a bottleneck, or ranks use each other's NICs.
+  bool shared_links = false;
+  bool memoise = true;     // identical all-to-alls that nothing disturbs are worked out once
+  int32_t data_ranks = 1;  // simulated
+  ExpertGroup group;       // of every EP group, but for its ranks
+  // Links of a group: latencies between its nodes, ports of its members. Groups of equal links
+  // share answers.
+  struct GroupLinks {
+    std::vector<Duration> latencies;
+    ExchangePorts ports;
+    bool operator==(const GroupLinks&) const = default;
+  };
+  std::vector<GroupLinks> links;               // distinct ones
+  std::vector<std::vector<int32_t>> links_of;  // by pipeline rank and group
+
+  // Of all-to-alls between ranks with links[links_index], all of their group being simulated.
+  ExchangeTerms exchange_terms(bool dispatch, Bytes token, int32_t links_index) const;
+
+  // Whether all data ranks, or at least all EP groups, have equal devices and equal links to
+  // whatever they talk to.
+  bool ranks_alike = true;
+  bool groups_alike = true;
+
+  // Collectives that tie islands together.
+  struct Collective {
+    std::vector<OpId> members;   // simulated ones
+    std::vector<int64_t> ranks;  // of all members, ascending; where links are shared
+    int64_t per_node = 1;        // ranks of one node that are neighbours in `ranks`
+    size_t missing = 0;          // parts
+    CollectivePlan plan;
+  };
+  std::unordered_map<int64_t, Collective> collectives;  // never iterated
+  std::vector<class GpuWork*> works;                    // by island
+  LinkLoad load;                                        // of ranks chosen for it
+};
+
+}  // namespace rehearse
