@@ -159,7 +159,7 @@ std::string inspect_text(const Plan& plan, const Program& program, std::optional
       program.global_size());
   out += fmt::format(
       "bubble at unit costs (F = Bi = W = 1, F&B = 3, no communication)\n"
-      "  formula {} = {}; most micro-batches held {} = {}; parameters of {}\n",
+      "  formula {}: {}; most micro-batches held, {}: {}; parameters: {}\n",
       bubble_formula_text(l.schedule),
       bubble_formula(l, {}),
       peak_micro_batches_formula_text(l.schedule),
