@@ -10,7 +10,6 @@ GpuWork::GpuWork(
     : world_(world),
       load_(load),
       clock_(clock),
-      first_(first),
       count_(count),
       group_members_(static_cast<int32_t>(std::min<int64_t>(world.group.size, count))),
       block_{
