@@ -82,6 +82,9 @@ TEST_F(GpuClusters, TimelinesAndLoadOfChosenRanks) {
   double bytes = 0;
   for (const Json& b : load["bytes"]["0"]["network_out"]) bytes += b.get<double>();
   EXPECT_GT(bytes, 1e6);
+  // Rank 33's is that of the rank that stands for it: rank 32, of the other stage.
+  EXPECT_EQ(load["bytes"].size(), 2u);
+  EXPECT_TRUE(load["bytes"].contains("33"));
 }
 
 TEST_F(GpuClusters, AllToAllsAlone) {
