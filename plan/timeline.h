@@ -13,8 +13,8 @@
 namespace rehearse {
 
 // The span of one op. begin: when it starts to work, after waiting for dependencies, for its turn
-// in the lane and, for a recv, for the message. On GPUs an all-to-all's begins when its rank comes to
-// it, since the kernel waits for the other members on the device.
+// in the lane and, for a recv, for the message. On GPUs an all-to-all's begins when its rank comes
+// to it, since the kernel waits for the other members on the device.
 struct Span {
   Duration begin;
   Duration end;

@@ -16,7 +16,6 @@ class EventQueue {
   };
 
   bool empty() const { return heap_.empty(); }
-  size_t size() const { return heap_.size(); }
   // Gives back memory that busier times needed.
   void shrink() { heap_.shrink_to_fit(); }
   // REQUIRES: not empty.

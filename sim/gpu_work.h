@@ -132,7 +132,7 @@ class GpuWork {
   GpuWorld& world_;
   ExpertLoad load_;
   Clock& clock_;
-  int32_t count_;  // data ranks of the island
+  int32_t count_;          // data ranks of the island
   int32_t group_members_;  // simulated, of each EP group
   RankBlock block_;
   Network network_;

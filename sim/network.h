@@ -52,9 +52,10 @@ class FabricRoutes {
   void find_binding(const Cluster& cluster);
 
   const Fabric& fabric_;
-  std::vector<size_t> network_;                       // by switch
-  std::vector<std::vector<Way>> ways_;                // by switch
-  std::map<size_t, std::vector<uint16_t>> distances_;  // to a switch with devices, from every switch
+  std::vector<size_t> network_;         // by switch
+  std::vector<std::vector<Way>> ways_;  // by switch
+  std::map<size_t, std::vector<uint16_t>>
+      distances_;  // to a switch with devices, from every switch
   std::vector<char> binding_;
   bool any_binding_ = false;
   Duration switch_latency_;  // all are alike, unless they were stated one by one: then their mean

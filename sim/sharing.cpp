@@ -246,15 +246,6 @@ void Sharing::remove(ActivityId id) {
   --c.activities;
 }
 
-void Sharing::cancel(ActivityId id, Duration now) {
-  const Activity& a = activities_[static_cast<size_t>(id)];
-  CHECK(a.bottleneck != kNone) << "no such activity";
-  advance(a.bottleneck, now.picoseconds());
-  const int32_t c = at(a.bottleneck).component;
-  remove(id);
-  if (components_[static_cast<size_t>(c)].activities == 0) dissolve(c);
-}
-
 void Sharing::shrink() {
   for (Resource& r : resources_) {
     r.own.shrink_to_fit();
@@ -456,11 +447,6 @@ double Sharing::remaining(ActivityId id, Duration now) const {
   const Resource& r = resources_[static_cast<size_t>(a.bottleneck)];
   const double progress = r.progress + rate(id) * static_cast<double>(now.picoseconds() - r.since);
   return std::max(0.0, r.own[a.place].mark - progress);
-}
-
-double Sharing::load(ResourceId id) const {
-  const Share& s = shares_[static_cast<size_t>(id)];
-  return s.load + resources_[static_cast<size_t>(id)].weight * s.level;
 }
 
 }  // namespace rehearse

@@ -68,13 +68,8 @@ class Sharing {
   // Of an activity under way, as of the last update().
   double rate(ActivityId id) const;
   double remaining(ActivityId id, Duration now) const;
-  // What all activities take of a resource together, units per picosecond.
-  double load(ResourceId r) const;
   double capacity(ResourceId r) const { return shares_[static_cast<size_t>(r)].capacity; }
   bool idle(ResourceId r) const { return resources_[static_cast<size_t>(r)].users == 0; }
-
-  // Removes an activity under way. Its payload will not come back.
-  void cancel(ActivityId id, Duration now);
 
   // Gives back memory that busier times needed.
   void shrink();

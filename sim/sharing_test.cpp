@@ -154,7 +154,7 @@ std::vector<double> water_fill(const std::vector<double>& capacities,
   return rates;
 }
 
-// Random systems that change under way: after every start, end and cancellation, all rates are the
+// Random systems that change under way: after every start and end all rates are the
 // textbook's.
 TEST(Sharing, RatesAreTheTextbooksAfterEveryChange) {
   std::mt19937_64 random(1);
@@ -194,10 +194,6 @@ TEST(Sharing, RatesAreTheTextbooksAfterEveryChange) {
           const ActivityId id = sharing.start(now, real(0, 1e6), bound, uses, next);
           running[next++] = {id, uses, bound};
         }
-      } else if (!running.empty() && below(8) == 0) {
-        const auto gone = std::next(running.begin(), static_cast<ptrdiff_t>(below(running.size())));
-        sharing.cancel(gone->second.id, now);
-        running.erase(gone);
       } else if (!queue.empty()) {
         const auto event = queue.pop();
         now = Duration::picoseconds(event.time);

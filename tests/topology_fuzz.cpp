@@ -1,6 +1,6 @@
-// Fuzzes the topology parser: mutates files of a corpus, keeps those that reach code no other did, and
-// stops at the first input that does anything but parse or throw InputError. Built with coverage and
-// sanitizers by `make fuzz`; its corpus is read by tests/topology_corpus_test.cpp too.
+// Fuzzes the topology parser: mutates files of a corpus, keeps those that reach code no other did,
+// and stops at the first input that does anything but parse or throw InputError. Built with
+// coverage and sanitizers by `make fuzz`; its corpus is read by tests/topology_corpus_test.cpp too.
 //   topology_fuzz CORPUS SECONDS [SEED]
 
 #include <algorithm>
@@ -73,16 +73,70 @@ class Mutator {
 
  private:
   void once(std::string& text, const std::string& other) {
-    static const std::vector<std::string> kWords = {
-        "nodes: ", "devices_per_node: ", "kind: ", "gpu", "cpu", "emulated", "network:", "fabric:",
-        "node_link:", "bandwidth: ", "latency: ", "0 GB/s", "-1 GB/s", "1e400 GB/s", "nan GB/s",
-        "switch_ports: ", "oversubscription: ", "custom", "fat_tree", "multi_plane_fat_tree",
-        "multi_rail_fat_tree", "single_switch", "ideal", "static", "adaptive", "switches:",
-        "links:", "- {a: x, b: y}", "- {name: x, latency: 1 us, devices: 0-7}", "faults:",
-        "- {link: x y}", "- {nic: 3, bandwidth: 1 GB/s}", "- {device: 99999, speed: 0}", "cables: ",
-        "9223372036854775807", "-9223372036854775808", "1000000", "0", "-1", "0-0/0", "3, 3",
-        "0-99999999999999", "&a", "*a", "<<: *a", "!!int ", "? ", "|", ">", "\t", "[", "{", "}",
-        "]", "\"", "'", "\\x00", "\xff\xfe", "\n", ": ", "- ", "#", "---\n", "...\n"};
+    static const std::vector<std::string> kWords = {"nodes: ",
+                                                    "devices_per_node: ",
+                                                    "kind: ",
+                                                    "gpu",
+                                                    "cpu",
+                                                    "emulated",
+                                                    "network:",
+                                                    "fabric:",
+                                                    "node_link:",
+                                                    "bandwidth: ",
+                                                    "latency: ",
+                                                    "0 GB/s",
+                                                    "-1 GB/s",
+                                                    "1e400 GB/s",
+                                                    "nan GB/s",
+                                                    "switch_ports: ",
+                                                    "oversubscription: ",
+                                                    "custom",
+                                                    "fat_tree",
+                                                    "multi_plane_fat_tree",
+                                                    "multi_rail_fat_tree",
+                                                    "single_switch",
+                                                    "ideal",
+                                                    "static",
+                                                    "adaptive",
+                                                    "switches:",
+                                                    "links:",
+                                                    "- {a: x, b: y}",
+                                                    "- {name: x, latency: 1 us, devices: 0-7}",
+                                                    "faults:",
+                                                    "- {link: x y}",
+                                                    "- {nic: 3, bandwidth: 1 GB/s}",
+                                                    "- {device: 99999, speed: 0}",
+                                                    "cables: ",
+                                                    "9223372036854775807",
+                                                    "-9223372036854775808",
+                                                    "1000000",
+                                                    "0",
+                                                    "-1",
+                                                    "0-0/0",
+                                                    "3, 3",
+                                                    "0-99999999999999",
+                                                    "&a",
+                                                    "*a",
+                                                    "<<: *a",
+                                                    "!!int ",
+                                                    "? ",
+                                                    "|",
+                                                    ">",
+                                                    "\t",
+                                                    "[",
+                                                    "{",
+                                                    "}",
+                                                    "]",
+                                                    "\"",
+                                                    "'",
+                                                    "\\x00",
+                                                    "\xff\xfe",
+                                                    "\n",
+                                                    ": ",
+                                                    "- ",
+                                                    "#",
+                                                    "---\n",
+                                                    "...\n"};
     switch (below(8)) {
       case 0:  // a byte
         if (!text.empty()) text[below(text.size())] = static_cast<char>(below(256));
@@ -98,9 +152,25 @@ class Mutator {
         if (at == std::string::npos) break;
         size_t end = at;
         while (end < text.size() && text[end] >= '0' && text[end] <= '9') ++end;
-        static const std::vector<std::string> kNumbers = {
-            "0", "1", "2", "3", "7", "8", "16", "63", "64", "255", "4096", "65536", "1000000",
-            "99999999999999999999", "0.5", "1e9", "-5", "010", "0x10"};
+        static const std::vector<std::string> kNumbers = {"0",
+                                                          "1",
+                                                          "2",
+                                                          "3",
+                                                          "7",
+                                                          "8",
+                                                          "16",
+                                                          "63",
+                                                          "64",
+                                                          "255",
+                                                          "4096",
+                                                          "65536",
+                                                          "1000000",
+                                                          "99999999999999999999",
+                                                          "0.5",
+                                                          "1e9",
+                                                          "-5",
+                                                          "010",
+                                                          "0x10"};
         text.replace(at, end - at, kNumbers[below(kNumbers.size())]);
         break;
       }
@@ -166,8 +236,8 @@ int run(const std::string& folder, double seconds, uint64_t seed) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   };
   while (passed() < seconds) {
-    const std::string text = mutator.mutate(corpus[mutator.below(corpus.size())],
-                                            corpus[mutator.below(corpus.size())]);
+    const std::string text =
+        mutator.mutate(corpus[mutator.below(corpus.size())], corpus[mutator.below(corpus.size())]);
     const auto start = passed();
     const bool keep = fresh(text, parsed);
     if (passed() - start > 5) {
@@ -182,8 +252,8 @@ int run(const std::string& folder, double seconds, uint64_t seed) {
     write_file(folder + "/" + std::to_string(std::hash<std::string>{}(text)) + ".yaml", text);
   }
   fs::remove(folder + ".last");
-  std::cout << runs << " inputs in " << passed() << " s, " << good << " of them topologies, " << kept
-            << " kept; no crash\n";
+  std::cout << runs << " inputs in " << passed() << " s, " << good << " of them topologies, "
+            << kept << " kept; no crash\n";
   return 0;
 }
 
