@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/progress.h"
+#include "cli/calibrate_trace.h"
 #include "cli/command.h"
 #include "cli/measure.h"
 #include "cli/results.h"
@@ -141,7 +142,9 @@ int calibrate(const Arguments& args) {
   options.add()("no-grid", "only the shapes of the given plans");
   options.add()(
       "check", po::value<std::string>(), "time some kernels of this calibration file again");
+  add_trace_options(options);
   if (!options.parse(args)) return 0;
+  if (options.has("from-trace")) return calibrate_from_trace(options);
   if (options.get<std::string>("device") != "cpu") {
     throw UsageError("calibrate: --device must be cpu");
   }

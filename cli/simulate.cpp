@@ -86,6 +86,9 @@ int simulate(const Arguments& args) {
       "link-load",
       po::value<std::string>(),
       "clusters of GPUs: write how busy the links of --ranks are, per millisecond")(
+      "pair",
+      "instead of a step one overlapped pair of micro-batches in all layers, without embedding,\n"
+      "head and step's end (plans of one pipeline rank): what a profile of DualPipe shows")(
       "fold", "clusters of GPUs: simulate data ranks that provably do the same once")(
       "no-memo", "clusters of GPUs: work out every all-to-all anew, equal ones too")(
       "threads",
@@ -95,7 +98,10 @@ int simulate(const Arguments& args) {
   const Plan plan = load_plan(options.plan_path());
   require_simulate(plan);
   const auto calibration = find_calibration(options, plan);
-  const Program program = build_program(plan);
+  if (options.has("pair") && plan.layout.pp != 1) {
+    throw InputError(plan.path + ": layout.pp: --pair is of one pipeline rank; use pp: 1");
+  }
+  const Program program = build_program(plan, options.has("pair") ? Mode::kPair : Mode::kTrain);
   validate(program);
   SimulateOptions how{.keep = options.has("timeline") ? Keep::kAll : Keep::kSummary,
                       .memoise = !options.has("no-memo"),

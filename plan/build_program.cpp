@@ -37,9 +37,7 @@ class Builder {
   Program build() {
     const Layout& layout = spec_.layout;
     for (int32_t r = 0; r < layout.pp; ++r) {
-      schedules_.push_back(spec_.mode == Mode::kForward
-                               ? forward_only(layout, spec_.micro_batches)
-                               : build_schedule(layout, spec_.micro_batches, r));
+      schedules_.push_back(schedule_of(r));
       rank_ = r;
       for (const Cell& cell : schedules_.back()) emit_cell(cell);
       if (spec_.mode == Mode::kTrain) end_step();
@@ -69,6 +67,20 @@ class Builder {
     std::vector<int32_t> after;  // dependencies of the next op
     bool weights = true;         // backward: W ops stand in this cell
   };
+
+  RankSchedule schedule_of(int32_t rank) const {
+    switch (spec_.mode) {
+      case Mode::kTrain:
+        break;
+      case Mode::kForward:
+        return forward_only(spec_.layout, spec_.micro_batches);
+      case Mode::kPair:
+        return {{.kind = CellKind::kOverlapped,
+                 .forward = {.direction = 0, .index = 0},
+                 .backward = {.direction = 0, .index = 1}}};
+    }
+    return build_schedule(spec_.layout, spec_.micro_batches, rank);
+  }
 
   int32_t last_stage() const { return static_cast<int32_t>(spec_.layout.stages()) - 1; }
   int32_t stage_of(const MicroBatch& m) const {
@@ -219,6 +231,7 @@ class Builder {
   // The compute ops that precede a layer. W ops are left out of a Bi; they hang off the op whose
   // output gradient they use (input_ops_).
   void before(Chain& c, const Step& step) {
+    if (spec_.mode == Mode::kPair) return;
     for (const Step::Before& b : step.before) {
       if (b.pass == Pass::kWeight) {
         if (c.weights) weight(c, b.kind, b.layer);
@@ -477,6 +490,7 @@ Program Program::build(const Spec& spec) {
   CHECK(static_cast<int64_t>(l.layers_per_stage.size()) == l.stages())
       << "one layer count per stage";
   CHECK(check_stages(l.schedule, l.pp).empty()) << check_stages(l.schedule, l.pp);
+  CHECK(spec.mode != Mode::kPair || l.pp == 1) << "a pair is of one pipeline rank";
   CHECK(l.dp % l.ep == 0) << "EP " << l.ep << " does not divide DP " << l.dp;
   return Builder(spec).build();
 }

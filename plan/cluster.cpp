@@ -18,6 +18,10 @@ Link read_link(YamlMap& map) {
 }
 
 void read_gpu(YamlMap& device, Cluster& c) {
+  if (device.has("peak_fp8")) {
+    c.peak_fp8 = device.flop_rate("peak_fp8");
+    if (c.peak_fp8->value() <= 0) device.fail("peak_fp8", "expected a rate above 0");
+  }
   c.sms = device.integer("sms", {.min = 1, .max = 10'000}, c.sms);
   c.communication_sms = device.integer(
       "communication_sms", {.min = 1, .max = c.sms}, std::min(c.sms, c.communication_sms));

@@ -11,16 +11,36 @@ bool has_experts(const Plan& plan, const Op& op) {
   return op.layer && plan.model.architecture.is_moe(*op.layer);
 }
 
+OpShape layer_shape(const Plan& plan, const Op& op, const MemberLoad& load) {
+  return {.kind = op.kind,
+          .pass = op.pass,
+          .moe = has_experts(plan, op),
+          .sequences = plan.training.micro_batch_size,
+          .length = plan.training.sequence_length,
+          .expert_rows = load.expert_rows,
+          .exchange = load.exchange};
+}
+
 OpCalls layer_kernels(const Plan& plan, const Op& op, const MemberLoad& load) {
-  const Architecture& a = plan.model.architecture;
-  return op_kernels(a,
-                    {.kind = op.kind,
-                     .pass = op.pass,
-                     .moe = has_experts(plan, op),
-                     .sequences = plan.training.micro_batch_size,
-                     .length = plan.training.sequence_length,
-                     .expert_rows = load.expert_rows,
-                     .exchange = load.exchange});
+  return op_kernels(plan.model.architecture, layer_shape(plan, op, load));
+}
+
+// Bytes that a call at a step's end moves through a GPU's memory: gradients and master weights are
+// FP32, moments BF16 under FP8 training and FP32 else (report, section 3.3.3), weights are written
+// in BF16, sums of squares read FP32.
+int64_t step_bytes(const Plan& plan, const KernelCall& call) {
+  const int64_t elements = call.shape[kRowsEntry];
+  const bool fp8 = plan.training.precision == Precision::kFp8;
+  switch (call.kernel) {
+    case Kernel::kAdamW:
+      return elements * (4 + 2 * 4 + 4 * (fp8 ? 2 : 4) + 2);
+    case Kernel::kReduce:
+      return elements * (call.shape[1] + 1) * 4;
+    case Kernel::kCopy:  // gathered weights
+      return elements * 2 * 2;
+    default:  // filled, summed
+      return elements * 4;
+  }
 }
 
 // What the runtime does at the end of a step, on this rank.
@@ -104,6 +124,21 @@ MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, in
   }
   load.exchange = x;
   return load;
+}
+
+GpuRecipe gpu_recipe(const Plan& plan) {
+  return {.format = plan.training.precision == Precision::kFp8 ? Format::kFp8 : Format::kBf16,
+          .context_parallel = plan.training.context_parallel};
+}
+
+std::vector<GpuTask> gpu_work(const Plan& plan, const Op& op, const MemberLoad& load) {
+  if (is_cell_compute(op.kind)) {
+    return gpu_tasks(plan.model.architecture, layer_shape(plan, op, load), gpu_recipe(plan));
+  }
+  int64_t bytes = 0;
+  for (const KernelCall& call : step_kernels(plan, op).all()) bytes += step_bytes(plan, call);
+  if (bytes == 0) return {};
+  return {{.kind = WorkKind::kStream, .bytes = Bytes(bytes)}};
 }
 
 OpCalls op_work(const Plan& plan, const Op& op, const MemberLoad& load) {

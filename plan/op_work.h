@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "cost/gpu_work.h"
 #include "plan/plan.h"
 #include "plan/routing.h"
 
@@ -16,6 +17,12 @@ struct MemberLoad {
   bool operator==(const MemberLoad&) const = default;
 };
 MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, int64_t member);
+
+// How a plan's Linears are computed on GPUs.
+GpuRecipe gpu_recipe(const Plan& plan);
+// What `op` computes on a GPU: inside cells by kind of work, at a step's end as arrays that stream
+// through the device.
+std::vector<GpuTask> gpu_work(const Plan& plan, const Op& op, const MemberLoad& load);
 
 // What `op` computes on its rank.
 OpCalls op_work(const Plan& plan, const Op& op, const MemberLoad& load);

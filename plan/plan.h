@@ -20,6 +20,7 @@ struct Training {
   int64_t micro_batches = 0;     // per data-parallel rank and step
   int64_t micro_batch_size = 0;  // sequences per micro-batch
   int64_t sequence_length = 0;   // tokens per sequence
+  int64_t context_parallel = 1;  // data ranks that share a sequence (simulated only)
   int64_t steps = 100;           // optimizer steps of `train`
   std::optional<double> tokens;  // the whole training's budget, for GPU-hours
   int64_t seed = 1;              // of the initial weights and the order of the text
@@ -70,8 +71,9 @@ struct Plan {
   ExpertLoadSpec expert_load;              // of `simulate`
   std::optional<std::string> calibration;  // path, found; none: costs are rooflines
 
+  // Of one rank.
   int64_t micro_batch_tokens() const {
-    return training.micro_batch_size * training.sequence_length;
+    return training.micro_batch_size * training.sequence_length / training.context_parallel;
   }
   int64_t step_tokens() const { return micro_batch_tokens() * training.micro_batches * layout.dp; }
   int64_t local_experts() const { return model.architecture.experts / layout.ep; }

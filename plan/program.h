@@ -27,7 +27,11 @@ enum class Granularity : uint8_t {
   kCell,  // one op per cell, whose sends wait for the whole cell: the setting of bubble formulas
 };
 
-enum class Mode : uint8_t { kTrain, kForward };
+enum class Mode : uint8_t {
+  kTrain,
+  kForward,
+  kPair,  // one overlapped pair of all layers, without embedding, head and step's end (PP1)
+};
 
 // A place in the world: pipeline rank and data-parallel rank.
 struct Place {

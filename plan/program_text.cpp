@@ -163,7 +163,11 @@ class Parser {
     spec_.expert_bias = one_of(f["expert_bias"], "no", "yes");
     spec_.granularity =
         one_of(f["granularity"], "op", "cell") ? Granularity::kCell : Granularity::kOp;
-    spec_.mode = one_of(f["mode"], "train", "forward") ? Mode::kForward : Mode::kTrain;
+    if (f["mode"] == "pair") {
+      spec_.mode = Mode::kPair;
+    } else {
+      spec_.mode = one_of(f["mode"], "train", "forward") ? Mode::kForward : Mode::kTrain;
+    }
   }
 
   // False for `a`, true for `b`.
@@ -316,7 +320,9 @@ std::string print_program(const Program& program) {
       yes_no(s.mtp),
       yes_no(s.expert_bias),
       s.granularity == Granularity::kOp ? "op" : "cell",
-      s.mode == Mode::kTrain ? "train" : "forward");
+      s.mode == Mode::kTrain  ? "train"
+      : s.mode == Mode::kPair ? "pair"
+                              : "forward");
   int32_t rank = -1;
   int32_t cell = -1;
   for (const Op& op : program.ops()) {

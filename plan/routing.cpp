@@ -39,17 +39,16 @@ RoutingCounts count_routing(const ExpertGroup& group,
 void balanced_choice(const Architecture& a, int64_t token, std::span<int32_t> chosen) {
   const int64_t size = a.experts / a.groups;
   const int64_t per_group = (a.active_experts + a.kept_groups - 1) / a.kept_groups;
-  // Choices take the kept groups in turn; within a group, neighbours from a place that moves on
-  // each time all groups have been first.
+  // Choices take the kept groups in turn; within a group they lie as far apart as they can, so that
+  // few share a rank, from a place that moves on each time all groups have been first.
+  const int64_t apart = size / per_group;
   const int64_t first_group = token % a.groups;
-  const int64_t first_within = token / a.groups * per_group % size;
+  const int64_t first_within = token / a.groups % size;
   int64_t turn = 0;    // of the kept groups
-  int64_t within = 0;  // the group, from first_within
+  int64_t within = 0;  // the group
   for (int32_t& expert : chosen) {
-    const int64_t group =
-        first_group + turn < a.groups ? first_group + turn : first_group + turn - a.groups;
-    const int64_t place =
-        first_within + within < size ? first_within + within : first_within + within - size;
+    const int64_t group = (first_group + turn) % a.groups;
+    const int64_t place = (first_within + within * apart) % size;
     expert = static_cast<int32_t>(group * size + place);
     if (++turn == a.kept_groups) {
       turn = 0;

@@ -181,6 +181,9 @@ RowNeighbours row_neighbours(const Calibration& calibration, const KernelCall& c
 }  // namespace
 
 Calibration load_calibration(const std::string& path) {
+  if (is_gpu_calibration(path)) {
+    return {.gpu = std::make_shared<const GpuCalibration>(load_gpu_calibration(path))};
+  }
   YamlMap top = YamlFile::load(path).root();
   Calibration c;
   const std::string format = top.text("format");

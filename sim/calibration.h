@@ -3,6 +3,7 @@
 // measured under, and what they say about shapes between the measured ones.
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "base/units.h"
 #include "cost/kernel_call.h"
 #include "cost/overheads.h"
+#include "sim/gpu_calibration.h"
 
 namespace rehearse {
 
@@ -23,6 +25,7 @@ struct KernelTime {
 };
 
 struct Calibration {
+  std::shared_ptr<const GpuCalibration> gpu;  // of GPUs; then the rest is empty
   std::string machine;   // processor
   int64_t cores = 1;     // that ran at once for KernelTime::busy
   std::string build;     // compiler and matrix library of the measured program
@@ -39,7 +42,7 @@ struct Calibration {
   bool operator==(const Calibration&) const = default;
 };
 
-// Throws InputError; a file that was cut off is recognised by its count of kernels.
+// Of either kind, CPU kernels or GPUs. Throws InputError; a file that was cut off is recognised by its count of kernels.
 Calibration load_calibration(const std::string& path);
 std::string print_calibration(const Calibration& calibration);
 

@@ -8,6 +8,7 @@ ExchangeShape exchange_shape(const ExpertGroup& group,
                              const GroupLoad& load,
                              const ExchangeTerms& terms) {
   ExchangeShape shape;
+  shape.preparation = terms.preparation;
   const bool folded = terms.members < group.size;
   const auto members = static_cast<size_t>(terms.members);
   shape.passed_on_to.resize(members);
@@ -42,7 +43,11 @@ ExchangeShape exchange_shape(const ExpertGroup& group,
     // What a rank's SMs copy: tokens into the buffer they leave from, tokens passed on, tokens that
     // have come; within one node the first two are the same copy.
     const int64_t tokens = (group.nodes > 1 ? x.sent : 0) + x.forwarded + x.arrived;
-    shape.copying.push_back(terms.copy ? terms.token * tokens / *terms.copy : Duration());
+    Duration copying = terms.copy ? terms.token * tokens / *terms.copy : Duration();
+    if (terms.copy_slowdown != 1) {
+      copying = Duration::seconds(copying.seconds() * terms.copy_slowdown);
+    }
+    shape.copying.push_back(copying);
   }
   return shape;
 }
@@ -64,7 +69,9 @@ ExchangeRun::ExchangeRun(const ExchangeShape& shape)
 
 void ExchangeRun::begin(Ends& ends) {
   for (size_t m = 0; m < members_.size(); ++m) {
-    if (members_[m].missing == 0) ends.emplace_back(m, shape_->copying[m]);
+    if (members_[m].missing == 0) {
+      ends.emplace_back(m, shape_->copying[m] + shape_->preparation);
+    }
   }
 }
 
@@ -73,7 +80,10 @@ void ExchangeRun::settle(int32_t member, Duration now, Ends& ends) {
   Member& m = members_[static_cast<size_t>(member)];
   m.last = std::max(m.last, now);
   if (--m.missing > 0) return;
-  ends.emplace_back(member, std::max(m.last, shape_->copying[static_cast<size_t>(member)]));
+  // Flows are counted from their begin: all members' casts take as long, before any data leaves.
+  ends.emplace_back(
+      member,
+      std::max(m.last, shape_->copying[static_cast<size_t>(member)]) + shape_->preparation);
 }
 
 void ExchangeRun::flow_ended(size_t flow, Duration now, Ends& ends) {

@@ -28,6 +28,7 @@ struct ExchangeShape {
   };
   std::vector<Flow> flows;
   std::vector<Duration> copying;  // by member: time that its communication SMs need for its bytes
+  Duration preparation;           // of every member, before its data leaves
   std::vector<std::vector<int32_t>> passed_on_to;  // by member: second flows out of it
 };
 
@@ -40,6 +41,8 @@ struct ExchangeTerms {
   std::vector<Duration> latencies;  // [nodes x nodes]
   Duration within;
   std::optional<BytesPerSecond> copy;  // all communication SMs of a rank together
+  double copy_slowdown = 1;            // beside computation
+  Duration preparation;                // before a rank's data leaves
   int64_t members = 0;
 };
 ExchangeShape exchange_shape(const ExpertGroup& group,

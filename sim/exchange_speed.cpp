@@ -23,11 +23,13 @@ std::vector<Duration> over_routes(const GpuWorld& world, const ExchangeShape& sh
 
 }  // namespace
 
-std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan, const Program& program) {
+std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan,
+                                           const Program& program,
+                                           const std::optional<Calibration>& calibration) {
   ExpertLoad loads(plan);
   const auto layer = static_cast<int32_t>(plan.model.architecture.dense_layers);
   const GroupLoad& load = loads.of(layer, 0, 0);
-  const OpCosts costs(plan, program, std::nullopt, {}, load);
+  const OpCosts costs(plan, program, calibration, {}, load);
   const GpuWorld world(plan, program, costs, static_cast<int32_t>(plan.layout.dp));
   const GpuWorld::GroupLinks& links = world.links.at(0);
   std::vector<ExchangeSpeed> speeds;
@@ -36,8 +38,14 @@ std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan, const Program& prog
                                    std::pair(OpKind::kCombine, Pass::kInput),
                                    std::pair(OpKind::kDispatch, Pass::kInput)}) {
     const bool dispatch = is_dispatch_shaped(kind, pass);
-    const ExchangeTerms terms =
-        world.exchange_terms(dispatch, exchange_message(plan, kind, pass), 0);
+    ExchangeTerms terms = world.exchange_terms(dispatch, exchange_message(plan, kind, pass), 0);
+    const auto op = std::find_if(program.ops().begin(), program.ops().end(), [&](const Op& o) {
+      return o.kind == kind && o.pass == pass;
+    });
+    if (op != program.ops().end()) {
+      terms.copy_slowdown = costs.of(*op, 0).copy_slowdown;
+      terms.preparation = costs.of(*op, 0).preparation;
+    }
     const ExchangeShape shape = exchange_shape(world.group, load, terms);
     const std::vector<Duration> ends =
         world.shared_links ? over_routes(world, shape) : LoneExchange(shape, links.ports).ends();

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "plan/plan.h"
+#include "sim/calibration.h"
 
 namespace rehearse {
 
@@ -24,8 +25,11 @@ struct ExchangeSpeed {
   bool several_nodes = false;
 };
 
-// dispatch.F, combine.F, combine.B, dispatch.B of one MoE layer and EP group. REQUIRES: a cluster
-// of GPUs and ep > 1.
-std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan, const Program& program);
+// dispatch.F, combine.F, combine.B, dispatch.B of one MoE layer and EP group; with a calibration of
+// GPUs as in the first cell of `program` that has them, beside what computes there. REQUIRES: a
+// cluster of GPUs and ep > 1.
+std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan,
+                                           const Program& program,
+                                           const std::optional<Calibration>& calibration = {});
 
 }  // namespace rehearse

@@ -54,7 +54,13 @@ void GpuWork::begin_exchange(OpId id) {
   x.run.reset();
   x.ended.assign(static_cast<size_t>(group_members_), 0);
 
-  const ShapeKey key{load.id, out, token.count(), links};
+  const OpCost& cost = world_.costs.of(op, 0);
+  const ShapeKey key{load.id,
+                     out,
+                     token.count(),
+                     links,
+                     static_cast<int64_t>(cost.copy_slowdown * 1e9),
+                     cost.preparation.picoseconds()};
   Answer fresh;
   Answer* answer = &fresh;
   const bool keep = world_.memoise && load_.uniform();
@@ -62,6 +68,8 @@ void GpuWork::begin_exchange(OpId id) {
   if (!answer->shape) {
     ExchangeTerms terms = world_.exchange_terms(out, token, links);
     terms.members = group_members_;
+    terms.copy_slowdown = cost.copy_slowdown;
+    terms.preparation = cost.preparation;
     answer->shape = std::make_shared<ExchangeShape>(exchange_shape(world_.group, load, terms));
   }
   x.shape = answer->shape;

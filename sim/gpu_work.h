@@ -81,7 +81,8 @@ class GpuWork {
     uint32_t generation = 0;
     bool active = false;
   };
-  using ShapeKey = std::tuple<int64_t, bool, int64_t, int32_t>;  // load, dispatch, bytes, links
+  // load, dispatch, bytes, links, slowdown, preparation
+  using ShapeKey = std::tuple<int64_t, bool, int64_t, int32_t, int64_t, int64_t>;
   struct Answer {
     std::shared_ptr<const ExchangeShape> shape;
     std::shared_ptr<const std::vector<Duration>> ends;

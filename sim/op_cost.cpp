@@ -6,6 +6,10 @@
 #include <set>
 #include <tuple>
 
+#include <fmt/format.h>
+
+#include "sim/profile.h"
+
 namespace rehearse {
 namespace {
 
@@ -41,6 +45,21 @@ double communication_memory_share(const Cluster& c) {
   return std::min(0.5, bytes / c.memory_bandwidth.value());
 }
 
+void check_formats(const Plan& plan) {
+  if (plan.training.precision == Precision::kFp32) {
+    throw InputError(plan.path +
+                     ": training.precision: a calibration of GPUs has times of fp8 and bf16, not of "
+                     "fp32");
+  }
+  if (plan.training.precision == Precision::kFp8 && !plan.cluster.peak_fp8) {
+    throw InputError(fmt::format(
+        "{}: training.precision: cluster '{}' states no peak_fp8: its devices have no FP8 tensor "
+        "cores; use bf16",
+        plan.path,
+        plan.cluster.name));
+  }
+}
+
 }  // namespace
 
 OpCosts::OpCosts(const Plan& plan,
@@ -57,11 +76,20 @@ OpCosts::OpCosts(const Plan& plan,
     if (same == kinds.end()) kinds.push_back(&m);
   }
   members_ = kinds.size();
-  using Key = std::tuple<OpKind, Pass, bool, int32_t, Group>;
+  if (calibration && (plan.cluster.device == DeviceKind::kGpu) != (calibration->gpu != nullptr)) {
+    throw InputError(fmt::format("{}: its calibration is of {}, its cluster '{}' is not",
+                                 plan.path,
+                                 calibration->gpu ? "GPUs" : "a CPU's kernels",
+                                 plan.cluster.name));
+  }
+  if (calibration && calibration->gpu) gpu_.emplace(*calibration->gpu, plan.cluster);
+  if (gpu_) check_formats(plan);
+  using Key = std::tuple<OpKind, Pass, bool, int32_t, Group, bool>;
   std::map<Key, int32_t> classes;
   for (const Op& op : program.ops()) {
     const bool moe = op.layer && plan.model.architecture.is_moe(*op.layer);
-    const Key key{op.kind, op.pass, moe, op.micro_batch ? 0 : op.stage, op.group};
+    const bool pair = gpu_ && overlapped(op);
+    const Key key{op.kind, op.pass, moe, op.micro_batch ? 0 : op.stage, op.group, pair};
     const auto [at, fresh] = classes.emplace(key, static_cast<int32_t>(classes.size()));
     class_of_.push_back(at->second);
     if (!fresh) continue;
@@ -78,14 +106,57 @@ Overheads OpCosts::overheads() const {
 }
 
 LocalCost OpCosts::price_work(const Op& op, const MemberLoad& load) const {
-  return price(op_work(plan_, op, load).work, nullptr);
+  return gpu_ ? price_gpu(op, load, nullptr) : price(op_work(plan_, op, load).work, nullptr);
+}
+
+LocalCost OpCosts::price_gpu(const Op& op, const MemberLoad& load, CostSources* sources) const {
+  const std::vector<GpuTask> tasks = gpu_work(plan_, op, load);
+  const GpuCosts::Time t = gpu_->time(op.kind, op.pass, tasks);
+  if (sources != nullptr) {
+    for (const GpuTask& task : tasks) {
+      const GpuCosts::Time one = gpu_->time(op.kind, op.pass, task);
+      ++(one.measured > 0 ? sources->measured : sources->interpolated);
+    }
+  }
+  // What was not measured varies op by op, the rest with the device.
+  double factor = variation_.common;
+  if (variation_.interpolated > 0 && t.beside > 0) {
+    const KernelCall name{.shape = {static_cast<int64_t>(op.kind), static_cast<int64_t>(op.pass)}};
+    const double told = 1 - t.measured / t.beside;
+    factor *= std::exp(told * variation_.interpolated * normal_of(variation_.seed, name));
+  }
+  // In an overlapped pair kernels are launched for the SMs that communication leaves, whether or not
+  // it is there at the moment.
+  return {.alone = Duration::seconds((overlapped(op) ? t.beside : t.alone) * factor),
+          .beside = Duration::seconds(t.beside * factor)};
+}
+
+// Whether the op stands in a cell in which another micro-batch computes.
+bool OpCosts::overlapped(const Op& op) const {
+  const RankSchedule& schedule = program_.schedule(op.pp_rank);
+  const auto cell = static_cast<size_t>(op.cell);
+  return cell < schedule.size() && schedule[cell].kind == CellKind::kOverlapped;
+}
+
+void OpCosts::price_exchange(const Op& op, const MemberLoad& load, OpCost& cost) const {
+  cost.preparation =
+      Duration::seconds(gpu_->preparation(op.kind, op.pass) * variation_.common);
+  if (!overlapped(op)) return;
+  const double demand = gpu_->demand(tasks_beside(plan_, {op.kind, op.pass}, load));
+  cost.copy_slowdown = gpu_->copy_slowdown(op.kind, op.pass, demand) * variation_.common;
 }
 
 OpCost OpCosts::price(const Op& op, const MemberLoad& load, CostSources* sources) const {
-  const OpCalls calls = op_work(plan_, op, load);
-  OpCost cost{.pack = price(calls.pack, sources),
-              .forward = price(calls.forward, sources),
-              .work = price(calls.work, sources)};
+  OpCost cost;
+  if (gpu_) {
+    cost.work = price_gpu(op, load, sources);
+    if (is_all_to_all(op.kind)) price_exchange(op, load, cost);
+  } else {
+    const OpCalls calls = op_work(plan_, op, load);
+    cost.pack = price(calls.pack, sources);
+    cost.forward = price(calls.forward, sources);
+    cost.work = price(calls.work, sources);
+  }
   // Pipeline messages are BF16 where training is not FP32.
   const int64_t bytes = plan_.training.precision == Precision::kFp32 ? 4 : 2;
   if (op.kind == OpKind::kSend) {

@@ -23,6 +23,10 @@ struct LocalCost {
 struct OpCost {
   LocalCost pack, forward, work;  // as in OpCalls
   Bytes message;                  // to each receiver, over links when these are modelled
+  // Of an all-to-all on GPUs, inside an overlapped pair or not: how much slower its SMs copy, and
+  // what goes before its data.
+  double copy_slowdown = 1;
+  Duration preparation;
 };
 
 class OpCosts {
@@ -45,12 +49,16 @@ class OpCosts {
 
  private:
   OpCost price(const Op& op, const MemberLoad& load, CostSources* sources) const;
+  LocalCost price_gpu(const Op& op, const MemberLoad& load, CostSources* sources) const;
+  void price_exchange(const Op& op, const MemberLoad& load, OpCost& cost) const;
+  bool overlapped(const Op& op) const;
   LocalCost price(const std::vector<KernelCall>& calls, CostSources* sources) const;
   double variation_of(const KernelCall& call, bool measured) const;
 
   const Plan& plan_;
   const Program& program_;
   const std::optional<Calibration>& calibration_;
+  std::optional<GpuCosts> gpu_;
   CostVariation variation_;
   // Ops of a class, and members of a class, cost the same.
   std::vector<int32_t> class_of_;     // by op of a replica

@@ -126,7 +126,9 @@ TEST_F(GpuClusters, EveryFileThatComesAlongIsGood) {
   const fs::path source(REHEARSE_SOURCE_DIR);
   int64_t clusters = 0;
   for (const auto& entry : fs::directory_iterator(source / "topologies")) {
-    std::string text = plan(entry.path().filename().string(), "balanced");
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".calibration.yaml") || name.ends_with(".map.yaml")) continue;
+    std::string text = plan(name, "balanced");
     if (entry.path().filename() == "localhost.yaml" ||
         entry.path().filename().string().starts_with("emulated")) {
       continue;

@@ -1,0 +1,78 @@
+#pragma once
+// What each op of a training step costs a GPU, by kind of work: matrix products one by one, the
+// rest summed up by kind, in flops and bytes of device memory. Calibrations from profiles hold the
+// time of exactly these kinds, and shapes that nobody profiled are priced by them.
+// Sources: DeepSeek-V3 technical report, sections 3.2.3 (what is recomputed) and 3.3 (what is FP8);
+// its published DualPipe profile for which casts, copies and transposes stand in which op.
+
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "base/units.h"
+#include "cost/op_kernels.h"
+
+namespace rehearse {
+
+// Formats of a product's operands. FP8 products write BF16, weight gradients add to FP32.
+enum class Format : uint8_t { kBf16, kFp8 };
+
+enum class WorkKind : uint8_t {
+  kProduct,
+  kAttention,   // the core: scores, softmax, weighted sum
+  kCast,        // to FP8 and back, transposes of FP8
+  kNorm,        // RMSNorm, forward or backward
+  kRope,        // rotations, and putting queries and keys together
+  kActivation,  // SwiGLU
+  kPermute,     // rows of tokens to experts, and their sum back
+  kGate,        // router: its product, scores, top-k, loss
+  kElementwise,  // additions, copies, small kernels
+  kStream,       // large arrays once through: loss over a vocabulary, optimizer, embedding
+  // Of profiles alone; no task is one of these.
+  kData,     // an all-to-all's data on its way
+  kWaiting,  // an all-to-all's wait for other ranks
+  kGap,      // nothing runs between two kernels of an op
+};
+
+// How a product is made: kernels of a family are tuned alike.
+enum class Family : uint8_t { kDense, kGrouped, kWeight, kGroupedWeight };
+
+struct GpuTask {
+  WorkKind kind = WorkKind::kProduct;
+  Flops flops;
+  Bytes bytes;  // read and written, nothing cached
+  // Of products: y[m,n] = x[m,k] w[n,k]^T, m over all groups; a weight gradient dw[n,k] contracts
+  // over m.
+  Family family = Family::kDense;
+  Format format = Format::kBf16;
+  int64_t groups = 1, m = 0, n = 0, k = 0;
+};
+
+struct GpuRecipe {
+  Format format = Format::kFp8;  // of every Linear
+  // Ranks that share one sequence in attention, each with its part of the queries; they gather the
+  // compressed keys and values of all.
+  int64_t context_parallel = 1;
+};
+
+// The tasks of an op that computes inside a cell, products in the order in which they run. `op`
+// as for op_kernels; op.length is the whole sequence, of which this rank has one part of
+// context_parallel.
+std::vector<GpuTask> gpu_tasks(const Architecture& a, const OpShape& op, const GpuRecipe& recipe);
+
+// Flops and bytes at a device's peak rates, one after the other: kernels seldom hide all of one
+// behind the other.
+struct GpuPeaks {
+  FlopsPerSecond bf16, fp8;
+  BytesPerSecond memory;
+};
+double ideal_seconds(const GpuTask& task, const GpuPeaks& peaks);
+
+std::string_view name_of(WorkKind kind);
+std::string_view name_of(Family family);
+std::string_view name_of(Format format);
+std::optional<WorkKind> work_kind_named(std::string_view name);
+std::optional<Family> family_named(std::string_view name);
+std::optional<Format> format_named(std::string_view name);
+
+}  // namespace rehearse
