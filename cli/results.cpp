@@ -91,6 +91,10 @@ std::string percent(double signed_share) {
   return fmt::format("{:+.1f}%", 100 * signed_share);
 }
 
+bool fits_memory(const Plan& plan) {
+  return device_need(plan) <= plan.cluster.memory;
+}
+
 std::string memory_warning(const Plan& plan) {
   const Bytes need = device_need(plan);
   if (need <= plan.cluster.memory) return "";
@@ -103,25 +107,43 @@ std::string memory_warning(const Plan& plan) {
 
 namespace {
 
+// How a calibration's costs vary, in standard deviations of logarithms.
+struct Spread {
+  double common = 0;        // of all of them together
+  double interpolated = 0;  // of each that was not measured
+};
+Spread spread_of(const Plan& plan, const Calibration& calibration) {
+  if (!calibration.gpu) return {common_spread(calibration), calibration.interpolation_error};
+  const GpuCosts costs(*calibration.gpu, plan.cluster);
+  return {costs.repetition_spread(), costs.transfer_error()};
+}
+
 // Standard deviation of the logarithm of the step's time, from steps simulated with costs drawn
-// from the calibration's spread.
+// from the calibration's spread. Of clusters of GPUs with balanced experts and folded: their step's
+// relative spread is the same, and it takes no time.
 double step_spread(const Plan& plan, const Program& program, const Calibration& calibration) {
-  const double common = common_spread(calibration);
+  const Spread spread = spread_of(plan, calibration);
+  Plan drawn = plan;
+  const bool gpu = plan.cluster.device == DeviceKind::kGpu;
+  if (gpu) drawn.expert_load = {};
   // Fewer draws where each takes seconds.
   constexpr int64_t kOps = 2'000'000;
-  const auto draws = static_cast<uint64_t>(
-      std::clamp<int64_t>(kOps / std::max<int64_t>(1, program.global_size()), 4, 24));
+  const int64_t ops = gpu ? static_cast<int64_t>(program.ops().size()) : program.global_size();
+  const auto draws =
+      static_cast<uint64_t>(std::clamp<int64_t>(kOps / std::max<int64_t>(1, ops), 4, 24));
   double sum = 0;
   double squares = 0;
   for (uint64_t i = 0; i < draws; ++i) {
     // Evenly spaced quantiles of the common factor, in an order that the seeds know nothing of.
     const double z = normal_quantile((static_cast<double>(i) + 0.5) / static_cast<double>(draws));
-    const CostVariation variation{.common = std::exp(common * z),
-                                  .interpolated = calibration.interpolation_error,
+    const CostVariation variation{.common = std::exp(spread.common * z),
+                                  .interpolated = spread.interpolated,
                                   .seed = i + 1};
     const Duration step =
-        rehearse::simulate(
-            plan, program, calibration, {.variation = variation, .keep = Keep::kSummary})
+        rehearse::simulate(drawn,
+                           program,
+                           calibration,
+                           {.variation = variation, .keep = Keep::kSummary, .fold = gpu})
             .summary.step;
     const double log = std::log(step.seconds());
     sum += log;
@@ -203,7 +225,7 @@ Json prediction_json(const Plan& plan, const Program& program, const StepPredict
       {"sim_wall_s", p.wall.seconds()},
       {"sim_peak_memory_bytes", peak_memory()},
       {"memory_bytes", memory},
-      {"fits_memory", device_need(plan) <= plan.cluster.memory},
+      {"fits_memory", fits_memory(plan)},
       {"breakdown_s", to_json(p.summary.ranks.front())},
       {"breakdown_mean_s", to_json(mean(p.summary.ranks))},
       {"breakdown_ranks_s", ranks},
@@ -217,10 +239,6 @@ Json prediction_json(const Plan& plan, const Program& program, const StepPredict
     const ExchangeCounts& x = p.median.exchanges;
     j["all_to_alls"] = {
         {"alone", x.alone}, {"remembered", x.remembered}, {"disturbed", x.disturbed}};
-  }
-  if (plan.training.tokens) {
-    j["gpu_hours"] =
-        step * *plan.training.tokens / tokens * static_cast<double>(plan.layout.world()) / 3600;
   }
   return j;
 }
@@ -246,12 +264,6 @@ std::string prediction_text(const Plan& plan, const Program& program, const Step
   out += fmt::format("  bubble                 {:.1f}% of the step, mean over ranks\n",
                      100 * p.summary.bubble_fraction);
   out += fmt::format("  exposed communication  {:.1f}%\n", 100 * p.summary.exposed_comm_fraction);
-  if (plan.training.tokens) {
-    out += fmt::format("  {:.3g} tokens       {:.4g} device-hours\n",
-                       *plan.training.tokens,
-                       p.summary.step.seconds() * *plan.training.tokens / tokens *
-                           static_cast<double>(l.world()) / 3600);
-  }
   if (p.summary.exchange_wait_fraction > 0) {
     out += fmt::format("  waiting in all-to-alls {:.1f}% for other ranks, hidden or not\n",
                        100 * p.summary.exchange_wait_fraction);

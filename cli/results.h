@@ -28,6 +28,7 @@ StepPrediction predict(const Plan& plan,
                        bool quiet,
                        SimulateOptions options = {});
 
+bool fits_memory(const Plan& plan);
 // A line that says so when the plan's ranks need more memory than their devices have; else empty.
 std::string memory_warning(const Plan& plan);
 

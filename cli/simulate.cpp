@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/file.h"
+#include "cli/budget.h"
 #include "cli/command.h"
 #include "cli/results.h"
 #include "plan/capabilities.h"
@@ -133,10 +134,20 @@ int simulate(const Arguments& args) {
     write_file(options.get<std::string>("link-load"),
                link_load_json(plan, prediction.median, how.ranks).dump() + "\n");
   }
+  const bool gpu = plan.cluster.device == DeviceKind::kGpu && !options.has("pair");
+  std::optional<BudgetResult> budget;
+  if (plan.training.tokens && !options.has("pair")) {
+    budget = predict_budget(plan, calibration, prediction, options.quiet());
+  }
   if (options.json()) {
-    std::cout << prediction_json(plan, program, prediction).dump(2) << "\n";
+    Json json = prediction_json(plan, program, prediction);
+    if (gpu) add_speeds(json, plan, prediction);
+    if (budget) add_budget(json, *budget);
+    std::cout << json.dump(2) << "\n";
   } else {
     std::cout << prediction_text(plan, program, prediction);
+    if (gpu) std::cout << speeds_text(plan, prediction);
+    if (budget) std::cout << budget_text(*budget);
   }
   return 0;
 }

@@ -1,5 +1,7 @@
 #include "plan/memory.h"
 
+#include <cmath>
+
 namespace rehearse {
 StageWeights stage_weights(const Plan& plan, int64_t stage) {
   const Architecture& a = plan.model.architecture;
@@ -64,6 +66,30 @@ int64_t activation_elements(const Architecture& a, int64_t layer) {
   return n;
 }
 
+namespace {
+
+// Bytes that one token leaves behind in a layer on GPUs. RMSNorm, the MLA up-projections and SwiGLU
+// are computed again in backward (report, section 3.2.3); under FP8 the inputs of products are kept
+// in FP8, that of the projection behind attention in 12 bits (section 3.3.3). Rows of experts are
+// counted as if every token went to `active_experts` ranks.
+double kept_bytes(const Architecture& a, int64_t layer, bool fp8) {
+  const double low = fp8 ? 1 : 2;
+  const auto d = [](int64_t x) { return static_cast<double>(x); };
+  double bytes = 2 * 2 * d(a.hidden);                                      // both residuals
+  bytes += 2 * d(a.q_lora.value_or(a.hidden) + a.kv_lora + a.qk_rope);     // compressed
+  bytes += (fp8 ? 1.5 : 2) * d(a.heads * a.v_head) + 4 * d(a.heads);       // output, log-sum
+  if (a.is_moe(layer)) {
+    bytes += 4 * d(a.experts) + 8 * d(a.active_experts);
+    bytes += low * d(a.active_experts) * d(a.hidden + 2 * a.expert_intermediate);
+    bytes += low * d(2 * a.shared_experts * a.expert_intermediate);
+  } else {
+    bytes += low * d(2 * a.dense_intermediate);
+  }
+  return bytes;
+}
+
+}  // namespace
+
 RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
   const Architecture& a = plan.model.architecture;
   const Layout& l = plan.layout;
@@ -83,14 +109,28 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
     m.optimizer += Bytes(share(w.dense, dense_replicas) + share(w.expert, expert_replicas)) *
                    (bytes.master + 2 * bytes.moment);
 
+    const int64_t held = peak_micro_batches(schedule, static_cast<int32_t>(direction));
+    if (plan.cluster.device == DeviceKind::kGpu) {
+      double per_token = 0;
+      for (int64_t layer = l.first_layer(stage); layer < l.first_layer(stage + 1); ++layer) {
+        per_token += kept_bytes(a, layer, plan.training.precision == Precision::kFp8);
+      }
+      const bool last = stage == l.stages() - 1;
+      if (last && a.mtp_depth > 0) {
+        per_token += kept_bytes(a, a.layers, plan.training.precision == Precision::kFp8);
+      }
+      m.activations +=
+          Bytes(std::llround(per_token * static_cast<double>(plan.micro_batch_tokens() * held)));
+      // Logits and their gradients exist for one micro-batch at a time.
+      if (last) m.activations += Bytes(plan.micro_batch_tokens() * a.vocabulary * 4);
+      continue;
+    }
     int64_t per_token = 0;
     for (int64_t layer = l.first_layer(stage); layer < l.first_layer(stage + 1); ++layer) {
       per_token += activation_elements(a, layer);
     }
     if (stage == l.stages() - 1) per_token += 2 * a.hidden + a.vocabulary;
-    m.activations += Bytes(per_token * plan.micro_batch_tokens() *
-                           peak_micro_batches(schedule, static_cast<int32_t>(direction))) *
-                     bytes.activation;
+    m.activations += Bytes(per_token * plan.micro_batch_tokens() * held) * bytes.activation;
   }
   return m;
 }

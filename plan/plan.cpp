@@ -104,6 +104,20 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster) {
   return l;
 }
 
+// Empty when the ranks of a layout can share sequences so; else what is wrong.
+std::string check_context(const Training& t, const Layout& layout) {
+  if (layout.dp % t.context_parallel != 0) {
+    return fmt::format(
+        "{} ranks per sequence do not divide dp of {}", t.context_parallel, layout.dp);
+  }
+  if (t.sequence_length % t.context_parallel != 0) {
+    return fmt::format("{} ranks do not divide a sequence of {} tokens",
+                       t.context_parallel,
+                       t.sequence_length);
+  }
+  return "";
+}
+
 Training read_training(YamlMap map, const Layout& layout) {
   Training t;
   constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
@@ -131,10 +145,82 @@ Training read_training(YamlMap map, const Layout& layout) {
   t.bias_update_speed = map.number("bias_update_speed", kNotNegative, t.bias_update_speed);
   t.balance_loss = map.number("balance_loss", kNotNegative, t.balance_loss);
   t.mtp_loss = map.number("mtp_loss", kNotNegative, t.mtp_loss);
+  if (map.has("context_parallel")) {
+    t.context_parallel = map.integer("context_parallel", kCount);
+    const std::string unfit = check_context(t, layout);
+    if (!unfit.empty()) map.fail("context_parallel", unfit);
+  }
   const std::string wrong = check_micro_batches(layout.schedule, layout.pp, t.micro_batches);
   if (!wrong.empty()) map.fail("micro_batches", wrong);
   map.finish();
   return t;
+}
+
+// One phase; what it does not say is as in the rest of the plan.
+Phase read_phase(YamlMap map, const Plan& plan) {
+  Phase phase{.name = map.text("name"), .parts = {}};
+  PhasePart part{.layout = plan.layout, .training = plan.training};
+  if (map.has("layout")) {
+    part.layout = read_layout(map.map("layout"), plan.model, plan.cluster);
+  }
+  constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
+  Training& t = part.training;
+  t.sequence_length = map.integer("sequence_length", {.min = 1, .max = 100'000'000},
+                                  t.sequence_length);
+  t.micro_batch_size = map.integer("micro_batch_size", {.min = 1, .max = 1'000'000},
+                                   t.micro_batch_size);
+  t.context_parallel = map.integer("context_parallel", kCount, t.context_parallel);
+  const std::string unfit = check_context(t, part.layout);
+  if (!unfit.empty()) map.fail("context_parallel", unfit);
+  const std::vector<int64_t> batches = map.integers("batches", kCount);
+  if (batches.empty()) map.fail("batches", "expected at least one number of sequences per step");
+  if (map.has("tokens") == map.has("steps")) {
+    map.fail("tokens", "expected one of the keys 'tokens' and 'steps'");
+  }
+  const double share = 1 / static_cast<double>(batches.size());
+  for (const int64_t sequences : batches) {
+    part.sequences = sequences;
+    part.tokens = map.has("tokens")
+                      ? map.tokens("tokens") * share
+                      : static_cast<double>(map.integer("steps", kCount)) * share *
+                            static_cast<double>(sequences * t.sequence_length);
+    const int64_t at_once = part.layout.dp * t.micro_batch_size / t.context_parallel;
+    if (sequences % at_once != 0) {
+      map.fail("batches",
+               fmt::format("{} sequences do not divide over {} at a time (dp {} x micro-batch size "
+                           "{} / context_parallel {}): use a multiple of {}",
+                           sequences,
+                           at_once,
+                           part.layout.dp,
+                           t.micro_batch_size,
+                           t.context_parallel,
+                           at_once));
+    }
+    t.micro_batches = sequences / at_once;
+    const std::string wrong =
+        check_micro_batches(part.layout.schedule, part.layout.pp, t.micro_batches);
+    if (!wrong.empty()) {
+      map.fail("batches",
+               fmt::format("{} sequences are {} micro-batches per rank: {}",
+                           sequences,
+                           t.micro_batches,
+                           wrong));
+    }
+    phase.parts.push_back(part);
+  }
+  map.finish();
+  return phase;
+}
+
+Budget read_budget(YamlMap map, const Plan& plan) {
+  Budget b;
+  if (map.has("usd_per_gpu_hour")) b.usd_per_gpu_hour = map.number("usd_per_gpu_hour", {.min = 0});
+  if (map.has("watts_per_gpu")) b.watts_per_gpu = map.number("watts_per_gpu", {.min = 0});
+  if (map.has("phases")) {
+    for (YamlMap& phase : map.maps("phases")) b.phases.push_back(read_phase(phase, plan));
+  }
+  map.finish();
+  return b;
 }
 
 ExpertLoadSpec read_expert_load(YamlMap map, const Cluster& cluster) {
@@ -221,8 +307,17 @@ Plan load_plan(const std::string& path) {
   if (top.has("expert_load")) {
     plan.expert_load = read_expert_load(top.map("expert_load"), plan.cluster);
   }
+  if (top.has("budget")) plan.budget = read_budget(top.map("budget"), plan);
   top.finish();
   return plan;
+}
+
+Plan plan_of(const Plan& plan, const PhasePart& part) {
+  Plan p = plan;
+  p.layout = part.layout;
+  p.training = part.training;
+  p.budget = {};
+  return p;
 }
 
 Program::Spec program_spec(const Plan& plan, Mode mode) {

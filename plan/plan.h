@@ -60,6 +60,24 @@ struct DataSource {
   double validation_fraction = 0.1;  // of the text, its end
 };
 
+// A whole training: phases one after the other, each with a layout, sequence length and batch of
+// its own, and what a GPU-hour costs. A part of a phase has one batch size.
+struct PhasePart {
+  int64_t sequences = 0;  // per step, of the whole cluster
+  double tokens = 0;      // of the phase that are trained on so
+  Layout layout;
+  Training training;
+};
+struct Phase {
+  std::string name;
+  std::vector<PhasePart> parts;
+};
+struct Budget {
+  std::optional<double> usd_per_gpu_hour;
+  std::optional<double> watts_per_gpu;  // with its share of host, network and cooling
+  std::vector<Phase> phases;            // none: the plan's tokens at its own step
+};
+
 struct Plan {
   std::string path;  // of the plan file
   Model model;
@@ -70,10 +88,16 @@ struct Plan {
   Routing routing = Routing::kLearned;     // of `train`
   ExpertLoadSpec expert_load;              // of `simulate`
   std::optional<std::string> calibration;  // path, found; none: costs are rooflines
+  Budget budget;
 
   // Of one rank.
   int64_t micro_batch_tokens() const {
     return training.micro_batch_size * training.sequence_length / training.context_parallel;
+  }
+  // Sequences of one step.
+  int64_t step_sequences() const {
+    return training.micro_batch_size * training.micro_batches * layout.dp /
+           training.context_parallel;
   }
   int64_t step_tokens() const { return micro_batch_tokens() * training.micro_batches * layout.dp; }
   int64_t local_experts() const { return model.architecture.experts / layout.ep; }
@@ -82,6 +106,9 @@ struct Plan {
 // Reads a plan and the files it names, which are looked for beside it, then in the share folder.
 // Every legality of the layout is checked here. Throws InputError naming file, line and key.
 Plan load_plan(const std::string& path);
+
+// The plan as it is during a part of a phase.
+Plan plan_of(const Plan& plan, const PhasePart& part);
 
 // What the plan's ranks do in one step.
 Program::Spec program_spec(const Plan& plan, Mode mode = Mode::kTrain);

@@ -277,6 +277,11 @@ GpuCosts::GpuCosts(const GpuCalibration& calibration, const Cluster& target)
     if (e.op && is_compute(e) && e.beside) (e.kind == WorkKind::kGap ? gaps : work) += seconds(e);
   }
   if (work > 0) gap_share_ = gaps / work;
+  for (const GpuEntry& e : calibration_.entries) {
+    if (e.kind != WorkKind::kGap || !e.op) continue;
+    gaps_[static_cast<size_t>(e.op->first)][static_cast<size_t>(e.op->second)] = seconds(e);
+  }
+  find_other_factors();
   find_spreads();
 }
 
@@ -340,36 +345,41 @@ double GpuCosts::product_factor(
     if (f == Family::kGrouped || f == Family::kWeight) return Family::kDense;
     return std::nullopt;
   };
+  // Its shape but for the rows: the op's own first, then what was measured beside communication.
+  const Factor* best = nullptr;
+  for (const Factor& f : products_) {
+    const GpuEntry& e = *f.entry;
+    if (&f == without || e.family != task.family || e.m == 0 || e.n != task.n || e.k != task.k ||
+        e.groups != task.groups || e.m >= 2 * task.m || task.m >= 2 * e.m) {
+      continue;
+    }
+    const auto rank = [&](const GpuEntry& x) { return (of_op(x) ? 2 : 0) + (x.beside ? 1 : 0); };
+    if (best == nullptr || rank(e) > rank(*best->entry)) best = &f;
+  }
+  if (best != nullptr) {
+    *exact = best->entry->beside;
+    return best->beside;
+  }
   for (std::optional<Family> family = task.family; family; family = fallback(*family)) {
     double weights = 0;
     double sum = 0;
-    const Factor* best = nullptr;
     for (const Factor& f : products_) {
       const GpuEntry& e = *f.entry;
       if (&f == without || e.family != *family) continue;
-      if (e.m > 0 && e.n == task.n && e.k == task.k && e.groups == task.groups) {
-        // Its shape but for the rows: the op's own first, then what was measured beside.
-        const auto rank = [&](const GpuEntry& x) { return (of_op(x) ? 2 : 0) + (x.beside ? 1 : 0); };
-        if (best == nullptr || rank(e) > rank(*best->entry)) best = &f;
-      }
       // A sum over an op's products has no shape of its own.
       double distance = 2;
       if (e.m > 0) {
-        const auto term = [](int64_t a, int64_t b) {
-          const double d = std::log(static_cast<double>(a) / static_cast<double>(b));
+        const auto term = [](int64_t x, int64_t y) {
+          const double d = std::log(static_cast<double>(x) / static_cast<double>(y));
           return d * d;
         };
-        distance = term(e.m / e.groups, task.m / std::max<int64_t>(1, task.groups) + 1) +
+        distance = term(std::max<int64_t>(1, e.m / e.groups),
+                        std::max<int64_t>(1, task.m / std::max<int64_t>(1, task.groups))) +
                    term(e.n, task.n) + term(e.k, task.k);
       }
       const double weight = (e.beside ? 10 : 1) / (0.05 + distance);
       weights += weight;
       sum += weight * std::log(f.beside);
-    }
-    if (best != nullptr) {
-      const bool near = best->entry->m < 2 * task.m && task.m < 2 * best->entry->m;
-      *exact = near && best->entry->beside;
-      if (near) return best->beside;
     }
     if (weights > 0) return std::exp(sum / weights);
   }
@@ -425,23 +435,40 @@ double GpuCosts::attention_factor(OpKind op, Pass pass, bool* exact) const {
 
 GpuCosts::Time GpuCosts::time(OpKind op, Pass pass, const GpuTask& task) const {
   const double ideal = ideal_seconds(task, peaks_);
-  bool exact = false;
   Time t;
-  if (task.kind == WorkKind::kProduct || task.kind == WorkKind::kAttention) {
-    const double factor = task.kind == WorkKind::kProduct
-                              ? product_factor(op, pass, task, nullptr, &exact)
-                              : attention_factor(op, pass, &exact);
-    const double at_reference = (factor > 0 ? factor : reference_share_ * contention_) * ideal;
-    t.alone = at_reference / (reference_share_ * contention_);
+  if (task.kind == WorkKind::kProduct) {
+    bool exact = false;
+    const double factor = product_factor(op, pass, task, nullptr, &exact);
+    t.alone = (factor > 0 ? factor / (reference_share_ * contention_) : 1) * ideal;
     t.beside = t.alone * share_ * contention_;
-  } else {
-    const double factor = memory_factor(op, pass, task.kind, &exact);
-    const double at_reference = (factor > 0 ? factor : 1 / reference_memory_) * ideal;
-    t.alone = at_reference * reference_memory_;
-    t.beside = t.alone / memory_;
+    t.measured = exact ? t.beside : 0;
+    return t;
   }
-  t.measured = exact ? t.beside : 0;
+  const OtherFactor& other = other_factors_[static_cast<size_t>(op)][static_cast<size_t>(pass)]
+                                           [static_cast<size_t>(task.kind)];
+  t.alone = other.alone * ideal;
+  t.beside = task.kind == WorkKind::kAttention ? t.alone * share_ * contention_ : t.alone / memory_;
+  t.measured = other.exact ? t.beside : 0;
   return t;
+}
+
+void GpuCosts::find_other_factors() {
+  for (size_t op = 0; op < kOps; ++op) {
+    for (size_t pass = 0; pass < kPasses; ++pass) {
+      for (size_t kind = 1; kind <= static_cast<size_t>(WorkKind::kStream); ++kind) {
+        OtherFactor& f = other_factors_[op][pass][kind];
+        const auto o = static_cast<OpKind>(op);
+        const auto p = static_cast<Pass>(pass);
+        const auto k = static_cast<WorkKind>(kind);
+        const bool attention = k == WorkKind::kAttention;
+        const double beside = attention ? attention_factor(o, p, &f.exact)
+                                        : memory_factor(o, p, k, &f.exact);
+        if (beside <= 0) continue;
+        f.alone = attention ? beside / (reference_share_ * contention_)
+                            : beside * reference_memory_;
+      }
+    }
+  }
 }
 
 GpuCosts::Time GpuCosts::time(OpKind op, Pass pass, std::span<const GpuTask> tasks) const {
@@ -453,15 +480,11 @@ GpuCosts::Time GpuCosts::time(OpKind op, Pass pass, std::span<const GpuTask> tas
     sum.measured += t.measured;
   }
   if (tasks.empty()) return sum;
-  bool known = false;
-  for (const GpuEntry& e : calibration_.entries) {
-    if (e.kind != WorkKind::kGap || !e.op || *e.op != std::pair(op, pass)) continue;
-    known = true;
-    sum.alone += seconds(e);
-    sum.beside += seconds(e);
-    sum.measured += seconds(e);
-  }
-  if (!known) {
+  if (const auto& gap = gaps_[static_cast<size_t>(op)][static_cast<size_t>(pass)]) {
+    sum.alone += *gap;
+    sum.beside += *gap;
+    sum.measured += *gap;
+  } else {
     sum.alone *= 1 + gap_share_;
     sum.beside *= 1 + gap_share_;
   }

@@ -3,6 +3,7 @@
 // and from published benchmarks (alone), and the rules that lead from there to other shapes, other
 // numbers of SMs, other formats and other devices.
 
+#include <array>
 #include <optional>
 #include <span>
 #include <string>
@@ -103,6 +104,7 @@ class GpuCosts {
   double memory_factor(OpKind op, Pass pass, WorkKind kind, bool* exact) const;
   double attention_factor(OpKind op, Pass pass, bool* exact) const;
   double entry_factor(const GpuEntry& e) const;
+  void find_other_factors();
   void find_spreads();
 
   GpuCalibration calibration_;
@@ -113,6 +115,15 @@ class GpuCosts {
   double gap_share_ = 0;  // of compute ops' kernels, in gaps between them
   double repetition_spread_ = 0, transfer_error_ = 0;
   std::vector<Factor> products_;
+  static constexpr size_t kOps = static_cast<size_t>(OpKind::kBiasUpdate) + 1;
+  static constexpr size_t kPasses = static_cast<size_t>(Pass::kWeight) + 1;
+  static constexpr size_t kKinds = static_cast<size_t>(WorkKind::kStream) + 1;
+  struct OtherFactor {
+    double alone = 1;  // over the ideal time
+    bool exact = false;
+  };
+  std::array<std::array<std::array<OtherFactor, kKinds>, kPasses>, kOps> other_factors_;
+  std::array<std::array<std::optional<double>, kPasses>, kOps> gaps_;
 };
 
 }  // namespace rehearse

@@ -60,6 +60,19 @@ void check_formats(const Plan& plan) {
   }
 }
 
+// Seconds in which ranks that share a sequence gather its compressed keys and values (and, in
+// backward, once more, their gradients going back), before the core can start.
+double gather_context(const Plan& plan, const Op& op) {
+  const int64_t ranks = plan.training.context_parallel;
+  if (ranks == 1 || op.kind != OpKind::kAttn || op.pass == Pass::kWeight) return 0;
+  const Architecture& a = plan.model.architecture;
+  const int64_t times = op.pass == Pass::kForward ? 1 : 2;
+  const int64_t bytes = plan.micro_batch_tokens() * (ranks - 1) * (a.kv_lora + a.qk_rope) * 2;
+  const bool inside = ranks <= plan.cluster.devices_per_node;
+  const std::optional<Link>& link = inside ? plan.cluster.node_link : plan.cluster.network;
+  return link ? static_cast<double>(bytes * times) / link->bandwidth.value() : 0;
+}
+
 }  // namespace
 
 OpCosts::OpCosts(const Plan& plan,
@@ -84,6 +97,11 @@ OpCosts::OpCosts(const Plan& plan,
   }
   if (calibration && calibration->gpu) gpu_.emplace(*calibration->gpu, plan.cluster);
   if (gpu_) check_formats(plan);
+  if (!gpu_ && plan.training.context_parallel > 1) {
+    throw InputError(plan.path +
+                     ": training.context_parallel: needs a cluster of GPUs and a calibration of "
+                     "GPUs, such as h800-dualpipe.calibration.yaml");
+  }
   using Key = std::tuple<OpKind, Pass, bool, int32_t, Group, bool>;
   std::map<Key, int32_t> classes;
   for (const Op& op : program.ops()) {
@@ -127,8 +145,9 @@ LocalCost OpCosts::price_gpu(const Op& op, const MemberLoad& load, CostSources* 
   }
   // In an overlapped pair kernels are launched for the SMs that communication leaves, whether or not
   // it is there at the moment.
-  return {.alone = Duration::seconds((overlapped(op) ? t.beside : t.alone) * factor),
-          .beside = Duration::seconds(t.beside * factor)};
+  const double gather = gather_context(plan_, op);
+  return {.alone = Duration::seconds((overlapped(op) ? t.beside : t.alone) * factor + gather),
+          .beside = Duration::seconds(t.beside * factor + gather)};
 }
 
 // Whether the op stands in a cell in which another micro-batch computes.
