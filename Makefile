@@ -25,10 +25,11 @@ test: build
 test-asan test-tsan: test-%: setup
 	@cmake --preset $* && cmake --build --preset $* && ctest --preset $*
 
-# Ten minutes of mutated topology files; new ones that reach new code join the corpus.
+# Ten minutes each of mutated topologies and traces; new ones that reach new code join the corpus.
 fuzz: build
-	@cmake --build $(BUILD) --target topology_fuzz
+	@cmake --build $(BUILD) --target topology_fuzz trace_fuzz
 	@$(BUILD)/tests/topology_fuzz tests/corpus/topology $${SECONDS_TO_FUZZ:-600} $${SEED:-1}
+	@$(BUILD)/tests/trace_fuzz tests/corpus/trace $${SECONDS_TO_FUZZ:-600} $${SEED:-1}
 
 format:
 	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i

@@ -39,8 +39,8 @@ struct Speeds {
 Speeds speeds(const Plan& plan, const StepPrediction& step) {
   const auto tokens = static_cast<double>(plan.step_tokens());
   const auto per_gpu = [&](bool causal) {
-    const Flops flops = training_flops_per_token(
-        plan.model.architecture, plan.training.sequence_length, causal);
+    const Flops flops =
+        training_flops_per_token(plan.model.architecture, plan.training.sequence_length, causal);
     return per_step(step, flops.count() * tokens / static_cast<double>(plan.layout.world()));
   };
   const Figure causal = per_gpu(true);
@@ -59,8 +59,7 @@ void put(Json& json, const std::string& name, const Figure& f) {
 }
 
 std::string line(std::string_view name, const Figure& f) {
-  return fmt::format(
-      "  {:<22} {:.4g}   (90%: {:.4g} to {:.4g})\n", name, f.value, f.low, f.high);
+  return fmt::format("  {:<22} {:.4g}   (90%: {:.4g} to {:.4g})\n", name, f.value, f.low, f.high);
 }
 
 }  // namespace
@@ -97,8 +96,8 @@ BudgetResult predict_budget(const Plan& plan,
                        p.training.micro_batches == plan.training.micro_batches &&
                        p.micro_batch_tokens() == plan.micro_batch_tokens() &&
                        p.training.sequence_length == plan.training.sequence_length;
-      const Figure step_s = own ? of_step(step)
-                                : of_step(folded_step(p, calibration)).times(correction);
+      const Figure step_s =
+          own ? of_step(step) : of_step(folded_step(p, calibration)).times(correction);
       r.tokens += part.tokens;
       r.sequences.push_back(part.sequences);
       r.steps_s.push_back(step_s.value);
@@ -164,8 +163,7 @@ void add_budget(Json& json, const BudgetResult& b) {
 }
 
 std::string budget_text(const BudgetResult& b) {
-  std::string out =
-      "\nwhole training\n" + line("GPU-hours, steady step", b.gpu_hours_pretrain);
+  std::string out = "\nwhole training\n" + line("GPU-hours, steady step", b.gpu_hours_pretrain);
   if (!b.phases.empty()) {
     Table table({"phase", "tokens", "sequences per step", "step", "GPU-hours", "days", "memory"});
     for (const PhaseResult& r : b.phases) {

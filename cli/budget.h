@@ -27,9 +27,9 @@ struct BudgetResult {
   std::optional<Figure> cost_usd, energy_mwh;
 };
 
-// REQUIRES: plan.training.tokens. `step`: the plan's own. Steps of the phases are simulated with data
-// ranks folded: where every rank and all-to-all has a load of its own, with one draw of it for all,
-// times how much that is off for the plan's own step.
+// REQUIRES: plan.training.tokens. `step`: the plan's own. Steps of the phases are simulated with
+// data ranks folded: where every rank and all-to-all has a load of its own, with one draw of it for
+// all, times how much that is off for the plan's own step.
 BudgetResult predict_budget(const Plan& plan,
                             const std::optional<Calibration>& calibration,
                             const StepPrediction& step,

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/progress.h"
+#include "cli/calibrate_links.h"
 #include "cli/calibrate_trace.h"
 #include "cli/command.h"
 #include "cli/measure.h"
@@ -123,11 +124,18 @@ int calibrate(const Arguments& args) {
            "Times single kernels on this machine, alone and while all cores run the same one, and\n"
            "the runtime's overheads, and writes a calibration file that `simulate` takes. No step\n"
            "is run. A grid of shapes lets any small model be interpolated; plans that are given\n"
-           "have their own shapes timed too, which is more exact.",
-       .examples = "  rehearse calibrate --device cpu --out calibration.yaml\n"
-                   "  rehearse calibrate plan.yaml --out calibration.yaml\n"
-                   "  rehearse simulate plan.yaml --calibration calibration.yaml\n"
-                   "  rehearse calibrate --check calibration.yaml      does it still hold?\n",
+           "have their own shapes timed too, which is more exact.\n\n"
+           "For GPUs it imports instead: --from-trace takes a profile of one overlapped pair,\n"
+           "--links what nccl-tests and DeepEP's tests print. A trace whose ops have no "
+           "annotations\n"
+           "is mapped by kernel names; topologies/h800-dualpipe.map.yaml is an example of a map.",
+       .examples =
+           "  rehearse calibrate --device cpu --out calibration.yaml\n"
+           "  rehearse calibrate plan.yaml --out calibration.yaml\n"
+           "  rehearse simulate plan.yaml --calibration calibration.yaml\n"
+           "  rehearse calibrate --check calibration.yaml      does it still hold?\n"
+           "  rehearse calibrate pair.yaml --from-trace trace.json.gz --map kernels.map.yaml\n"
+           "  rehearse calibrate --links all_reduce.txt --links deepep.txt --base gpu.yaml\n",
        .plan = PlanArgument::kNoneOrSeveral});
   options.add()(
       "out",
@@ -143,8 +151,10 @@ int calibrate(const Arguments& args) {
   options.add()(
       "check", po::value<std::string>(), "time some kernels of this calibration file again");
   add_trace_options(options);
+  add_link_options(options);
   if (!options.parse(args)) return 0;
   if (options.has("from-trace")) return calibrate_from_trace(options);
+  if (options.has("links")) return calibrate_links(options);
   if (options.get<std::string>("device") != "cpu") {
     throw UsageError("calibrate: --device must be cpu");
   }

@@ -132,8 +132,8 @@ std::vector<Judged> judge(const Profile& profile,
   // All-to-alls with their links to themselves, beside the pair's computation, no expert preferred.
   Plan random = plan;
   random.expert_load = {.synthetic = true, .skew = 0, .varies = LoadVaries::kNever};
-  for (const ExchangeSpeed& s : exchange_speeds(
-           random, build_program(plan, Mode::kPair), with_calibration(calibration))) {
+  for (const ExchangeSpeed& s :
+       exchange_speeds(random, build_program(plan, Mode::kPair), with_calibration(calibration))) {
     const auto at = sums.find({s.kind, s.pass});
     if (at != sums.end()) at->second.predicted = s.mean.seconds();
   }
@@ -191,8 +191,8 @@ PairResult pair_result(const Plan& plan, const GpuCalibration& calibration) {
     const Span& span = p.timeline.spans[static_cast<size_t>(id)];
     data += (span.end - span.begin).seconds() - costs.preparation(op.kind, op.pass);
   }
-  r.data_share = data / static_cast<double>(plan.layout.world()) / r.step.seconds() -
-                 r.waiting_share;
+  r.data_share =
+      data / static_cast<double>(plan.layout.world()) / r.step.seconds() - r.waiting_share;
   return r;
 }
 

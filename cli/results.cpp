@@ -136,9 +136,8 @@ double step_spread(const Plan& plan, const Program& program, const Calibration& 
   for (uint64_t i = 0; i < draws; ++i) {
     // Evenly spaced quantiles of the common factor, in an order that the seeds know nothing of.
     const double z = normal_quantile((static_cast<double>(i) + 0.5) / static_cast<double>(draws));
-    const CostVariation variation{.common = std::exp(spread.common * z),
-                                  .interpolated = spread.interpolated,
-                                  .seed = i + 1};
+    const CostVariation variation{
+        .common = std::exp(spread.common * z), .interpolated = spread.interpolated, .seed = i + 1};
     const Duration step =
         rehearse::simulate(drawn,
                            program,

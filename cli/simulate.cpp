@@ -96,9 +96,10 @@ int simulate(const Arguments& args) {
       po::value<int32_t>()->default_value(1),
       "clusters of GPUs: EP groups side by side on so many threads");
   if (!options.parse(args)) return 0;
-  const Plan plan = load_plan(options.plan_path());
+  Plan plan = load_plan(options.plan_path());
   require_simulate(plan);
   const auto calibration = find_calibration(options, plan);
+  if (calibration && calibration->gpu) use_links(plan, *calibration->gpu);
   if (options.has("pair") && plan.layout.pp != 1) {
     throw InputError(plan.path + ": layout.pp: --pair is of one pipeline rank; use pp: 1");
   }

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "cost/gpu_work.h"
 #include "cost/op_kernels.h"
 
 namespace rehearse {
@@ -82,6 +83,62 @@ TEST(Cost, KernelCallsAddUpToTheFormulas) {
 TEST(Cost, AttentionCountsTheCausalHalf) {
   const KernelCall call{Kernel::kAttention, {2, 4096, 128, 192, 128}};
   EXPECT_DOUBLE_EQ(flops(call).count(), 2.0 * 2 * 128 * (4096.0 * 4097 / 2) * (192 + 128));
+}
+
+// The products and cores of a layer on GPUs are those of the formula, in every pass; what backward
+// computes again (the up-projections) is counted on top.
+TEST(Cost, GpuTasksAddUpToTheLayer) {
+  const Architecture a = deepseek_v3();
+  constexpr int64_t kLength = 4096;
+  const std::vector<int64_t> rows(4, kLength * 2);
+  const ExchangeTokens exchange{.sent = 4 * kLength, .arrived = 7 * kLength};
+  const auto flops_of = [&](Pass pass, int64_t layer) {
+    double sum = 0;
+    for (const OpKind kind : {OpKind::kAttn, OpKind::kMlp}) {
+      const bool moe = a.is_moe(layer);
+      for (const GpuTask& t : gpu_tasks(
+               a,
+               {.kind = kind,
+               .pass = pass,
+               .moe = moe,
+               .sequences = 1,
+               .length = kLength,
+               .expert_rows = moe ? std::span<const int64_t>(rows) : std::span<const int64_t>(),
+               .exchange = moe ? std::optional(exchange) : std::nullopt},
+               {.format = Format::kFp8})) {
+        EXPECT_GT(t.bytes.count(), 0);
+        sum += t.flops.count();
+      }
+    }
+    return sum / kLength;
+  };
+  for (const int64_t layer : {1, 30}) {
+    const double gate = a.is_moe(layer) ? 2.0 * 256 * 7168 : 0;  // counted in bytes
+    const double forward = layer_forward_flops(a, layer, kLength, true).count() - gate;
+    EXPECT_NEAR(flops_of(Pass::kForward, layer), forward, 1e-9 * forward);
+    const double core = 2.0 * 2048.5 * 128 * 320;
+    const double core_backward = 2.0 * 2048.5 * 128 * (3 * 192 + 2 * 128);
+    const double again = 2.0 * (1536 * 24576 + 512 * 32768);
+    EXPECT_NEAR(
+        flops_of(Pass::kInput, layer), forward - core + core_backward + again, 1e-9 * forward);
+    EXPECT_NEAR(flops_of(Pass::kWeight, layer), forward - core, 1e-9 * forward);
+  }
+}
+
+// BF16 casts nothing; ranks that share a sequence share its pairs of positions.
+TEST(Cost, GpuTasksOfOtherRecipes) {
+  const Architecture a = deepseek_v3();
+  const OpShape op{.kind = OpKind::kAttn, .moe = false, .sequences = 1, .length = 32768};
+  double whole = 0;
+  double part = 0;
+  for (const GpuTask& t : gpu_tasks(a, op, {.format = Format::kBf16})) {
+    EXPECT_NE(t.kind, WorkKind::kCast);
+    whole += t.flops.count();
+  }
+  for (const GpuTask& t : gpu_tasks(a, op, {.format = Format::kBf16, .context_parallel = 8})) {
+    part += t.flops.count();
+  }
+  EXPECT_NEAR(part * 8 / whole, 1, 1e-12);
 }
 
 TEST(Cost, NamesRoundTrip) {

@@ -232,8 +232,7 @@ class Tasks {
   // and so `copies` times something of that size.
   void rope(int64_t copies) {
     const int64_t turns = copies > 1 ? 2 : 1;
-    bytes(WorkKind::kRope,
-          t_ * a_.heads * (turns * a_.qk_rope + copies * a_.qk_nope) * (2 + 2));
+    bytes(WorkKind::kRope, t_ * a_.heads * (turns * a_.qk_rope + copies * a_.qk_nope) * (2 + 2));
   }
 
   // Rows to experts as they came, and their sum per token in BF16.
@@ -333,8 +332,7 @@ std::vector<GpuTask> gpu_tasks(const Architecture& a, const OpShape& op, const G
 double ideal_seconds(const GpuTask& task, const GpuPeaks& peaks) {
   const bool fp8 = task.kind == WorkKind::kProduct && task.format == Format::kFp8;
   const double rate = (fp8 ? peaks.fp8 : peaks.bf16).value();
-  return task.flops.count() / rate +
-         static_cast<double>(task.bytes.count()) / peaks.memory.value();
+  return task.flops.count() / rate + static_cast<double>(task.bytes.count()) / peaks.memory.value();
 }
 
 std::string_view name_of(WorkKind kind) {

@@ -19,13 +19,13 @@ enum class Format : uint8_t { kBf16, kFp8 };
 
 enum class WorkKind : uint8_t {
   kProduct,
-  kAttention,   // the core: scores, softmax, weighted sum
-  kCast,        // to FP8 and back, transposes of FP8
-  kNorm,        // RMSNorm, forward or backward
-  kRope,        // rotations, and putting queries and keys together
-  kActivation,  // SwiGLU
-  kPermute,     // rows of tokens to experts, and their sum back
-  kGate,        // router: its product, scores, top-k, loss
+  kAttention,    // the core: scores, softmax, weighted sum
+  kCast,         // to FP8 and back, transposes of FP8
+  kNorm,         // RMSNorm, forward or backward
+  kRope,         // rotations, and putting queries and keys together
+  kActivation,   // SwiGLU
+  kPermute,      // rows of tokens to experts, and their sum back
+  kGate,         // router: its product, scores, top-k, loss
   kElementwise,  // additions, copies, small kernels
   kStream,       // large arrays once through: loss over a vocabulary, optimizer, embedding
   // Of profiles alone; no task is one of these.

@@ -26,16 +26,16 @@ struct Cluster {
   std::string name;
   DeviceKind device = DeviceKind::kCpu;
   int64_t nodes = 1;
-  int64_t devices_per_node = 1;     // ranks a node can take; on a CPU node they share its cores
-  int64_t cores = 0;                // per node, kCpu only; of all nodes together when on_host
-  bool on_host = false;             // kCpu: all nodes are this machine and share its cores
-  FlopsPerSecond peak;              // per core (kCpu) or device (kGpu: BF16, dense)
+  int64_t devices_per_node = 1;  // ranks a node can take; on a CPU node they share its cores
+  int64_t cores = 0;             // per node, kCpu only; of all nodes together when on_host
+  bool on_host = false;          // kCpu: all nodes are this machine and share its cores
+  FlopsPerSecond peak;           // per core (kCpu) or device (kGpu: BF16, dense)
   std::optional<FlopsPerSecond> peak_fp8;  // kGpu; none: it has no FP8 tensor cores
-  BytesPerSecond memory_bandwidth;  // per core or device
-  Bytes memory;                     // per node (kCpu) or device (kGpu)
-  std::optional<Link> node_link;    // between devices of one node; none: they share its memory
-  std::optional<Link> network;      // per device, between nodes; needed when nodes > 1
-  Fabric fabric;                    // the switches of that network
+  BytesPerSecond memory_bandwidth;         // per core or device
+  Bytes memory;                            // per node (kCpu) or device (kGpu)
+  std::optional<Link> node_link;  // between devices of one node; none: they share its memory
+  std::optional<Link> network;    // per device, between nodes; needed when nodes > 1
+  Fabric fabric;                  // the switches of that network
   // kGpu: streaming multiprocessors, those that communication kernels hold while they run, and the
   // bytes that one of these moves in all: read from memory to be sent, forwarded, or put in place.
   int64_t sms = 132;

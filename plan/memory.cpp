@@ -75,9 +75,9 @@ namespace {
 double kept_bytes(const Architecture& a, int64_t layer, bool fp8) {
   const double low = fp8 ? 1 : 2;
   const auto d = [](int64_t x) { return static_cast<double>(x); };
-  double bytes = 2 * 2 * d(a.hidden);                                      // both residuals
-  bytes += 2 * d(a.q_lora.value_or(a.hidden) + a.kv_lora + a.qk_rope);     // compressed
-  bytes += (fp8 ? 1.5 : 2) * d(a.heads * a.v_head) + 4 * d(a.heads);       // output, log-sum
+  double bytes = 2 * 2 * d(a.hidden);                                   // both residuals
+  bytes += 2 * d(a.q_lora.value_or(a.hidden) + a.kv_lora + a.qk_rope);  // compressed
+  bytes += (fp8 ? 1.5 : 2) * d(a.heads * a.v_head) + 4 * d(a.heads);    // output, log-sum
   if (a.is_moe(layer)) {
     bytes += 4 * d(a.experts) + 8 * d(a.active_experts);
     bytes += low * d(a.active_experts) * d(a.hidden + 2 * a.expert_intermediate);

@@ -111,9 +111,8 @@ std::string check_context(const Training& t, const Layout& layout) {
         "{} ranks per sequence do not divide dp of {}", t.context_parallel, layout.dp);
   }
   if (t.sequence_length % t.context_parallel != 0) {
-    return fmt::format("{} ranks do not divide a sequence of {} tokens",
-                       t.context_parallel,
-                       t.sequence_length);
+    return fmt::format(
+        "{} ranks do not divide a sequence of {} tokens", t.context_parallel, t.sequence_length);
   }
   return "";
 }
@@ -165,10 +164,10 @@ Phase read_phase(YamlMap map, const Plan& plan) {
   }
   constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
   Training& t = part.training;
-  t.sequence_length = map.integer("sequence_length", {.min = 1, .max = 100'000'000},
-                                  t.sequence_length);
-  t.micro_batch_size = map.integer("micro_batch_size", {.min = 1, .max = 1'000'000},
-                                   t.micro_batch_size);
+  t.sequence_length =
+      map.integer("sequence_length", {.min = 1, .max = 100'000'000}, t.sequence_length);
+  t.micro_batch_size =
+      map.integer("micro_batch_size", {.min = 1, .max = 1'000'000}, t.micro_batch_size);
   t.context_parallel = map.integer("context_parallel", kCount, t.context_parallel);
   const std::string unfit = check_context(t, part.layout);
   if (!unfit.empty()) map.fail("context_parallel", unfit);
@@ -180,10 +179,9 @@ Phase read_phase(YamlMap map, const Plan& plan) {
   const double share = 1 / static_cast<double>(batches.size());
   for (const int64_t sequences : batches) {
     part.sequences = sequences;
-    part.tokens = map.has("tokens")
-                      ? map.tokens("tokens") * share
-                      : static_cast<double>(map.integer("steps", kCount)) * share *
-                            static_cast<double>(sequences * t.sequence_length);
+    part.tokens = map.has("tokens") ? map.tokens("tokens") * share
+                                    : static_cast<double>(map.integer("steps", kCount)) * share *
+                                          static_cast<double>(sequences * t.sequence_length);
     const int64_t at_once = part.layout.dp * t.micro_batch_size / t.context_parallel;
     if (sequences % at_once != 0) {
       map.fail("batches",
@@ -200,11 +198,10 @@ Phase read_phase(YamlMap map, const Plan& plan) {
     const std::string wrong =
         check_micro_batches(part.layout.schedule, part.layout.pp, t.micro_batches);
     if (!wrong.empty()) {
-      map.fail("batches",
-               fmt::format("{} sequences are {} micro-batches per rank: {}",
-                           sequences,
-                           t.micro_batches,
-                           wrong));
+      map.fail(
+          "batches",
+          fmt::format(
+              "{} sequences are {} micro-batches per rank: {}", sequences, t.micro_batches, wrong));
     }
     phase.parts.push_back(part);
   }

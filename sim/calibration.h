@@ -26,11 +26,11 @@ struct KernelTime {
 
 struct Calibration {
   std::shared_ptr<const GpuCalibration> gpu;  // of GPUs; then the rest is empty
-  std::string machine;   // processor
-  int64_t cores = 1;     // that ran at once for KernelTime::busy
-  std::string build;     // compiler and matrix library of the measured program
-  std::string sources;   // fingerprint of the measured kernels' source code
-  std::string measured;  // "2026-01-31 13:05 UTC"
+  std::string machine;                        // processor
+  int64_t cores = 1;                          // that ran at once for KernelTime::busy
+  std::string build;                          // compiler and matrix library of the measured program
+  std::string sources;                        // fingerprint of the measured kernels' source code
+  std::string measured;                       // "2026-01-31 13:05 UTC"
   Overheads overheads;
   // All kernels are timed once per round: the time of each round over the median round's, geometric
   // mean over kernels. How the machine's speed wanders.
@@ -42,7 +42,8 @@ struct Calibration {
   bool operator==(const Calibration&) const = default;
 };
 
-// Of either kind, CPU kernels or GPUs. Throws InputError; a file that was cut off is recognised by its count of kernels.
+// Of either kind, CPU kernels or GPUs. Throws InputError; a file that was cut off is recognised by
+// its count of kernels.
 Calibration load_calibration(const std::string& path);
 std::string print_calibration(const Calibration& calibration);
 

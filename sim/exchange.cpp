@@ -82,8 +82,7 @@ void ExchangeRun::settle(int32_t member, Duration now, Ends& ends) {
   if (--m.missing > 0) return;
   // Flows are counted from their begin: all members' casts take as long, before any data leaves.
   ends.emplace_back(
-      member,
-      std::max(m.last, shape_->copying[static_cast<size_t>(member)]) + shape_->preparation);
+      member, std::max(m.last, shape_->copying[static_cast<size_t>(member)]) + shape_->preparation);
 }
 
 void ExchangeRun::flow_ended(size_t flow, Duration now, Ends& ends) {

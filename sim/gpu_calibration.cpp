@@ -33,16 +33,16 @@ std::pair<OpKind, Pass> read_op(YamlMap& map) {
   const std::string text = map.text("op");
   const size_t dot = text.rfind('.');
   const auto kind = op_kind_named(text.substr(0, dot));
-  const auto pass =
-      dot == std::string::npos ? std::nullopt : pass_named(text.substr(dot + 1));
+  const auto pass = dot == std::string::npos ? std::nullopt : pass_named(text.substr(dot + 1));
   if (!kind || !pass) map.fail("op", "expected an op with its pass, such as attn.F or mlp.W");
   return {*kind, *pass};
 }
 
-std::optional<Link> read_link(YamlMap& top, std::string_view key) {
+std::optional<LinkMeasurement> read_link(YamlMap& top, std::string_view key) {
   if (!top.has(key)) return std::nullopt;
   YamlMap map = top.map(key);
-  const Link link{map.rate("bandwidth"), map.duration("latency")};
+  LinkMeasurement link{map.rate("bandwidth"), std::nullopt};
+  if (map.has("latency")) link.latency = map.duration("latency");
   if (link.bandwidth.value() <= 0) map.fail("bandwidth", "expected a rate above 0");
   map.finish();
   return link;
@@ -137,8 +137,9 @@ bool is_gpu_calibration(const std::string& path) {
   return false;
 }
 
-GpuCalibration load_gpu_calibration(const std::string& path) {
-  YamlMap top = YamlFile::load(path).root();
+namespace {
+
+GpuCalibration read_calibration(YamlMap top) {
   const std::string format = top.text("format");
   if (format != kFormatLine) {
     top.fail("format", fmt::format("expected '{}', found '{}'", kFormatLine, format));
@@ -156,34 +157,52 @@ GpuCalibration load_gpu_calibration(const std::string& path) {
   if (c.copy.value() <= 0) top.fail("copy", "expected a rate above 0");
   c.node_link = read_link(top, "node_link");
   c.network = read_link(top, "network");
+  if (top.has("copy_per_sm")) {
+    c.copy_per_sm = top.rate("copy_per_sm");
+    if (c.copy_per_sm->value() <= 0) top.fail("copy_per_sm", "expected a rate above 0");
+  }
   const int64_t count = top.integer("entry_count", {.min = 0});
   std::vector<YamlMap> entries = top.maps("entries");
   if (count != static_cast<int64_t>(entries.size())) {
-    top.fail("entry_count",
-             fmt::format("says {}, but the file holds {}: it was cut off or edited",
-                         count,
-                         entries.size()));
+    top.fail(
+        "entry_count",
+        fmt::format(
+            "says {}, but the file holds {}: it was cut off or edited", count, entries.size()));
   }
   for (YamlMap& e : entries) c.entries.push_back(read_entry(e));
   top.finish();
   return c;
 }
 
+}  // namespace
+
+GpuCalibration load_gpu_calibration(const std::string& path) {
+  return read_calibration(YamlFile::load(path).root());
+}
+
+GpuCalibration parse_gpu_calibration(std::string text, const std::string& path) {
+  return read_calibration(YamlFile::parse(std::move(text), path).root());
+}
+
 std::string print_gpu_calibration(const GpuCalibration& c) {
-  const auto link = [](std::string_view name, const std::optional<Link>& l) {
-    return l ? fmt::format("{}: {{bandwidth: {:.6g} GB/s, latency: {:.6g} us}}\n",
-                           name,
-                           l->bandwidth.value() * 1e-9,
-                           l->latency.microseconds())
-             : std::string();
+  const auto link = [](std::string_view name, const std::optional<LinkMeasurement>& l) {
+    if (!l) return std::string();
+    return fmt::format(
+        "{}: {{bandwidth: {:.6g} GB/s{}}}\n",
+        name,
+        l->bandwidth.value() * 1e-9,
+        l->latency ? fmt::format(", latency: {:.6g} us", l->latency->microseconds()) : "");
   };
   std::string out = fmt::format(
       "# Times of GPU kernels by kind of work: `rehearse calibrate --from-trace`.\n"
       "# us: by repetition; gflop, mb: the work done in them, as cost/gpu_work.h counts it.\n"
       "# shape: groups, m over all groups, n, k; none: all products of the op together.\n"
-      "# beside: communication kernels held their SMs meanwhile. sms: blocks of the kernel's grid.\n"
-      "# data: an all-to-all's transfer (mb: what a rank's communication SMs copy; demand: share of\n"
-      "# the memory bandwidth that the computation beside it uses); waiting: for other ranks; gap: between kernels.\n"
+      "# beside: communication kernels held their SMs meanwhile. sms: blocks of the kernel's "
+      "grid.\n"
+      "# data: an all-to-all's transfer (mb: what a rank's communication SMs copy; demand: share "
+      "of\n"
+      "# the memory bandwidth that the computation beside it uses); waiting: for other ranks; gap: "
+      "between kernels.\n"
       "format: {}\ndevice: {}\nsource: \"{}\"\nsms: {}\ncommunication_sms: {}\n"
       "peak_bf16: {:.6g} TFLOP/s\npeak_fp8: {:.6g} TFLOP/s\nmemory_bandwidth: {:.6g} TB/s\n"
       "copy: {:.6g} GB/s\n",
@@ -197,6 +216,9 @@ std::string print_gpu_calibration(const GpuCalibration& c) {
       c.peaks.memory.value() * 1e-12,
       c.copy.value() * 1e-9);
   out += link("node_link", c.node_link) + link("network", c.network);
+  if (c.copy_per_sm) {
+    out += fmt::format("copy_per_sm: {:.6g} GB/s\n", c.copy_per_sm->value() * 1e-9);
+  }
   out += fmt::format(
       "entry_count: {}\nentries:{}\n", c.entries.size(), c.entries.empty() ? " []" : "");
   for (const GpuEntry& e : c.entries) {
@@ -226,6 +248,17 @@ std::string print_gpu_calibration(const GpuCalibration& c) {
     out += "}\n";
   }
   return out;
+}
+
+void use_links(Plan& plan, const GpuCalibration& calibration) {
+  const auto put = [](std::optional<Link>& link, const std::optional<LinkMeasurement>& measured) {
+    if (!link || !measured) return;
+    link->bandwidth = measured->bandwidth;
+    if (measured->latency) link->latency = *measured->latency;
+  };
+  put(plan.cluster.node_link, calibration.node_link);
+  put(plan.cluster.network, calibration.network);
+  if (calibration.copy_per_sm) plan.cluster.copy_per_sm = calibration.copy_per_sm;
 }
 
 // Median over repetitions of measured over ideal time, on the device that was measured.
@@ -315,12 +348,8 @@ void GpuCosts::find_spreads() {
   for (const Factor& f : products_) {
     const GpuEntry& e = *f.entry;
     if (e.m == 0 || !e.op) continue;
-    const GpuTask task{.family = e.family,
-                       .format = e.format,
-                       .groups = e.groups,
-                       .m = e.m,
-                       .n = e.n,
-                       .k = e.k};
+    const GpuTask task{
+        .family = e.family, .format = e.format, .groups = e.groups, .m = e.m, .n = e.n, .k = e.k};
     bool exact = false;
     const double told = product_factor(OpKind::kCell, Pass::kNone, task, &f, &exact);
     if (told <= 0) continue;
@@ -399,19 +428,17 @@ double GpuCosts::memory_factor(OpKind op, Pass pass, WorkKind kind, bool* exact)
     }
     return ideal > 0 ? measured / ideal : 0;
   };
-  const double own = pooled([&](const GpuEntry& e) {
-    return e.kind == kind && e.op && *e.op == std::pair(op, pass);
-  });
+  const double own = pooled(
+      [&](const GpuEntry& e) { return e.kind == kind && e.op && *e.op == std::pair(op, pass); });
   if (own > 0) {
     *exact = true;
     return own;
   }
   const WorkKind like = kind == WorkKind::kStream ? WorkKind::kPermute : kind;
   // Small kernels of all sorts have no rate of their own.
-  const double of_kind =
-      like == WorkKind::kElementwise
-          ? 0
-          : pooled([&](const GpuEntry& e) { return e.kind == like && is_compute(e); });
+  const double of_kind = like == WorkKind::kElementwise ? 0 : pooled([&](const GpuEntry& e) {
+    return e.kind == like && is_compute(e);
+  });
   if (of_kind > 0) return of_kind;
   return pooled([&](const GpuEntry& e) { return is_memory_kind(e.kind) && is_compute(e); });
 }
@@ -421,8 +448,7 @@ double GpuCosts::attention_factor(OpKind op, Pass pass, bool* exact) const {
   int64_t count = 0;
   for (const GpuEntry& e : calibration_.entries) {
     if (e.kind != WorkKind::kAttention) continue;
-    const double factor =
-        entry_factor(e) * (e.beside ? 1 : reference_share_ * contention_);
+    const double factor = entry_factor(e) * (e.beside ? 1 : reference_share_ * contention_);
     if (e.op && *e.op == std::pair(op, pass)) {
       *exact = e.beside;
       return factor;
@@ -461,11 +487,11 @@ void GpuCosts::find_other_factors() {
         const auto p = static_cast<Pass>(pass);
         const auto k = static_cast<WorkKind>(kind);
         const bool attention = k == WorkKind::kAttention;
-        const double beside = attention ? attention_factor(o, p, &f.exact)
-                                        : memory_factor(o, p, k, &f.exact);
+        const double beside =
+            attention ? attention_factor(o, p, &f.exact) : memory_factor(o, p, k, &f.exact);
         if (beside <= 0) continue;
-        f.alone = attention ? beside / (reference_share_ * contention_)
-                            : beside * reference_memory_;
+        f.alone =
+            attention ? beside / (reference_share_ * contention_) : beside * reference_memory_;
       }
     }
   }

@@ -1,7 +1,7 @@
 #pragma once
-// What kernels and all-to-alls took on GPUs: imported from profiles (beside communication, op by op)
-// and from published benchmarks (alone), and the rules that lead from there to other shapes, other
-// numbers of SMs, other formats and other devices.
+// What kernels and all-to-alls took on GPUs: imported from profiles (beside communication, op by
+// op) and from published benchmarks (alone), and the rules that lead from there to other shapes,
+// other numbers of SMs, other formats and other devices.
 
 #include <array>
 #include <optional>
@@ -10,7 +10,8 @@
 #include <vector>
 
 #include "cost/gpu_work.h"
-#include "plan/cluster.h"
+#include "plan/plan.h"
+#include "sim/link_benchmarks.h"
 
 namespace rehearse {
 
@@ -26,8 +27,8 @@ struct GpuEntry {
   WorkKind kind = WorkKind::kProduct;
   Family family = Family::kDense;  // of products
   Format format = Format::kFp8;
-  int64_t groups = 1, m = 0, n = 0, k = 0;  // of one product, rows being the samples' median; m = 0:
-                                            // all products of the op together
+  int64_t groups = 1, m = 0, n = 0, k = 0;  // of one product, rows being the samples' median; m =
+                                            // 0: all products of the op together
   int64_t sms = 0;                          // blocks of its grid, where it is one wave
   bool beside = false;                      // communication kernels were on the device
   double demand = 0;  // of data: share of the memory bandwidth that the computation beside it uses
@@ -42,12 +43,18 @@ struct GpuCalibration {
   GpuPeaks peaks;
   BytesPerSecond copy;  // all that the communication SMs move when nothing computes
   std::vector<GpuEntry> entries;
-  // Of links, where benchmarks measured them.
-  std::optional<Link> node_link, network;
+  // Of links, and of a communication SM that nothing disturbs, where benchmarks measured them: they
+  // go before the cluster's.
+  std::optional<LinkMeasurement> node_link, network;
+  std::optional<BytesPerSecond> copy_per_sm;
   std::string source;
 };
 
+// Throw InputError; a file that was cut off is recognised by its count of entries.
 GpuCalibration load_gpu_calibration(const std::string& path);
+GpuCalibration parse_gpu_calibration(std::string text, const std::string& path);
+// Puts links that `calibration` measured into the plan's cluster.
+void use_links(Plan& plan, const GpuCalibration& calibration);
 bool is_gpu_calibration(const std::string& path);  // by its first lines
 std::string print_gpu_calibration(const GpuCalibration& calibration);
 
@@ -58,13 +65,14 @@ std::string print_gpu_calibration(const GpuCalibration& calibration);
 //               So another format, or another device, reaches the same share of its own limits.
 //   attention   at the share of the peak that the same op's core has.
 //   gaps        of other ops than those measured: as large a share of the time.
-//   other kinds at the share of memory bandwidth that the same op's work of this kind has, else this
+//   other kinds at the share of memory bandwidth that the same op's work of this kind has, else
+//   this
 //               kind's in all ops, else all kinds'; a stream as permutations have.
 // From alone to beside communication: tensor work has fewer SMs, and is slower by a factor common
-// to all (power, caches), which products measured both ways give; memory-bound work has the bandwidth
-// that communication leaves. The SMs that copy for an all-to-all wait for memory, longer the
-// busier it is: they slow down by 1 + c d / (1 - d), d being the share of the memory bandwidth that
-// the computation beside them uses, c from profiled all-to-alls.
+// to all (power, caches), which products measured both ways give; memory-bound work has the
+// bandwidth that communication leaves. The SMs that copy for an all-to-all wait for memory, longer
+// the busier it is: they slow down by 1 + c d / (1 - d), d being the share of the memory bandwidth
+// that the computation beside them uses, c from profiled all-to-alls.
 class GpuCosts {
  public:
   // Throws InputError when `target` lacks what the calibration's formats need.
@@ -98,8 +106,8 @@ class GpuCosts {
     const GpuEntry* entry = nullptr;
     double beside = 0;  // time over ideal time, beside communication
   };
-  double product_factor(OpKind op, Pass pass, const GpuTask& task, const Factor* without,
-                        bool* exact) const;
+  double product_factor(
+      OpKind op, Pass pass, const GpuTask& task, const Factor* without, bool* exact) const;
   // Measured over ideal seconds of entries of a kind, of this op or of all.
   double memory_factor(OpKind op, Pass pass, WorkKind kind, bool* exact) const;
   double attention_factor(OpKind op, Pass pass, bool* exact) const;
@@ -108,7 +116,7 @@ class GpuCosts {
   void find_spreads();
 
   GpuCalibration calibration_;
-  GpuPeaks peaks_;           // of the target
+  GpuPeaks peaks_;                            // of the target
   double reference_share_ = 1, share_ = 1;    // SMs over those left beside communication
   double reference_memory_ = 1, memory_ = 1;  // memory bandwidth left beside communication
   double contention_ = 1;

@@ -47,9 +47,10 @@ double communication_memory_share(const Cluster& c) {
 
 void check_formats(const Plan& plan) {
   if (plan.training.precision == Precision::kFp32) {
-    throw InputError(plan.path +
-                     ": training.precision: a calibration of GPUs has times of fp8 and bf16, not of "
-                     "fp32");
+    throw InputError(
+        plan.path +
+        ": training.precision: a calibration of GPUs has times of fp8 and bf16, not of "
+        "fp32");
   }
   if (plan.training.precision == Precision::kFp8 && !plan.cluster.peak_fp8) {
     throw InputError(fmt::format(
@@ -143,8 +144,8 @@ LocalCost OpCosts::price_gpu(const Op& op, const MemberLoad& load, CostSources* 
     const double told = 1 - t.measured / t.beside;
     factor *= std::exp(told * variation_.interpolated * normal_of(variation_.seed, name));
   }
-  // In an overlapped pair kernels are launched for the SMs that communication leaves, whether or not
-  // it is there at the moment.
+  // In an overlapped pair kernels are launched for the SMs that communication leaves, whether or
+  // not it is there at the moment.
   const double gather = gather_context(plan_, op);
   return {.alone = Duration::seconds((overlapped(op) ? t.beside : t.alone) * factor + gather),
           .beside = Duration::seconds(t.beside * factor + gather)};
@@ -158,8 +159,7 @@ bool OpCosts::overlapped(const Op& op) const {
 }
 
 void OpCosts::price_exchange(const Op& op, const MemberLoad& load, OpCost& cost) const {
-  cost.preparation =
-      Duration::seconds(gpu_->preparation(op.kind, op.pass) * variation_.common);
+  cost.preparation = Duration::seconds(gpu_->preparation(op.kind, op.pass) * variation_.common);
   if (!overlapped(op)) return;
   const double demand = gpu_->demand(tasks_beside(plan_, {op.kind, op.pass}, load));
   cost.copy_slowdown = gpu_->copy_slowdown(op.kind, op.pass, demand) * variation_.common;

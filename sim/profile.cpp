@@ -21,8 +21,9 @@ OpName read_op(YamlMap& map) {
   const auto kind = op_kind_named(text.substr(0, dot));
   const auto pass = dot == std::string::npos ? std::nullopt : pass_named(text.substr(dot + 1));
   if (!kind || !pass || (!is_cell_compute(*kind) && !is_all_to_all(*kind))) {
-    map.fail("op", "expected an op with its pass: attn, mlp, dispatch, combine, embed, head or mtp "
-                   "with .F, .B or .W");
+    map.fail("op",
+             "expected an op with its pass: attn, mlp, dispatch, combine, embed, head or mtp "
+             "with .F, .B or .W");
   }
   return {*kind, *pass};
 }
@@ -137,9 +138,8 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
   std::vector<std::optional<WorkKind>> kinds;
   std::vector<const ProfileMap::OpRule*> by_name;
   for (const std::string& name : trace.names) {
-    const auto kind = std::find_if(map.kernels.begin(), map.kernels.end(), [&](const auto& r) {
-      return fits(r.name, name);
-    });
+    const auto kind = std::find_if(
+        map.kernels.begin(), map.kernels.end(), [&](const auto& r) { return fits(r.name, name); });
     kinds.push_back(kind == map.kernels.end() ? std::nullopt : std::optional(kind->kind));
     const auto rule = std::find_if(map.ops.begin(), map.ops.end(), [&](const auto& r) {
       return !r.kernel.empty() && fits(r.kernel, name);
@@ -161,12 +161,11 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
   const auto add = [&](ProfiledOp& op, const DeviceEvent& e) {
     const auto kind = kinds[static_cast<size_t>(e.name)];
     if (!kind) {
-      throw InputError(fmt::format(
-          "{}: kernel '{}' of {}.{} fits no rule of the map's 'kernels'",
-          path,
-          trace.names[static_cast<size_t>(e.name)].substr(0, 120),
-          name_of(op.op.first),
-          name_of(op.op.second)));
+      throw InputError(fmt::format("{}: kernel '{}' of {}.{} fits no rule of the map's 'kernels'",
+                                   path,
+                                   trace.names[static_cast<size_t>(e.name)].substr(0, 120),
+                                   name_of(op.op.first),
+                                   name_of(op.op.second)));
     }
     op.kernels.push_back({*kind,
                           e.grid[0] * std::max(1, e.grid[1]) * std::max(1, e.grid[2]),
@@ -213,9 +212,8 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
             : fmt::format(" (such as '{}')", trace.annotations.back().name.substr(0, 60)),
         trace.orphans));
   }
-  std::stable_sort(ops.begin(), ops.end(), [](const auto& a, const auto& b) {
-    return a.begin < b.begin;
-  });
+  std::stable_sort(
+      ops.begin(), ops.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
   return ops;
 }
 
@@ -251,10 +249,8 @@ MemberLoad expected_load(const Plan& plan) {
     sum.forwarded += m.exchange->forwarded;
     sum.arrived += m.exchange->arrived;
   }
-  mean.exchange = {sum.sent / members,
-                   sum.received / members,
-                   sum.forwarded / members,
-                   sum.arrived / members};
+  mean.exchange = {
+      sum.sent / members, sum.received / members, sum.forwarded / members, sum.arrived / members};
   return mean;
 }
 
@@ -303,10 +299,7 @@ namespace {
 // Entries of one op, from its repetitions.
 class Importer {
  public:
-  Importer(const Plan& plan,
-           const MemberLoad& load,
-           OpName op,
-           std::vector<const ProfiledOp*> runs)
+  Importer(const Plan& plan, const MemberLoad& load, OpName op, std::vector<const ProfiledOp*> runs)
       : plan_(plan), load_(load), op_(op), runs_(std::move(runs)) {}
 
   std::vector<GpuEntry> entries() {
@@ -364,11 +357,11 @@ class Importer {
             name_of(plan_.training.precision)));
       }
       if (s.time == Duration()) {
-        throw InputError(fmt::format(
-            "{}: a run of {} has no kernel of kind '{}' in the trace, another one has",
-            plan_.path,
-            op_name(),
-            name_of(kind)));
+        throw InputError(
+            fmt::format("{}: a run of {} has no kernel of kind '{}' in the trace, another one has",
+                        plan_.path,
+                        op_name(),
+                        name_of(kind)));
       }
     }
     entries_.push_back(std::move(e));
@@ -391,11 +384,12 @@ class Importer {
         one_by_one &= found[i][j]->begin >= found[i][j - 1]->end;
       }
       if (wanted[i].empty() != found[i].empty()) {
-        throw InputError(fmt::format("{}: {} has {} matrix products by the plan and {} in the trace",
-                                     plan_.path,
-                                     op_name(),
-                                     wanted[i].size(),
-                                     found[i].size()));
+        throw InputError(
+            fmt::format("{}: {} has {} matrix products by the plan and {} in the trace",
+                        plan_.path,
+                        op_name(),
+                        wanted[i].size(),
+                        found[i].size()));
       }
     }
     if (found[0].empty()) return;

@@ -285,7 +285,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     } else if (of_event("name")) {
       event_.name = v;
     } else if (of_event("cat")) {
-      event_.category = v == "user_annotation" ? Category::kAnnotation
+      event_.category = v == "user_annotation"                      ? Category::kAnnotation
                         : v == "cuda_runtime" || v == "cuda_driver" ? Category::kLaunch
                         : v == "kernel" || v == "gpu_memcpy" || v == "gpu_memset"
                             ? Category::kDevice
@@ -340,8 +340,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     if (event_.category == Category::kAnnotation) {
       check_count(annotations_.size());
       check_names(event_.name.size());
-      annotations_.push_back(
-          {event_.name, begin, begin + length, event_.thread, event_.process});
+      annotations_.push_back({event_.name, begin, begin + length, event_.thread, event_.process});
       return;
     }
     check_count(device_.size());
@@ -352,8 +351,8 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
       trace_.names.push_back(event_.name);
     }
     e.name = static_cast<int32_t>(at->second);
-    e.stream = static_cast<int32_t>(
-        std::clamp<int64_t>(event_.stream.value_or(0), INT32_MIN, INT32_MAX));
+    e.stream =
+        static_cast<int32_t>(std::clamp<int64_t>(event_.stream.value_or(0), INT32_MIN, INT32_MAX));
     std::copy(event_.grid, event_.grid + 3, e.grid);
     device_.push_back({e, begin, begin + length, event_.correlation});
   }

@@ -29,12 +29,12 @@ struct Annotation {
 };
 
 struct Trace {
-  std::string device;                  // name of the profiled device, empty when not stated
-  int64_t sms = 0;                     // of it, 0 when not stated
-  int64_t world = 0;                   // ranks of the profiled program, 0 when not stated
-  int64_t orphans = 0;                 // device events of which nothing says what launched them
-  std::vector<std::string> names;      // of device events
-  std::vector<DeviceEvent> events;     // by begin
+  std::string device;                   // name of the profiled device, empty when not stated
+  int64_t sms = 0;                      // of it, 0 when not stated
+  int64_t world = 0;                    // ranks of the profiled program, 0 when not stated
+  int64_t orphans = 0;                  // device events of which nothing says what launched them
+  std::vector<std::string> names;       // of device events
+  std::vector<DeviceEvent> events;      // by begin
   std::vector<Annotation> annotations;  // by begin
 };
 

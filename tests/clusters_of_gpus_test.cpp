@@ -56,6 +56,16 @@ TEST_F(GpuClusters, OptionsThatSaveTimeChangeNothing) {
     for (const std::string options : {"--no-memo", "--threads 2", "--fold", "--fold --no-memo"}) {
       EXPECT_EQ(result(options), plain) << load << " " << options;
     }
+    // Priced by a calibration, too.
+    write("plan.yaml",
+          "calibration: h800-dualpipe.calibration.yaml\n" +
+              plan("h800-64-one-switch.yaml", load));
+    const Json calibrated = result("");
+    EXPECT_GT(calibrated["step_time_s"], plain["step_time_s"]);
+    EXPECT_EQ(calibrated["costs"]["roofline_calls"], 0);
+    for (const std::string options : {"--no-memo", "--threads 2", "--fold"}) {
+      EXPECT_EQ(result(options), calibrated) << load << " " << options;
+    }
   }
 }
 

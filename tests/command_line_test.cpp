@@ -53,6 +53,7 @@ TEST_F(CommandLine, FromPlanToComparison) {
                "memory_bytes",
                "breakdown_s",
                "breakdown_mean_s",
+               "gpu_hours_pretrain",
                "gpu_hours"});
   expect_keys(s["breakdown_s"], {"f", "b", "w", "fb", "bubble", "optimizer"});
   EXPECT_EQ(s["memory_bytes"].size(), 2u);

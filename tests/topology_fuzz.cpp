@@ -1,44 +1,13 @@
-// Fuzzes the topology parser: mutates files of a corpus, keeps those that reach code no other did,
-// and stops at the first input that does anything but parse or throw InputError. Built with
-// coverage and sanitizers by `make fuzz`; its corpus is read by tests/topology_corpus_test.cpp too.
-//   topology_fuzz CORPUS SECONDS [SEED]
+// Fuzzes the topology parser (tests/fuzzing.h).
 
 #include <algorithm>
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <iostream>
-#include <random>
-#include <vector>
 
-#include "base/errors.h"
-#include "base/file.h"
 #include "plan/cluster.h"
 #include "sim/network.h"
-
-namespace {
-
-constexpr size_t kEdges = 1 << 16;
-unsigned char seen_now[kEdges];
-bool watching = false;
-
-}  // namespace
-
-// Called at every edge of the instrumented code (-fsanitize-coverage=trace-pc).
-extern "C" void __sanitizer_cov_trace_pc() {
-  if (!watching) return;
-  static thread_local uintptr_t before = 0;
-  const auto here = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
-  seen_now[((here >> 1) ^ before) % kEdges] = 1;
-  before = here >> 2;
-}
+#include "tests/fuzzing.h"
 
 namespace rehearse {
 namespace {
-
-namespace fs = std::filesystem;
 
 // What a user would do with the text. Returns whether it was a topology.
 bool use(const std::string& text) {
@@ -61,215 +30,74 @@ bool use(const std::string& text) {
   }
 }
 
-class Mutator {
- public:
-  explicit Mutator(uint64_t seed) : random_(seed) {}
-
-  std::string mutate(std::string text, const std::string& other) {
-    for (size_t n = 1 + below(4); n > 0; --n) once(text, other);
-    return text.substr(0, 20'000);
-  }
-  size_t below(size_t n) { return n == 0 ? 0 : random_() % n; }
-
- private:
-  void once(std::string& text, const std::string& other) {
-    static const std::vector<std::string> kWords = {"nodes: ",
-                                                    "devices_per_node: ",
-                                                    "kind: ",
-                                                    "gpu",
-                                                    "cpu",
-                                                    "emulated",
-                                                    "network:",
-                                                    "fabric:",
-                                                    "node_link:",
-                                                    "bandwidth: ",
-                                                    "latency: ",
-                                                    "0 GB/s",
-                                                    "-1 GB/s",
-                                                    "1e400 GB/s",
-                                                    "nan GB/s",
-                                                    "switch_ports: ",
-                                                    "oversubscription: ",
-                                                    "custom",
-                                                    "fat_tree",
-                                                    "multi_plane_fat_tree",
-                                                    "multi_rail_fat_tree",
-                                                    "single_switch",
-                                                    "ideal",
-                                                    "static",
-                                                    "adaptive",
-                                                    "switches:",
-                                                    "links:",
-                                                    "- {a: x, b: y}",
-                                                    "- {name: x, latency: 1 us, devices: 0-7}",
-                                                    "faults:",
-                                                    "- {link: x y}",
-                                                    "- {nic: 3, bandwidth: 1 GB/s}",
-                                                    "- {device: 99999, speed: 0}",
-                                                    "cables: ",
-                                                    "9223372036854775807",
-                                                    "-9223372036854775808",
-                                                    "1000000",
-                                                    "0",
-                                                    "-1",
-                                                    "0-0/0",
-                                                    "3, 3",
-                                                    "0-99999999999999",
-                                                    "&a",
-                                                    "*a",
-                                                    "<<: *a",
-                                                    "!!int ",
-                                                    "? ",
-                                                    "|",
-                                                    ">",
-                                                    "\t",
-                                                    "[",
-                                                    "{",
-                                                    "}",
-                                                    "]",
-                                                    "\"",
-                                                    "'",
-                                                    "\\x00",
-                                                    "\xff\xfe",
-                                                    "\n",
-                                                    ": ",
-                                                    "- ",
-                                                    "#",
-                                                    "---\n",
-                                                    "...\n"};
-    switch (below(8)) {
-      case 0:  // a byte
-        if (!text.empty()) text[below(text.size())] = static_cast<char>(below(256));
-        break;
-      case 1:  // a stretch gone
-        if (!text.empty()) text.erase(below(text.size()), 1 + below(20));
-        break;
-      case 2:  // a word
-        text.insert(below(text.size() + 1), kWords[below(kWords.size())]);
-        break;
-      case 3: {  // a number replaced
-        const size_t at = text.find_first_of("0123456789", below(text.size() + 1));
-        if (at == std::string::npos) break;
-        size_t end = at;
-        while (end < text.size() && text[end] >= '0' && text[end] <= '9') ++end;
-        static const std::vector<std::string> kNumbers = {"0",
-                                                          "1",
-                                                          "2",
-                                                          "3",
-                                                          "7",
-                                                          "8",
-                                                          "16",
-                                                          "63",
-                                                          "64",
-                                                          "255",
-                                                          "4096",
-                                                          "65536",
-                                                          "1000000",
-                                                          "99999999999999999999",
-                                                          "0.5",
-                                                          "1e9",
-                                                          "-5",
-                                                          "010",
-                                                          "0x10"};
-        text.replace(at, end - at, kNumbers[below(kNumbers.size())]);
-        break;
-      }
-      case 4: {  // a line twice, elsewhere
-        const size_t from = text.rfind('\n', below(text.size() + 1));
-        if (from == std::string::npos) break;
-        const size_t end = text.find('\n', from + 1);
-        const std::string line = text.substr(from, end == std::string::npos ? end : end - from);
-        const size_t to = text.find('\n', below(text.size() + 1));
-        text.insert(to == std::string::npos ? text.size() : to, line);
-        break;
-      }
-      case 5: {  // lines of another file
-        const size_t from = below(other.size() + 1);
-        text.insert(below(text.size() + 1), other.substr(from, below(200)));
-        break;
-      }
-      case 6:  // nested deeply
-        text.insert(below(text.size() + 1), std::string(1 + below(300), below(2) ? '[' : '{'));
-        break;
-      default: {  // indented otherwise
-        const size_t at = text.find('\n', below(text.size() + 1));
-        if (at != std::string::npos) text.insert(at + 1, std::string(1 + below(4), ' '));
-        break;
-      }
-    }
-  }
-
-  std::mt19937_64 random_;
-};
-
-int run(const std::string& folder, double seconds, uint64_t seed) {
-  std::vector<std::string> corpus;
-  std::vector<fs::path> paths;
-  for (const auto& entry : fs::directory_iterator(folder)) paths.push_back(entry.path());
-  std::sort(paths.begin(), paths.end());
-  for (const fs::path& p : paths) corpus.push_back(read_file(p.string()));
-  if (corpus.empty()) throw InputError(folder + ": no files to begin with");
-  std::vector<unsigned char> seen(kEdges, 0);
-  const auto fresh = [&](const std::string& text, bool& parsed) {
-    std::fill(std::begin(seen_now), std::end(seen_now), 0);
-    // Left there should this be the last thing that happens.
-    std::ofstream(folder + ".last", std::ios::binary) << text;
-    watching = true;
-    parsed = use(text);
-    watching = false;
-    bool any = false;
-    for (size_t i = 0; i < kEdges; ++i) {
-      if (seen_now[i] == 0 || seen[i] != 0) continue;
-      seen[i] = 1;
-      any = true;
-    }
-    return any;
-  };
-  bool parsed = false;
-  for (const std::string& text : corpus) fresh(text, parsed);
-  Mutator mutator(seed);
-  int64_t runs = 0;
-  int64_t good = 0;
-  int64_t kept = 0;
-  const auto begin = std::chrono::steady_clock::now();
-  const auto passed = [&] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  };
-  while (passed() < seconds) {
-    const std::string text =
-        mutator.mutate(corpus[mutator.below(corpus.size())], corpus[mutator.below(corpus.size())]);
-    const auto start = passed();
-    const bool keep = fresh(text, parsed);
-    if (passed() - start > 5) {
-      std::cerr << "an input took " << passed() - start << " s; it is in " << folder << ".last\n";
-      return 1;
-    }
-    ++runs;
-    good += parsed;
-    if (!keep) continue;
-    corpus.push_back(text);
-    ++kept;
-    write_file(folder + "/" + std::to_string(std::hash<std::string>{}(text)) + ".yaml", text);
-  }
-  fs::remove(folder + ".last");
-  std::cout << runs << " inputs in " << passed() << " s, " << good << " of them topologies, "
-            << kept << " kept; no crash\n";
-  return 0;
-}
+const std::vector<std::string> kWords = {"nodes: ",
+                                         "devices_per_node: ",
+                                         "kind: ",
+                                         "gpu",
+                                         "cpu",
+                                         "emulated",
+                                         "network:",
+                                         "fabric:",
+                                         "node_link:",
+                                         "bandwidth: ",
+                                         "latency: ",
+                                         "0 GB/s",
+                                         "-1 GB/s",
+                                         "1e400 GB/s",
+                                         "nan GB/s",
+                                         "switch_ports: ",
+                                         "oversubscription: ",
+                                         "custom",
+                                         "fat_tree",
+                                         "multi_plane_fat_tree",
+                                         "multi_rail_fat_tree",
+                                         "single_switch",
+                                         "ideal",
+                                         "static",
+                                         "adaptive",
+                                         "switches:",
+                                         "links:",
+                                         "- {a: x, b: y}",
+                                         "- {name: x, latency: 1 us, devices: 0-7}",
+                                         "faults:",
+                                         "- {link: x y}",
+                                         "- {nic: 3, bandwidth: 1 GB/s}",
+                                         "- {device: 99999, speed: 0}",
+                                         "cables: ",
+                                         "9223372036854775807",
+                                         "-9223372036854775808",
+                                         "1000000",
+                                         "0",
+                                         "-1",
+                                         "0-0/0",
+                                         "3, 3",
+                                         "0-99999999999999",
+                                         "&a",
+                                         "*a",
+                                         "<<: *a",
+                                         "!!int ",
+                                         "? ",
+                                         "|",
+                                         ">",
+                                         "\t",
+                                         "[",
+                                         "{",
+                                         "}",
+                                         "]",
+                                         "\"",
+                                         "'",
+                                         "\\x00",
+                                         "\xff\xfe",
+                                         "\n",
+                                         ": ",
+                                         "- ",
+                                         "#",
+                                         "---\n",
+                                         "...\n"};
 
 }  // namespace
 }  // namespace rehearse
 
 int main(int argc, char** argv) {
-  if (argc < 3) {
-    std::cerr << "usage: topology_fuzz CORPUS SECONDS [SEED]\n";
-    return 2;
-  }
-  try {
-    return rehearse::run(
-        argv[1], std::atof(argv[2]), argc > 3 ? static_cast<uint64_t>(std::atoll(argv[3])) : 1);
-  } catch (const rehearse::InputError& e) {
-    std::cerr << e.what() << "\n";
-    return 1;
-  }
+  return rehearse::fuzz_main({rehearse::kWords, ".yaml", rehearse::use}, argc, argv);
 }

@@ -1,0 +1,127 @@
+#include "cli/calibrate_links.h"
+
+#include <algorithm>
+#include <iostream>
+
+#include <fmt/format.h>
+
+#include "base/file.h"
+#include "cli/results.h"
+#include "sim/exchange_speed.h"
+#include "sim/link_benchmarks.h"
+
+namespace rehearse::cli {
+namespace {
+
+namespace po = boost::program_options;
+
+// What a plan's all-to-all should show in DeepEP's figures, beside what it showed.
+struct Beside {
+  LinkBenchmark::AllToAll measured;
+  double predicted = 0;  // bytes per second
+};
+
+std::vector<Beside> beside(const Plan& plan, const std::vector<LinkBenchmark::AllToAll>& measured) {
+  std::vector<Beside> out;
+  for (const LinkBenchmark::AllToAll& a : measured) {
+    Plan p = plan;
+    p.training.precision = a.fp8 ? Precision::kFp8 : Precision::kBf16;
+    p.cluster.communication_sms = a.sms;
+    for (const ExchangeSpeed& s : exchange_speeds(p, build_program(p))) {
+      const bool same =
+          s.pass == Pass::kForward && (s.kind == OpKind::kDispatch) == (a.op == "dispatch");
+      if (same && s.several_nodes == a.across.has_value()) out.push_back({a, s.published()});
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+void add_link_options(Options& options) {
+  options.add()("links",
+                po::value<std::vector<std::string>>()->composing(),
+                "output of nccl-tests or DeepEP's tests (may be given several times): its links go "
+                "into the calibration that --base names")(
+      "base", po::value<std::string>(), "calibration of GPUs that gets the links");
+}
+
+int calibrate_links(const Options& options) {
+  if (!options.has("base")) {
+    throw UsageError("calibrate: --links needs --base, a calibration of GPUs that gets them");
+  }
+  if (options.plan_paths().size() > 1) throw UsageError("calibrate: --links takes one plan");
+  GpuCalibration c = load_gpu_calibration(options.get<std::string>("base"));
+  const std::string out =
+      options.has("out") ? options.get<std::string>("out") : std::string("out/calibration.yaml");
+  require_writable(out);
+  Json json = Json::array();
+  std::string text;
+  std::vector<LinkBenchmark::AllToAll> all_to_alls;
+  double copied = 0;
+  int64_t copies = 0;
+  for (const std::string& path : options.get<std::vector<std::string>>("links")) {
+    const LinkBenchmark b = parse_link_benchmark(read_file(path), path);
+    text += fmt::format("{}: {}\n", path, b.source);
+    Json j = {{"file", path}, {"source", b.source}};
+    const auto take = [&](const char* name, const std::optional<LinkMeasurement>& m, auto& link) {
+      if (!m) return;
+      link = *m;
+      text += fmt::format("  {} {}{}, fitted within {:.1f}% root mean square\n",
+                          name,
+                          to_string(m->bandwidth),
+                          m->latency ? fmt::format(", {} per message", to_string(*m->latency)) : "",
+                          100 * b.fit_error);
+      j[name] = {{"bandwidth_bytes_per_s", m->bandwidth.value()},
+                 {"latency_s", m->latency ? Json(m->latency->seconds()) : Json()},
+                 {"fit_error", b.fit_error}};
+    };
+    take("node_link", b.node_link, c.node_link);
+    take("network", b.network, c.network);
+    for (const LinkBenchmark::AllToAll& a : b.all_to_alls) {
+      all_to_alls.push_back(a);
+      if (a.across) continue;
+      // Within a node SMs copy what they send and what they receive.
+      copied += 2 * a.within / static_cast<double>(a.sms);
+      ++copies;
+    }
+    json.push_back(std::move(j));
+  }
+  if (copies > 0) {
+    c.copy_per_sm = BytesPerSecond(copied / static_cast<double>(copies));
+    text += fmt::format("  copying {} per communication SM\n", to_string(*c.copy_per_sm));
+  }
+  Json judged = Json::array();
+  if (!options.plan_paths().empty() && !all_to_alls.empty()) {
+    Plan plan = load_plan(options.plan_path());
+    if (plan.cluster.device != DeviceKind::kGpu || plan.layout.ep == 1) {
+      throw InputError(plan.path + ": --links compares a plan on GPUs with ep above 1");
+    }
+    use_links(plan, c);
+    for (const Beside& b : beside(plan, all_to_alls)) {
+      const double shown = b.measured.across.value_or(b.measured.within);
+      text += fmt::format("  {}{}, {} SMs: {} measured, {} by the model of {} ({})\n",
+                          b.measured.op,
+                          b.measured.fp8 ? " FP8" : "",
+                          b.measured.sms,
+                          to_string(BytesPerSecond(shown)),
+                          to_string(BytesPerSecond(b.predicted)),
+                          plan.path,
+                          percent(b.predicted / shown - 1));
+      judged.push_back({{"op", b.measured.op},
+                        {"fp8", b.measured.fp8},
+                        {"sms", b.measured.sms},
+                        {"measured_bytes_per_s", shown},
+                        {"predicted_bytes_per_s", b.predicted}});
+    }
+  }
+  write_file(out, print_gpu_calibration(c));
+  if (options.json()) {
+    std::cout << Json{{"benchmarks", json}, {"all_to_alls", judged}, {"file", out}}.dump(2) << "\n";
+  } else {
+    std::cout << text << "written: " << out << "\n";
+  }
+  return 0;
+}
+
+}  // namespace rehearse::cli
