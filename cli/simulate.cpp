@@ -64,6 +64,36 @@ Json link_load_json(const Plan& plan, const Prediction& p, const std::vector<int
           {"bytes", ranks}};
 }
 
+// Calibrations of GPUs: all measured times of a kind of work ("product=1.2") are so many times as
+// long.
+void scale(Calibration& calibration, const std::vector<std::string>& factors) {
+  if (!calibration.gpu) throw UsageError("simulate: --scale is for calibrations of GPUs");
+  GpuCalibration gpu = *calibration.gpu;
+  for (const std::string& text : factors) {
+    const size_t equals = text.find('=');
+    const auto kind = work_kind_named(text.substr(0, equals));
+    double factor = 0;
+    if (equals != std::string::npos) {
+      const char* const end = text.data() + text.size();
+      const auto read = std::from_chars(text.data() + equals + 1, end, factor);
+      if (read.ec != std::errc() || read.ptr != end) factor = 0;
+    }
+    if (!kind || !(factor >= 0.01 && factor <= 100)) {
+      throw UsageError(fmt::format(
+          "simulate: --scale {}: expected a kind of work and a factor from 0.01 to 100, such as "
+          "product=1.2 or data=0.9",
+          text));
+    }
+    for (GpuEntry& e : gpu.entries) {
+      if (e.kind != *kind) continue;
+      for (GpuEntry::Sample& sample : e.samples) {
+        sample.time = Duration::seconds(sample.time.seconds() * factor);
+      }
+    }
+  }
+  calibration.gpu = std::make_shared<const GpuCalibration>(std::move(gpu));
+}
+
 }  // namespace
 
 int simulate(const Arguments& args) {
@@ -87,6 +117,9 @@ int simulate(const Arguments& args) {
       "link-load",
       po::value<std::string>(),
       "clusters of GPUs: write how busy the links of --ranks are, per millisecond")(
+      "scale",
+      po::value<std::vector<std::string>>()->composing(),
+      "what if a kind of work took longer: product=1.2 (kinds: as in the calibration of GPUs)")(
       "pair",
       "instead of a step one overlapped pair of micro-batches in all layers, without embedding,\n"
       "head and step's end (plans of one pipeline rank): what a profile of DualPipe shows")(
@@ -98,7 +131,11 @@ int simulate(const Arguments& args) {
   if (!options.parse(args)) return 0;
   Plan plan = load_plan(options.plan_path());
   require_simulate(plan);
-  const auto calibration = find_calibration(options, plan);
+  auto calibration = find_calibration(options, plan);
+  if (options.has("scale")) {
+    if (!calibration) throw UsageError("simulate: --scale needs a calibration of GPUs");
+    scale(*calibration, options.get<std::vector<std::string>>("scale"));
+  }
   if (calibration && calibration->gpu) use_links(plan, *calibration->gpu);
   if (options.has("pair") && plan.layout.pp != 1) {
     throw InputError(plan.path + ": layout.pp: --pair is of one pipeline rank; use pp: 1");

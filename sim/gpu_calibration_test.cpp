@@ -84,6 +84,10 @@ TEST(GpuCosts, FewerSmsSlowTensorWorkByTheirShare) {
   c.communication_sms = 40;
   const double at40 = GpuCosts(h800(), c).time(kAttnF.first, kAttnF.second, task).beside;
   EXPECT_NEAR(at40 / at20, 112.0 / 92.0, 1e-9);
+  // Alone it has all of them, and its clock and caches to itself.
+  const GpuCosts costs(h800(), c);
+  EXPECT_GT(costs.contention(), 1.05);
+  EXPECT_LT(costs.contention(), 1.25);
 }
 
 TEST(GpuCosts, AnotherDeviceReachesTheSameShareOfItsLimits) {
@@ -159,6 +163,9 @@ TEST(Profile, TheH800CalibrationIsMadeOfThePublishedProfile) {
       profile_ops(trace, load_profile_map(shared("h800-dualpipe.map.yaml")), path);
   EXPECT_EQ(ops.size(), 40u);
   GpuCalibration c = import_profile(ops, trace, plan, "h800-dualpipe-train.json");
+  const GpuCalibration published =
+      load_gpu_calibration(shared("h800-published.calibration.yaml"));
+  c.entries.insert(c.entries.end(), published.entries.begin(), published.entries.end());
   set_demands(c, plan);
   EXPECT_EQ(print_gpu_calibration(c), read_file(shared("h800-dualpipe.calibration.yaml")));
   // h800-train-ops.csv: median spans.
