@@ -14,7 +14,7 @@ namespace {
 
 // One EP group's load for all layers, micro-batches and groups, so that the rest can be folded.
 StepPrediction folded_step(Plan plan, const std::optional<Calibration>& calibration) {
-  if (plan.expert_load.synthetic) plan.expert_load.varies = LoadVaries::kNever;
+  if (!plan.expert_load.balanced()) plan.expert_load.varies = LoadVaries::kNever;
   const Program program = build_program(plan);
   validate(program);
   return predict(plan, program, calibration, true, {.keep = Keep::kSummary, .fold = true});
@@ -76,7 +76,7 @@ BudgetResult predict_budget(const Plan& plan,
   b.gpu_hours_pretrain = hours(plan, of_step(step), *plan.training.tokens);
   const bool gpu = plan.cluster.device == DeviceKind::kGpu;
   double correction = 1;
-  if (!plan.budget.phases.empty() && gpu && plan.expert_load.synthetic) {
+  if (!plan.budget.phases.empty() && gpu && !plan.expert_load.balanced()) {
     correction = step.summary.step / folded_step(plan, calibration).summary.step;
   }
   int64_t parts = 0;

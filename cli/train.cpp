@@ -11,10 +11,36 @@
 #include "cli/command.h"
 #include "cli/results.h"
 #include "plan/capabilities.h"
+#include "plan/routing_file.h"
 
 namespace rehearse::cli {
 
 namespace po = boost::program_options;
+
+namespace {
+
+// Micro-batches of all data ranks, one rank's after the other's.
+void record_routing(const Plan& plan, const CpuDevice& device, const std::string& path) {
+  const Architecture& a = plan.model.architecture;
+  const int64_t per_rank = plan.training.micro_batches;
+  RoutingWriter writer(path,
+                       {.micro_batches = plan.layout.dp * per_rank,
+                        .layers = a.layers - a.dense_layers,
+                        .tokens = plan.micro_batch_tokens(),
+                        .active = a.active_experts,
+                        .experts = a.experts});
+  for (int32_t d = 0; d < plan.layout.dp; ++d) {
+    for (int64_t m = 0; m < per_rank; ++m) {
+      for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
+        writer.write(
+            d * per_rank + m, layer - a.dense_layers, device.recorded_choices(layer, d, m));
+      }
+    }
+  }
+  writer.finish();
+}
+
+}  // namespace
 
 int train(const Arguments& args) {
   Options options(
@@ -42,6 +68,11 @@ int train(const Arguments& args) {
       po::value<int32_t>(),
       "for trying hang reports: this op (an id of `inspect --ops`) never ends on data rank 0");
   options.add()("out", po::value<std::string>(), "output folder (default: out/<plan>)");
+  options.add()(
+      "record-routing",
+      po::value<std::string>(),
+      "write which experts the tokens of the last step chose (HDF5); `simulate` takes it as\n"
+      "expert_load of kind recorded");
   if (!options.parse(args)) return 0;
   Plan plan = load_plan(options.plan_path());
   require_run(plan);
@@ -64,7 +95,14 @@ int train(const Arguments& args) {
   if (!(hang_timeout > 0 && hang_timeout < 1e6)) {
     throw UsageError("train: --hang-timeout must be above 0");
   }
+  if (options.has("record-routing")) {
+    if (plan.model.architecture.experts == 0) {
+      throw InputError(plan.path + ": --record-routing: the model has no experts");
+    }
+    require_writable(options.get<std::string>("record-routing"));
+  }
   Trainer trainer(plan, text, Duration::seconds(hang_timeout));
+  trainer.device().record_choices(options.has("record-routing"));
   if (options.has("plant-fault")) {
     const auto op = options.get<int32_t>("plant-fault");
     if (op < 0 || op >= static_cast<int64_t>(trainer.program().ops().size())) {
@@ -83,6 +121,9 @@ int train(const Arguments& args) {
                        progress.update(step.step + 1, fmt::format("loss {:.3f}", step.loss));
                      }});
   const Json json = training_json(plan, trainer.program(), result);
+  if (options.has("record-routing")) {
+    record_routing(plan, trainer.device(), options.get<std::string>("record-routing"));
+  }
   write_file(out + "/log.jsonl", log);
   write_file(out + "/timeline.json", print_timeline(trainer.program(), result.timeline));
   write_file(out + "/result.json", json.dump(2) + "\n");

@@ -7,6 +7,7 @@
 
 #include "base/yaml.h"
 #include "plan/placement.h"
+#include "plan/routing_file.h"
 
 namespace rehearse {
 namespace {
@@ -220,14 +221,42 @@ Budget read_budget(YamlMap map, const Plan& plan) {
   return b;
 }
 
-ExpertLoadSpec read_expert_load(YamlMap map, const Cluster& cluster) {
+// Empty when recorded routing is of a model like the plan's; else what differs.
+std::string check_recorded(const RoutingShape& recorded, const Architecture& a) {
+  const auto differ = [](std::string_view what, int64_t there, int64_t here) {
+    return fmt::format("was recorded with {} {}, the model has {}", there, what, here);
+  };
+  if (recorded.experts != a.experts) return differ("experts", recorded.experts, a.experts);
+  if (recorded.active != a.active_experts) {
+    return differ("active experts", recorded.active, a.active_experts);
+  }
+  const int64_t layers = a.layers - a.dense_layers;
+  if (recorded.layers != layers) return differ("layers with experts", recorded.layers, layers);
+  return "";
+}
+
+ExpertLoadSpec read_expert_load(YamlMap map, const Plan& plan) {
+  enum class Kind : uint8_t { kBalanced, kSynthetic, kRecorded };
   ExpertLoadSpec e;
-  e.synthetic = map.choice<bool>("kind", {{"balanced", false}, {"synthetic", true}});
-  if (e.synthetic) {
-    if (cluster.device != DeviceKind::kGpu) {
-      map.fail("kind", "synthetic counts are for clusters of GPUs; others are simulated balanced");
+  const Kind kind = map.choice<Kind>("kind",
+                                     {{"balanced", Kind::kBalanced},
+                                      {"synthetic", Kind::kSynthetic},
+                                      {"recorded", Kind::kRecorded}});
+  if (kind != Kind::kBalanced) {
+    if (plan.cluster.device != DeviceKind::kGpu) {
+      map.fail("kind",
+               "synthetic and recorded counts are for clusters of GPUs; others are simulated "
+               "balanced");
     }
-    e.skew = map.number("skew", {.min = 0, .max = 10}, e.skew);
+    e.synthetic = kind == Kind::kSynthetic;
+    if (e.synthetic) {
+      e.skew = map.number("skew", {.min = 0, .max = 10}, e.skew);
+    } else {
+      e.recorded = find_file(map, "file", plan.path, "routing");
+      const std::string wrong =
+          check_recorded(RoutingReader(e.recorded).shape(), plan.model.architecture);
+      if (!wrong.empty()) map.fail("file", fmt::format("'{}' {}", e.recorded, wrong));
+    }
     e.seed = map.integer("seed", {.min = 0}, e.seed);
     e.varies = LoadVaries::kMicroBatch;
     if (map.has("varies")) {
@@ -302,7 +331,7 @@ Plan load_plan(const std::string& path) {
         "routing", {{"learned", Routing::kLearned}, {"balanced", Routing::kBalanced}});
   }
   if (top.has("expert_load")) {
-    plan.expert_load = read_expert_load(top.map("expert_load"), plan.cluster);
+    plan.expert_load = read_expert_load(top.map("expert_load"), plan);
   }
   if (top.has("budget")) plan.budget = read_budget(top.map("budget"), plan);
   top.finish();

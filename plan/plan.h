@@ -49,10 +49,12 @@ enum class LoadVaries : uint8_t { kNever, kLayer, kMicroBatch };
 
 // Routing counts that `simulate` takes for clusters of GPUs (sim/expert_load.h).
 struct ExpertLoadSpec {
-  bool synthetic = false;  // else balanced
+  bool synthetic = false;  // else balanced, or
+  std::string recorded;    // a file of recorded routing (plan/routing_file.h), found; empty: none
   double skew = 0;         // standard deviation of the logarithm of experts' popularity
   int64_t seed = 1;
   LoadVaries varies = LoadVaries::kNever;  // kMicroBatch: by layer, micro-batch and EP group
+  bool balanced() const { return !synthetic && recorded.empty(); }
 };
 
 struct DataSource {

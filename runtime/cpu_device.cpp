@@ -487,12 +487,20 @@ std::vector<int64_t> CpuDevice::expert_load(int64_t layer) const {
   return total;
 }
 
-std::span<const int32_t> CpuDevice::recorded_choices(int64_t pp_rank,
+std::span<const int32_t> CpuDevice::recorded_choices(int64_t layer,
                                                      int32_t data_rank,
-                                                     int64_t layer,
                                                      int64_t micro_batch) const {
-  const Stage& s = stage(pp_rank, data_rank, 0);
-  return s.choices[static_cast<size_t>(layer - s.first_layer)][static_cast<size_t>(micro_batch)];
+  const Layout& l = plan_.layout;
+  int64_t owner = 0;
+  while (owner + 1 < l.stages() && l.first_layer(owner + 1) <= layer) ++owner;
+  // Of the copies of a stage one had this micro-batch.
+  for (int32_t direction = 0; direction < l.copies(); ++direction) {
+    const Stage& s = stage(l.pp_rank_of(owner, direction), data_rank, direction);
+    const auto& choices =
+        s.choices[static_cast<size_t>(layer - s.first_layer)][static_cast<size_t>(micro_batch)];
+    if (!choices.empty()) return choices;
+  }
+  return {};
 }
 
 int64_t CpuDevice::peak_micro_batches(int64_t rank) const {

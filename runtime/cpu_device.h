@@ -41,12 +41,10 @@ class CpuDevice : public Device {
   double gradient_norm() const { return gradient_norm_; }
   // Tokens per expert of `layer` over the whole batch, and how they were chosen: [experts].
   std::vector<int64_t> expert_load(int64_t layer) const;
-  // Whether steps keep every token's choice of experts, and the choices kept: [tokens, active] of a
-  // pipeline rank's first copy of the layer's stage.
+  // Whether steps keep every token's choice of experts, and the choices kept: [tokens, active].
   void record_choices(bool on) { record_choices_ = on; }
-  std::span<const int32_t> recorded_choices(int64_t pp_rank,
+  std::span<const int32_t> recorded_choices(int64_t layer,
                                             int32_t data_rank,
-                                            int64_t layer,
                                             int64_t micro_batch) const;
   // The most micro-batches whose activations a rank held at once in the last step: from the start
   // of a stage's first attention to the end of its weight gradients.

@@ -107,7 +107,7 @@ TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
       for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
         std::vector<std::span<const int32_t>> choices;
         for (int32_t d = 0; d < 4; ++d) {
-          choices.push_back(trainer.device().recorded_choices(0, d, layer, m));
+          choices.push_back(trainer.device().recorded_choices(layer, d, m));
           ASSERT_EQ(static_cast<int64_t>(choices.back().size()),
                     plan.micro_batch_tokens() * a.active_experts);
         }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "plan/routing_file.h"
+
 namespace rehearse {
 namespace {
 
@@ -72,11 +74,14 @@ ExpertLoad::ExpertLoad(const Plan& plan)
     : spec_(plan.expert_load), group_(plan, 0, 0), experts_(plan.model.architecture.experts) {
   if (experts_ == 0) {
     known_.emplace(0, GroupLoad{.flows = {}, .members = {MemberLoad{}}, .symmetric = true});
-  } else if (!spec_.synthetic) {
+  } else if (spec_.balanced()) {
     known_.emplace(0, finish(0, balanced_routing(plan, group_)));
   } else {
-    draw_library(plan);
-    if (uniform()) known_.emplace(0, make(0, mix(static_cast<uint64_t>(spec_.seed)), 0));
+    first_layer_ = static_cast<int32_t>(plan.model.architecture.dense_layers);
+    spec_.synthetic ? draw_library(plan) : read_library(plan);
+    if (uniform()) {
+      known_.emplace(0, make(0, first_layer_, mix(static_cast<uint64_t>(spec_.seed))));
+    }
   }
 }
 
@@ -97,7 +102,7 @@ void ExpertLoad::draw_library(const Plan& plan) {
     const double u = (static_cast<double>(i) + 0.5) / static_cast<double>(gumbel.size());
     gumbel[i] = static_cast<float>(-std::log(-std::log(u)));
   }
-  auto library = std::make_shared<std::vector<Source>>();
+  auto library = std::make_unique<std::vector<Source>>();
   const auto active = static_cast<size_t>(a.active_experts);
   const auto tokens = static_cast<size_t>(plan.micro_batch_tokens());
   // A long micro-batch's counts are those of fewer tokens, scaled: drawing more would not change
@@ -117,31 +122,55 @@ void ExpertLoad::draw_library(const Plan& plan) {
       }
       gate.choose(scores, std::span(chosen).subspan(t * active, active));
     }
-    RoutingCounts one =
-        count_routing(group_, a.experts, a.active_experts, {std::span<const int32_t>(chosen)});
-    const auto scale = [&](std::vector<int64_t>& counts) {
-      for (int64_t& c : counts) {
-        c = (c * static_cast<int64_t>(tokens) + static_cast<int64_t>(drawn) / 2) /
-            static_cast<int64_t>(drawn);
-      }
-    };
-    scale(one.to_node.front());
-    scale(one.to_rank.front());
-    scale(one.rows.front());
-    library->push_back({one.to_node.front(), one.to_rank.front(), one.rows.front()});
+    library->push_back(count(plan, chosen, static_cast<int64_t>(drawn)));
   }
-  library_ = std::move(library);
+  library_ = std::make_shared<const std::vector<std::vector<Source>>>(1, std::move(*library));
 }
 
-GroupLoad ExpertLoad::make(int64_t id, uint64_t seed, uint64_t turn) const {
+// What is recorded, layer by layer, counted as it is read.
+void ExpertLoad::read_library(const Plan& plan) {
+  const RoutingReader reader(spec_.recorded);
+  const RoutingShape& shape = reader.shape();
+  std::vector<std::vector<Source>> library(static_cast<size_t>(shape.layers));
+  const int64_t used = std::min<int64_t>(shape.micro_batches, kLibrary);
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    for (int64_t m = 0; m < used; ++m) {
+      library[static_cast<size_t>(layer)].push_back(
+          count(plan, reader.read(m, layer), shape.tokens));
+    }
+  }
+  library_ = std::make_shared<const std::vector<std::vector<Source>>>(std::move(library));
+}
+
+// `tokens` that chose so, as many as a micro-batch has.
+ExpertLoad::Source ExpertLoad::count(const Plan& plan,
+                                     std::span<const int32_t> choices,
+                                     int64_t counted) const {
+  const Architecture& a = plan.model.architecture;
+  const int64_t tokens = plan.micro_batch_tokens();
+  RoutingCounts one = count_routing(group_, a.experts, a.active_experts, {choices});
+  const auto scale = [&](std::vector<int64_t>& counts) {
+    for (int64_t& c : counts) c = (c * tokens + counted / 2) / counted;
+  };
+  scale(one.to_node.front());
+  scale(one.to_rank.front());
+  scale(one.rows.front());
+  return {one.to_node.front(), one.to_rank.front(), one.rows.front()};
+}
+
+GroupLoad ExpertLoad::make(int64_t id, int32_t layer, uint64_t seed) const {
   const auto nodes = static_cast<size_t>(group_.nodes);
   const auto positions = static_cast<size_t>(group_.per_node);
   const auto per_member = static_cast<size_t>(group_.experts_per_member);
-  const size_t turn_node = mix(turn) % nodes;
-  const size_t turn_position = mix(turn + 1) % positions;
+  // One load for all layers is drawn as it comes; drawn layers differ in where hot experts stand.
+  const uint64_t turn = uniform() ? 0 : mix(static_cast<uint64_t>(layer));
+  const size_t turn_node = spec_.synthetic ? mix(turn) % nodes : 0;
+  const size_t turn_position = spec_.synthetic ? mix(turn + 1) % positions : 0;
+  const auto place = static_cast<size_t>(std::max(0, layer - first_layer_));
+  const std::vector<Source>& library = (*library_)[std::min(place, library_->size() - 1)];
   RoutingCounts counts;
   for (int64_t src = 0; src < group_.size; ++src) {
-    const Source& drawn = (*library_)[mix(seed + static_cast<uint64_t>(src)) % kLibrary];
+    const Source& drawn = library[mix(seed + static_cast<uint64_t>(src)) % library.size()];
     std::vector<int64_t> to_node(nodes), to_rank(nodes * positions), rows(drawn.rows.size());
     for (size_t n = 0; n < nodes; ++n) {
       const size_t node = (n + turn_node) % nodes;
@@ -202,7 +231,7 @@ const GroupLoad& ExpertLoad::of(int32_t layer, int32_t micro_batch, int64_t grou
   }
   order_.push_back(id);
   const uint64_t seed = mix(static_cast<uint64_t>(id) ^ mix(static_cast<uint64_t>(spec_.seed)));
-  return known_.emplace(id, make(id, seed, mix(static_cast<uint64_t>(layer)))).first->second;
+  return known_.emplace(id, make(id, layer, seed)).first->second;
 }
 
 }  // namespace rehearse

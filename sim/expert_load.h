@@ -31,6 +31,10 @@ struct GroupLoad {
 // kept groups; report, equations 12 to 16). A library of ranks' micro-batches is drawn token by
 // token; every rank of every all-to-all takes one of them, and each layer's hot experts stand
 // elsewhere: nodes and positions are turned by an amount that depends on the layer.
+//
+// Recorded counts: the library of a layer are the recorded micro-batches of that layer (the MTP
+// module's: the last's), nothing is turned, and a micro-batch of another length counts in
+// proportion.
 class ExpertLoad {
  public:
   explicit ExpertLoad(const Plan& plan);
@@ -46,13 +50,17 @@ class ExpertLoad {
     std::vector<int64_t> to_node, to_rank, rows;
   };
   void draw_library(const Plan& plan);
-  GroupLoad make(int64_t id, uint64_t seed, uint64_t turn) const;
+  void read_library(const Plan& plan);
+  Source count(const Plan& plan, std::span<const int32_t> choices, int64_t tokens) const;
+  GroupLoad make(int64_t id, int32_t layer, uint64_t seed) const;
   GroupLoad finish(int64_t id, const RoutingCounts& counts) const;
 
   ExpertLoadSpec spec_;
   ExpertGroup group_;
   int64_t experts_ = 0;
-  std::shared_ptr<const std::vector<Source>> library_;
+  int32_t first_layer_ = 0;  // with experts
+  // Of each layer, or one for all.
+  std::shared_ptr<const std::vector<std::vector<Source>>> library_;
   std::unordered_map<int64_t, GroupLoad> known_;  // never iterated
   std::deque<int64_t> order_;                     // of known_, oldest first
 };

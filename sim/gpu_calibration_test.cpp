@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 
 #include <gtest/gtest.h>
@@ -136,6 +137,25 @@ TEST(GpuCosts, ContentionComesFromProductsMeasuredBothWays) {
   const GpuCosts::Time t = both.time(OpKind::kMlp, Pass::kForward, grouped);
   EXPECT_NEAR(grouped.flops.count() / t.alone * 1e-12, 1346, 15);  // DeepGEMM's figure
   EXPECT_NEAR(t.beside / t.alone, 132.0 / 112.0 * both.contention(), 1e-9);
+}
+
+// What fuzzing kept (`make fuzz`) is still read or refused.
+TEST(Profile, TheFuzzersCorpus) {
+  int64_t files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(REHEARSE_SOURCE_DIR) +
+                                                               "/tests/corpus/trace")) {
+    const std::string text = read_file(entry.path().string());
+    ++files;
+    try {
+      if (text.starts_with("{") || text.starts_with("[")) {
+        parse_trace(text, "t.json");
+      } else {
+        GpuCosts(parse_gpu_calibration(text, "c.yaml"), cluster("h800-2048"));
+      }
+    } catch (const InputError&) {
+    }
+  }
+  EXPECT_GT(files, 50);
 }
 
 TEST(Profile, Patterns) {

@@ -18,8 +18,8 @@ namespace {
 
 constexpr size_t kMaxDepth = 64;
 constexpr size_t kMaxToken = 1 << 20;
-constexpr size_t kMaxEvents = 20'000'000;
-constexpr size_t kMaxNameBytes = size_t{512} << 20;
+constexpr size_t kMaxEvents = 5'000'000;
+constexpr size_t kMaxNameBytes = size_t{64} << 20;
 
 // Bytes of a file (gunzipped as they come) or of memory, counted by line, with a limit on the
 // length of a token, so that no parser behind it has to hold more than that.
@@ -357,11 +357,11 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     device_.push_back({e, begin, begin + length, event_.correlation});
   }
   void check_count(size_t count) const {
-    if (count >= kMaxEvents) source_.fail("more than 20 million events of one kind");
+    if (count >= kMaxEvents) source_.fail("more than 5 million events of one kind");
   }
   void check_names(size_t bytes) {
     name_bytes_ += bytes;
-    if (name_bytes_ > kMaxNameBytes) source_.fail("more than 512 MB of names");
+    if (name_bytes_ > kMaxNameBytes) source_.fail("more than 64 MB of names");
   }
 
   struct RawAnnotation {

@@ -40,8 +40,8 @@ struct Trace {
 
 // Throws InputError with file, line and what would be right for anything that is not such a trace:
 // broken or cut-off JSON or gzip, an event without ts or dur, negative durations, numbers out of
-// range. Limits, each an error that names it: nesting of 64, tokens of 1 MB, 20 million events of a
-// kind, 512 MB of names. Device events without a correlation id, or whose launch is not in the
+// range. Limits, each an error that names it: nesting of 64, tokens of 1 MB, 5 million events of a
+// kind, 64 MB of names. Device events without a correlation id, or whose launch is not in the
 // trace (it may have begun before), have no annotation and are counted.
 // progress: called now and then with the bytes of the file read so far.
 Trace read_trace(const std::string& path, const std::function<void(int64_t)>& progress = {});

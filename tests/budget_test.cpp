@@ -152,6 +152,38 @@ TEST_F(Budget, CalibrationsThatDoNotFitAreRefused) {
                  "context_parallel: needs a cluster of GPUs and a calibration of GPUs");
 }
 
+// What a run of training records, a simulation of a cluster of GPUs takes: every micro-batch of
+// both directions of DualPipe.
+TEST_F(Budget, RecordedRouting) {
+  write("book.txt", [] {
+    std::string text;
+    while (text.size() < 60'000) text += "in the beginning was the word, and the word was long; ";
+    return text;
+  }());
+  write("train.yaml",
+        "model: tiny-v3.yaml\ncluster: localhost.yaml\n"
+        "layout: {pp: 2, dp: 2, ep: 2, schedule: dualpipe}\n"
+        "training: {micro_batches: 4, micro_batch_size: 1, sequence_length: 32, steps: 2}\n");
+  const CommandResult r =
+      rehearse("train train.yaml --data book.txt --record-routing routing.h5 --quiet");
+  ASSERT_EQ(r.exit_code, 0) << r.err;
+  const std::string plan =
+      "model: tiny-v3.yaml\ncluster: h800-64-one-switch.yaml\n"
+      "layout: {pp: 2, dp: 16, ep: 16, schedule: dualpipe}\n"
+      "training: {micro_batches: 4, micro_batch_size: 1, sequence_length: 1024, precision: bf16}\n"
+      "expert_load: {kind: recorded, file: routing.h5}\n";
+  const Json recorded = simulate(plan);
+  EXPECT_GT(recorded["exchange_wait_fraction"], 0);
+  EXPECT_EQ(simulate(plan)["step_time_s"], recorded["step_time_s"]);
+  EXPECT_NE(
+      simulate(replaced(plan, "kind: recorded, file: routing.h5", "kind: balanced"))["step_time_s"],
+      recorded["step_time_s"]);
+  expect_refused(replaced(plan, "file: routing.h5", "file: none.h5"), "no file 'none.h5'");
+  expect_refused(replaced(plan, "file: routing.h5", "file: book.txt"), "is not an HDF5 file");
+  expect_refused(replaced(plan, "model: tiny-v3.yaml", "model: deepseek-v3.yaml"),
+                 "was recorded with 16 experts, the model has 256");
+}
+
 class FromTrace : public CommandTest {
  protected:
   void SetUp() override {

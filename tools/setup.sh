@@ -6,7 +6,7 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build make git
   libboost-program-options-dev libeigen3-dev libfmt-dev libopenblas-dev libyaml-cpp-dev
-  nlohmann-json3-dev zlib1g-dev
+  nlohmann-json3-dev zlib1g-dev libhdf5-dev
   libboost-graph-dev
   libgtest-dev libbenchmark-dev libsimgrid-dev
   python3 python3-matplotlib
