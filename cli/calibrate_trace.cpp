@@ -20,25 +20,18 @@ namespace rehearse::cli {
 namespace {
 
 namespace po = boost::program_options;
-using OpName = ProfileMap::OpName;
-
-std::string to_text(OpName op) {
-  return fmt::format("{}.{}", name_of(op.first), name_of(op.second));
-}
 
 std::set<OpName> read_ops(const std::string& text) {
   std::set<OpName> ops;
   for (size_t at = 0; at <= text.size();) {
     const size_t end = std::min(text.find(',', at), text.size());
     const std::string name = text.substr(at, end - at);
-    const size_t dot = name.rfind('.');
-    const auto kind = op_kind_named(name.substr(0, dot));
-    const auto pass = dot == std::string::npos ? std::nullopt : pass_named(name.substr(dot + 1));
-    if (!kind || !pass) {
+    const auto op = op_named(name);
+    if (!op) {
       throw UsageError(
           fmt::format("calibrate: --only {}: expected ops such as attn.F,dispatch.F", text));
     }
-    ops.insert({*kind, *pass});
+    ops.insert(*op);
     at = end + 1;
   }
   return ops;
@@ -145,7 +138,7 @@ std::vector<Judged> judge(const Profile& profile,
 Json to_json(const std::vector<Judged>& judged) {
   Json ops = Json::array();
   for (const Judged& j : judged) {
-    ops.push_back({{"op", to_text(j.op)},
+    ops.push_back({{"op", to_string(j.op)},
                    {"predicted_s", j.predicted},
                    {"measured_s", j.measured},
                    {"waiting_s", j.waiting},
@@ -158,7 +151,8 @@ std::string table_of(const std::vector<Judged>& judged) {
   Table table({"op", "predicted", "measured", "error", "waiting, measured"});
   const auto ms = [](double s) { return fmt::format("{:.3f} ms", s * 1e3); };
   for (const Judged& j : judged) {
-    table.row({to_text(j.op), ms(j.predicted), ms(j.measured), percent(j.error()), ms(j.waiting)});
+    table.row(
+        {to_string(j.op), ms(j.predicted), ms(j.measured), percent(j.error()), ms(j.waiting)});
   }
   return table.text();
 }
@@ -294,7 +288,7 @@ void show(const GpuCalibration& c, const Profile& profile) {
     const bool work = flops || e.samples.front().bytes.count() > 0;
     std::string what(name_of(e.kind));
     if (e.m > 0) what += fmt::format(" {}x{}x{}x{}", e.groups, e.m, e.n, e.k);
-    table.row({e.op ? to_text(*e.op) : std::string("any"),
+    table.row({e.op ? to_string(*e.op) : std::string("any"),
                what,
                to_string(Duration::seconds(median(times))),
                to_string(Duration::seconds(*low)),

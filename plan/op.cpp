@@ -63,6 +63,18 @@ std::optional<Pass> pass_named(std::string_view name) {
   return named<Pass>(kPassNames, name);
 }
 
+std::string to_string(OpName name) {
+  return fmt::format("{}.{}", name_of(name.first), name_of(name.second));
+}
+
+std::optional<OpName> op_named(std::string_view name) {
+  const size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  const auto kind = op_kind_named(name.substr(0, dot));
+  const auto pass = pass_named(name.substr(dot + 1));
+  return kind && pass ? std::optional(OpName{*kind, *pass}) : std::nullopt;
+}
+
 bool is_cell_compute(OpKind kind) {
   return kind == OpKind::kAttn || kind == OpKind::kMlp || kind == OpKind::kEmbed ||
          kind == OpKind::kHead || kind == OpKind::kMtp || kind == OpKind::kCell;

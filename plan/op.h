@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "cost/op_kernels.h"
 
@@ -50,6 +51,11 @@ std::optional<Lane> lane_named(std::string_view name);
 std::optional<OpKind> op_kind_named(std::string_view name);
 std::optional<Group> group_named(std::string_view name);
 std::optional<Pass> pass_named(std::string_view name);
+
+// What an op is called without its place: attn.F, mlp.W, dispatch.B.
+using OpName = std::pair<OpKind, Pass>;
+std::string to_string(OpName name);
+std::optional<OpName> op_named(std::string_view name);
 
 // Whether the op does arithmetic inside a cell (attn, mlp, embed, head, mtp, a whole cell).
 bool is_cell_compute(OpKind kind);

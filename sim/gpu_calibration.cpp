@@ -29,15 +29,6 @@ bool is_compute(const GpuEntry& e) {
   return !e.op || is_cell_compute(e.op->first);
 }
 
-std::pair<OpKind, Pass> read_op(YamlMap& map) {
-  const std::string text = map.text("op");
-  const size_t dot = text.rfind('.');
-  const auto kind = op_kind_named(text.substr(0, dot));
-  const auto pass = dot == std::string::npos ? std::nullopt : pass_named(text.substr(dot + 1));
-  if (!kind || !pass) map.fail("op", "expected an op with its pass, such as attn.F or mlp.W");
-  return {*kind, *pass};
-}
-
 std::optional<LinkMeasurement> read_link(YamlMap& top, std::string_view key) {
   if (!top.has(key)) return std::nullopt;
   YamlMap map = top.map(key);
@@ -50,7 +41,10 @@ std::optional<LinkMeasurement> read_link(YamlMap& top, std::string_view key) {
 
 GpuEntry read_entry(YamlMap& map) {
   GpuEntry e;
-  if (map.has("op")) e.op = read_op(map);
+  if (map.has("op")) {
+    e.op = op_named(map.text("op"));
+    if (!e.op) map.fail("op", "expected an op with its pass, such as attn.F or mlp.W");
+  }
   const std::string kind = map.text("work");
   if (!work_kind_named(kind)) {
     map.fail("work", fmt::format("unknown kind of work '{}'; such as product, cast, data", kind));
@@ -233,7 +227,7 @@ std::string print_gpu_calibration(const GpuCalibration& c) {
       any_bytes |= s.bytes.count() > 0;
     }
     out += "  - {";
-    if (e.op) out += fmt::format("op: {}.{}, ", name_of(e.op->first), name_of(e.op->second));
+    if (e.op) out += fmt::format("op: {}, ", to_string(*e.op));
     out += fmt::format("work: {}, ", name_of(e.kind));
     if (e.kind == WorkKind::kProduct) {
       out += fmt::format("family: {}, format: {}, ", name_of(e.family), name_of(e.format));

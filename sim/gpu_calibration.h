@@ -23,7 +23,7 @@ struct GpuEntry {
     Bytes bytes;
   };
   // The op it is part of; none: of any.
-  std::optional<std::pair<OpKind, Pass>> op;
+  std::optional<OpName> op;
   WorkKind kind = WorkKind::kProduct;
   Family family = Family::kDense;  // of products
   Format format = Format::kFp8;
@@ -86,7 +86,7 @@ class GpuCosts {
   Time time(OpKind op, Pass pass, const GpuTask& task) const;
 
   // Share of the memory bandwidth that ops with these tasks use, beside communication, 0 to 1.
-  using OpTasks = std::vector<std::pair<std::pair<OpKind, Pass>, std::vector<GpuTask>>>;
+  using OpTasks = std::vector<std::pair<OpName, std::vector<GpuTask>>>;
   double demand(const OpTasks& ops) const;
   // Factor on an all-to-all's copying beside computation with such a demand.
   double copy_slowdown(OpKind op, Pass pass, double demand) const;

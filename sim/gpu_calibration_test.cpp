@@ -183,13 +183,12 @@ TEST(Profile, TheH800CalibrationIsMadeOfThePublishedProfile) {
       profile_ops(trace, load_profile_map(shared("h800-dualpipe.map.yaml")), path);
   EXPECT_EQ(ops.size(), 40u);
   GpuCalibration c = import_profile(ops, trace, plan, "h800-dualpipe-train.json");
-  const GpuCalibration published =
-      load_gpu_calibration(shared("h800-published.calibration.yaml"));
+  const GpuCalibration published = load_gpu_calibration(shared("h800-published.calibration.yaml"));
   c.entries.insert(c.entries.end(), published.entries.begin(), published.entries.end());
   set_demands(c, plan);
   EXPECT_EQ(print_gpu_calibration(c), read_file(shared("h800-dualpipe.calibration.yaml")));
   // h800-train-ops.csv: median spans.
-  const std::vector<std::pair<ProfileMap::OpName, double>> spans = {
+  const std::vector<std::pair<OpName, double>> spans = {
       {{OpKind::kAttn, Pass::kForward}, 4584.5},
       {{OpKind::kAttn, Pass::kInput}, 9604.5},
       {{OpKind::kMlp, Pass::kWeight}, 5159.5},

@@ -13,19 +13,22 @@
 namespace rehearse {
 namespace {
 
-using OpName = ProfileMap::OpName;
-
 OpName read_op(YamlMap& map) {
-  const std::string text = map.text("op");
-  const size_t dot = text.rfind('.');
-  const auto kind = op_kind_named(text.substr(0, dot));
-  const auto pass = dot == std::string::npos ? std::nullopt : pass_named(text.substr(dot + 1));
-  if (!kind || !pass || (!is_cell_compute(*kind) && !is_all_to_all(*kind))) {
-    map.fail("op",
-             "expected an op with its pass: attn, mlp, dispatch, combine, embed, head or mtp "
-             "with .F, .B or .W");
+  const auto op = op_named(map.text("op"));
+  if (!op || (!is_cell_compute(op->first) && !is_all_to_all(op->first))) {
+    map.fail(
+        "op",
+        "expected an op with its pass: attn, mlp, dispatch, combine, embed, head or mtp with .F, "
+        ".B or .W");
   }
-  return {*kind, *pass};
+  return *op;
+}
+
+// Of a kernel's grid; 0 for what has none, or no possible one.
+int64_t blocks(const DeviceEvent& e) {
+  double product = 1;
+  for (const int32_t n : e.grid) product *= std::max(1, n);
+  return e.grid[0] == 0 || product > 1e12 ? 0 : static_cast<int64_t>(product);
 }
 
 // Sweeps over kernels: time to the first kind in `order` that runs.
@@ -161,17 +164,12 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
   const auto add = [&](ProfiledOp& op, const DeviceEvent& e) {
     const auto kind = kinds[static_cast<size_t>(e.name)];
     if (!kind) {
-      throw InputError(fmt::format("{}: kernel '{}' of {}.{} fits no rule of the map's 'kernels'",
+      throw InputError(fmt::format("{}: kernel '{}' of {} fits no rule of the map's 'kernels'",
                                    path,
                                    trace.names[static_cast<size_t>(e.name)].substr(0, 120),
-                                   name_of(op.op.first),
-                                   name_of(op.op.second)));
+                                   to_string(op.op)));
     }
-    op.kernels.push_back({*kind,
-                          e.grid[0] * std::max(1, e.grid[1]) * std::max(1, e.grid[2]),
-                          e.stream,
-                          e.begin,
-                          e.end});
+    op.kernels.push_back({*kind, blocks(e), e.stream, e.begin, e.end});
     op.begin = op.kernels.size() == 1 ? e.begin : std::min(op.begin, e.begin);
     op.end = op.kernels.size() == 1 ? e.end : std::max(op.end, e.end);
     for (const ProfileMap::RowsRule& r : map.rows) {
@@ -352,7 +350,7 @@ class Importer {
         throw InputError(fmt::format(
             "{}: {} has kernels of kind '{}' in the trace, but none by the plan (precision {})",
             plan_.path,
-            op_name(),
+            to_string(op_),
             name_of(kind),
             name_of(plan_.training.precision)));
       }
@@ -360,7 +358,7 @@ class Importer {
         throw InputError(
             fmt::format("{}: a run of {} has no kernel of kind '{}' in the trace, another one has",
                         plan_.path,
-                        op_name(),
+                        to_string(op_),
                         name_of(kind)));
       }
     }
@@ -387,7 +385,7 @@ class Importer {
         throw InputError(
             fmt::format("{}: {} has {} matrix products by the plan and {} in the trace",
                         plan_.path,
-                        op_name(),
+                        to_string(op_),
                         wanted[i].size(),
                         found[i].size()));
       }
@@ -439,15 +437,11 @@ class Importer {
         if (k.kind == WorkKind::kData) e.sms = k.blocks;
       }
       if (e.samples.back().time == Duration()) {
-        throw InputError(
-            fmt::format("{}: a run of {} has no kernel of kind 'data'", plan_.path, op_name()));
+        throw InputError(fmt::format(
+            "{}: a run of {} has no kernel of kind 'data'", plan_.path, to_string(op_)));
       }
     }
     entries_.push_back(std::move(e));
-  }
-
-  std::string op_name() const {
-    return fmt::format("{}.{}", name_of(op_.first), name_of(op_.second));
   }
 
   const Plan& plan_;
@@ -483,13 +477,11 @@ GpuCalibration import_profile(const std::vector<ProfiledOp>& ops,
                    .source = source};
   for (auto& [op, of_op] : runs) {
     if (of_op.size() != repetitions) {
-      throw InputError(fmt::format("{}: {}.{} ran {} times, {}.{} {} times",
+      throw InputError(fmt::format("{}: {} ran {} times, {} {} times",
                                    source,
-                                   name_of(runs.begin()->first.first),
-                                   name_of(runs.begin()->first.second),
+                                   to_string(runs.begin()->first),
                                    repetitions,
-                                   name_of(op.first),
-                                   name_of(op.second),
+                                   to_string(op),
                                    of_op.size()));
     }
     if (!options.only.empty() && !options.only.contains(op)) continue;

@@ -27,7 +27,6 @@ namespace rehearse {
 //       - {op: mlp.F, kernel: "*swiglu*", rows: x}           # or: y, and times: 128
 //       - {op: mlp.F, kernel: "*reduce*", tokens: x}         # tokens that arrived
 struct ProfileMap {
-  using OpName = std::pair<OpKind, Pass>;
   struct OpRule {
     std::string annotation, kernel;  // one of them
     OpName op;
@@ -54,12 +53,13 @@ bool fits(std::string_view pattern, std::string_view text);
 
 // One time that an op ran.
 struct ProfiledOp {
-  ProfileMap::OpName op;
+  OpName op;
   Duration begin, end;
   int64_t rows = 0, arrived = 0;  // of MoE ops, where the map tells; else 0
   struct Kernel {
     WorkKind kind;
-    int32_t blocks = 0, stream = 0;
+    int64_t blocks = 0;
+    int32_t stream = 0;
     Duration begin, end;
   };
   std::vector<Kernel> kernels;  // by begin
@@ -74,8 +74,8 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
                                     const std::string& path);
 
 struct ImportOptions {
-  std::set<ProfileMap::OpName> only;  // ops to take; empty: all
-  int64_t leave_out = -1;             // repetition of every op that is not taken, from 0
+  std::set<OpName> only;   // ops to take; empty: all
+  int64_t leave_out = -1;  // repetition of every op that is not taken, from 0
 };
 // The plan says what was profiled: model, sequence, EP, precision; its cluster which device, and
 // how fast communication SMs copy when nothing computes. Each op must have run equally often.
@@ -87,21 +87,19 @@ GpuCalibration import_profile(const std::vector<ProfiledOp>& ops,
                               const ImportOptions& options = {});
 
 // Of a MoE layer (the plan's last) whose rank has `load`.
-std::vector<GpuTask> layer_tasks(const Plan& plan, ProfileMap::OpName op, const MemberLoad& load);
+std::vector<GpuTask> layer_tasks(const Plan& plan, OpName op, const MemberLoad& load);
 // What an average rank has when no expert is preferred and the choice is random.
 MemberLoad expected_load(const Plan& plan);
 // That with the rows and arrived tokens that a profiled op had, where these are known.
 MemberLoad with_rows(MemberLoad load, const ProfiledOp& op);
 // What runs beside an all-to-all in an overlapped pair (report, section 3.2.1, and its profile), in
 // a layer whose rank has `load`.
-GpuCosts::OpTasks tasks_beside(const Plan& plan,
-                               ProfileMap::OpName exchange,
-                               const MemberLoad& load);
+GpuCosts::OpTasks tasks_beside(const Plan& plan, OpName exchange, const MemberLoad& load);
 // GpuEntry::demand of all-to-alls profiled under `plan`, as the calibration itself prices what ran
 // beside them.
 void set_demands(GpuCalibration& calibration, const Plan& plan);
 
 // Bytes that a rank's communication SMs copy for an op.
-Bytes copies(const Plan& plan, ProfileMap::OpName exchange, const MemberLoad& load);
+Bytes copies(const Plan& plan, OpName exchange, const MemberLoad& load);
 
 }  // namespace rehearse

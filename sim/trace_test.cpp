@@ -146,7 +146,11 @@ TEST(Trace, HostileTextsHitLimitsAndNotMemory) {
 
 class TraceFile : public testing::Test {
  protected:
-  void SetUp() override { path_ = (fs::temp_directory_path() / "rehearse_trace_test.gz").string(); }
+  void SetUp() override {
+    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+    path_ =
+        (fs::temp_directory_path() / (std::string("rehearse_") + info->name() + ".gz")).string();
+  }
   void TearDown() override { fs::remove(path_); }
   void write_gzip(const std::string& text, int64_t times, const std::string& end) {
     gzFile file = gzopen(path_.c_str(), "wb1");

@@ -58,8 +58,7 @@ TEST_F(GpuClusters, OptionsThatSaveTimeChangeNothing) {
     }
     // Priced by a calibration, too.
     write("plan.yaml",
-          "calibration: h800-dualpipe.calibration.yaml\n" +
-              plan("h800-64-one-switch.yaml", load));
+          "calibration: h800-dualpipe.calibration.yaml\n" + plan("h800-64-one-switch.yaml", load));
     const Json calibrated = result("");
     EXPECT_GT(calibrated["step_time_s"], plain["step_time_s"]);
     EXPECT_EQ(calibrated["costs"]["roofline_calls"], 0);
