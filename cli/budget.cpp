@@ -73,7 +73,9 @@ BudgetResult predict_budget(const Plan& plan,
     return step_s.times(tokens / static_cast<double>(p.step_tokens()) *
                         static_cast<double>(p.layout.world()) / 3600);
   };
-  b.gpu_hours_pretrain = hours(plan, of_step(step), *plan.training.tokens);
+  if (plan.training.tokens) {
+    b.gpu_hours_pretrain = hours(plan, of_step(step), *plan.training.tokens);
+  }
   const bool gpu = plan.cluster.device == DeviceKind::kGpu;
   double correction = 1;
   if (!plan.budget.phases.empty() && gpu && !plan.expert_load.balanced()) {
@@ -94,8 +96,9 @@ BudgetResult predict_budget(const Plan& plan,
       const Plan p = plan_of(plan, part);
       const bool own = p.layout == plan.layout &&
                        p.training.micro_batches == plan.training.micro_batches &&
-                       p.micro_batch_tokens() == plan.micro_batch_tokens() &&
-                       p.training.sequence_length == plan.training.sequence_length;
+                       p.training.micro_batch_size == plan.training.micro_batch_size &&
+                       p.training.sequence_length == plan.training.sequence_length &&
+                       p.training.context_parallel == plan.training.context_parallel;
       const Figure step_s =
           own ? of_step(step) : of_step(folded_step(p, calibration)).times(correction);
       r.tokens += part.tokens;
@@ -112,7 +115,7 @@ BudgetResult predict_budget(const Plan& plan,
     b.phases.push_back(std::move(r));
   }
   if (b.phases.empty()) {
-    b.gpu_hours_total = b.gpu_hours_pretrain;
+    b.gpu_hours_total = *b.gpu_hours_pretrain;
     b.days = b.gpu_hours_total.times(1 / (24 * static_cast<double>(plan.layout.world())));
   }
   if (plan.budget.usd_per_gpu_hour) {
@@ -142,8 +145,10 @@ std::string speeds_text(const Plan& plan, const StepPrediction& step) {
 }
 
 void add_budget(Json& json, const BudgetResult& b) {
-  put(json, "gpu_hours_pretrain", b.gpu_hours_pretrain);
-  json["gpu_hours"] = b.gpu_hours_pretrain.value;
+  if (b.gpu_hours_pretrain) {
+    put(json, "gpu_hours_pretrain", *b.gpu_hours_pretrain);
+    json["gpu_hours"] = b.gpu_hours_pretrain->value;
+  }
   put(json, "gpu_hours_total", b.gpu_hours_total);
   put(json, "days", b.days);
   if (b.cost_usd) put(json, "cost_usd", *b.cost_usd);
@@ -163,7 +168,8 @@ void add_budget(Json& json, const BudgetResult& b) {
 }
 
 std::string budget_text(const BudgetResult& b) {
-  std::string out = "\nwhole training\n" + line("GPU-hours, steady step", b.gpu_hours_pretrain);
+  std::string out = "\nwhole training\n";
+  if (b.gpu_hours_pretrain) out += line("GPU-hours, steady step", *b.gpu_hours_pretrain);
   if (!b.phases.empty()) {
     Table table({"phase", "tokens", "sequences per step", "step", "GPU-hours", "days", "memory"});
     for (const PhaseResult& r : b.phases) {

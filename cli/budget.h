@@ -21,15 +21,15 @@ struct PhaseResult {
 };
 
 struct BudgetResult {
-  Figure gpu_hours_pretrain;  // the plan's tokens, all at its own step
+  std::optional<Figure> gpu_hours_pretrain;  // the plan's tokens, all at its own step
   std::vector<PhaseResult> phases;
   Figure gpu_hours_total, days;  // of the phases; without phases those of pre-training
   std::optional<Figure> cost_usd, energy_mwh;
 };
 
-// REQUIRES: plan.training.tokens. `step`: the plan's own. Steps of the phases are simulated with
-// data ranks folded: where every rank and all-to-all has a load of its own, with one draw of it for
-// all, times how much that is off for the plan's own step.
+// REQUIRES: plan.training.tokens, or phases. `step`: the plan's own. Steps of the phases are
+// simulated with data ranks folded: where every rank and all-to-all has a load of its own, with one
+// draw of it for all, times how much that is off for the plan's own step.
 BudgetResult predict_budget(const Plan& plan,
                             const std::optional<Calibration>& calibration,
                             const StepPrediction& step,

@@ -26,6 +26,10 @@ std::vector<Beside> beside(const Plan& plan, const std::vector<LinkBenchmark::Al
   for (const LinkBenchmark::AllToAll& a : measured) {
     Plan p = plan;
     p.training.precision = a.fp8 ? Precision::kFp8 : Precision::kBf16;
+    if (a.sms >= p.cluster.sms) {
+      throw InputError(fmt::format(
+          "a figure of {} SMs, but devices of '{}' have {}", a.sms, p.cluster.name, p.cluster.sms));
+    }
     p.cluster.communication_sms = a.sms;
     for (const ExchangeSpeed& s : exchange_speeds(p, build_program(p))) {
       const bool same =

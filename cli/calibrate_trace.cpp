@@ -107,6 +107,22 @@ std::vector<Judged> judge(const Profile& profile,
                           const std::set<size_t>& judged) {
   const GpuCosts costs(calibration, plan.cluster);
   const MemberLoad load = expected_load(plan);
+  std::map<OpName, size_t> runs;
+  for (const ProfiledOp& op : profile.ops) ++runs[op.op];
+  for (const auto& [op, n] : runs) {
+    if (n != runs.begin()->second) {
+      throw InputError(fmt::format("the trace has {} {} times and {} {} times: it was cut off",
+                                   to_string(runs.begin()->first),
+                                   runs.begin()->second,
+                                   to_string(op),
+                                   n));
+    }
+    if (is_all_to_all(op.first) && !load.exchange) {
+      throw InputError(fmt::format("{}: layout.ep: the trace has {}, which moves nothing at ep 1",
+                                   plan.path,
+                                   to_string(op)));
+    }
+  }
   std::map<OpName, Judged> sums;
   std::map<OpName, size_t> seen;
   for (const ProfiledOp& op : profile.ops) {
@@ -178,12 +194,14 @@ PairResult pair_result(const Plan& plan, const GpuCalibration& calibration) {
                .waiting_share = p.summary.exchange_wait_fraction,
                .exposed = p.summary.exposed_comm_fraction};
   const GpuCosts costs(calibration, plan.cluster);
+  const MemberLoad load = expected_load(plan);
   double data = 0;
   for (OpId id = 0; id < program.global_size(); ++id) {
     const Op& op = program.op(id);
     if (!is_all_to_all(op.kind)) continue;
     const Span& span = p.timeline.spans[static_cast<size_t>(id)];
-    data += (span.end - span.begin).seconds() - costs.preparation(op.kind, op.pass);
+    data += (span.end - span.begin).seconds() -
+            costs.time(op.kind, op.pass, layer_tasks(plan, {op.kind, op.pass}, load)).beside;
   }
   r.data_share =
       data / static_cast<double>(plan.layout.world()) / r.step.seconds() - r.waiting_share;
@@ -341,7 +359,10 @@ int calibrate_from_trace(const Options& options) {
   if (options.has("judge")) return judge_calibration(profile, plan, options);
   ImportOptions import;
   if (options.has("only")) import.only = read_ops(options.get<std::string>("only"));
-  if (options.has("leave-out")) import.leave_out = options.get<int64_t>("leave-out");
+  if (options.has("leave-out")) {
+    import.leave_out = options.get<int64_t>("leave-out");
+    if (import.leave_out < 0) throw UsageError("calibrate: --leave-out counts from 0");
+  }
   const std::string source =
       std::filesystem::path(options.get<std::string>("from-trace")).filename().string();
   GpuCalibration c = import_profile(profile.ops, profile.trace, plan, source, import);

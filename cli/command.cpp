@@ -113,6 +113,17 @@ std::optional<Calibration> find_calibration(const Options& options, const Plan& 
   return calibration;
 }
 
+void use_measured_links(Plan& plan, const std::optional<Calibration>& calibration) {
+  if (!calibration || !calibration->gpu) return;
+  const GpuCalibration& c = *calibration->gpu;
+  if (!c.node_link && !c.network && !c.copy_per_sm) return;
+  use_links(plan, c);
+  std::cerr << fmt::format(
+      "note: links measured for '{}' in the calibration go before those of '{}'\n",
+      c.device,
+      plan.cluster.name);
+}
+
 std::string default_out(const Plan& plan) {
   return (std::filesystem::path("out") / std::filesystem::path(plan.path).stem()).string();
 }

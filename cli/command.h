@@ -74,6 +74,9 @@ class Options {
 // The calibration that --calibration or the plan names; none where neither does.
 std::optional<Calibration> find_calibration(const Options& options, const Plan& plan);
 
+// Puts links that a calibration of GPUs measured into the plan's cluster, and says so.
+void use_measured_links(Plan& plan, const std::optional<Calibration>& calibration);
+
 // "out/<name of the plan file>", where a plan's results go unless --out says otherwise.
 std::string default_out(const Plan& plan);
 

@@ -91,6 +91,18 @@ std::string percent(double signed_share) {
   return fmt::format("{:+.1f}%", 100 * signed_share);
 }
 
+namespace {
+
+// That the program trains on: a pair is the forward pass of one micro-batch and the backward pass
+// of another.
+double tokens_of(const Plan& plan, const Program& program) {
+  return static_cast<double>(program.spec().mode == Mode::kPair
+                                 ? plan.micro_batch_tokens() * plan.layout.dp
+                                 : plan.step_tokens());
+}
+
+}  // namespace
+
 bool fits_memory(const Plan& plan) {
   return device_need(plan) <= plan.cluster.memory;
 }
@@ -206,7 +218,7 @@ Json prediction_json(const Plan& plan, const Program& program, const StepPredict
         p.summary.ranks[static_cast<size_t>(program.global_rank({static_cast<int32_t>(r), 0}))]));
   }
   const double step = p.summary.step.seconds();
-  const auto tokens = static_cast<double>(plan.step_tokens());
+  const double tokens = tokens_of(plan, program);
   const Architecture& a = plan.model.architecture;
   const double flops =
       training_flops_per_token(a, plan.training.sequence_length, true).count() * tokens;
@@ -243,7 +255,7 @@ Json prediction_json(const Plan& plan, const Program& program, const StepPredict
 }
 
 std::string prediction_text(const Plan& plan, const Program& program, const StepPrediction& p) {
-  const auto tokens = static_cast<double>(plan.step_tokens());
+  const double tokens = tokens_of(plan, program);
   const Layout& l = plan.layout;
   std::string out = fmt::format("{} on {}: PP{} DP{} EP{}, {}, {} micro-batches of {} tokens\n\n",
                                 plan.model.name,

@@ -136,7 +136,7 @@ int simulate(const Arguments& args) {
     if (!calibration) throw UsageError("simulate: --scale needs a calibration of GPUs");
     scale(*calibration, options.get<std::vector<std::string>>("scale"));
   }
-  if (calibration && calibration->gpu) use_links(plan, *calibration->gpu);
+  use_measured_links(plan, calibration);
   if (options.has("pair") && plan.layout.pp != 1) {
     throw InputError(plan.path + ": layout.pp: --pair is of one pipeline rank; use pp: 1");
   }
@@ -174,7 +174,7 @@ int simulate(const Arguments& args) {
   }
   const bool gpu = plan.cluster.device == DeviceKind::kGpu && !options.has("pair");
   std::optional<BudgetResult> budget;
-  if (plan.training.tokens && !options.has("pair")) {
+  if ((plan.training.tokens || !plan.budget.phases.empty()) && !options.has("pair")) {
     budget = predict_budget(plan, calibration, prediction, options.quiet());
   }
   if (options.json()) {

@@ -32,7 +32,7 @@ class Tasks {
     rope(1);
     if (op_.moe) bytes(WorkKind::kGate, gate_bytes());
     // The residual, and values made contiguous.
-    bytes(WorkKind::kElementwise, t_ * a_.hidden * (4 + 2) + t_ * values() * (2 + 2));
+    bytes(WorkKind::kElementwise, t_ * a_.hidden * (4 + 2) + context() * values() * (2 + 2));
   }
 
   void attention_input() {
@@ -40,26 +40,28 @@ class Tasks {
     up_projections();  // recomputed
     core(3 * a_.qk_head() + 2 * a_.v_head, 4 * a_.qk_head() + 4 * a_.v_head);
     product(a_.q_lora.value_or(a_.hidden), queries());
-    product(a_.kv_lora, keys_values());
+    add_product(Family::kDense, 1, context(), a_.kv_lora, keys_values());
     product(a_.hidden, a_.kv_lora + a_.qk_rope);
     if (a_.q_lora) product(a_.hidden, *a_.q_lora);
     bytes(WorkKind::kNorm, t_ * (2 * a_.hidden + lora()) * (4 + 2));  // backward
     bytes(WorkKind::kNorm, t_ * (a_.hidden + lora()) * (2 + 2));      // recomputed
     cast(2 * a_.hidden + 2 * lora());
     // What was kept is decoded; gradients of the large tensors are cast for both products.
-    cast(2 * values() + 2 * queries() + 2 * keys_values());
+    cast(2 * values() + 2 * queries());
+    cast_rows(context(), 2 * keys_values());
     transpose_weights(a_.hidden * values() + queries() * a_.q_lora.value_or(a_.hidden) +
                       keys_values() * a_.kv_lora + (a_.kv_lora + a_.qk_rope) * a_.hidden +
                       a_.q_lora.value_or(0) * a_.hidden);
     rope(3);  // again, and backwards: gradients of keys and of values are put together
     if (op_.moe) bytes(WorkKind::kGate, gate_bytes());
-    bytes(WorkKind::kElementwise,
-          t_ * a_.hidden * (4 + 2) + t_ * values() * (2 + 2) + t_ * a_.heads * a_.qk_rope * 2);
+    bytes(
+        WorkKind::kElementwise,
+        t_ * a_.hidden * (4 + 2) + context() * values() * (2 + 2) + t_ * a_.heads * a_.qk_rope * 2);
   }
 
   void attention_weight() {
     weight(a_.hidden, values());
-    weight(keys_values(), a_.kv_lora);
+    add_product(Family::kWeight, 1, context(), keys_values(), a_.kv_lora);
     weight(queries(), a_.q_lora.value_or(a_.hidden));
     weight(a_.kv_lora + a_.qk_rope, a_.hidden);
     if (a_.q_lora) weight(*a_.q_lora, a_.hidden);
@@ -156,6 +158,14 @@ class Tasks {
     }
   }
 
+  // What goes before an all-to-all's data: where tokens go, gradients cast for their way.
+  void before_exchange() {
+    if (op_.kind == OpKind::kDispatch && op_.pass == Pass::kForward) {
+      bytes(WorkKind::kElementwise, t_ * a_.active_experts * 8);
+    }
+    if (op_.kind == OpKind::kCombine && op_.pass == Pass::kInput) cast(a_.hidden);
+  }
+
   std::vector<GpuTask> take() { return std::move(tasks_); }
 
  private:
@@ -207,6 +217,8 @@ class Tasks {
   }
   void product(int64_t n, int64_t k) { add_product(Family::kDense, 1, t_, n, k); }
   void weight(int64_t n, int64_t k) { add_product(Family::kWeight, 1, t_, n, k); }
+  // Keys and values of the whole sequence, gathered compressed.
+  int64_t context() const { return t_ * context_parallel_; }
   int64_t groups() const { return static_cast<int64_t>(op_.expert_rows.size()); }
   void grouped(int64_t n, int64_t k) { add_product(Family::kGrouped, groups(), rows_, n, k); }
   void grouped_weight(int64_t n, int64_t k) {
@@ -215,7 +227,7 @@ class Tasks {
 
   void up_projections() {
     product(queries(), a_.q_lora.value_or(a_.hidden));
-    product(keys_values(), a_.kv_lora);
+    add_product(Family::kDense, 1, context(), keys_values(), a_.kv_lora);
   }
 
   // widths: per head and pair of positions; moved: elements per head and token.
@@ -322,6 +334,10 @@ std::vector<GpuTask> gpu_tasks(const Architecture& a, const OpShape& op, const G
       break;
     case OpKind::kMtp:
       tasks.mtp();
+      break;
+    case OpKind::kDispatch:
+    case OpKind::kCombine:
+      tasks.before_exchange();
       break;
     default:
       break;

@@ -55,7 +55,8 @@ struct GpuRecipe {
   int64_t context_parallel = 1;
 };
 
-// The tasks of an op that computes inside a cell, products in the order in which they run. `op`
+// The tasks of an op that computes inside a cell, products in the order in which they run; of an
+// all-to-all what goes before its data. `op`
 // as for op_kernels; op.length is the whole sequence, of which this rank has one part of
 // context_parallel.
 std::vector<GpuTask> gpu_tasks(const Architecture& a, const OpShape& op, const GpuRecipe& recipe);

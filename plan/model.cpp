@@ -18,7 +18,10 @@ void check(const Architecture& a, const YamlMap& top) {
                      a.dense_layers,
                      a.layers));
   }
-  if (a.dense_layers == a.layers) return;
+  if (a.dense_layers == a.layers) {
+    if (a.mtp_depth > 0) fail("an MTP module's layer has experts, and this model has none");
+    return;
+  }
   if (a.experts % a.groups != 0) {
     fail(fmt::format("{} experts do not divide into {} groups", a.experts, a.groups));
   }

@@ -32,13 +32,14 @@ std::string find_file(YamlMap& top,
   top.fail(key, fmt::format("no file '{}'; looked for {}", name, fmt::join(tried, ", ")));
 }
 
-Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster) {
-  Layout l;
+// What the map does not say is as in `base`.
+Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster, const Layout& base) {
+  Layout l = base;
   constexpr IntegerRange kRanks{.min = 1, .max = 1'000'000};
-  l.pp = map.integer("pp", kRanks, 1);
-  l.dp = map.integer("dp", kRanks, 1);
-  l.ep = map.integer("ep", kRanks, 1);
-  l.tp = map.integer("tp", kRanks, 1);
+  l.pp = map.integer("pp", kRanks, base.pp);
+  l.dp = map.integer("dp", kRanks, base.dp);
+  l.ep = map.integer("ep", kRanks, base.ep);
+  l.tp = map.integer("tp", kRanks, base.tp);
   l.schedule = map.has("schedule")
                    ? map.choice<ScheduleKind>("schedule",
                                               {{"1f1b", ScheduleKind::k1F1B},
@@ -46,8 +47,8 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster) {
                                                {"zb1p", ScheduleKind::kZB1P},
                                                {"dualpipe", ScheduleKind::kDualPipe},
                                                {"dualpipev", ScheduleKind::kDualPipeV}})
-                   : ScheduleKind::k1F1B;
-  l.zero_stage = map.integer("zero_stage", {.min = 0, .max = 1}, 1);
+                   : base.schedule;
+  l.zero_stage = map.integer("zero_stage", {.min = 0, .max = 1}, base.zero_stage);
   const Architecture& a = model.architecture;
   if (l.schedule == ScheduleKind::kInterleaved) {
     l.chunks = map.integer("chunks", {.min = 1, .max = 10'000}, l.chunks);
@@ -89,7 +90,7 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster) {
                            l.layers_per_stage.size(),
                            sum));
     }
-  } else {
+  } else if (static_cast<int64_t>(base.layers_per_stage.size()) != l.stages()) {
     l.layers_per_stage = even_layers(a.layers, l.stages());
   }
   if (l.world() > cluster.devices()) {
@@ -104,6 +105,8 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster) {
   map.finish();
   return l;
 }
+
+constexpr int64_t kMostMicroBatches = 100'000;
 
 // Empty when the ranks of a layout can share sequences so; else what is wrong.
 std::string check_context(const Training& t, const Layout& layout) {
@@ -123,7 +126,7 @@ Training read_training(YamlMap map, const Layout& layout) {
   constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
   constexpr NumberRange kNotNegative{.min = 0};
   constexpr NumberRange kBelowOne{.min = 0, .max = 0.999999999};
-  t.micro_batches = map.integer("micro_batches", {.min = 1, .max = 100'000});
+  t.micro_batches = map.integer("micro_batches", {.min = 1, .max = kMostMicroBatches});
   t.micro_batch_size = map.integer("micro_batch_size", {.min = 1, .max = 1'000'000});
   t.sequence_length = map.integer("sequence_length", {.min = 1, .max = 100'000'000});
   t.steps = map.integer("steps", kCount, t.steps);
@@ -161,7 +164,7 @@ Phase read_phase(YamlMap map, const Plan& plan) {
   Phase phase{.name = map.text("name"), .parts = {}};
   PhasePart part{.layout = plan.layout, .training = plan.training};
   if (map.has("layout")) {
-    part.layout = read_layout(map.map("layout"), plan.model, plan.cluster);
+    part.layout = read_layout(map.map("layout"), plan.model, plan.cluster, plan.layout);
   }
   constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
   Training& t = part.training;
@@ -196,6 +199,13 @@ Phase read_phase(YamlMap map, const Plan& plan) {
                            at_once));
     }
     t.micro_batches = sequences / at_once;
+    if (t.micro_batches > kMostMicroBatches) {
+      map.fail("batches",
+               fmt::format("{} sequences are {} micro-batches per rank: at most {}",
+                           sequences,
+                           t.micro_batches,
+                           kMostMicroBatches));
+    }
     const std::string wrong =
         check_micro_batches(part.layout.schedule, part.layout.pp, t.micro_batches);
     if (!wrong.empty()) {
@@ -216,6 +226,10 @@ Budget read_budget(YamlMap map, const Plan& plan) {
   if (map.has("watts_per_gpu")) b.watts_per_gpu = map.number("watts_per_gpu", {.min = 0});
   if (map.has("phases")) {
     for (YamlMap& phase : map.maps("phases")) b.phases.push_back(read_phase(phase, plan));
+  }
+  if (b.phases.empty() && !plan.training.tokens) {
+    map.place("phases").fail("budget",
+                             "is of phases, or of the plan's training.tokens: neither is there");
   }
   map.finish();
   return b;
@@ -323,7 +337,7 @@ Plan load_plan(const std::string& path) {
   if (top.has("calibration")) {
     plan.calibration = find_file(top, "calibration", path, "topologies");
   }
-  plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster);
+  plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster, Layout{});
   plan.training = read_training(top.map("training"), plan.layout);
   if (top.has("data")) plan.data = read_data(top.map("data"), path);
   if (top.has("routing")) {

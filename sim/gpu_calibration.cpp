@@ -72,7 +72,7 @@ GpuEntry read_entry(YamlMap& map) {
   e.beside = map.boolean("beside", false);
   e.demand = map.number("demand", {.min = 0, .max = 1}, 0);
   e.source = map.text("source", "");
-  const std::vector<double> us = map.numbers("us", {.min = 0, .max = 1e12});
+  const std::vector<double> us = map.numbers("us", {.min = 0, .max = 1e9});
   const auto list = [&](std::string_view key) {
     std::vector<double> values(us.size(), 0);
     if (!map.has(key)) return values;
@@ -91,10 +91,10 @@ GpuEntry read_entry(YamlMap& map) {
                          Bytes(static_cast<int64_t>(std::llround(mb[i] * 1e6)))});
   }
   const bool needs_flops = e.kind == WorkKind::kProduct || e.kind == WorkKind::kAttention;
+  if (needs_flops && e.op && !is_compute(e)) map.fail("work", "an all-to-all has no such work");
   for (const GpuEntry::Sample& s : e.samples) {
     if (needs_flops && s.flops.count() <= 0) map.fail("gflop", "expected numbers above 0");
-    const bool time_alone = e.kind == WorkKind::kGap || e.kind == WorkKind::kWaiting ||
-                            (!is_compute(e) && e.kind != WorkKind::kData);
+    const bool time_alone = e.kind == WorkKind::kGap || e.kind == WorkKind::kWaiting;
     if (!time_alone) {
       if (s.bytes.count() <= 0) map.fail("mb", "expected numbers above 0");
       if (s.time <= Duration()) map.fail("us", "expected times above 0");
@@ -268,6 +268,8 @@ double GpuCosts::entry_factor(const GpuEntry& e) const {
 GpuCosts::GpuCosts(const GpuCalibration& calibration, const Cluster& target)
     : calibration_(calibration) {
   peaks_ = {target.peak, target.peak_fp8.value_or(FlopsPerSecond()), target.memory_bandwidth};
+  same_device_ =
+      peaks_.bf16 == calibration_.peaks.bf16 && peaks_.memory == calibration_.peaks.memory;
   reference_share_ = sm_share(calibration_.sms, calibration_.communication_sms);
   share_ = sm_share(target.sms, target.communication_sms);
   // Every byte that communication SMs copy is read and written.
@@ -330,7 +332,10 @@ void GpuCosts::find_spreads() {
         sums[i] += ideal > 0 ? s.time.seconds() / ideal / entry_factor(e) * seconds(e) : 0;
       }
     }
+    // Nothing but gaps tells no spread.
+    const bool told = std::all_of(sums.begin(), sums.end(), [](double s) { return s > 0; });
     double mean = 0;
+    if (!told) sums.assign(repetitions, 1);
     for (const double s : sums) mean += std::log(s) / static_cast<double>(repetitions);
     double squares = 0;
     for (const double s : sums) squares += (std::log(s) - mean) * (std::log(s) - mean);
@@ -359,7 +364,7 @@ double GpuCosts::product_factor(
   // All of the op's products together.
   for (const Factor& f : products_) {
     if (f.entry->m == 0 && of_op(*f.entry)) {
-      *exact = true;
+      *exact = f.entry->format == task.format;
       return f.beside;
     }
   }
@@ -380,7 +385,7 @@ double GpuCosts::product_factor(
     if (best == nullptr || rank(e) > rank(*best->entry)) best = &f;
   }
   if (best != nullptr) {
-    *exact = best->entry->beside;
+    *exact = best->entry->beside && best->entry->format == task.format;
     return best->beside;
   }
   for (std::optional<Family> family = task.family; family; family = fallback(*family)) {
@@ -459,16 +464,18 @@ GpuCosts::Time GpuCosts::time(OpKind op, Pass pass, const GpuTask& task) const {
   if (task.kind == WorkKind::kProduct) {
     bool exact = false;
     const double factor = product_factor(op, pass, task, nullptr, &exact);
-    t.alone = (factor > 0 ? factor / (reference_share_ * contention_) : 1) * ideal;
+    t.known = factor > 0;
+    t.alone = (t.known ? factor / (reference_share_ * contention_) : 1) * ideal;
     t.beside = t.alone * share_ * contention_;
-    t.measured = exact ? t.beside : 0;
+    t.measured = exact && same_device_ ? t.beside : 0;
     return t;
   }
   const OtherFactor& other = other_factors_[static_cast<size_t>(op)][static_cast<size_t>(pass)]
                                            [static_cast<size_t>(task.kind)];
   t.alone = other.alone * ideal;
   t.beside = task.kind == WorkKind::kAttention ? t.alone * share_ * contention_ : t.alone / memory_;
-  t.measured = other.exact ? t.beside : 0;
+  t.known = other.known;
+  t.measured = other.exact && same_device_ ? t.beside : 0;
   return t;
 }
 
@@ -484,6 +491,7 @@ void GpuCosts::find_other_factors() {
         const double beside =
             attention ? attention_factor(o, p, &f.exact) : memory_factor(o, p, k, &f.exact);
         if (beside <= 0) continue;
+        f.known = true;
         f.alone =
             attention ? beside / (reference_share_ * contention_) : beside * reference_memory_;
       }
@@ -537,15 +545,6 @@ double GpuCosts::copy_slowdown(OpKind op, Pass pass, double demand) const {
     ++count;
   }
   return count > 0 ? 1 + of_all / static_cast<double>(count) * queueing(demand) : 1;
-}
-
-double GpuCosts::preparation(OpKind op, Pass pass) const {
-  double sum = 0;
-  for (const GpuEntry& e : calibration_.entries) {
-    if (!e.op || *e.op != std::pair(op, pass) || is_exchange_kind(e.kind)) continue;
-    sum += seconds(e);
-  }
-  return sum;
 }
 
 }  // namespace rehearse

@@ -81,6 +81,7 @@ class GpuCosts {
   struct Time {
     double alone = 0, beside = 0;  // seconds
     double measured = 0;           // of beside: how much was measured at its very shape or op
+    bool known = true;  // false: nothing like it was measured, and it takes its ideal time
   };
   Time time(OpKind op, Pass pass, std::span<const GpuTask> tasks) const;
   Time time(OpKind op, Pass pass, const GpuTask& task) const;
@@ -90,9 +91,6 @@ class GpuCosts {
   double demand(const OpTasks& ops) const;
   // Factor on an all-to-all's copying beside computation with such a demand.
   double copy_slowdown(OpKind op, Pass pass, double demand) const;
-  // Seconds an all-to-all takes before its data leaves: casts, the layout.
-  double preparation(OpKind op, Pass pass) const;
-
   // How much slower tensor work is beside communication than its SMs account for; 1 when no product
   // was measured both ways.
   double contention() const { return contention_; }
@@ -117,6 +115,7 @@ class GpuCosts {
 
   GpuCalibration calibration_;
   GpuPeaks peaks_;                            // of the target
+  bool same_device_ = true;                   // as was measured, by its peaks
   double reference_share_ = 1, share_ = 1;    // SMs over those left beside communication
   double reference_memory_ = 1, memory_ = 1;  // memory bandwidth left beside communication
   double contention_ = 1;
@@ -128,7 +127,7 @@ class GpuCosts {
   static constexpr size_t kKinds = static_cast<size_t>(WorkKind::kStream) + 1;
   struct OtherFactor {
     double alone = 1;  // over the ideal time
-    bool exact = false;
+    bool known = false, exact = false;
   };
   std::array<std::array<std::array<OtherFactor, kKinds>, kPasses>, kOps> other_factors_;
   std::array<std::array<std::optional<double>, kPasses>, kOps> gaps_;

@@ -96,6 +96,10 @@ LinkBenchmark read_nccl(const std::string& text, const std::string& path) {
       if (on == words.end() || on + 1 == words.end()) {
         throw InputError(fmt::format("{}:{}: expected '... on HOST device ...'", path, at));
       }
+      if (!rows.empty()) {
+        throw InputError(
+            fmt::format("{}:{}: a second run begins here: one run per file", path, at));
+      }
       ++on_host[*(on + 1)];
       ++ranks;
       continue;
@@ -144,6 +148,11 @@ LinkBenchmark read_nccl(const std::string& text, const std::string& path) {
   }
   const auto hosts = static_cast<int64_t>(on_host.size());
   const int64_t per_host = ranks / hosts;
+  for (const auto& [host, n] : on_host) {
+    if (n == per_host && ranks % hosts == 0) continue;
+    throw InputError(fmt::format(
+        "{}: {} of {} ranks on host {}: hosts must have equally many", path, n, ranks, host));
+  }
   const Fit f = fit(rows);
   if (f.slope <= 0) throw InputError(path + ": its times do not grow with its sizes");
   LinkBenchmark b;

@@ -134,7 +134,12 @@ LocalCost OpCosts::price_gpu(const Op& op, const MemberLoad& load, CostSources* 
   if (sources != nullptr) {
     for (const GpuTask& task : tasks) {
       const GpuCosts::Time one = gpu_->time(op.kind, op.pass, task);
-      ++(one.measured > 0 ? sources->measured : sources->interpolated);
+      if (!one.known) {
+        ++sources->roofline;
+        sources->unmeasured.insert(fmt::format("{} of {}", name_of(task.kind), to_string(op)));
+      } else {
+        ++(one.measured > 0 ? sources->measured : sources->interpolated);
+      }
     }
   }
   // What was not measured varies op by op, the rest with the device.
@@ -151,15 +156,18 @@ LocalCost OpCosts::price_gpu(const Op& op, const MemberLoad& load, CostSources* 
           .beside = Duration::seconds(t.beside * factor + gather)};
 }
 
-// Whether the op stands in a cell in which another micro-batch computes.
+// Whether the op stands in a cell in which one micro-batch computes while the other communicates.
 bool OpCosts::overlapped(const Op& op) const {
   const RankSchedule& schedule = program_.schedule(op.pp_rank);
   const auto cell = static_cast<size_t>(op.cell);
-  return cell < schedule.size() && schedule[cell].kind == CellKind::kOverlapped;
+  return plan_.layout.ep > 1 && cell < schedule.size() &&
+         schedule[cell].kind == CellKind::kOverlapped;
 }
 
 void OpCosts::price_exchange(const Op& op, const MemberLoad& load, OpCost& cost) const {
-  cost.preparation = Duration::seconds(gpu_->preparation(op.kind, op.pass) * variation_.common);
+  const std::vector<GpuTask> before = layer_tasks(plan_, {op.kind, op.pass}, load);
+  const GpuCosts::Time t = gpu_->time(op.kind, op.pass, before);
+  cost.preparation = Duration::seconds((overlapped(op) ? t.beside : t.alone) * variation_.common);
   if (!overlapped(op)) return;
   const double demand = gpu_->demand(tasks_beside(plan_, {op.kind, op.pass}, load));
   cost.copy_slowdown = gpu_->copy_slowdown(op.kind, op.pass, demand) * variation_.common;

@@ -426,8 +426,16 @@ class Importer {
   }
 
   void exchange() {
+    if (!load_.exchange) {
+      throw InputError(fmt::format("{}: layout.ep: the trace has {}, which moves nothing at ep 1",
+                                   plan_.path,
+                                   to_string(op_)));
+    }
     // Casts and layouts come before the data.
-    for (int k = 0; k <= static_cast<int>(WorkKind::kStream); ++k) times(static_cast<WorkKind>(k));
+    const std::vector<std::vector<GpuTask>> tasks(runs_.size(), layer_tasks(plan_, op_, load_));
+    for (int k = 0; k <= static_cast<int>(WorkKind::kStream); ++k) {
+      of_kind(static_cast<WorkKind>(k), tasks);
+    }
     times(WorkKind::kWaiting);
     GpuEntry e = entry(WorkKind::kData);
     const Bytes copied = copies(plan_, op_, load_);
@@ -464,6 +472,9 @@ GpuCalibration import_profile(const std::vector<ProfiledOp>& ops,
                      ": a profile is imported under a plan whose cluster is of GPUs and states "
                      "peak_fp8 and copy_per_sm");
   }
+  if (plan.training.precision == Precision::kFp32) {
+    throw InputError(plan.path + ": training.precision: a profile is imported as of fp8 or bf16");
+  }
   const MemberLoad load = expected_load(plan);
   std::map<OpName, std::vector<const ProfiledOp*>> runs;
   for (const ProfiledOp& op : ops) runs[op.op].push_back(&op);
@@ -496,6 +507,9 @@ GpuCalibration import_profile(const std::vector<ProfiledOp>& ops,
     }
     const std::vector<GpuEntry> entries = Importer(plan, load, op, of_op).entries();
     c.entries.insert(c.entries.end(), entries.begin(), entries.end());
+  }
+  if (c.entries.empty()) {
+    throw InputError(source + ": has none of the ops that were asked for");
   }
   return c;
 }

@@ -1,6 +1,8 @@
 #include "sim/trace.h"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -155,8 +157,10 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
                                                  : std::nullopt);
     return value();
   }
-  bool number_float(number_float_t v, const string_t&) override {
+  bool number_float(number_float_t v, const string_t& digits) override {
+    decimal_ = decimal_nanoseconds(digits);
     number(v, std::nullopt);
+    decimal_.reset();
     return value();
   }
   bool string(string_t& v) override {
@@ -211,7 +215,8 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     Category category = Category::kOther;
     std::string name;
     std::optional<double> time_us, length_us;
-    std::optional<int64_t> time_whole, length_whole;
+    // The same exactly, in nanoseconds, where it was written as a plain number.
+    std::optional<int64_t> time_exact, length_exact;
     std::optional<int64_t> correlation, stream;
     int64_t process = 0, thread = 0;
     int32_t grid[3] = {0, 0, 0};
@@ -238,6 +243,27 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
            keys_[event_depth_] == name;
   }
 
+  // Of the number at hand.
+  std::optional<int64_t> exact(std::optional<int64_t> integer) const {
+    constexpr int64_t kMost = 9'000'000'000'000'000;
+    if (!integer) return decimal_;
+    return std::abs(*integer) < kMost ? std::optional(*integer * 1000) : std::nullopt;
+  }
+  // "1712345678901002.1" microseconds: more digits than a double holds.
+  static std::optional<int64_t> decimal_nanoseconds(const std::string& digits) {
+    const size_t point = digits.find('.');
+    if (point == std::string::npos || point == 0 || point > 16 ||
+        digits.find_first_not_of("0123456789", point + 1) != std::string::npos) {
+      return std::nullopt;
+    }
+    const std::string scaled =
+        digits.substr(0, point) + (digits.substr(point + 1) + "000").substr(0, 3);
+    int64_t v = 0;
+    const auto r = std::from_chars(scaled.data(), scaled.data() + scaled.size(), v);
+    const bool all = r.ec == std::errc() && r.ptr == scaled.data() + scaled.size();
+    return all ? std::optional(v) : std::nullopt;
+  }
+
   int64_t whole(std::string_view what, double v, std::optional<int64_t> integer) const {
     if (!integer) source_.fail(fmt::format("{} is {}, expected a whole number", what, v));
     return *integer;
@@ -250,10 +276,10 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     }
     if (of_event("ts")) {
       event_.time_us = v;
-      event_.time_whole = integer;
+      event_.time_exact = exact(integer);
     } else if (of_event("dur")) {
       event_.length_us = v;
-      event_.length_whole = integer;
+      event_.length_exact = exact(integer);
     } else if (of_event("pid")) {
       event_.process = integer.value_or(-1);
     } else if (of_event("tid")) {
@@ -306,24 +332,22 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     }
   }
 
-  // Exactly, where the trace has whole microseconds.
   Nanoseconds nanoseconds(std::string_view what,
                           const std::optional<double>& us,
-                          const std::optional<int64_t>& integer) const {
+                          const std::optional<int64_t>& exactly) const {
     if (!us) source_.fail(fmt::format("event '{}' has no {}", shown(event_.name), what));
     constexpr double kMost = 9e15;
-    if (!std::isfinite(*us) || std::abs(*us) >= kMost / 1000 * 1000 ||
-        std::abs(*us) * 1000 >= 9.2e18) {
+    if (!std::isfinite(*us) || std::abs(*us) >= kMost) {
       source_.fail(
           fmt::format("event '{}': {} of {} us is out of range", shown(event_.name), what, *us));
     }
-    return integer ? *integer * 1000 : static_cast<Nanoseconds>(std::llround(*us * 1000));
+    return exactly ? *exactly : static_cast<Nanoseconds>(std::llround(*us * 1000));
   }
   static std::string shown(const std::string& name) { return name.substr(0, 80); }
 
   void finish_event() {
     if (!event_.complete || event_.category == Category::kOther) return;
-    const Nanoseconds begin = nanoseconds("ts", event_.time_us, event_.time_whole);
+    const Nanoseconds begin = nanoseconds("ts", event_.time_us, event_.time_exact);
     if (event_.category == Category::kLaunch) {
       if (event_.correlation) {
         check_count(launches_.size());
@@ -331,7 +355,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
       }
       return;
     }
-    const Nanoseconds length = nanoseconds("dur", event_.length_us, event_.length_whole);
+    const Nanoseconds length = nanoseconds("dur", event_.length_us, event_.length_exact);
     if (length < 0) {
       source_.fail(fmt::format("event '{}' lasts {} us: a duration cannot be negative",
                                shown(event_.name),
@@ -381,6 +405,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
   std::array<std::string, 8> keys_;
   size_t event_depth_ = SIZE_MAX;
   bool has_events_ = false;
+  std::optional<int64_t> decimal_;  // of the number at hand
   Event event_;
   Trace trace_;
   std::unordered_map<std::string, size_t> name_index_;

@@ -63,6 +63,18 @@ TEST(Trace, ABareArrayWithFractionsAndWithoutLaunches) {
   EXPECT_EQ(t.events[1].begin, Duration::nanoseconds(3500));
 }
 
+// Microseconds since 1970 with decimals have more digits than a double.
+TEST(Trace, DecimalEpochTimesAreExact) {
+  const Trace t = parse_trace(
+      R"([{"ph":"X","cat":"kernel","name":"a","ts":1712345678901002.100,"dur":2.1},
+          {"ph":"X","cat":"kernel","name":"b","ts":1712345678901004.2,"dur":2.137}])",
+      "t.json");
+  ASSERT_EQ(t.events.size(), 2u);
+  EXPECT_EQ(t.events[0].end, Duration::nanoseconds(2100));
+  EXPECT_EQ(t.events[1].begin, Duration::nanoseconds(2100));
+  EXPECT_EQ(t.events[1].end, Duration::nanoseconds(4237));
+}
+
 // The nearest annotation of the launching thread wins over a shorter one of another thread.
 TEST(Trace, NestedAnnotations) {
   std::string events;
