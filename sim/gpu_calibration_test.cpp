@@ -91,6 +91,22 @@ TEST(GpuCosts, FewerSmsSlowTensorWorkByTheirShare) {
   EXPECT_LT(costs.contention(), 1.25);
 }
 
+// Nothing to tell a spread or a rate from: ideal times, said to be unknown.
+TEST(GpuCosts, CalibrationsThatKnowNothing) {
+  GpuCalibration c = h800();
+  c.entries = {
+      {.op = kAttnF,
+       .kind = WorkKind::kGap,
+       .beside = true,
+       .samples = {{Duration::microseconds(5), {}, {}}, {Duration::microseconds(6), {}, {}}}}};
+  const GpuCosts costs(c, cluster("h800-2048"));
+  EXPECT_EQ(costs.repetition_spread(), 0);
+  const GpuCosts::Time t = costs.time(kAttnF.first, kAttnF.second, product(4096, 7168, 16384));
+  EXPECT_FALSE(t.known);
+  EXPECT_GT(t.beside, 0);
+  EXPECT_EQ(costs.copy_slowdown(OpKind::kDispatch, Pass::kForward, 0.3), 1);
+}
+
 TEST(GpuCosts, AnotherDeviceReachesTheSameShareOfItsLimits) {
   const GpuTask stream{.kind = WorkKind::kStream, .bytes = Bytes(1'000'000'000)};
   const double h800_s =

@@ -98,6 +98,9 @@ TEST(LinkBenchmarks, WhatIsWrongIsSaid) {
   EXPECT_NE(error("all_reduce_perf algbw\n# Rank 0 Pid 1 on a device 0\n8 2 float sum -1 x y z 0\n")
                 .find("x.txt:3: expected size, count, type"),
             std::string::npos);
+  const std::string once = nccl("all_reduce", 2, 2, 47e9, 3);
+  EXPECT_NE(error(once + once).find("a second run begins here: one run per file"),
+            std::string::npos);
   EXPECT_NE(error("[tuning] nothing\n").find("has no lines '[tuning] Best dispatch"),
             std::string::npos);
   EXPECT_NE(error("[tuning] Best dispatch: SMs 20, x\n").find("x.txt:1: expected '... GB/s (NVL)'"),

@@ -123,6 +123,49 @@ TEST_F(Budget, PhasesHaveLayoutsOfTheirOwn) {
   EXPECT_GT(j["phases"][2]["step_time_s"][0].get<double>(), 3 * j["step_time_s"].get<double>());
 }
 
+// What a phase's layout does not say is the plan's; a budget of phases needs no tokens of the plan.
+TEST_F(Budget, PhasesInheritTheLayout) {
+  const std::string phase =
+      "  phases:\n    - name: half\n      steps: 2\n      batches: [7680]\n      layout: {dp: "
+      "64}\n";
+  const std::string plan = replaced(v3(), "  tokens: 14.8T tokens\n", "");
+  const Json j = simulate(plan + phase);
+  EXPECT_FALSE(j.contains("gpu_hours_pretrain"));
+  // 120 micro-batches of DualPipe again, on half of the cluster.
+  const double step = j["phases"][0]["step_time_s"][0];
+  EXPECT_NEAR(step / j["step_time_s"].get<double>(), 1, 0.02);
+  EXPECT_NEAR(j["gpu_hours_total"].get<double>(), 2 * step * 1024 / 3600, 1e-6);
+  expect_refused(plan, "is of phases, or of the plan's training.tokens: neither is there");
+}
+
+// Without all-to-alls DualPipe's pairs make room for nobody.
+TEST_F(Budget, DenseModelsHaveNoCommunicationToMakeRoomFor) {
+  write("dense.yaml",
+        "name: d\nvocabulary: 32000\nhidden: 4096\nlayers: 16\ndense_layers: 16\n"
+        "attention: {heads: 32, kv_lora: 512, qk_nope: 128, qk_rope: 64, v_head: 128}\n"
+        "mlp: {dense_intermediate: 11008}\n");
+  const auto busy = [&](const std::string& schedule) {
+    const Json j = simulate(
+        "model: dense.yaml\ncluster: h100-1024.yaml\ncalibration: h800-dualpipe.calibration.yaml\n"
+        "layout: {pp: 4, dp: 8, schedule: " +
+        schedule +
+        "}\ntraining: {micro_batches: 8, micro_batch_size: 1, sequence_length: 4096, precision: "
+        "bf16}\n");
+    EXPECT_EQ(j["exposed_comm_fraction"], 0);
+    double sum = 0;
+    for (const char* part : {"f", "b", "w", "fb"}) sum += j["breakdown_mean_s"][part].get<double>();
+    return sum;
+  };
+  // A pair's span also holds its wait for the second of its two messages.
+  EXPECT_NEAR(busy("dualpipe") / busy("zb1p"), 1, 0.01);
+  write("dense.yaml", replaced(read("dense.yaml"), "layers: 16\n", "layers: 16\nmtp_depth: 1\n"));
+  write("plan.yaml",
+        "model: dense.yaml\ncluster: h100-1024.yaml\nlayout: {pp: 1}\n"
+        "training: {micro_batches: 1, micro_batch_size: 1, sequence_length: 128}\n");
+  EXPECT_NE(rehearse("simulate plan.yaml").err.find("an MTP module's layer has experts"),
+            std::string::npos);
+}
+
 TEST_F(Budget, IllegalPhasesAreRefusedWithAReason) {
   const auto phase = [](const std::string& rest) {
     return v3() + "  phases:\n    - name: ramp\n" + rest;
@@ -253,7 +296,11 @@ TEST_F(FromTrace, ATraceBecomesACalibration) {
       rehearse("calibrate pair.yaml --from-trace trace.json --map map.yaml --judge c.yaml --json");
   ASSERT_EQ(judged.exit_code, 0) << judged.err;
   EXPECT_NEAR(Json::parse(judged.out)["ops"][0]["error"].get<double>(), 0, 0.02);
-  EXPECT_EQ(rehearse("simulate pair.yaml --pair --calibration c.yaml --json").exit_code, 0);
+  const CommandResult pair = rehearse("simulate pair.yaml --pair --calibration c.yaml --json");
+  ASSERT_EQ(pair.exit_code, 0) << pair.err;
+  // One kind of product is all that it knows.
+  EXPECT_GT(Json::parse(pair.out)["costs"]["calibrated_calls"], 0);
+  EXPECT_GT(Json::parse(pair.out)["costs"]["roofline_calls"], 0);
   EXPECT_EQ(rehearse("simulate pair.yaml --calibration c.yaml").exit_code, 0);
 }
 
@@ -265,6 +312,8 @@ TEST_F(FromTrace, BadInputIsRefusedAndNothingIsWritten) {
   expect_refused("pair.yaml --from-trace none.json --map map.yaml", "none.json");
   expect_refused(all + " --only attn", "expected ops such as attn.F,dispatch.F");
   expect_refused(all + " --leave-out 2", "has 2 repetitions; 2 cannot be left out");
+  expect_refused(all + " --leave-out -1", "--leave-out counts from 0");
+  expect_refused(all + " --only head.F", "has none of the ops that were asked for");
   write("trace.json", trace(2).substr(0, 400));
   expect_refused(all, "trace.json:1: not a trace: syntax error");
   write("trace.json", "{\"traceEvents\": []}");
