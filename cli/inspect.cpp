@@ -289,7 +289,10 @@ int inspect(const Arguments& args) {
     return 0;
   }
   if (!options.has("plan")) throw UsageError("inspect: a plan file is needed");
-  const Plan plan = load_plan(options.plan_path());
+  Plan plan = load_plan(options.plan_path());
+  if (plan.calibration && is_gpu_calibration(*plan.calibration)) {
+    use_measured_links(plan, load_calibration(*plan.calibration));
+  }
   const Program program = build_program(plan);
   validate(program);
   if (options.has("all-to-all")) {

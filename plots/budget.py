@@ -25,7 +25,7 @@ RESPONSES = (
     ("data-20-percent", "all-to-all data beside computation +20%"),
     ("no-skew", "no expert preferred (skew 0)"),
     ("balanced", "all loads equal"),
-    ("even-layers", "layers 3,4,...,4,4 spread evenly"),
+    ("even-layers", "layers 3,3,4,...,4,3 (as even as it goes)"),
     ("last-stage-3", "layers 2,4,...,4,3"),
     ("last-stage-1", "layers 4,4,...,4,1"),
     ("zb1p", "ZB1P instead of DualPipe"),
@@ -76,7 +76,7 @@ def main():
     axes.invert_yaxis()
     axes.axvline(base, color="black", linewidth=0.8)
     axes.set_xlabel("seconds per step, mean over ranks")
-    axes.legend(fontsize=8, ncol=3)
+    axes.legend(fontsize=8, ncol=6, loc="upper center", bbox_to_anchor=(0.35, -0.12))
     figure.tight_layout()
     figure.savefig(args.picture, dpi=120)
 
