@@ -77,6 +77,8 @@ class GpuCosts {
  public:
   // Throws InputError when `target` lacks what the calibration's formats need.
   GpuCosts(const GpuCalibration& calibration, const Cluster& target);
+  GpuCosts(const GpuCosts&) = delete;  // products_ point into calibration_
+  GpuCosts& operator=(const GpuCosts&) = delete;
 
   struct Time {
     double alone = 0, beside = 0;  // seconds
