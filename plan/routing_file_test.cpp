@@ -16,7 +16,8 @@ namespace fs = std::filesystem;
 class RoutingFile : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::temp_directory_path() / "rehearse_routing_test";
+    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = fs::temp_directory_path() / (std::string("rehearse_routing_") + info->name());
     fs::remove_all(folder_);
     fs::create_directories(folder_);
     path_ = (folder_ / "r.h5").string();
