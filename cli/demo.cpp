@@ -230,8 +230,10 @@ int demo(const Arguments& args) {
       "  cp experiments/demo/plan.yaml my.yaml                  edit pp, schedule, widths, ...\n"
       "  rehearse validate my.yaml --data {3}\n"
       "                                                         calibrate, predict and run it\n"
-      "  rehearse simulate experiments/deepseek-v3/plan.yaml    2048 GPUs, by roofline: a "
-      "minute\n\n",
+      "  rehearse simulate experiments/deepseek-v3-budget/plan.yaml\n"
+      "                                                         DeepSeek-V3's training on 2048 "
+      "GPUs: "
+      "hours, days, cost\n\n",
       out,
       plotted ? "the loss curve" : missing,
       pictured ? "the predicted step above the measured one" : missing,
