@@ -475,6 +475,13 @@ GpuCalibration import_profile(const std::vector<ProfiledOp>& ops,
   if (plan.training.precision == Precision::kFp32) {
     throw InputError(plan.path + ": training.precision: a profile is imported as of fp8 or bf16");
   }
+  const auto differ = [&](std::string_view what, int64_t there, int64_t here) {
+    if (there == 0 || there == here) return;
+    throw InputError(fmt::format(
+        "{}: was recorded with {} {}, plan '{}' has {}", source, there, what, plan.path, here));
+  };
+  differ("SMs per device", trace.sms, cluster.sms);
+  differ("ranks", trace.world, plan.layout.world());
   const MemberLoad load = expected_load(plan);
   std::map<OpName, std::vector<const ProfiledOp*>> runs;
   for (const ProfiledOp& op : ops) runs[op.op].push_back(&op);

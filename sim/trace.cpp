@@ -66,7 +66,6 @@ class Source {
   [[noreturn]] void fail(const std::string& what) const {
     throw InputError(fmt::format("{}:{}: not a trace: {}", path_, line_, what));
   }
-  int64_t line() const { return line_; }
 
  private:
   bool fill() {

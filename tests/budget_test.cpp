@@ -316,6 +316,10 @@ TEST_F(FromTrace, BadInputIsRefusedAndNothingIsWritten) {
   expect_refused(all + " --only head.F", "has none of the ops that were asked for");
   write("trace.json", trace(2).substr(0, 400));
   expect_refused(all, "trace.json:1: not a trace: syntax error");
+  write("trace.json", "{\"distributedInfo\":{\"world_size\":16}," + trace(2).substr(1));
+  expect_refused(all, "was recorded with 16 ranks, plan 'pair.yaml' has 8");
+  write("trace.json", "{\"deviceProperties\":[{\"numSms\":78}]," + trace(2).substr(1));
+  expect_refused(all, "was recorded with 78 SMs per device");
   write("trace.json", "{\"traceEvents\": []}");
   expect_refused(all, "none of its 0 device events belongs to an op by the map");
   write("trace.json", trace(2, "other"));
