@@ -7,7 +7,7 @@ packages=(
   g++ cmake ninja-build make git
   libboost-program-options-dev libeigen3-dev libfmt-dev libopenblas-dev libyaml-cpp-dev
   nlohmann-json3-dev zlib1g-dev libhdf5-dev
-  libboost-graph-dev
+  libboost-graph-dev libboost-context-dev
   libgtest-dev libbenchmark-dev libsimgrid-dev
   python3 python3-matplotlib
   bible-kjv

@@ -1,0 +1,37 @@
+// Every check of the GPU kernels, under imitation.
+
+#include <gtest/gtest.h>
+
+#include "kernels/fp8_cast/fp8_cast_check.h"
+#include "kernels/fp8_gemm/fp8_gemm_check.h"
+
+namespace rehearse::kernels {
+namespace {
+
+// Cases in order, by number: their names are sentences.
+class GemmImitated : public ::testing::TestWithParam<size_t> {};
+
+TEST_P(GemmImitated, AllShapesGiveTheModelsResults) {
+  const GemmCase c = small_gemm_cases()[GetParam()];
+  const auto target = imitated_target();
+  for (const TileShape& shape : c.shapes()) {
+    for (const GemmInputs inputs : {GemmInputs::kExact, GemmInputs::kRandom}) {
+      const Outcome o = check_gemm(c, shape, inputs, *target, true);
+      EXPECT_TRUE(o.passed) << o.name << ": " << o.found;
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Cases,
+                         GemmImitated,
+                         ::testing::Range(size_t{0}, small_gemm_cases().size()));
+
+TEST(CastImitated, EqualsTheReferenceToTheBit) {
+  const auto target = imitated_target();
+  for (const CastCase& c : small_cast_cases()) {
+    const Outcome o = check_cast(c, *target);
+    EXPECT_TRUE(o.passed) << o.name << ": " << o.found;
+  }
+}
+
+}  // namespace
+}  // namespace rehearse::kernels

@@ -1,0 +1,90 @@
+#pragma once
+// Where a check runs: a GPU, or its imitation on the CPU. Checks are written once, for both.
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/fp8_cast/fp8_cast.h"
+#include "kernels/fp8_gemm/fp8_gemm.h"
+
+namespace rehearse::kernels {
+
+// The kernels of one target.
+struct KernelSet {
+  void (*fp8_gemm)(const Fp8Product&, const TileShape&, Stream) = nullptr;
+  void (*fp8_weight_gradient)(const Fp8WeightGradient&, const TileShape&, Stream) = nullptr;
+  void (*cast_rows)(const CastRows&, Stream) = nullptr;
+  void (*cast_columns)(const CastColumns&, Stream) = nullptr;
+  void (*cast_blocks)(const CastBlocks&, Stream) = nullptr;
+};
+
+class Target {
+ public:
+  explicit Target(const KernelSet& set) : kernels(set) {}
+  virtual ~Target() = default;
+  Target(const Target&) = delete;
+  Target& operator=(const Target&) = delete;
+
+  // Device memory aligned to 256 bytes, full of NaN, between guards.
+  virtual void* allocate(size_t bytes) = 0;
+  // Throws std::runtime_error where a guard was overwritten.
+  virtual void release(void* p) = 0;
+  virtual void upload(void* to, const void* from, size_t bytes) = 0;
+  virtual void download(void* to, const void* from, size_t bytes) = 0;
+  // Waits for all kernels started; throws what went wrong in them.
+  virtual void synchronize() = 0;
+  // Has the next run take another order of events, where that can be chosen.
+  virtual void vary(int run) = 0;
+  virtual std::string name() const = 0;
+
+  const KernelSet kernels;
+};
+
+std::unique_ptr<Target> imitated_target();
+// With other kernels than the true ones, to see that checks find them out.
+std::unique_ptr<Target> imitated_target(const KernelSet& set);
+// Throws std::runtime_error where there is no GPU of compute capability 9.0.
+std::unique_ptr<Target> gpu_target();
+// Why gpu_target() would throw, or nothing.
+std::string why_no_gpu();
+
+// An array on the target; released, and its guards checked, by release() or silently at the end.
+template <class T>
+class DeviceArray {
+ public:
+  DeviceArray(Target& target, size_t count)
+      : target_(&target), count_(count), p_(static_cast<T*>(target.allocate(count * sizeof(T)))) {}
+  DeviceArray(Target& target, const std::vector<T>& values) : DeviceArray(target, values.size()) {
+    target.upload(p_, values.data(), count_ * sizeof(T));
+  }
+  ~DeviceArray() {
+    try {
+      release();
+    } catch (...) {  // a failed check releases on its way out; its error counts
+    }
+  }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+
+  T* get() const { return p_; }
+  std::vector<T> values(size_t first, size_t count) const {
+    std::vector<T> out(count);
+    target_->download(out.data(), p_ + first, count * sizeof(T));
+    return out;
+  }
+  std::vector<T> values() const { return values(0, count_); }
+  void release() {
+    T* p = p_;
+    p_ = nullptr;
+    if (p) target_->release(p);
+  }
+
+ private:
+  Target* target_;
+  size_t count_;
+  T* p_;
+};
+
+}  // namespace rehearse::kernels

@@ -1,0 +1,39 @@
+#pragma once
+// The cases of the casts to FP8, listed once for checks and benchmarks, and their check.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/checking/outcome.h"
+#include "kernels/checking/target.h"
+
+namespace rehearse::kernels {
+
+enum class CastKind { kRows, kColumns, kColumnsOfCodes, kBlocks };
+
+struct CastCase {
+  std::string name;
+  CastKind kind = CastKind::kRows;
+  int64_t m = 0, k = 0;  // rows (tokens) and columns; of blocks: every matrix
+  int64_t matrices = 1;
+  std::vector<int32_t> rows;  // of groups, or empty
+  bool power_of_two = false;
+
+  // Read once and written once.
+  double bytes() const;
+};
+
+std::vector<CastCase> small_cast_cases();
+std::vector<CastCase> v3_cast_cases();
+
+// Runs the case twice: codes and scales must be those of the reference to the bit, and what is not
+// to be written as it was.
+Outcome check_cast(const CastCase& c, Target& target);
+
+// The case ready to be run again and again on a target, for benchmarks.
+std::function<void()> prepare_cast(const CastCase& c, Target& target);
+
+}  // namespace rehearse::kernels

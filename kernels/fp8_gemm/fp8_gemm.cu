@@ -1,0 +1,162 @@
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/fp8_gemm/choose_shape.h"
+#include "kernels/fp8_gemm/fp8_gemm.cuh"
+#include "kernels/fp8_gemm/fp8_gemm.h"
+
+namespace rehearse::kernels::REHEARSE_TARGET {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+void require(bool condition, const std::string& what) {
+  if (!condition) throw std::invalid_argument("fp8_gemm: " + what);
+}
+
+void require_multiple(int64_t value, int64_t of, const char* name) {
+  require(value > 0 && value % of == 0 && value < int64_t{1} << 31,
+          std::string(name) + " is " + std::to_string(value) + ", not a positive multiple of " +
+              std::to_string(of));
+}
+
+void require_aligned(const void* p, const char* name) {
+  require(p && reinterpret_cast<uintptr_t>(p) % 16 == 0,
+          std::string(name) + " is null or not aligned to 16 bytes");
+}
+
+// Codes [outer, rows, columns], read in boxes of box_rows by 128.
+TensorMap codes_map(
+    const uint8_t* base, int64_t columns, int64_t rows, int64_t outer, int box_rows) {
+  TensorShape t;
+  t.base = base;
+  t.size = {
+      static_cast<uint64_t>(columns), static_cast<uint64_t>(rows), static_cast<uint64_t>(outer)};
+  t.stride = {static_cast<uint64_t>(columns), static_cast<uint64_t>(columns * rows)};
+  t.box = {kTileK, static_cast<uint32_t>(box_rows), 1};
+  t.swizzle = 128;
+  return ptx::make_tensor_map(t);
+}
+
+// 1x128 scales [blocks, stride], of which `rows` are used.
+TensorMap scales_map(const float* base, int64_t rows, int64_t stride, int64_t blocks, int box) {
+  TensorShape t;
+  t.base = base;
+  t.element = Element::kFloat;
+  t.size = {static_cast<uint64_t>(rows), static_cast<uint64_t>(blocks), 1};
+  t.stride = {static_cast<uint64_t>(stride * 4), static_cast<uint64_t>(stride * blocks * 4)};
+  t.box = {static_cast<uint32_t>(box), 1, 1};
+  return ptx::make_tensor_map(t);
+}
+
+template <class S>
+TensorMap output_map(const void* base, Element element, int64_t n, int64_t rows, int64_t outer) {
+  const uint64_t row_bytes = static_cast<uint64_t>(n) * size_of(element);
+  TensorShape t;
+  t.base = base;
+  t.element = element;
+  t.size = {static_cast<uint64_t>(n), static_cast<uint64_t>(rows), static_cast<uint64_t>(outer)};
+  t.stride = {row_bytes, row_bytes * static_cast<uint64_t>(rows)};
+  t.box = {S::kBoxColumns, 64, 1};
+  t.swizzle = S::kBoxRowBytes;
+  return ptx::make_tensor_map(t);
+}
+
+template <class S>
+void start(const GemmArguments& args, int sms, Stream stream) {
+  LaunchShape shape;
+  shape.cluster = S::kCluster;
+  shape.blocks = std::max(1, sms / S::kCluster) * S::kCluster;
+  shape.threads = S::kThreads;
+  shape.shared_bytes = S::kSharedBytes;
+  ptx::launch<fp8_gemm_kernel<S>>(shape, stream, args);
+}
+
+template <class S>
+void run(const Fp8Product& p, Stream stream) {
+  const int64_t k_blocks = ceil_div(p.k, kTileK);
+  GemmArguments args{};
+  args.a = codes_map(p.x, p.k, p.m, 1, kTileM);
+  args.a_scales = scales_map(p.x_scales, p.m, p.x_scale_stride, k_blocks, kTileM);
+  args.b = codes_map(p.w, p.k, p.n, p.groups, S::kTileN / S::kCluster);
+  args.b_block_scales = p.w_scales;
+  args.d = output_map<S>(p.y, Element::kBf16, p.n, p.m, 1);
+  args.tiles = {
+      p.rows, p.groups, static_cast<int>(p.m), static_cast<int>(p.n), static_cast<int>(k_blocks)};
+  start<S>(args, p.sms, stream);
+}
+
+template <class S>
+void run(const Fp8WeightGradient& p, Stream stream) {
+  const int64_t k_blocks = ceil_div(p.tokens, kTileK);
+  GemmArguments args{};
+  args.a = codes_map(p.dy, p.tokens, p.m, 1, kTileM);
+  args.a_scales = scales_map(p.dy_scales, p.m, p.dy_scale_stride, k_blocks, kTileM);
+  args.b = codes_map(p.x, p.tokens, p.n, 1, S::kTileN / S::kCluster);
+  args.b_scales = scales_map(p.x_scales, p.n, p.x_scale_stride, k_blocks, S::kTileN);
+  args.d = output_map<S>(p.dw, Element::kFloat, p.n, p.m, p.groups);
+  args.tiles = {
+      p.rows, p.groups, static_cast<int>(p.m), static_cast<int>(p.n), static_cast<int>(k_blocks)};
+  start<S>(args, p.sms, stream);
+}
+
+// Calls run with the compiled shape.
+template <bool kDepth, class Problem>
+void dispatch(const TileShape& shape, const Problem& p, Stream stream) {
+  const auto with_cluster = [&]<int kWidth, int kHalves>() {
+    if (shape.cluster == 2) {
+      run<GemmShape<kWidth, kHalves, 2, kDepth>>(p, stream);
+    } else {
+      run<GemmShape<kWidth, kHalves, 1, kDepth>>(p, stream);
+    }
+  };
+  if (shape.width == 128 && shape.halves == 2) return with_cluster.template operator()<128, 2>();
+  if constexpr (!kDepth) {
+    if (shape.width == 112) return with_cluster.template operator()<112, 1>();
+    if (shape.width == 64) return with_cluster.template operator()<64, 1>();
+  }
+  with_cluster.template operator()<128, 1>();
+}
+
+}  // namespace
+
+void fp8_gemm(const Fp8Product& p, const TileShape& shape, Stream stream) {
+  require_multiple(p.k, 16, "k");
+  require_multiple(p.n, 8, "n");
+  require_multiple(p.m, 1, "m");
+  require_multiple(p.x_scale_stride, 4, "the stride of x's scales");
+  require_multiple(p.groups, 1, "groups");
+  require_multiple(p.sms, 1, "sms");
+  require(p.x_scale_stride >= p.m, "the stride of x's scales is less than m");
+  require(p.rows || p.groups == 1, "several groups need their rows");
+  require_aligned(p.x, "x");
+  require_aligned(p.x_scales, "x_scales");
+  require_aligned(p.w, "w");
+  require(p.w_scales != nullptr, "w_scales is null");
+  require_aligned(p.y, "y");
+  dispatch<false>(shape, p, stream);
+}
+
+void fp8_weight_gradient(const Fp8WeightGradient& p, const TileShape& shape, Stream stream) {
+  require_multiple(p.tokens, 16, "tokens");
+  require_multiple(p.n, 4, "n");
+  require_multiple(p.m, 1, "m");
+  require_multiple(p.dy_scale_stride, 4, "the stride of dy's scales");
+  require_multiple(p.x_scale_stride, 4, "the stride of x's scales");
+  require_multiple(p.groups, 1, "groups");
+  require_multiple(p.sms, 1, "sms");
+  require(p.dy_scale_stride >= p.m, "the stride of dy's scales is less than m");
+  require(p.x_scale_stride >= p.n, "the stride of x's scales is less than n");
+  require(p.rows || p.groups == 1, "several groups need their rows");
+  require_aligned(p.dy, "dy");
+  require_aligned(p.dy_scales, "dy_scales");
+  require_aligned(p.x, "x");
+  require_aligned(p.x_scales, "x_scales");
+  require_aligned(p.dw, "dw");
+  dispatch<true>(shape, p, stream);
+}
+
+}  // namespace rehearse::kernels::REHEARSE_TARGET

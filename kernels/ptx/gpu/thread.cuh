@@ -1,0 +1,58 @@
+#pragma once
+// Who a thread is, and how threads of a warp, a block and a cluster meet.
+
+#include <cstdint>
+
+namespace rehearse::kernels::gpu::ptx {
+
+__device__ __forceinline__ int thread_index() {
+  return static_cast<int>(threadIdx.x);
+}
+__device__ __forceinline__ int block_index() {
+  return static_cast<int>(blockIdx.x);
+}
+__device__ __forceinline__ int block_count() {
+  return static_cast<int>(gridDim.x);
+}
+
+// This block's place in its cluster.
+__device__ __forceinline__ int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+
+// All threads of the block, or of the warp.
+__device__ __forceinline__ void sync_block() {
+  __syncthreads();
+}
+__device__ __forceinline__ void sync_warp() {
+  __syncwarp();
+}
+
+// `threads` threads (whole warps) of the block meet at barrier `id`, 1 to 15.
+__device__ __forceinline__ void sync_named(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// All threads of all blocks of the cluster.
+__device__ __forceinline__ void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// The value that lane (own ^ mask) gave; all lanes of the warp call it.
+__device__ __forceinline__ float shuffle_xor(float value, int mask) {
+  return __shfl_xor_sync(0xffffffff, value, mask);
+}
+
+// Registers per thread of this warp group from here on.
+template <int kCount>
+__device__ __forceinline__ void increase_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void decrease_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
+}  // namespace rehearse::kernels::gpu::ptx
