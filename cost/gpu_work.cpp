@@ -184,7 +184,7 @@ class Tasks {
   }
   void cast(int64_t width) { cast_rows(t_, width); }
   void cast_rows(int64_t rows, int64_t width) {
-    if (fp8_) bytes(WorkKind::kCast, rows * width * (2 + 1));
+    if (fp8_ && rows * width > 0) tasks_.push_back(cast_task(rows * width, 2));
   }
 
   // Scales of the experts' rows, one per 128 values, into the layout that a product wants.
@@ -198,22 +198,8 @@ class Tasks {
   }
 
   void add_product(Family family, int64_t groups, int64_t m, int64_t n, int64_t k) {
-    if (m <= 0) return;
-    const double flops =
-        2 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
-    const int64_t element = fp8_ ? 1 : 2;
-    const bool weights = family == Family::kWeight || family == Family::kGroupedWeight;
-    const int64_t moved = weights ? (m * n + m * k) * element + groups * n * k * (4 + 4)
-                                  : (m * k + groups * n * k) * element + m * n * 2;
-    tasks_.push_back({.kind = WorkKind::kProduct,
-                      .flops = Flops(flops),
-                      .bytes = Bytes(moved),
-                      .family = family,
-                      .format = fp8_ ? Format::kFp8 : Format::kBf16,
-                      .groups = groups,
-                      .m = m,
-                      .n = n,
-                      .k = k});
+    const Format format = fp8_ ? Format::kFp8 : Format::kBf16;
+    if (m > 0) tasks_.push_back(product_task(family, format, groups, m, n, k));
   }
   void product(int64_t n, int64_t k) { add_product(Family::kDense, 1, t_, n, k); }
   void weight(int64_t n, int64_t k) { add_product(Family::kWeight, 1, t_, n, k); }
@@ -311,6 +297,28 @@ std::optional<T> find_value(const Table& table, std::string_view name) {
 }
 
 }  // namespace
+
+GpuTask product_task(
+    Family family, Format format, int64_t groups, int64_t m, int64_t n, int64_t k) {
+  const int64_t element = format == Format::kFp8 ? 1 : 2;
+  const bool weights = family == Family::kWeight || family == Family::kGroupedWeight;
+  const int64_t moved = weights ? (m * n + m * k) * element + groups * n * k * (4 + 4)
+                                : (m * k + groups * n * k) * element + m * n * 2;
+  return {
+      .kind = WorkKind::kProduct,
+      .flops = Flops(2 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k)),
+      .bytes = Bytes(moved),
+      .family = family,
+      .format = format,
+      .groups = groups,
+      .m = m,
+      .n = n,
+      .k = k};
+}
+
+GpuTask cast_task(int64_t values, int64_t element) {
+  return {.kind = WorkKind::kCast, .bytes = Bytes(values * (element + 1))};
+}
 
 std::vector<GpuTask> gpu_tasks(const Architecture& a, const OpShape& op, const GpuRecipe& recipe) {
   Tasks tasks(a, op, recipe);

@@ -61,6 +61,12 @@ struct GpuRecipe {
 // context_parallel.
 std::vector<GpuTask> gpu_tasks(const Architecture& a, const OpShape& op, const GpuRecipe& recipe);
 
+// A product of m rows over all groups (a weight gradient's tokens); every operand and result once,
+// without scales, which are 3% of an FP8 operand.
+GpuTask product_task(Family family, Format format, int64_t groups, int64_t m, int64_t n, int64_t k);
+// A cast to FP8 of values of `element` bytes; without scales.
+GpuTask cast_task(int64_t values, int64_t element);
+
 // Flops and bytes at a device's peak rates, one after the other: kernels seldom hide all of one
 // behind the other.
 struct GpuPeaks {

@@ -80,13 +80,17 @@ std::string why_no_gpu() {
   return "";
 }
 
-std::unique_ptr<Target> gpu_target() {
+std::unique_ptr<Target> gpu_target(const KernelSet& set) {
   if (const std::string why = why_no_gpu(); !why.empty()) throw std::runtime_error(why);
-  return std::make_unique<GpuTarget>(KernelSet{gpu::fp8_gemm,
-                                               gpu::fp8_weight_gradient,
-                                               gpu::cast_rows,
-                                               gpu::cast_columns,
-                                               gpu::cast_blocks});
+  return std::make_unique<GpuTarget>(set);
+}
+
+std::unique_ptr<Target> gpu_target() {
+  return gpu_target({gpu::fp8_gemm,
+                     gpu::fp8_weight_gradient,
+                     gpu::cast_rows,
+                     gpu::cast_columns,
+                     gpu::cast_blocks});
 }
 
 }  // namespace rehearse::kernels

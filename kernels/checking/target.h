@@ -47,6 +47,7 @@ std::unique_ptr<Target> imitated_target();
 std::unique_ptr<Target> imitated_target(const KernelSet& set);
 // Throws std::runtime_error where there is no GPU of compute capability 9.0.
 std::unique_ptr<Target> gpu_target();
+std::unique_ptr<Target> gpu_target(const KernelSet& set);
 // Why gpu_target() would throw, or nothing.
 std::string why_no_gpu();
 

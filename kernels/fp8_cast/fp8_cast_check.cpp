@@ -278,20 +278,13 @@ class Operands {
 
 }  // namespace
 
-double CastCase::bytes() const {
-  const double used = rows.empty() ? static_cast<double>(m * matrices)
-                                   : std::accumulate(rows.begin(), rows.end(), 0.0);
-  const double values = used * static_cast<double>(k);
-  switch (kind) {
-    case CastKind::kRows:
-    case CastKind::kColumns:
-      return values * (2 + 1 + 4.0 / kScaleBlock);
-    case CastKind::kColumnsOfCodes:
-      return values * (1 + 1 + 8.0 / kScaleBlock);
-    case CastKind::kBlocks:
-      return values * (4 + 1 + 1);
-  }
-  return 0;
+GpuTask CastCase::task() const {
+  const int64_t used =
+      rows.empty() ? m * matrices : std::accumulate(rows.begin(), rows.end(), int64_t{0});
+  const int64_t element = kind == CastKind::kBlocks ? 4 : kind == CastKind::kColumnsOfCodes ? 1 : 2;
+  GpuTask task = cast_task(used * k, element);
+  if (kind == CastKind::kBlocks) task.bytes += Bytes(used * k);  // both ways round
+  return task;
 }
 
 std::vector<CastCase> small_cast_cases() {

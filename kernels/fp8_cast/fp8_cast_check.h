@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cost/gpu_work.h"
 #include "kernels/checking/outcome.h"
 #include "kernels/checking/target.h"
 
@@ -22,8 +23,8 @@ struct CastCase {
   std::vector<int32_t> rows;  // of groups, or empty
   bool power_of_two = false;
 
-  // Read once and written once.
-  double bytes() const;
+  // Bytes, as the simulator counts them.
+  GpuTask task() const;
 };
 
 std::vector<CastCase> small_cast_cases();

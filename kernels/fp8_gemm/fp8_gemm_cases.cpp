@@ -66,13 +66,17 @@ int64_t GemmCase::used() const {
   return std::accumulate(rows.begin(), rows.end(), int64_t{0});
 }
 
-double GemmCase::bytes() const {
-  const double codes = weight_gradient ? static_cast<double>(used()) * static_cast<double>(m + n)
-                                       : static_cast<double>(used() * k + groups() * n * k);
-  const double results = weight_gradient ? static_cast<double>(groups() * m * n) * (4 + 4)
-                                         : static_cast<double>(used() * n) * 2;
-  const double scales = codes * 4 / kScaleBlock;  // 128x128 ones are fewer; they hardly count
-  return codes + scales + results;
+GpuTask GemmCase::task() const {
+  if (weight_gradient) {
+    return product_task(rows.empty() ? Family::kWeight : Family::kGroupedWeight,
+                        Format::kFp8,
+                        groups(),
+                        used(),
+                        m,
+                        n);
+  }
+  return product_task(
+      rows.empty() ? Family::kDense : Family::kGrouped, Format::kFp8, groups(), used(), n, k);
 }
 
 std::vector<TileShape> GemmCase::shapes() const {

@@ -52,14 +52,15 @@ std::vector<float> draw_scales(int64_t count, std::mt19937_64& random) {
   return out;
 }
 
-int64_t a_rows(const GemmCase& c) {
-  return c.m;
+// Small cases leave a gap between rows of scales, large ones none, as cuBLASLt wants it.
+int64_t stride_of(int64_t n) {
+  return round_up(n, 4) + (n < 500 ? 4 : 0);
 }
 int64_t a_stride(const GemmCase& c) {
-  return round_up(c.m, 4) + 4;
+  return stride_of(c.m);
 }
 int64_t b_stride(const GemmCase& c) {
-  return round_up(c.n, 4) + 4;
+  return stride_of(c.n);
 }
 
 std::vector<float> make_b_scales(const GemmCase& c, std::mt19937_64& random) {
@@ -89,7 +90,7 @@ GemmOperands::GemmOperands(const GemmCase& c, GemmInputs inputs, Target& target)
       target_(target),
       a_([&] {
         std::mt19937_64 random = random_of(c.name + " a");
-        std::vector<uint8_t> a = draw_codes(a_rows(c) * c.k, inputs, random);
+        std::vector<uint8_t> a = draw_codes(c.m * c.k, inputs, random);
         // Padding rows may hold anything, padding tokens must be zero.
         for_padding(c, [&](int64_t i) {
           for (int64_t j = 0; j < (c.weight_gradient ? c.m : c.k); ++j) {

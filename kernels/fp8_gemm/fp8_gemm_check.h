@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cost/gpu_work.h"
 #include "kernels/checking/outcome.h"
 #include "kernels/checking/target.h"
 
@@ -24,12 +25,8 @@ struct GemmCase {
   int groups() const { return rows.empty() ? 1 : static_cast<int>(rows.size()); }
   // Rows (tokens) that hold values; what is computed for padding is not counted as work.
   int64_t used() const;
-  double flops() const {
-    return 2.0 * static_cast<double>(used()) * static_cast<double>(n) *
-           static_cast<double>(weight_gradient ? m : k);
-  }
-  // Every operand read and every result written once; what gradients are added to is read too.
-  double bytes() const;
+  // Flops and bytes, as the simulator counts them.
+  GpuTask task() const;
   // Tile shapes the kernels are compiled for that make sense here; the first is the chosen one.
   std::vector<TileShape> shapes() const;
 };

@@ -54,15 +54,14 @@ void for_each_block(const Fp8WeightGradient& p, int g, int64_t row, int64_t colu
   }
 }
 
+const std::array<double, 256> kValues = [] {
+  std::array<double, 256> t{};
+  for (int c = 0; c < 256; ++c) t[c] = static_cast<double>(from_e4m3(static_cast<uint8_t>(c)));
+  return t;
+}();
+
 double value(uint8_t code) {
-  static const std::array<double, 256> table = [] {
-    std::array<double, 256> t{};
-    for (int c = 0; c < 256; ++c) {
-      t[c] = static_cast<double>(from_e4m3(static_cast<uint8_t>(c)));
-    }
-    return t;
-  }();
-  return table[code];
+  return kValues[code];
 }
 
 // Products of codes are multiples of 2^-18 not above 2^18, so that a double holds every sum of 128

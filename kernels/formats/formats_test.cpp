@@ -1,0 +1,176 @@
+// E4M3, BF16 and scales against the CUDA toolkit's own conversions, and the tensor cores' model
+// against sums worked out by hand.
+
+#include "kernels/formats/formats.h"
+
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "kernels/formats/tensor_core.h"
+
+#if __has_include(<cuda_fp8.h>)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+#define REHEARSE_TOOLKIT 1
+#else
+#define REHEARSE_TOOLKIT 0
+#endif
+
+namespace rehearse::kernels {
+namespace {
+
+float bits_to_float(uint32_t bits) {
+  return std::bit_cast<float>(bits);
+}
+
+TEST(E4m3, EveryCodeIsWhatItsBitsSay) {
+  for (int code = 0; code < 256; ++code) {
+    const auto c = static_cast<uint8_t>(code);
+    const float x = from_e4m3(c);
+    if ((code & 0x7f) == 0x7f) {
+      EXPECT_TRUE(std::isnan(x));
+      EXPECT_EQ(to_e4m3(x), 0x7f);
+      continue;
+    }
+    const int e = (code >> 3) & 15;
+    const double magnitude =
+        e == 0 ? (code & 7) * 0x1p-9 : (1 + (code & 7) / 8.0) * std::ldexp(1.0, e - 7);
+    EXPECT_EQ(static_cast<double>(x), code & 0x80 ? -magnitude : magnitude) << code;
+    EXPECT_EQ(std::signbit(x), (code & 0x80) != 0);
+    EXPECT_EQ(to_e4m3(x), c) << "a code's value becomes that code";
+  }
+  EXPECT_EQ(from_e4m3(0x7e), kE4m3Max);
+  EXPECT_EQ(from_e4m3(0x01), 0x1p-9f);
+}
+
+TEST(E4m3, RoundsToNearestTiesToEvenAndSaturates) {
+  for (int code = 0; code < 0x7e; ++code) {
+    const auto c = static_cast<uint8_t>(code);
+    const auto next = static_cast<uint8_t>(code + 1);
+    const float middle = (from_e4m3(c) + from_e4m3(next)) / 2;  // exact
+    EXPECT_EQ(to_e4m3(middle), code % 2 == 0 ? c : next);
+    EXPECT_EQ(to_e4m3(std::nextafter(middle, 0.0f)), c);
+    EXPECT_EQ(to_e4m3(std::nextafter(middle, 1e9f)), next);
+    EXPECT_EQ(to_e4m3(-middle), 0x80 | (code % 2 == 0 ? c : next));
+  }
+  EXPECT_EQ(to_e4m3(464), 0x7e);
+  EXPECT_EQ(to_e4m3(1e30f), 0x7e);
+  EXPECT_EQ(to_e4m3(INFINITY), 0x7e);
+  EXPECT_EQ(to_e4m3(-INFINITY), 0xfe);
+  EXPECT_EQ(to_e4m3(-0.0f), 0x80);
+}
+
+#if REHEARSE_TOOLKIT
+TEST(E4m3, ConvertsEveryBf16AsTheToolkitDoes) {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const float x = to_float(Bf16{static_cast<uint16_t>(bits)});
+    EXPECT_EQ(to_e4m3(x), __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3)) << bits;
+  }
+}
+
+TEST(E4m3, ConvertsFloatsAsTheToolkitDoes) {
+  std::mt19937 random(1);
+  for (int i = 0; i < 2000000; ++i) {
+    // Any bits, and exponents about E4M3's range.
+    uint32_t bits = static_cast<uint32_t>(random());
+    if (i % 2) bits = (bits & 0x807fffff) | (112 + bits % 27) << 23;
+    const float x = bits_to_float(bits);
+    ASSERT_EQ(to_e4m3(x), __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3)) << bits;
+  }
+}
+
+TEST(E4m3, DecodesEveryCodeAsTheToolkitDoes) {
+  for (int code = 0; code < 256; ++code) {
+    const __half h(__nv_cvt_fp8_to_halfraw(static_cast<__nv_fp8_storage_t>(code), __NV_E4M3));
+    const float x = from_e4m3(static_cast<uint8_t>(code));
+    if (std::isnan(x)) {
+      EXPECT_TRUE(std::isnan(__half2float(h)));
+    } else {
+      EXPECT_EQ(x, __half2float(h)) << code;
+    }
+  }
+}
+
+TEST(Bf16, RoundsAsTheToolkitDoes) {
+  std::mt19937 random(2);
+  for (int i = 0; i < 2000000; ++i) {
+    const float x = bits_to_float(static_cast<uint32_t>(random()));
+    const __nv_bfloat16_raw r = __float2bfloat16_rn(x);
+    ASSERT_EQ(to_bf16(x).bits, r.x) << x;
+  }
+}
+#else
+TEST(E4m3, ConvertsAsTheToolkitDoes) {
+  GTEST_SKIP() << "no CUDA toolkit";
+}
+#endif
+
+TEST(Scale, MapsTheLargestValueToTheLargestCode) {
+  std::mt19937 random(3);
+  std::uniform_real_distribution<float> exponent(-117, 120);
+  for (int i = 0; i < 100000; ++i) {
+    const float amax = std::exp2(exponent(random));
+    const float scale = e4m3_scale(amax, false);
+    EXPECT_EQ(to_e4m3(amax * e4m3_inverse(amax, scale, false)), 0x7e) << amax;
+    const float power = e4m3_scale(amax, true);
+    int e;
+    EXPECT_EQ(std::frexp(power, &e), 0.5f) << "a power of two";
+    EXPECT_GE(power, scale);
+    EXPECT_LT(power, 2 * scale);
+    EXPECT_EQ(e4m3_inverse(amax, power, true) * power, 1);
+  }
+  EXPECT_EQ(e4m3_scale(0, false), 1);
+  EXPECT_EQ(e4m3_scale(448, true), 1);
+  EXPECT_EQ(e4m3_scale(449, true), 2);
+  EXPECT_TRUE(std::isinf(e4m3_scale(INFINITY, true)));
+  EXPECT_EQ(e4m3_scale(1e-44f, false), 0x1p-126f) << "its inverse is finite";
+}
+
+// Gradients of a mean over millions of tokens: values down to amax / 2^14 are normal codes' and
+// keep a relative error of half a unit in 4 bits, however small all are.
+TEST(Scale, TinyGradientsKeepTheirRelativePrecision) {
+  std::mt19937 random(4);
+  std::uniform_real_distribution<float> part(-14, 0);
+  for (const float size : {1e-9f, 1e-20f, 1e-33f, 1.0f, 1e20f}) {
+    for (const bool power_of_two : {false, true}) {
+      const float scale = e4m3_scale(size, power_of_two);
+      const float inverse = e4m3_inverse(size, scale, power_of_two);
+      for (int i = 0; i < 10000; ++i) {
+        const float x = size * std::exp2(part(random));
+        const float decoded = from_e4m3(to_e4m3(x * inverse)) * scale;
+        EXPECT_LE(std::abs(decoded - x), x * (0x1p-4f + 1e-6f)) << size << " " << x;
+      }
+    }
+  }
+}
+
+std::array<uint8_t, 32> codes(std::initializer_list<float> values) {
+  std::array<uint8_t, 32> out{};
+  size_t i = 0;
+  for (const float v : values) out[i++] = to_e4m3(v);
+  return out;
+}
+
+// 256 * 256 = 2^16 has exponent 16, so that cuts are at 2^(16 - 13) = 8.
+TEST(TensorCore, CutsBelow13BitsOfTheLargest) {
+  const auto one =
+      [](std::initializer_list<float> a, std::initializer_list<float> b, float before) {
+        return tensor_core_e4m3(codes(a).data(), codes(b).data(), before);
+      };
+  EXPECT_EQ(one({256, 2}, {256, 4}, 0), 65536 + 8);
+  EXPECT_EQ(one({256, 1.75f}, {256, 4}, 0), 65536) << "7 is cut off";
+  EXPECT_EQ(one({256, 1.75f, 1.75f}, {256, 4, 4}, 0), 65536) << "each by itself";
+  EXPECT_EQ(one({256, -1.75f}, {256, 4}, 0), 65536) << "toward zero";
+  EXPECT_EQ(one({2}, {4}, 65536), 65536 + 8) << "the sum before counts too";
+  EXPECT_EQ(one({1}, {4}, 65536), 65536);
+  EXPECT_EQ(one({1, -1}, {3, 3}, 0), 0);
+  // 2 * 65536 + 8: the result has 13 bits after its leading one as well, which are multiples of 16.
+  EXPECT_EQ(one({256, 256, 2}, {256, 256, 4}, 0), 131072);
+  EXPECT_EQ(one({0.001953125f}, {0.001953125f}, 0), 0x1p-18f) << "the smallest product";
+  EXPECT_TRUE(std::isnan(one({NAN}, {0}, 1)));
+}
+
+}  // namespace
+}  // namespace rehearse::kernels

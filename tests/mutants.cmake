@@ -1,0 +1,100 @@
+# Deliberately broken variants of the GPU kernels, which the checks under imitation must find out
+# (tests/mutants_test.cpp). Each is the kernel's source with one text replaced; the text must stand
+# there exactly once, so that a variant cannot quietly become the original.
+
+set(mutants_dir ${CMAKE_CURRENT_BINARY_DIR}/mutants)
+set(mutants_table "")
+set(mutants_sources "")
+
+# rehearse_mutant(NAME KERNEL FILE WHAT FROM TO): KERNEL is gemm or cast, FILE is relative to
+# kernels/; WHAT says what is broken.
+function(rehearse_mutant name kernel file what from to)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
+               ${PROJECT_SOURCE_DIR}/kernels/${file})
+  file(READ ${PROJECT_SOURCE_DIR}/kernels/${file} text)
+  string(FIND "${text}" "${from}" first)
+  string(FIND "${text}" "${from}" last REVERSE)
+  if(first EQUAL -1 OR NOT first EQUAL last)
+    message(FATAL_ERROR "mutant ${name}: its text must stand once in kernels/${file}:\n${from}")
+  endif()
+  string(REPLACE "${from}" "${to}" text "${text}")
+  file(CONFIGURE OUTPUT ${mutants_dir}/${name}/kernels/${file} CONTENT "${text}" @ONLY)
+  file(CONFIGURE OUTPUT ${mutants_dir}/${name}.cpp CONTENT
+       "#define REHEARSE_TARGET mutant_${name}\n#include \"kernels/fp8_${kernel}/fp8_${kernel}.cu\"\n"
+       @ONLY)
+  add_library(mutant_${name} OBJECT ${mutants_dir}/${name}.cpp)
+  target_include_directories(mutant_${name} PRIVATE ${mutants_dir}/${name} ${PROJECT_SOURCE_DIR})
+  target_compile_options(mutant_${name} PRIVATE -O1 -w)
+  target_link_libraries(rehearse_mutants INTERFACE mutant_${name} $<TARGET_OBJECTS:mutant_${name}>)
+  set(mutants_table "${mutants_table}MUTANT_${kernel}(${name}, \"${what}\")\n" PARENT_SCOPE)
+endfunction()
+
+add_library(rehearse_mutants INTERFACE)
+target_include_directories(rehearse_mutants INTERFACE ${mutants_dir})
+
+set(gemm fp8_gemm/fp8_gemm.cuh)
+rehearse_mutant(no_full_wait gemm ${gemm} "multiplies without waiting for the copies"
+  "ptx::wait_barrier(ring.full(), ring.parity);\n      const float row0" "const float row0")
+rehearse_mutant(no_empty_wait gemm ${gemm} "copies over a stage that is still read"
+  "ptx::wait_barrier(ring.empty(), ring.parity ^ 1)" "")
+rehearse_mutant(wrong_empty_parity gemm ${gemm} "wrong phase bit of the producer"
+  "ptx::wait_barrier(ring.empty(), ring.parity ^ 1)" "ptx::wait_barrier(ring.empty(), ring.parity)")
+rehearse_mutant(wrong_full_parity gemm ${gemm} "wrong phase bit of the consumers"
+  "ptx::wait_barrier(ring.full(), ring.parity);\n      const float row0"
+  "ptx::wait_barrier(ring.full(), ring.parity ^ 1);\n      const float row0")
+rehearse_mutant(parity_stays gemm ${gemm} "the phase bit does not flip when the ring comes round"
+  "parity ^= 1;" "")
+rehearse_mutant(no_product_wait gemm ${gemm} "reads sums while products are under way"
+  "ptx::wait_products<0>();" "")
+rehearse_mutant(no_product_fence gemm ${gemm} "no fence before products"
+  "ptx::fence_products();" "")
+rehearse_mutant(keeps_accumulating gemm ${gemm} "carries a sum over into the next 128"
+  "k > 0);" "true);")
+rehearse_mutant(wrong_swizzle_out gemm ${gemm} "swizzles results by the wrong address bits"
+  "at >> 7 & kSwizzleMask" "at >> 8 & kSwizzleMask")
+rehearse_mutant(no_swizzle_in gemm fp8_gemm/fp8_gemm.cu "operands are copied without swizzle"
+  "t.swizzle = 128;" "t.swizzle = 0;")
+rehearse_mutant(tile_off_by_one gemm fp8_gemm/tiles.cuh "the last column of tiles twice, the first never"
+  "tile.column = in_band / height * kTileN" "tile.column = (in_band / height + 1) * kTileN")
+rehearse_mutant(scale_of_wrong_group gemm ${gemm} "the first expert's weight scales for all"
+  "static_cast<int64_t>(group) * blocks" "static_cast<int64_t>(0) * blocks")
+rehearse_mutant(scale_of_next_row gemm ${gemm} "an activation's scale of the row below"
+  "(own_row + 8) * 4" "(own_row + 9) * 4")
+rehearse_mutant(split_off gemm ${gemm} "the edge between two weight scales 8 columns late"
+  "split = (block + 1) * 128 - column" "split = (block + 1) * 128 - column + 8")
+rehearse_mutant(peer_not_counted gemm ${gemm} "a stage counts as free before the other block read it"
+  "ptx::barrier_init(ring.empty(), S::kCluster * S::kMathWarps"
+  "ptx::barrier_init(ring.empty(), S::kMathWarps")
+rehearse_mutant(peer_not_told gemm ${gemm} "the other block is not told that a stage is free"
+  "if (lane < S::kCluster) ptx::arrive_at_rank(ring.empty(), lane)"
+  "if (lane == 0) ptx::arrive_at_rank(ring.empty(), ptx::cluster_rank())")
+rehearse_mutant(too_few_bytes gemm ${gemm} "expects the tiles' bytes and not the scales'"
+  "ptx::arrive_expecting(ring.full(), S::kStageBytes)"
+  "ptx::arrive_expecting(ring.full(), S::kBytesA + S::kBytesB)")
+rehearse_mutant(no_async_fence gemm ${gemm} "results are stored before ordinary stores are visible"
+  "ptx::fence_async_shared();" "")
+rehearse_mutant(no_barrier_before_store gemm ${gemm} "results are stored before all warps wrote them"
+  "ptx::fence_async_shared();\n        ptx::sync_named(1 + group, 128);"
+  "ptx::fence_async_shared();")
+rehearse_mutant(slot_not_free gemm ${gemm} "results overwrite a box that is still stored"
+  "if (elected) ptx::wait_stores_read<S::kSlots - 1>();" "")
+rehearse_mutant(ends_too_early gemm ${gemm} "ends while stores read shared memory"
+  "if (elected) ptx::wait_stores_read<0>();" "")
+rehearse_mutant(leaves_peer gemm ${gemm} "ends while the other block still copies and arrives here"
+  "if constexpr (S::kCluster > 1) ptx::sync_cluster();" "")
+rehearse_mutant(peer_not_ready gemm ${gemm} "uses the other block's barriers before they are made"
+  "ptx::sync_cluster();\n  } else" "ptx::sync_block();\n  } else")
+rehearse_mutant(column_scales_freed gemm ${gemm} "frees a stage whose column scales lanes still read"
+  "ptx::sync_warp();" "")
+rehearse_mutant(first_tokens_for_all gemm fp8_gemm/tiles.cuh "every expert's gradient from the first tokens"
+  "tile.k_begin = kDepth ? begin_ : 0" "tile.k_begin = 0")
+rehearse_mutant(idle_tile_stored gemm fp8_gemm/tiles.cuh "rows behind a group are written"
+  "tile.idle = m * kTileM >= (kDepth ? a_.m : rows_)" "tile.idle = false")
+rehearse_mutant(transposed_too_early cast fp8_cast/fp8_cast.cuh "transposed codes are read before all are written"
+  "ptx::sync_block();\n  write_transposed<kCastColumns>" "write_transposed<kCastColumns>")
+rehearse_mutant(half_the_maximum cast fp8_cast/fp8_cast.cuh "the largest of half a row"
+  "int mask = 8; mask > 0" "int mask = 4; mask > 0")
+rehearse_mutant(padding_read cast fp8_cast/fp8_cast.cuh "padding tokens are cast as they are"
+  "if (row + i < limit.values && column < c.k)" "if (row + i < limit.written && column < c.k)")
+
+file(CONFIGURE OUTPUT ${mutants_dir}/mutants.inc CONTENT "${mutants_table}" @ONLY)
