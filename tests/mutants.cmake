@@ -84,6 +84,11 @@ rehearse_mutant(leaves_peer gemm ${gemm} "ends while the other block still copie
   "if constexpr (S::kCluster > 1) ptx::sync_cluster();" "")
 rehearse_mutant(peer_not_ready gemm ${gemm} "uses the other block's barriers before they are made"
   "ptx::sync_cluster();\n  } else" "ptx::sync_block();\n  } else")
+rehearse_mutant(no_barrier_fence gemm ${gemm} "copies complete on barriers they may not see yet"
+  "ptx::fence_barrier_init();" "")
+rehearse_mutant(everyone_stores gemm ${gemm} "128 threads store the same box"
+  "if (elected) {\n          if constexpr (S::kDepth) {\n            ptx::add_tensor"
+  "{\n          if constexpr (S::kDepth) {\n            ptx::add_tensor")
 rehearse_mutant(column_scales_freed gemm ${gemm} "frees a stage whose column scales lanes still read"
   "ptx::sync_warp();" "")
 rehearse_mutant(first_tokens_for_all gemm fp8_gemm/tiles.cuh "every expert's gradient from the first tokens"

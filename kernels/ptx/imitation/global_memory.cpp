@@ -12,6 +12,7 @@ constexpr size_t kAlign = 256;
 constexpr uint64_t kAdded = 1;
 constexpr uint64_t kUploaded = 2;  // of no launch
 constexpr int kLaunchShift = 32;
+constexpr uint64_t kManyClusters = 0xffffffff;
 
 bool same_launch(uint64_t a, uint64_t b) {
   return a >> kLaunchShift == b >> kLaunchShift;
@@ -31,6 +32,7 @@ void* GlobalMemory::allocate(size_t bytes) {
   a.begin = a.storage.data() + (kAlign - address % kAlign) % kAlign;
   a.size = bytes;
   a.stamps.assign(bytes, 0);
+  a.readers.assign(bytes, 0);
   uint8_t* begin = a.begin;
   allocations_[reinterpret_cast<uintptr_t>(begin)] = std::move(a);
   return begin;
@@ -97,9 +99,11 @@ const uint8_t* GlobalMemory::read(const void* p, size_t bytes) {
       throw ImitationError("reads byte " + std::to_string(i) + " of an allocation of " +
                            std::to_string(a.size) + " bytes, which nothing wrote");
     }
-    if (same_launch(a.stamps[i], mine) && a.stamps[i] != mine) {
-      throw ImitationError("reads device memory that another cluster writes in the same launch");
+    if (same_launch(a.stamps[i], mine)) {
+      throw ImitationError("reads device memory that the same launch writes");
     }
+    uint64_t& reader = a.readers[i];
+    reader = !same_launch(reader, mine) || reader == mine ? mine : mine | kManyClusters;
   }
   return static_cast<const uint8_t*>(p);
 }
@@ -113,9 +117,11 @@ uint8_t* GlobalMemory::write(void* p, size_t bytes, Kind kind) {
     if (kind == Kind::kAdd && s == 0) {
       throw ImitationError("adds to device memory that nothing wrote");
     }
-    const bool both_add = kind == Kind::kAdd && (s & kAdded);
-    if (same_launch(s, mine) && s != mine && !both_add) {
-      throw ImitationError("writes device memory that another cluster writes in the same launch");
+    if (same_launch(s, mine) && !(kind == Kind::kAdd && (s & kAdded))) {
+      throw ImitationError("writes device memory a second time in the same launch");
+    }
+    if (const uint64_t r = a.readers[i]; same_launch(r, mine) && r != stamp(Kind::kStore)) {
+      throw ImitationError("writes device memory that another cluster reads in the same launch");
     }
     s = mine;
   }

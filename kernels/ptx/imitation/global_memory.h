@@ -1,7 +1,8 @@
 #pragma once
-// Device memory of the imitation: allocations by address, with which bytes were written, and by
-// which cluster of the running launch. Clusters run in no stated order, so what one wrote another
-// may neither read nor overwrite in the same launch; additions may meet.
+// Device memory of the imitation: allocations by address, and which clusters of the running launch
+// read and wrote every byte. Clusters run in no stated order, so one may not write what another
+// reads; loads of the kernels are for what nobody writes meanwhile (ld.global.nc, tensor copies),
+// so none may read what the launch wrote; and a byte is stored once. Additions may meet.
 
 #include <cstddef>
 #include <cstdint>
@@ -34,7 +35,8 @@ class GlobalMemory {
     std::vector<uint8_t> storage;  // with room for the alignment
     uint8_t* begin = nullptr;
     size_t size = 0;
-    std::vector<uint64_t> stamps;  // per byte: 0 unwritten, else launch, cluster, whether added
+    std::vector<uint64_t> stamps;   // per byte: 0 unwritten, else launch, cluster, whether added
+    std::vector<uint64_t> readers;  // per byte: 0 none, else launch and cluster, or kMany
   };
   Allocation& find(const void* p, size_t bytes, const char* what);
   uint64_t stamp(Kind kind) const;

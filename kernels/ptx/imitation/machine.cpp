@@ -295,7 +295,7 @@ void Cluster::resume(Thread& thread, const std::function<void()>& kernel) {
           try {
             kernel();
             if (thread.group_open || thread.groups_read < thread.groups) {
-              fail("ends while its stores may still read shared memory", Where::current());
+              fail("ends while this store may still read shared memory", thread.stored);
             }
           } catch (const boost::context::detail::forced_unwind&) {
             StackSwitch::leave_for_good(scheduler_stack);

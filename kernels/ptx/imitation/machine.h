@@ -47,7 +47,9 @@ struct Barrier {
   int pending = 0;    // arrivals
   int64_t bytes = 0;  // expected and not yet come
   uint32_t completed = 0;
-  uint16_t agent = 0;  // of the copies that complete on it
+  uint16_t agent = 0;   // of the copies that complete on it
+  bool fenced = false;  // its initialisation, for copies and other blocks
+  uint16_t maker = 0;   // the thread that initialised it
   Sight gathering;
   Sight released;
 };
@@ -101,6 +103,7 @@ struct Thread {
   uint32_t groups = 0;
   bool group_open = false;
   uint32_t groups_read = 0;
+  Where stored;  // the last store
 
   int warp() const { return index / kWarp; }
   int warp_group() const { return index / kWarpGroup; }

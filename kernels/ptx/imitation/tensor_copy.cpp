@@ -82,6 +82,14 @@ void for_each_chunk(const Map& m, uint32_t address, int x, int y, int z, Visit v
   }
 }
 
+void require_fenced(const Barrier& b, Where where) {
+  if (b.fenced) return;
+  Cluster::current().fail("uses " + b.name +
+                              " for copies or from another block, without "
+                              "fence_barrier_init after its initialisation",
+                          where);
+}
+
 void load(Block& block,
           uint32_t to,
           const TensorMap& map,
@@ -94,6 +102,7 @@ void load(Block& block,
   const Map m = unpack(map);
   check_box(m, to, where);
   Barrier& b = c.barrier(block, barrier_address, where);
+  require_fenced(b, where);
   const Access access{{b.agent, b.completed + 1}, Cluster::self().sight, true, where.line()};
   int64_t copied = 0;
   for_each_chunk(m, to, x, y, z, [&](uint32_t address, const BoxRow& row, uint32_t at, uint32_t n) {
@@ -129,6 +138,7 @@ void store(const TensorMap& map,
   check_box(m, from, where);
   if (t.store_agent == 0) t.store_agent = c.new_agent("a tensor store of " + c.name_of(t), where);
   t.group_open = true;
+  t.stored = where;
   const Access access{{t.store_agent, t.groups + 1}, t.sight, true, where.line()};
   for_each_chunk(
       m, from, x, y, z, [&](uint32_t address, const BoxRow& row, uint32_t at, uint32_t n) {
@@ -171,6 +181,7 @@ void barrier_init(uint32_t address, int count, const char* name, Where where) {
            std::to_string(address - SharedMemory::kBase) + " of block " +
            std::to_string(t.block->index);
   b.count = b.pending = count;
+  b.maker = t.agent;
   b.agent = c.new_agent("a tensor copy to " + b.name, where);
   b.gathering = b.released = Sight(c.agents);
 }
@@ -198,7 +209,10 @@ void arrive(Barrier& b, int64_t bytes, Where where) {
 }
 }  // namespace
 
-void fence_barrier_init(Where) {}
+void fence_barrier_init(Where) {
+  Thread& t = Cluster::self();
+  for (auto& [address, b] : t.block->barriers) b.fenced = b.fenced || b.maker == t.agent;
+}
 
 void arrive_expecting(uint32_t barrier, int bytes, Where where) {
   arrive(seen_barrier(*Cluster::self().block, barrier, where), bytes, where);
@@ -214,7 +228,9 @@ void arrive_at_rank(uint32_t barrier, int rank, Where where) {
   Block& block = *c.blocks[static_cast<size_t>(rank)];
   for (const Thread& t : block.threads) {
     if (!t.finished) {
-      arrive(seen_barrier(block, barrier, where), 0, where);
+      Barrier& b = seen_barrier(block, barrier, where);
+      if (rank != Cluster::self().block->rank) require_fenced(b, where);
+      arrive(b, 0, where);
       return;
     }
   }
