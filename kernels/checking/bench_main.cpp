@@ -9,11 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "kernels/checking/cublaslt.h"
 #include "kernels/checking/json_line.h"
 #include "kernels/checking/stopwatch.h"
 #include "kernels/checking/target.h"
 #include "kernels/fp8_cast/fp8_cast_check.h"
+#include "kernels/fp8_gemm/cublaslt.h"
 #include "kernels/fp8_gemm/fp8_gemm_check.h"
 
 namespace {

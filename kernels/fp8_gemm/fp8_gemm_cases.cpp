@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <numeric>
+#include <stdexcept>
 
 #include "kernels/fp8_gemm/fp8_gemm_check.h"
 
@@ -109,6 +110,60 @@ std::vector<GemmCase> small_gemm_cases() {
   };
   for (GemmCase& c : list) c.sms = 4;  // few, so that blocks take several tiles
   return list;
+}
+
+GemmCase gemm_case(
+    bool weight_gradient, int64_t m, int64_t n, int64_t k, std::vector<int32_t> rows) {
+  const auto require = [](int64_t value, int64_t of, const char* what) {
+    if (value <= 0 || value % of != 0) {
+      throw std::invalid_argument(std::string(what) + " is " + std::to_string(value) +
+                                  ", not a positive multiple of " + std::to_string(of));
+    }
+  };
+  for (const int32_t r : rows) {
+    if (r < 0) throw std::invalid_argument("a group of " + std::to_string(r) + " rows");
+  }
+  // With groups their rows say how many there are in all; an empty buffer has one block.
+  const int64_t sum = std::max<int64_t>(padded(rows), kScaleBlock);
+  if (!rows.empty()) (weight_gradient ? k : m) = sum;
+  require(m, 1, "m");
+  require(n, weight_gradient ? 4 : 8, "n");
+  require(k, 16, weight_gradient ? "k, the tokens," : "k");
+  GemmCase c = weight_gradient ? gradient(m, n, k) : dense(m, n, k);
+  if (!rows.empty()) {
+    c.name += " groups";
+    for (const int32_t r : rows) c.name += " " + std::to_string(r);
+  }
+  c.rows = std::move(rows);
+  c.sms = 4;
+  return c;
+}
+
+GemmCase random_gemm_case(uint64_t number) {
+  std::mt19937_64 random = random_of("random gemm case " + std::to_string(number));
+  const auto up_to = [&](uint64_t n) { return static_cast<int64_t>(random() % n) + 1; };
+  const bool weight_gradient = random() % 3 == 0;
+  // Half of the sizes at or next to an edge.
+  const auto size = [&](uint64_t most, int64_t of) {
+    int64_t n = up_to(most);
+    if (random() % 2) n = std::max<int64_t>(1, n / kScaleBlock * kScaleBlock + up_to(3) - 2);
+    return (n + of - 1) / of * of;
+  };
+  std::vector<int32_t> rows;
+  if (random() % 2) {
+    for (int64_t g = up_to(5); g > 0; --g) {
+      rows.push_back(random() % 4 == 0 ? 0 : static_cast<int32_t>(size(300, 1)));
+    }
+  }
+  GemmCase c = gemm_case(weight_gradient,
+                         size(400, 1),
+                         size(600, weight_gradient ? 4 : 8),
+                         size(700, 16),
+                         std::move(rows));
+  c.sms = static_cast<int>(up_to(5));
+  c.name =
+      "random " + std::to_string(number) + ": " + c.name + " on " + std::to_string(c.sms) + " SMs";
+  return c;
 }
 
 std::vector<GemmCase> v3_gemm_cases() {

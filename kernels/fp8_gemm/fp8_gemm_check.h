@@ -33,6 +33,12 @@ struct GemmCase {
 
 // Small ones with odd sizes, empty groups, single tokens and edges at 128, for the imitation too.
 std::vector<GemmCase> small_gemm_cases();
+// One of any small sizes, chosen by the number.
+GemmCase random_gemm_case(uint64_t number);
+// One of these sizes: m and k are without padding where there are groups. Throws
+// std::invalid_argument where the kernels would refuse it.
+GemmCase gemm_case(
+    bool weight_gradient, int64_t m, int64_t n, int64_t k, std::vector<int32_t> rows);
 // DeepSeek-V3's, dense and grouped.
 std::vector<GemmCase> v3_gemm_cases();
 

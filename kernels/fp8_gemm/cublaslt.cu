@@ -4,7 +4,7 @@
 
 #include <cublasLt.h>
 
-#include "kernels/checking/cublaslt.h"
+#include "kernels/fp8_gemm/cublaslt.h"
 #include "kernels/ptx/gpu/launch.cuh"
 
 namespace rehearse::kernels::gpu {
