@@ -55,7 +55,7 @@ rehearse_mutant(wrong_swizzle_out gemm ${gemm} "swizzles results by the wrong ad
 rehearse_mutant(no_swizzle_in gemm fp8_gemm/fp8_gemm.cu "operands are copied without swizzle"
   "t.swizzle = 128;" "t.swizzle = 0;")
 rehearse_mutant(tile_off_by_one gemm fp8_gemm/tiles.cuh "the last column of tiles twice, the first never"
-  "tile.column = in_band / height * kTileN" "tile.column = (in_band / height + 1) * kTileN")
+  "tile.column = column * kTileN" "tile.column = (column + 1) * kTileN")
 rehearse_mutant(scale_of_wrong_group gemm ${gemm} "the first expert's weight scales for all"
   "static_cast<int64_t>(group) * blocks" "static_cast<int64_t>(0) * blocks")
 rehearse_mutant(scale_of_next_row gemm ${gemm} "an activation's scale of the row below"
@@ -67,7 +67,7 @@ rehearse_mutant(peer_not_counted gemm ${gemm} "a stage counts as free before the
   "ptx::barrier_init(ring.empty(), S::kMathWarps")
 rehearse_mutant(peer_not_told gemm ${gemm} "the other block is not told that a stage is free"
   "if (lane < S::kCluster) ptx::arrive_at_rank(ring.empty(), lane)"
-  "if (lane == 0) ptx::arrive_at_rank(ring.empty(), ptx::cluster_rank())")
+  "if (lane == 0) ptx::arrive(ring.empty())")
 rehearse_mutant(too_few_bytes gemm ${gemm} "expects the tiles' bytes and not the scales'"
   "ptx::arrive_expecting(ring.full(), S::kStageBytes)"
   "ptx::arrive_expecting(ring.full(), S::kBytesA + S::kBytesB)")
@@ -77,9 +77,9 @@ rehearse_mutant(no_barrier_before_store gemm ${gemm} "results are stored before 
   "ptx::fence_async_shared();\n        ptx::sync_named(1 + group, 128);"
   "ptx::fence_async_shared();")
 rehearse_mutant(slot_not_free gemm ${gemm} "results overwrite a box that is still stored"
-  "if (elected) ptx::wait_stores_read<S::kSlots - 1>();" "")
+  "if (warp == 0 && ptx::elect_one()) ptx::wait_stores_read<S::kSlots - 1>();" "")
 rehearse_mutant(ends_too_early gemm ${gemm} "ends while stores read shared memory"
-  "if (elected) ptx::wait_stores_read<0>();" "")
+  "if (warp == 0 && ptx::elect_one()) ptx::wait_stores_read<0>();" "")
 rehearse_mutant(leaves_peer gemm ${gemm} "ends while the other block still copies and arrives here"
   "if constexpr (S::kCluster > 1) ptx::sync_cluster();" "")
 rehearse_mutant(peer_not_ready gemm ${gemm} "uses the other block's barriers before they are made"
@@ -87,10 +87,10 @@ rehearse_mutant(peer_not_ready gemm ${gemm} "uses the other block's barriers bef
 rehearse_mutant(no_barrier_fence gemm ${gemm} "copies complete on barriers they may not see yet"
   "ptx::fence_barrier_init();" "")
 rehearse_mutant(everyone_stores gemm ${gemm} "128 threads store the same box"
-  "if (elected) {\n          if constexpr (S::kDepth) {\n            ptx::add_tensor"
+  "if (warp == 0 && ptx::elect_one()) {\n          if constexpr (S::kDepth) {\n            ptx::add_tensor"
   "{\n          if constexpr (S::kDepth) {\n            ptx::add_tensor")
 rehearse_mutant(column_scales_freed gemm ${gemm} "frees a stage whose column scales lanes still read"
-  "ptx::sync_warp();" "")
+  "ptx::sync_warp();\n        release<S>(ring, lane);\n      }\n    }\n" "release<S>(ring, lane);\n      }\n    }\n")
 rehearse_mutant(first_tokens_for_all gemm fp8_gemm/tiles.cuh "every expert's gradient from the first tokens"
   "tile.k_begin = kDepth ? begin_ : 0" "tile.k_begin = 0")
 rehearse_mutant(idle_tile_stored gemm fp8_gemm/tiles.cuh "rows behind a group are written"
@@ -98,7 +98,7 @@ rehearse_mutant(idle_tile_stored gemm fp8_gemm/tiles.cuh "rows behind a group ar
 rehearse_mutant(transposed_too_early cast fp8_cast/fp8_cast.cuh "transposed codes are read before all are written"
   "ptx::sync_block();\n  write_transposed<kCastColumns>" "write_transposed<kCastColumns>")
 rehearse_mutant(half_the_maximum cast fp8_cast/fp8_cast.cuh "the largest of half a row"
-  "int mask = 8; mask > 0" "int mask = 4; mask > 0")
+  "ptx::shuffle_xor(odd ? even : uneven, 4)" "odd ? even : uneven")
 rehearse_mutant(padding_read cast fp8_cast/fp8_cast.cuh "padding tokens are cast as they are"
   "if (row + i < limit.values && column < c.k)" "if (row + i < limit.written && column < c.k)")
 

@@ -46,6 +46,7 @@ void cast_rows(const CastRows& c, Stream stream) {
   require_aligned(c.codes, "codes");
   require_aligned(c.scales, "scales");
   const int64_t warps = ceil_div(c.m, 8) * ceil_div(c.k, kScaleBlock);
+  require(warps < int64_t{1} << 31, "more than 2^31 groups of 8 rows and 128 columns");
   ptx::launch<cast_rows_kernel<CastRows>>(grid(ceil_div(warps, kCastThreads / 32), 0), stream, c);
 }
 

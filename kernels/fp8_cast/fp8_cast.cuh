@@ -53,11 +53,6 @@ __device__ __forceinline__ void load_eight(const uint8_t* p, float scale, Eight&
   }
 }
 
-__device__ __forceinline__ float max_magnitude(float amax, float x) {
-  const float magnitude = x < 0 ? -x : x;
-  return magnitude > amax ? magnitude : amax;
-}
-
 __device__ __forceinline__ uint32_t four_codes(float a, float b, float c, float d) {
   return ptx::to_e4m3x2(a, b) | static_cast<uint32_t>(ptx::to_e4m3x2(c, d)) << 16;
 }
@@ -83,24 +78,26 @@ __device__ __forceinline__ BlockRows rows_of_block(int64_t block,
   return {0, 0};
 }
 
-// A warp: 8 rows of one column block, half a warp per row, 8 columns per lane.
+// A warp: 8 rows of one column block, half a warp per row, 8 columns and 4 rows per lane.
 template <class Arguments>
 __global__ void __launch_bounds__(kCastThreads)
     cast_rows_kernel(const __grid_constant__ Arguments c) {
   const int lane = ptx::thread_index() % 32;
-  const int64_t blocks = (c.k + 127) / 128;
-  const int64_t task = int64_t{ptx::block_index()} * (kCastThreads / 32) + ptx::thread_index() / 32;
-  const int64_t column_block = task % blocks;
-  const int64_t row0 = task / blocks * 8;
+  const int blocks = static_cast<int>((c.k + 127) / 128);
+  const int task = ptx::block_index() * (kCastThreads / 32) + ptx::thread_index() / 32;
+  const int row_task = task / blocks;
+  const int column_block = task - row_task * blocks;
+  const int64_t row0 = int64_t{row_task} * 8;
   if (row0 >= c.m) return;
   const BlockRows limit = rows_of_block(row0 / 128, c.rows, c.groups, c.m);
-  const int64_t column = column_block * 128 + lane % 16 * 8;
+  const int64_t column = int64_t{column_block} * 128 + lane % 16 * 8;
+  const auto row_of = [&](int i) { return row0 + 2 * i + lane / 16; };
   Eight x[4];
+  float amax[4] = {};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int64_t row = row0 + 2 * i + lane / 16;
-    if (row % 128 < limit.values && column < c.k) {
-      load_eight(c.x + row * c.k + column, x[i]);
+    if (row_of(i) % 128 < limit.values && column < c.k) {
+      load_eight(c.x + row_of(i) * c.k + column, x[i]);
     } else {
 #pragma unroll
       for (float& v : x[i]) v = 0;
@@ -108,25 +105,35 @@ __global__ void __launch_bounds__(kCastThreads)
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int64_t row = row0 + 2 * i + lane / 16;
-    float amax = 0;
 #pragma unroll
-    for (const float v : x[i]) amax = max_magnitude(amax, v);
+    for (const float v : x[i]) amax[i] = ptx::max_magnitude(amax[i], v);
+  }
+  // The 16 lanes of a row share out its 4 rows, so that each lane makes one scale, that of row
+  // `own`: halves of the lanes keep halves of the rows, twice.
+  const bool high = lane & 8;
+  const bool odd = lane & 4;
+  const int own = 2 * high + odd;
+  const float low2 = ptx::shuffle_xor(high ? amax[0] : amax[2], 8);
+  const float high2 = ptx::shuffle_xor(high ? amax[1] : amax[3], 8);
+  const float even = ptx::max_magnitude(high ? amax[2] : amax[0], low2);
+  const float uneven = ptx::max_magnitude(high ? amax[3] : amax[1], high2);
+  float mine = ptx::max_magnitude(odd ? uneven : even, ptx::shuffle_xor(odd ? even : uneven, 4));
+  mine = ptx::max_magnitude(mine, ptx::shuffle_xor(mine, 2));
+  mine = ptx::max_magnitude(mine, ptx::shuffle_xor(mine, 1));
+  const float scale = e4m3_scale(mine, c.power_of_two);
+  const float inverse = e4m3_inverse(mine, scale, c.power_of_two);
+  if (lane % 4 == 0 && row_of(own) % 128 < limit.written) {
+    ptx::store_global(c.scales + column_block * c.scale_stride + row_of(own), scale);
+  }
 #pragma unroll
-    for (int mask = 8; mask > 0; mask /= 2) {
-      amax = max_magnitude(amax, ptx::shuffle_xor(amax, mask));
-    }
-    const float scale = e4m3_scale(amax, c.power_of_two);
-    const float f = e4m3_inverse(amax, scale, c.power_of_two);
-    if (row % 128 >= limit.written) continue;
-    if (column < c.k) {
-      const Packed<uint32_t, 2> codes{
-          {four_codes(x[i][0] * f, x[i][1] * f, x[i][2] * f, x[i][3] * f),
-           four_codes(x[i][4] * f, x[i][5] * f, x[i][6] * f, x[i][7] * f)}};
-      ptx::store_global(reinterpret_cast<Packed<uint32_t, 2>*>(c.codes + row * c.k + column),
-                        codes);
-    }
-    if (lane % 16 == 0) ptx::store_global(c.scales + column_block * c.scale_stride + row, scale);
+  for (int i = 0; i < 4; ++i) {
+    const float f = ptx::shuffle(inverse, (lane & 16) | i * 4);
+    if (row_of(i) % 128 >= limit.written || column >= c.k) continue;
+    const Packed<uint32_t, 2> codes{
+        {four_codes(x[i][0] * f, x[i][1] * f, x[i][2] * f, x[i][3] * f),
+         four_codes(x[i][4] * f, x[i][5] * f, x[i][6] * f, x[i][7] * f)}};
+    ptx::store_global(reinterpret_cast<Packed<uint32_t, 2>*>(c.codes + row_of(i) * c.k + column),
+                      codes);
   }
 }
 
@@ -159,10 +166,10 @@ __global__ void __launch_bounds__(kCastThreads)
     cast_columns_kernel(const __grid_constant__ Arguments c) {
   const int thread = ptx::thread_index();
   const int warp = thread / 32;
-  const int64_t across = (c.k + kCastColumns - 1) / kCastColumns;
-  const int64_t token_block = ptx::block_index() / across;
-  const int64_t column0 = ptx::block_index() % across * kCastColumns;
-  const int64_t token0 = token_block * 128;
+  const int across = static_cast<int>((c.k + kCastColumns - 1) / kCastColumns);
+  const int token_block = ptx::block_index() / across;
+  const int64_t column0 = int64_t{ptx::block_index() - token_block * across} * kCastColumns;
+  const int64_t token0 = int64_t{token_block} * 128;
   const BlockRows limit = rows_of_block(token_block, c.rows, c.groups, c.tokens);
   if (limit.written == 0) return;
   const int row = thread / 8 * 4;
@@ -194,9 +201,9 @@ __global__ void __launch_bounds__(kCastThreads)
   for (int j = 0; j < 8; ++j) {
     float amax = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) amax = max_magnitude(amax, x[i][j]);
-    amax = max_magnitude(amax, ptx::shuffle_xor(amax, 8));
-    amax = max_magnitude(amax, ptx::shuffle_xor(amax, 16));
+    for (int i = 0; i < 4; ++i) amax = ptx::max_magnitude(amax, x[i][j]);
+    amax = ptx::max_magnitude(amax, ptx::shuffle_xor(amax, 8));
+    amax = ptx::max_magnitude(amax, ptx::shuffle_xor(amax, 16));
     if (thread % 32 < 8) ptx::store_shared(partial + (warp * kCastColumns + own + j) * 4, amax);
   }
   ptx::sync_block();
@@ -204,8 +211,8 @@ __global__ void __launch_bounds__(kCastThreads)
     float amax = 0;
 #pragma unroll
     for (int w = 0; w < 8; ++w) {
-      amax =
-          max_magnitude(amax, ptx::load_shared<float>(partial + (w * kCastColumns + thread) * 4));
+      amax = ptx::max_magnitude(amax,
+                                ptx::load_shared<float>(partial + (w * kCastColumns + thread) * 4));
     }
     const float scale = e4m3_scale(amax, c.power_of_two);
     ptx::store_shared(inverse + thread * 4, e4m3_inverse(amax, scale, c.power_of_two));
@@ -232,12 +239,12 @@ template <class Arguments>
 __global__ void __launch_bounds__(kCastThreads)
     cast_blocks_kernel(const __grid_constant__ Arguments c) {
   const int thread = ptx::thread_index();
-  const int64_t down = (c.n + 127) / 128;
-  const int64_t across = (c.k + 127) / 128;
+  const int down = static_cast<int>((c.n + 127) / 128);
+  const int across = static_cast<int>((c.k + 127) / 128);
   const int64_t matrix = ptx::block_index() / (down * across);
-  const int64_t block = ptx::block_index() % (down * across);
-  const int64_t row0 = block / across * 128;
-  const int64_t column0 = block % across * 128;
+  const int block = ptx::block_index() % (down * across);
+  const int64_t row0 = int64_t{block / across} * 128;
+  const int64_t column0 = int64_t{block % across} * 128;
   const int own = thread % 16 * 8;
   const int64_t column = column0 + own;
   const auto row_of = [&](int i) { return thread / 16 * 4 + i / 4 * 64 + i % 4; };
@@ -257,11 +264,11 @@ __global__ void __launch_bounds__(kCastThreads)
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
 #pragma unroll
-    for (const float v : x[i]) amax = max_magnitude(amax, v);
+    for (const float v : x[i]) amax = ptx::max_magnitude(amax, v);
   }
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) {
-    amax = max_magnitude(amax, ptx::shuffle_xor(amax, mask));
+    amax = ptx::max_magnitude(amax, ptx::shuffle_xor(amax, mask));
   }
   const uint32_t codes = ptx::shared_base();
   const uint32_t partial = codes + 128 * 128;  // [8 warps]
@@ -269,7 +276,7 @@ __global__ void __launch_bounds__(kCastThreads)
   ptx::sync_block();
 #pragma unroll
   for (int w = 0; w < 8; ++w) {
-    amax = max_magnitude(amax, ptx::load_shared<float>(partial + w * 4));
+    amax = ptx::max_magnitude(amax, ptx::load_shared<float>(partial + w * 4));
   }
   const float scale = e4m3_scale(amax, c.power_of_two);
   const float f = e4m3_inverse(amax, scale, c.power_of_two);

@@ -66,6 +66,17 @@ TensorMap output_map(const void* base, Element element, int64_t n, int64_t rows,
 }
 
 template <class S>
+TileArguments tile_arguments(
+    const int32_t* rows, int groups, int64_t m, int64_t n, int64_t k_blocks) {
+  return {rows,
+          groups,
+          static_cast<int>(m),
+          static_cast<int>(n),
+          static_cast<int>(k_blocks),
+          make_divisor(Tiles<S::kTileN, S::kCluster, S::kDepth>::band_tiles(n))};
+}
+
+template <class S>
 void start(const GemmArguments& args, int sms, Stream stream) {
   LaunchShape shape;
   shape.cluster = S::kCluster;

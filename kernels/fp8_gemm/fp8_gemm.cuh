@@ -35,13 +35,13 @@ struct GemmShape {
   static constexpr int kThreads = (kMathWarps + 4) * 32;
 
   // Boxes in which results leave, 64 rows of a warp group each.
-  static constexpr int kBoxColumns = kDepth             ? 32
+  static constexpr int kBoxColumns = kDepth             ? 16
                                      : kWidth % 64 == 0 ? 64
                                      : kWidth % 32 == 0 ? 32
                                                         : 16;
   static constexpr int kBoxRowBytes = kBoxColumns * (kDepth ? 4 : 2);
   static constexpr int kBoxBytes = 64 * kBoxRowBytes;
-  static constexpr int kSlots = kDepth ? 1 : 2;  // boxes on their way, per warp group
+  static constexpr int kSlots = kDepth ? 3 : 2;  // boxes on their way, per warp group
 
   static constexpr int kBytesA = kTileM * kTileK;
   static constexpr int kBytesB = kTileN * kTileK;
@@ -128,17 +128,20 @@ __device__ __forceinline__ void produce(const GemmArguments& args, uint32_t base
 // This warp has read the stage: says so to every block that copies into it.
 template <class S>
 __device__ __forceinline__ void release(const Ring<S>& ring, int lane) {
-  if (lane < S::kCluster) ptx::arrive_at_rank(ring.empty(), lane);
+  if constexpr (S::kCluster > 1) {
+    if (lane < S::kCluster) ptx::arrive_at_rank(ring.empty(), lane);
+  } else {
+    if (lane == 0) ptx::arrive(ring.empty());
+  }
 }
 
 // The 128x128 scales of kWidth columns from `column` on: those of the first `split` columns, and
 // of the rest, which lie in the next block where kWidth does not divide 128.
-template <class S>
 struct BlockScales {
   const float* first;
   const float* second;
   int split;
-  __device__ __forceinline__ BlockScales(const GemmArguments& args, int group, int column) {
+  __device__ __forceinline__ void set(const GemmArguments& args, int group, int column) {
     const int blocks = (args.tiles.n + 127) / 128;
     const int block = column / 128 < blocks ? column / 128 : blocks - 1;
     const int last = block + 1 < blocks ? block + 1 : block;
@@ -224,8 +227,7 @@ __device__ __forceinline__ void put_box(
 template <class S>
 __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t base, int group) {
   const int lane = ptx::thread_index() % 32;
-  const int warp = ptx::thread_index() / 32 % 4;
-  const bool elected = ptx::thread_index() % 128 == 0;
+  const int warp = ptx::uniform(ptx::thread_index() / 32 % 4);
   const int own_row = group * 64 + warp * 16 + lane / 4;
   const uint32_t slots = base + S::kOut + static_cast<uint32_t>(group * S::kSlots * S::kBoxBytes);
   int slot = 0;
@@ -235,23 +237,29 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
     if (tile.idle) {
       for (int i = 0; i < tile.k_blocks; ++i, ring.advance()) {
         ptx::wait_barrier(ring.full(), ring.parity);
+        ptx::sync_warp();
         release<S>(ring, lane);
       }
       continue;
     }
 
+    BlockScales scales[S::kHalves];
+    if constexpr (!S::kDepth) {
+#pragma unroll
+      for (int h = 0; h < S::kHalves; ++h) {
+        scales[h].set(args, tile.group, tile.column + h * S::kWidth);
+      }
+    }
     float sums[S::kHalves][S::kWidth / 2] = {};
+#pragma unroll 1
     for (int i = 0; i < tile.k_blocks; ++i, ring.advance()) {
       float first[S::kHalves] = {};
       float second[S::kHalves] = {};
-      int split[S::kHalves] = {};
       if constexpr (!S::kDepth) {
 #pragma unroll
         for (int h = 0; h < S::kHalves; ++h) {
-          const BlockScales<S> scales(args, tile.group, tile.column + h * S::kWidth);
-          first[h] = ptx::load_global(scales.first + i);
-          if constexpr (128 % S::kWidth != 0) second[h] = ptx::load_global(scales.second + i);
-          split[h] = scales.split;
+          first[h] = ptx::load_global(scales[h].first + i);
+          if constexpr (128 % S::kWidth != 0) second[h] = ptx::load_global(scales[h].second + i);
         }
       }
       ptx::wait_barrier(ring.full(), ring.parity);
@@ -271,6 +279,7 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
         ptx::commit_products();
         ptx::keep(product);
         ptx::wait_products<0>();
+        ptx::keep(product);
         // The weight gradient's column scales are read below.
         if (!S::kDepth && h == S::kHalves - 1) release<S>(ring, lane);
         promote<S>(sums[h],
@@ -279,7 +288,7 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
                    row1,
                    first[h],
                    second[h],
-                   split[h],
+                   S::kDepth ? 0 : scales[h].split,
                    ring.scales_b() + h * S::kWidth * 4,
                    lane);
       }
@@ -294,12 +303,12 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
       const int column = tile.column + box * S::kBoxColumns;
       if (column < args.tiles.n) {
         const uint32_t at = slots + static_cast<uint32_t>(slot * S::kBoxBytes);
-        if (elected) ptx::wait_stores_read<S::kSlots - 1>();
+        if (warp == 0 && ptx::elect_one()) ptx::wait_stores_read<S::kSlots - 1>();
         ptx::sync_named(1 + group, 128);
         put_box<S>(sums, box, at, warp, lane);
         ptx::fence_async_shared();
         ptx::sync_named(1 + group, 128);
-        if (elected) {
+        if (warp == 0 && ptx::elect_one()) {
           if constexpr (S::kDepth) {
             ptx::add_tensor(args.d, at, column, tile.row + group * 64, tile.group);
           } else {
@@ -311,7 +320,7 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
       }
     }
   }
-  if (elected) ptx::wait_stores_read<0>();
+  if (warp == 0 && ptx::elect_one()) ptx::wait_stores_read<0>();
 }
 
 template <class S>
@@ -337,10 +346,11 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     ptx::sync_block();
   }
   // 128 * 40 + 256 * 232 registers are the 64K of an SM.
-  const int group = thread / 128;
+  const int warp = ptx::uniform(thread / 32);
+  const int group = warp / 4;
   if (group == 2) {
     ptx::decrease_registers<40>();
-    if (thread == 256) produce<S>(args, base);
+    if (warp == S::kMathWarps && ptx::elect_one()) produce<S>(args, base);
   } else {
     ptx::increase_registers<232>();
     multiply<S>(args, base, group);

@@ -11,12 +11,32 @@ namespace rehearse::kernels::REHEARSE_TARGET {
 inline constexpr int kTileM = 128;
 inline constexpr int kTileK = 128;
 
+// Division by a number that the host knows: divisor >= 2, reciprocal = ceil(2^32 / divisor).
+struct Divisor {
+  uint32_t divisor;
+  uint32_t reciprocal;
+};
+
+inline Divisor make_divisor(int64_t divisor) {
+  const auto d = static_cast<uint64_t>(divisor);
+  return {static_cast<uint32_t>(d), static_cast<uint32_t>(((uint64_t{1} << 32) + d - 1) / d)};
+}
+
+// The estimate is never too small, and less than 1 too large for any n below 2^32.
+__device__ __forceinline__ int divide(int n, const Divisor& by) {
+  const auto u = static_cast<uint32_t>(n);
+  uint32_t q = ptx::multiply_high(u, by.reciprocal);
+  if (q * by.divisor > u) --q;
+  return static_cast<int>(q);
+}
+
 struct TileArguments {
   const int32_t* rows;  // per group, or null
   int groups;
   int m;         // rows without groups, or of every group's output where groups share k
   int n;         // columns
   int k_blocks;  // of the contraction, where groups share m
+  Divisor band;  // tiles in a band, Tiles::band_tiles(n)
 };
 
 // A block's part of a tile for its cluster: the blocks of a cluster have consecutive rows, the same
@@ -39,6 +59,8 @@ class Tiles {
     open_group();
   }
 
+  static int64_t band_tiles(int64_t n) { return (n + kTileN - 1) / kTileN * kBand; }
+
   __device__ __forceinline__ bool next(Tile& tile) {
     while (group_ < a_.groups && next_ - first_ >= count_) {
       first_ += count_;
@@ -50,13 +72,14 @@ class Tiles {
     // Bands of kBand tiles down, walked column by column, so that what runs at the same time
     // shares both operands in L2.
     const int in_group = next_ - first_;
-    const int across = (a_.n + kTileN - 1) / kTileN;
-    const int band = in_group / (kBand * across);
-    const int height = min_(kBand, down_ - band * kBand);
-    const int in_band = in_group - band * kBand * across;
-    const int m = (band * kBand + in_band % height) * kCluster + rank_;
+    const int band = divide(in_group, a_.band);
+    const int in_band = in_group - band * static_cast<int>(a_.band.divisor);
+    const int left = down_ - band * kBand;
+    const int column = left >= kBand ? in_band / kBand : in_band / left;
+    const int row = left >= kBand ? in_band % kBand : in_band - column * left;
+    const int m = (band * kBand + row) * kCluster + rank_;
     tile.group = group_;
-    tile.column = in_band / height * kTileN;
+    tile.column = column * kTileN;
     tile.row = (kDepth ? m : begin_ + m) * kTileM;
     tile.k_begin = kDepth ? begin_ : 0;
     tile.k_blocks = kDepth ? (rows_ + kTileK - 1) / kTileK : a_.k_blocks;
@@ -66,9 +89,7 @@ class Tiles {
   }
 
  private:
-  static constexpr int kBand = 16 / kCluster;
-
-  __device__ __forceinline__ static int min_(int a, int b) { return a < b ? a : b; }
+  static constexpr int kBand = 16 / kCluster;  // a power of two
 
   __device__ __forceinline__ void open_group() {
     if (group_ >= a_.groups) return;

@@ -23,13 +23,19 @@ __device__ __forceinline__ void arrive_expecting(uint32_t barrier, int bytes) {
                : "memory");
 }
 
-// Arrives at the barrier of the same address in block `rank` of the cluster.
+__device__ __forceinline__ void arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Arrives at the barrier of the same address in block `rank` of the cluster. Released to this
+// block's threads only (`.release.cluster` would cost a fence of the whole GPU): enough to hand
+// back memory that was read.
 __device__ __forceinline__ void arrive_at_rank(uint32_t barrier, int rank) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}" ::"r"(barrier),
       "r"(rank)
       : "memory");

@@ -118,9 +118,14 @@ __device__ __forceinline__ void from_e4m3x2(uint16_t packed, float& low, float& 
       : "h"(packed));
 }
 
-// Quotient, rounded to nearest even whatever the compiler's flags.
-__device__ __forceinline__ float divide(float a, float b) {
-  return __fdiv_rn(a, b);
+// The larger of amax and |x|; amax where x is NaN.
+__device__ __forceinline__ float max_magnitude(float amax, float x) {
+  return fmaxf(amax, fabsf(x));
+}
+
+// The upper half of the 64-bit product.
+__device__ __forceinline__ uint32_t multiply_high(uint32_t a, uint32_t b) {
+  return __umulhi(a, b);
 }
 
 // a * b + c, rounded once.

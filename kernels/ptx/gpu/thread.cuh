@@ -45,6 +45,30 @@ __device__ __forceinline__ float shuffle_xor(float value, int mask) {
   return __shfl_xor_sync(0xffffffff, value, mask);
 }
 
+// The value that this lane gave.
+__device__ __forceinline__ float shuffle(float value, int lane) {
+  return __shfl_sync(0xffffffff, value, lane);
+}
+
+// A value that is the same in the whole warp, so that the compiler knows it.
+__device__ __forceinline__ int uniform(int value) {
+  return __shfl_sync(0xffffffff, value, 0);
+}
+
+// True in one lane of the warp, always the same, and the compiler knows that it is one: what one
+// thread issues (tensor copies) is then no loop over lanes.
+__device__ __forceinline__ bool elect_one() {
+  uint32_t elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "elect.sync _|p, 0xffffffff;\n"
+      "selp.b32 %0, 1, 0, p;\n"
+      "}"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 // Registers per thread of this warp group from here on.
 template <int kCount>
 __device__ __forceinline__ void increase_registers() {

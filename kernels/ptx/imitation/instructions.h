@@ -37,6 +37,9 @@ void sync_warp(Where where = Where::current());
 void sync_named(int id, int threads, Where where = Where::current());
 void sync_cluster(Where where = Where::current());
 float shuffle_xor(float value, int mask, Where where = Where::current());
+float shuffle(float value, int lane, Where where = Where::current());
+int uniform(int value, Where where = Where::current());
+bool elect_one(Where where = Where::current());
 void set_registers(int count, bool increase, Where where);
 template <int kCount>
 void increase_registers(Where where = Where::current()) {
@@ -84,8 +87,11 @@ inline void from_e4m3x2(uint16_t packed, float& low, float& high) {
   low = from_e4m3(static_cast<uint8_t>(packed));
   high = from_e4m3(static_cast<uint8_t>(packed >> 8));
 }
-inline float divide(float a, float b) {
-  return a / b;
+inline float max_magnitude(float amax, float x) {
+  return std::fmax(amax, std::abs(x));
+}
+inline uint32_t multiply_high(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
 }
 inline float multiply_add(float a, float b, float c) {
   return std::fma(a, b, c);
@@ -95,6 +101,7 @@ inline float multiply_add(float a, float b, float c) {
 void barrier_init(uint32_t barrier, int count, const char* name, Where where = Where::current());
 void fence_barrier_init(Where where = Where::current());
 void arrive_expecting(uint32_t barrier, int bytes, Where where = Where::current());
+void arrive(uint32_t barrier, Where where = Where::current());
 void arrive_at_rank(uint32_t barrier, int rank, Where where = Where::current());
 void wait_barrier(uint32_t barrier, uint32_t parity, Where where = Where::current());
 

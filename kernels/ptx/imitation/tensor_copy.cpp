@@ -218,6 +218,10 @@ void arrive_expecting(uint32_t barrier, int bytes, Where where) {
   arrive(seen_barrier(*Cluster::self().block, barrier, where), bytes, where);
 }
 
+void arrive(uint32_t barrier, Where where) {
+  arrive(seen_barrier(*Cluster::self().block, barrier, where), 0, where);
+}
+
 void arrive_at_rank(uint32_t barrier, int rank, Where where) {
   Cluster& c = Cluster::current();
   if (rank < 0 || rank >= c.shape.cluster) {

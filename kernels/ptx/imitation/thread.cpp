@@ -42,16 +42,40 @@ void sync_cluster(Where where) {
   c.meet(c.everyone, c.shape.threads * c.shape.cluster, "the cluster's barrier", where);
 }
 
-// Lanes meet, but a shuffle orders no memory.
-float shuffle_xor(float value, int mask, Where where) {
+// Lanes meet, but an exchange of registers orders no memory.
+namespace {
+const std::array<float, kWarp>& exchange(float value, const char* what, Where where) {
   Thread& t = Cluster::self();
   Meeting& m = t.block->warps[static_cast<size_t>(t.warp())];
   const Sight before = t.sight;
   m.given[static_cast<size_t>(t.lane())] = value;
-  Cluster::current().meet(m, kWarp, "a shuffle of its warp", where);
+  Cluster::current().meet(m, kWarp, what, where);
   t.sight = before;
   ++t.sight.all[t.agent];
-  return m.shown[static_cast<size_t>(t.lane() ^ mask)];
+  return m.shown;
+}
+}  // namespace
+
+float shuffle_xor(float value, int mask, Where where) {
+  const int lane = Cluster::self().lane();
+  return exchange(value, "a shuffle of its warp", where)[static_cast<size_t>(lane ^ mask)];
+}
+
+float shuffle(float value, int lane, Where where) {
+  return exchange(value, "a shuffle of its warp", where)[static_cast<size_t>(lane)];
+}
+
+int uniform(int value, Where where) {
+  const float first = exchange(std::bit_cast<float>(value), "a shuffle of its warp", where)[0];
+  if (std::bit_cast<int>(first) != value) {
+    Cluster::current().fail("takes for the same in its warp what is not", where);
+  }
+  return value;
+}
+
+bool elect_one(Where where) {
+  exchange(0, "an election of its warp", where);
+  return Cluster::self().lane() == 0;
 }
 
 void set_registers(int count, bool increase, Where where) {
@@ -106,14 +130,10 @@ void store_matrix_x4(uint32_t address, const uint32_t (&values)[4], Where where)
   Thread& t = Cluster::self();
   if (address % 16 != 0) c.fail("stores matrix rows that are not aligned to 16 bytes", where);
   const int lane = t.lane();
-  Meeting& m = t.block->warps[static_cast<size_t>(t.warp())];
-  const Sight before = t.sight;
-  m.given[static_cast<size_t>(lane)] = std::bit_cast<float>(address);
-  c.meet(m, kWarp, "a matrix store of its warp", where);
-  t.sight = before;
-  ++t.sight.all[t.agent];
+  const std::array<float, kWarp> addresses =
+      exchange(std::bit_cast<float>(address), "a matrix store of its warp", where);
   for (int i = 0; i < 4; ++i) {
-    const auto row = std::bit_cast<uint32_t>(m.shown[static_cast<size_t>(8 * i + lane / 4)]);
+    const auto row = std::bit_cast<uint32_t>(addresses[static_cast<size_t>(8 * i + lane / 4)]);
     write_shared(row + 4 * static_cast<uint32_t>(lane % 4), &values[i], 4, where);
   }
 }
