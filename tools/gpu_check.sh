@@ -15,6 +15,9 @@ echo "== checks"
 failed=0
 build/gpu/kernels_check --json "$out/check.json" || failed=1
 
+echo "== times"
+build/gpu/kernels_bench --json "$out/bench.json" || failed=1
+
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
 if [ -n "$sanitizer" ]; then
   : >"$out/sanitizer.log"
@@ -31,6 +34,4 @@ else
   echo "compute-sanitizer: not found, skipped"
 fi
 
-echo "== times"
-build/gpu/kernels_bench --json "$out/bench.json"
 exit $failed

@@ -24,7 +24,7 @@ using rehearse::GpuTask;
 constexpr char kHelp[] =
     "kernels_bench [--list] [--only TEXT] [--shapes] [--json FILE]\n\n"
     "Times the GPU kernels at DeepSeek-V3's shapes, on random data.\n"
-    "  --list       names the cases and ends\n"
+    "  --list       names the cases, their work and tiles, and ends\n"
     "  --only TEXT  only cases whose name contains TEXT\n"
     "  --shapes     every compiled tile shape, not only the chosen one\n"
     "  --json FILE  one JSON object per case as well\n\n"
@@ -179,8 +179,15 @@ void run(const Options& options) {
   const std::vector<CastCase> casts = v3_cast_cases();
   const std::vector<GemmCase> gemms = v3_gemm_cases();
   if (options.list) {
-    for (const CastCase& c : casts) std::printf("%s\n", c.name.c_str());
-    for (const GemmCase& c : gemms) std::printf("%s\n", c.name.c_str());
+    const auto list = [](const std::string& name, const GpuTask& task, const std::string& tiles) {
+      std::printf("%-56s %9.1f GFLOP %9.1f MB  %s\n",
+                  name.c_str(),
+                  task.flops.count() * 1e-9,
+                  static_cast<double>(task.bytes.count()) * 1e-6,
+                  tiles.c_str());
+    };
+    for (const CastCase& c : casts) list(c.name, c.task(), "");
+    for (const GemmCase& c : gemms) list(c.name, c.task(), to_string(c.shapes().front()));
     return;
   }
   const auto wanted = [&](const std::string& name) {

@@ -46,7 +46,8 @@ std::string to_string(const TileShape& s) {
 std::vector<TileShape> compiled_shapes(bool weight_gradient) {
   std::vector<TileShape> list = {{128, 2, 2}, {128, 2, 1}, {128, 1, 2}, {128, 1, 1}};
   if (!weight_gradient) {
-    list.insert(list.end(), {{112, 1, 2}, {112, 1, 1}, {64, 1, 2}, {64, 1, 1}});
+    list.insert(list.end(),
+                {{96, 2, 2}, {96, 2, 1}, {112, 1, 2}, {112, 1, 1}, {64, 1, 2}, {64, 1, 1}});
   }
   return list;
 }

@@ -126,6 +126,7 @@ void dispatch(const TileShape& shape, const Problem& p, Stream stream) {
   };
   if (shape.width == 128 && shape.halves == 2) return with_cluster.template operator()<128, 2>();
   if constexpr (!kDepth) {
+    if (shape.width == 96) return with_cluster.template operator()<96, 2>();
     if (shape.width == 112) return with_cluster.template operator()<112, 1>();
     if (shape.width == 64) return with_cluster.template operator()<64, 1>();
   }

@@ -22,13 +22,14 @@ int64_t round_up(int64_t a, int64_t b) {
   return ceil_div(a, b) * b;
 }
 
-// 256 codes to draw from: small integers, or a normal distribution cut at the largest code.
+// 256 codes to draw from: small integers other than 0, or a normal distribution cut at the largest
+// code.
 std::array<uint8_t, 256> codes_to_draw(GemmInputs inputs, std::mt19937_64& random) {
   std::array<uint8_t, 256> codes{};
   std::normal_distribution<float> normal(0, kE4m3Max / 4);
   for (uint8_t& code : codes) {
-    code = to_e4m3(inputs == GemmInputs::kExact ? static_cast<float>(random() % 6) - 2.0f
-                                                : normal(random));
+    constexpr float kSmall[] = {-3, -2, -1, 1, 2, 3};
+    code = to_e4m3(inputs == GemmInputs::kExact ? kSmall[random() % 6] : normal(random));
   }
   return codes;
 }

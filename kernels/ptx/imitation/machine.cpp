@@ -8,6 +8,7 @@
 #include "kernels/ptx/imitation/global_memory.h"
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -58,6 +59,10 @@ struct KnownStack {
   boost::context::stack_context allocate() {
     boost::context::stack_context c = allocator.allocate();
     known = {static_cast<char*>(c.sp) - c.size, c.size};
+#if defined(__SANITIZE_ADDRESS__)
+    // Stacks come back at addresses of stacks before, of which marks may be left.
+    __asan_unpoison_memory_region(known.bottom, known.size);
+#endif
     return c;
   }
   void deallocate(boost::context::stack_context& c) { allocator.deallocate(c); }
