@@ -90,7 +90,9 @@ rehearse_mutant(everyone_stores gemm ${gemm} "128 threads store the same box"
   "if (warp == 0 && ptx::elect_one()) {\n          if constexpr (S::kDepth) {\n            ptx::add_tensor"
   "{\n          if constexpr (S::kDepth) {\n            ptx::add_tensor")
 rehearse_mutant(column_scales_freed gemm ${gemm} "frees a stage whose column scales lanes still read"
-  "ptx::sync_warp();\n        release<S>(ring, lane);\n      }\n    }\n" "release<S>(ring, lane);\n      }\n    }\n")
+  "ptx::sync_warp();\n        release<S>(ring, lane);\n      }\n      if" "release<S>(ring, lane);\n      }\n      if")
+rehearse_mutant(second_never_begins gemm ${gemm} "with few stages the second warp group waits for ever"
+  "if (lead > 0) let_second_begin();" "")
 rehearse_mutant(first_tokens_for_all gemm fp8_gemm/tiles.cuh "every expert's gradient from the first tokens"
   "tile.k_begin = kDepth ? begin_ : 0" "tile.k_begin = 0")
 rehearse_mutant(idle_tile_stored gemm fp8_gemm/tiles.cuh "rows behind a group are written"

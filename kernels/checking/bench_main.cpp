@@ -24,7 +24,7 @@ using rehearse::GpuTask;
 constexpr char kHelp[] =
     "kernels_bench [--list] [--only TEXT] [--shapes] [--json FILE]\n\n"
     "Times the GPU kernels at DeepSeek-V3's shapes, on random data.\n"
-    "  --list       names the cases, their work and tiles, and ends\n"
+    "  --list       names the cases, their work, tiles and the speed expected on paper, and ends\n"
     "  --only TEXT  only cases whose name contains TEXT\n"
     "  --shapes     every compiled tile shape, not only the chosen one\n"
     "  --json FILE  one JSON object per case as well\n\n"
@@ -32,7 +32,8 @@ constexpr char kHelp[] =
     "percentile);\n"
     "time per run back to back; the SMs' clock in that time; TFLOP/s and GB/s back to back, the\n"
     "share of the limit that binds (FP8 peak of the SMs used at that clock, or the bandwidth of a\n"
-    "device copy, measured first); speed relative to cuBLASLt's (back to back), to the published\n"
+    "device copy, measured first), and the share of the FP8 peak expected on paper; speed relative "
+    "to cuBLASLt's (back to back), to the published\n"
     "H800 figure, and to the H800 profile's time.\n\n"
     "Exit codes: 0 done, 1 failed or no GPU of compute capability 9.0, 2 wrong usage.\n";
 
@@ -49,6 +50,7 @@ struct Row {
   gpu::Timing timing;
   GpuTask task;
   int sms = 0;  // that multiply; 0: none do
+  double expected_share = 0;
   double cublaslt_us = 0, published_tflops = 0, profile_us = 0;
 };
 
@@ -59,13 +61,29 @@ std::string ratio(double value) {
   return text;
 }
 
+std::string percent(double share) {
+  if (share <= 0) return "-";
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.0f%%", 100 * share);
+  return text;
+}
+
+double megabytes(const GpuTask& task) {
+  return static_cast<double>(task.bytes.count()) * 1e-6;
+}
+
+// Of the FP8 peak of the SMs used, on paper.
+double expected_share(const GemmCase& c, const TileShape& shape) {
+  return c.task().flops.count() / (kFlopsPerClock * c.sms * estimate_clocks(c.size(), shape));
+}
+
 class Report {
  public:
   Report(const Options& o, const gpu::Device& device) : device_(device) {
     if (!o.json.empty() && !(json_ = std::fopen(o.json.c_str(), "w"))) {
       throw std::runtime_error("cannot write " + o.json);
     }
-    std::printf("%-56s %-24s %10s %6s %10s %6s %8s %7s %12s %8s %9s %8s\n",
+    std::printf("%-56s %-24s %10s %6s %10s %6s %8s %7s %12s %8s %8s %9s %8s\n",
                 "case",
                 "tiles",
                 "median us",
@@ -75,6 +93,7 @@ class Report {
                 "TFLOP/s",
                 "GB/s",
                 "of the limit",
+                "expected",
                 "cuBLASLt",
                 "published",
                 "profile");
@@ -99,7 +118,7 @@ class Report {
                                  ? flops / (r.timing.median_us * 1e-6) * 1e-12 / r.published_tflops
                                  : 0;
     const double profile = r.profile_us / r.timing.median_us;
-    std::printf("%-56s %-24s %10.1f %5.1f%% %10.1f %6.0f %8.0f %7.0f %5s %5.1f%% %8s %9s %8s\n",
+    std::printf("%-56s %-24s %10.1f %5.1f%% %10.1f %6.0f %8.0f %7.0f %5s %5.1f%% %8s %8s %9s %8s\n",
                 r.name.c_str(),
                 r.shape.c_str(),
                 r.timing.median_us,
@@ -110,6 +129,7 @@ class Report {
                 bytes / seconds * 1e-9,
                 limit,
                 100 * share,
+                percent(r.expected_share).c_str(),
                 ratio(cublaslt).c_str(),
                 ratio(published).c_str(),
                 ratio(profile).c_str());
@@ -121,6 +141,7 @@ class Report {
     line.add("spread", r.timing.spread).add("sustained_us", r.timing.sustained_us);
     line.add("clock_mhz", r.timing.clock_mhz).add("tflops", tflops);
     line.add("gbs", bytes / seconds * 1e-9).add("limit", limit).add("share_of_limit", share);
+    line.add("expected_share_of_fp8_peak", or_nan(r.expected_share));
     line.add("copy_gbs", device_.copy_bytes_per_second * 1e-9);
     line.add("cublaslt_us", or_nan(r.cublaslt_us)).add("speed_to_cublaslt", or_nan(cublaslt));
     line.add("published_tflops", or_nan(r.published_tflops));
@@ -169,6 +190,7 @@ void bench_gemm(const GemmCase& c, bool all_shapes, int sms, Target& target, Rep
                 .timing = gpu::time_gpu(run, [] {}),
                 .task = c.task(),
                 .sms = fitted.sms,
+                .expected_share = expected_share(fitted, shape),
                 .cublaslt_us = cublaslt_us,
                 .published_tflops = c.published_tflops,
                 .profile_us = c.profile_us});
@@ -179,15 +201,18 @@ void run(const Options& options) {
   const std::vector<CastCase> casts = v3_cast_cases();
   const std::vector<GemmCase> gemms = v3_gemm_cases();
   if (options.list) {
-    const auto list = [](const std::string& name, const GpuTask& task, const std::string& tiles) {
-      std::printf("%-56s %9.1f GFLOP %9.1f MB  %s\n",
-                  name.c_str(),
-                  task.flops.count() * 1e-9,
-                  static_cast<double>(task.bytes.count()) * 1e-6,
-                  tiles.c_str());
-    };
-    for (const CastCase& c : casts) list(c.name, c.task(), "");
-    for (const GemmCase& c : gemms) list(c.name, c.task(), to_string(c.shapes().front()));
+    for (const CastCase& c : casts) {
+      std::printf("%-52s %33.0f MB\n", c.name.c_str(), megabytes(c.task()));
+    }
+    for (const GemmCase& c : gemms) {
+      const TileShape shape = c.shapes().front();
+      std::printf("%-52s %15.0f GFLOP %11.0f MB  %-24s %4s of the peak expected\n",
+                  c.name.c_str(),
+                  c.task().flops.count() * 1e-9,
+                  megabytes(c.task()),
+                  to_string(shape).c_str(),
+                  percent(expected_share(c, shape)).c_str());
+    }
     return;
   }
   const auto wanted = [&](const std::string& name) {

@@ -114,23 +114,26 @@ void run(const Fp8WeightGradient& p, Stream stream) {
   start<S>(args, p.sms, stream);
 }
 
-// Calls run with the compiled shape.
+// Runs the compiled shape.
 template <bool kDepth, class Problem>
-void dispatch(const TileShape& shape, const Problem& p, Stream stream) {
-  const auto with_cluster = [&]<int kWidth, int kHalves>() {
-    if (shape.cluster == 2) {
-      run<GemmShape<kWidth, kHalves, 2, kDepth>>(p, stream);
-    } else {
-      run<GemmShape<kWidth, kHalves, 1, kDepth>>(p, stream);
-    }
+void dispatch(const TileShape& s, const Problem& p, Stream stream) {
+  const auto run_if = [&]<int kWidth, int kHalves, int kCluster, int kLead>() {
+    if (!(s == TileShape{kWidth, kHalves, kCluster, kLead})) return false;
+    run<GemmShape<kWidth, kHalves, kCluster, kLead, kDepth>>(p, stream);
+    return true;
   };
-  if (shape.width == 128 && shape.halves == 2) return with_cluster.template operator()<128, 2>();
+  bool known =
+      run_if.template operator()<128, 2, 2, 2>() || run_if.template operator()<128, 2, 2, 0>() ||
+      run_if.template operator()<128, 2, 1, 2>() || run_if.template operator()<128, 1, 2, 2>() ||
+      run_if.template operator()<128, 1, 1, 2>();
   if constexpr (!kDepth) {
-    if (shape.width == 96) return with_cluster.template operator()<96, 2>();
-    if (shape.width == 112) return with_cluster.template operator()<112, 1>();
-    if (shape.width == 64) return with_cluster.template operator()<64, 1>();
+    known = known || run_if.template operator()<96, 2, 2, 2>() ||
+            run_if.template operator()<96, 2, 1, 2>() ||
+            run_if.template operator()<112, 1, 2, 2>() ||
+            run_if.template operator()<112, 1, 1, 2>() ||
+            run_if.template operator()<64, 1, 2, 2>() || run_if.template operator()<64, 1, 1, 2>();
   }
-  with_cluster.template operator()<128, 1>();
+  require(known, "no kernel is compiled for tiles of " + to_string(s));
 }
 
 }  // namespace

@@ -8,12 +8,15 @@
 // cluster share the right operand: each copies its part to both. Stage s is filled when its barrier
 // `full` completes and free when `empty` does, which counts the math warps of all blocks that read
 // what the producer overwrites next. Results leave through shared memory, box by box, while the
-// next tile begins.
+// next tile begins; the first warp group starts kLead stages ahead, so that the second multiplies
+// while the first's results leave, and the other way round.
 
 #include "kernels/fp8_gemm/tiles.cuh"
 #include "kernels/ptx/ptx.cuh"
 
 namespace rehearse::kernels::REHEARSE_TARGET {
+
+inline constexpr int kLeadBarrier = 3;  // 1 and 2 are the warp groups' own
 
 struct GemmArguments {
   TensorMap a, a_scales, b, b_scales, d;
@@ -23,11 +26,12 @@ struct GemmArguments {
 
 // kWidth columns at a time, kHalves times. kDepth: weight gradient (1x128 by 1x128, added to FP32);
 // else 1x128 by 128x128, to BF16.
-template <int kWidth_, int kHalves_, int kCluster_, bool kDepth_>
+template <int kWidth_, int kHalves_, int kCluster_, int kLead_, bool kDepth_>
 struct GemmShape {
   static constexpr int kWidth = kWidth_;
   static constexpr int kHalves = kHalves_;
   static constexpr int kCluster = kCluster_;
+  static constexpr int kLead = kLead_;
   static constexpr bool kDepth = kDepth_;
 
   static constexpr int kTileN = kWidth * kHalves;
@@ -63,7 +67,7 @@ struct GemmShape {
 
   static_assert(kTileN <= 256 && kWidth % 16 == 0 && kWidth <= 128);
   static_assert(kBytesB / kCluster % 1024 == 0 && kBoxBytes % 1024 == 0 && kWidth % 8 == 0);
-  static_assert(kStages >= 3 && kSharedBytes <= kMaxSharedBytes);
+  static_assert(kStages >= kLead + 1 && kStages >= 3 && kSharedBytes <= kMaxSharedBytes);
 };
 
 // The ring of stages, as one side goes round it.
@@ -231,6 +235,10 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
   const int own_row = group * 64 + warp * 16 + lane / 4;
   const uint32_t slots = base + S::kOut + static_cast<uint32_t>(group * S::kSlots * S::kBoxBytes);
   int slot = 0;
+  // Stages until the second warp group may begin; it waits here, the first comes when it is there.
+  int lead = group == 0 ? S::kLead : 0;
+  const auto let_second_begin = [] { ptx::sync_named(kLeadBarrier, 256); };
+  if (S::kLead > 0 && group == 1) let_second_begin();
   Ring<S> ring{base};
   Tiles<S::kTileN, S::kCluster, S::kDepth> tiles(args.tiles);
   for (Tile tile; tiles.next(tile);) {
@@ -239,6 +247,7 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
         ptx::wait_barrier(ring.full(), ring.parity);
         ptx::sync_warp();
         release<S>(ring, lane);
+        if (lead > 0 && --lead == 0) let_second_begin();
       }
       continue;
     }
@@ -296,6 +305,7 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
         ptx::sync_warp();
         release<S>(ring, lane);
       }
+      if (lead > 0 && --lead == 0) let_second_begin();
     }
 
 #pragma unroll
@@ -320,6 +330,7 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
       }
     }
   }
+  if (lead > 0) let_second_begin();
   if (warp == 0 && ptx::elect_one()) ptx::wait_stores_read<0>();
 }
 

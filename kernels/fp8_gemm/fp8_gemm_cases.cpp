@@ -81,7 +81,7 @@ GpuTask GemmCase::task() const {
 }
 
 std::vector<TileShape> GemmCase::shapes() const {
-  std::vector<TileShape> list = {choose_shape(m, n, k, groups(), sms, weight_gradient)};
+  std::vector<TileShape> list = {choose_shape(size())};
   for (const TileShape& s : compiled_shapes(weight_gradient)) {
     if (!(s == list.front())) list.push_back(s);
   }

@@ -27,6 +27,7 @@ struct GemmCase {
   int64_t used() const;
   // Flops and bytes, as the simulator counts them.
   GpuTask task() const;
+  ProductSize size() const { return {m, n, k, groups(), sms, weight_gradient}; }
   // Tile shapes the kernels are compiled for that make sense here; the first is the chosen one.
   std::vector<TileShape> shapes() const;
 };
