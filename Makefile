@@ -1,5 +1,5 @@
 # Everything from a fresh Debian or Ubuntu machine: set-up, build, demo, tests.
-.PHONY: setup build demo test test-asan test-tsan fuzz format clean
+.PHONY: setup build demo test test-asan test-tsan gpu-check fuzz format clean
 
 BUILD := build
 DEMO_TEXT := $(BUILD)/king-james-bible.txt
@@ -24,6 +24,10 @@ test: build
 
 test-asan test-tsan: test-%: setup
 	@cmake --preset $* && cmake --build --preset $* && ctest --preset $*
+
+# Checks and times of the GPU kernels, on a machine that has such a GPU.
+gpu-check:
+	@tools/gpu_check.sh
 
 # Ten minutes each of mutated topologies and traces; new ones that reach new code join the corpus.
 fuzz: build

@@ -54,4 +54,24 @@ TEST(Layering, IncludesKeepToTheTable) {
   EXPECT_GT(includes, 100);
 }
 
+// What the imitation does not know cannot be checked without a GPU.
+TEST(Layering, InlineAssemblyStaysInOneFolder) {
+  const std::regex assembly("(^|[^_a-zA-Z])(asm|__asm__)\\s*(volatile)?\\s*\\(");
+  int inside = 0;
+  for (const auto& entry :
+       fs::recursive_directory_iterator(fs::path(REHEARSE_SOURCE_DIR) / "kernels")) {
+    const std::string path = entry.path().string();
+    std::ifstream in(path);
+    int line_number = 0;
+    for (std::string line; std::getline(in, line);) {
+      ++line_number;
+      if (!std::regex_search(line, assembly)) continue;
+      const bool home = path.find("/kernels/ptx/gpu/") != std::string::npos;
+      inside += home;
+      EXPECT_TRUE(home) << path << ":" << line_number << ": inline PTX belongs in kernels/ptx/gpu";
+    }
+  }
+  EXPECT_GT(inside, 20);
+}
+
 }  // namespace

@@ -27,7 +27,7 @@ constexpr char kHelp[] =
     "  --list       names the cases, their work, tiles and the speed expected on paper, and ends\n"
     "  --only TEXT  only cases whose name contains TEXT\n"
     "  --shapes     every compiled tile shape, not only the chosen one\n"
-    "  --json FILE  one JSON object per case as well\n\n"
+    "  --json FILE  one JSON object per case and line as well; - for standard output\n\n"
     "Columns: the median of single runs with a cold L2 and its spread (90th less 10th "
     "percentile);\n"
     "time per run back to back; the SMs' clock in that time; TFLOP/s and GB/s back to back, the\n"
@@ -80,7 +80,9 @@ double expected_share(const GemmCase& c, const TileShape& shape) {
 class Report {
  public:
   Report(const Options& o, const gpu::Device& device) : device_(device) {
-    if (!o.json.empty() && !(json_ = std::fopen(o.json.c_str(), "w"))) {
+    if (o.json == "-") {
+      json_ = stdout;
+    } else if (!o.json.empty() && !(json_ = std::fopen(o.json.c_str(), "w"))) {
       throw std::runtime_error("cannot write " + o.json);
     }
     std::printf("%-56s %-24s %10s %6s %10s %6s %8s %7s %12s %8s %8s %9s %8s\n",
@@ -99,7 +101,7 @@ class Report {
                 "profile");
   }
   ~Report() {
-    if (json_) std::fclose(json_);
+    if (json_ && json_ != stdout) std::fclose(json_);
   }
 
   void add(const Row& r) {

@@ -31,7 +31,7 @@ constexpr char kHelp[] =
     "  --sms S            of it, on so many SMs (default 4)\n"
     "  --random N         only N products of random small sizes\n"
     "  --seed S           of those, the first one's number (default 1)\n"
-    "  --json FILE        one JSON object per case as well\n\n"
+    "  --json FILE        one JSON object per case and line as well; - for standard output\n\n"
     "Exit codes: 0 all passed, 1 a check failed or there is no GPU of compute capability 9.0,\n"
     "2 wrong usage.\n";
 
@@ -149,12 +149,14 @@ Cases choose(const Options& o, bool large) {
 class Report {
  public:
   explicit Report(const Options& o) {
-    if (!o.json.empty() && !(json_ = std::fopen(o.json.c_str(), "w"))) {
+    if (o.json == "-") {
+      json_ = stdout;
+    } else if (!o.json.empty() && !(json_ = std::fopen(o.json.c_str(), "w"))) {
       throw std::runtime_error("cannot write " + o.json);
     }
   }
   ~Report() {
-    if (json_) std::fclose(json_);
+    if (json_ && json_ != stdout) std::fclose(json_);
   }
   Report(const Report&) = delete;
   Report& operator=(const Report&) = delete;

@@ -57,6 +57,15 @@ CastCase matrices(int64_t count, CastCase c) {
 // Values of very different size from block to block, 1e-9 among them, with single zeros, an
 // infinity and a NaN.
 std::vector<float> draw(const CastCase& c) {
+  if (c.every_value) {
+    std::vector<float> out;
+    for (uint32_t bits = 0; out.size() < static_cast<size_t>(c.m * c.k); ++bits) {
+      if (out.size() % kScaleBlock == 0) out.push_back(kE4m3Max);
+      const float x = to_float(Bf16{static_cast<uint16_t>(bits)});
+      if (std::abs(x) <= kE4m3Max) out.push_back(x);
+    }
+    return out;
+  }
   std::mt19937_64 random = random_of(c.name);
   std::normal_distribution<float> normal(0, 1);
   const int64_t rows = c.m * c.matrices;
@@ -295,6 +304,11 @@ std::vector<CastCase> small_cast_cases() {
     list.push_back(make(CastKind::kColumnsOfCodes, 272, 144, power_of_two));
     list.push_back(matrices(3, make(CastKind::kBlocks, 208, 336, power_of_two)));
   }
+  // 2 (448's bits + 1) values, and 448 itself at the head of every 128.
+  CastCase every = make(CastKind::kRows, (2 * (to_bf16(kE4m3Max).bits + 1) + 126) / 127, 128);
+  every.name = "cast rows, every BF16 value up to 448";
+  every.every_value = true;
+  list.push_back(every);
   list.push_back(make(CastKind::kRows, 1, 16));
   list.push_back(make(CastKind::kRows, 128, 128));
   list.push_back(make(CastKind::kRows, 9, 576));

@@ -22,6 +22,7 @@ struct CastCase {
   int64_t matrices = 1;
   std::vector<int32_t> rows;  // of groups, or empty
   bool power_of_two = false;
+  bool every_value = false;  // every BF16 value up to 448, in groups of scale 1
 
   // Bytes, as the simulator counts them.
   GpuTask task() const;

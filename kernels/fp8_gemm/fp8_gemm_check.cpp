@@ -12,7 +12,7 @@ namespace rehearse::kernels {
 namespace {
 
 constexpr uint8_t kNanCode = 0x7f;
-constexpr int64_t kAllElements = 300000;  // of an output: all are compared, else this many / 16
+constexpr int64_t kAllElements = 300000;  // of an output: all are compared, else this many / 32
 constexpr uint16_t kUntouched = 0x1234;
 
 int64_t ceil_div(int64_t a, int64_t b) {
@@ -211,7 +211,7 @@ std::vector<Place> places_to_compare(const GemmCase& c) {
     const uint64_t r = random();
     return r % 8 == 0 ? 0 : r % 8 == 1 ? count - 1 : static_cast<int64_t>((r >> 3) % count);
   };
-  while (static_cast<int64_t>(places.size()) < kAllElements / 16) {
+  while (static_cast<int64_t>(places.size()) < kAllElements / 32) {
     const auto& [g, first, count] = spans[random() % spans.size()];
     if (count > 0) places.push_back({static_cast<int>(g), first + pick(count), pick(c.n)});
   }
