@@ -157,31 +157,38 @@ struct BlockScales {
   }
 };
 
+struct alignas(8) Pair {
+  float x, y;
+};
+
+// What a 128-block of one thread's rows and kWidth columns is multiplied by.
+struct StageScales {
+  float row0, row1;  // of the thread's rows, 8 apart
+  // Forward: the weights' scales, of columns below `split` and of the others.
+  float first, second;
+  int split;
+  // Weight gradient: where the columns' own scales lie in shared memory.
+  uint32_t columns;
+};
+
 // sums += product * scales of one 128-block, for one half of the columns.
 template <class S>
 __device__ __forceinline__ void promote(float (&sums)[S::kWidth / 2],
                                         const float (&product)[S::kWidth / 2],
-                                        float row0,
-                                        float row1,
-                                        float first,
-                                        float second,
-                                        int split,
-                                        uint32_t column_scales,
+                                        const StageScales& scales,
                                         int lane) {
 #pragma unroll
   for (int i = 0; i < S::kWidth / 8; ++i) {
     float s00, s01, s10, s11;
     if constexpr (S::kDepth) {
-      struct alignas(8) Pair {
-        float x, y;
-      };
-      const Pair column = ptx::load_shared<Pair>(column_scales + (8 * i + 2 * (lane % 4)) * 4);
-      s00 = row0 * column.x, s01 = row0 * column.y;
-      s10 = row1 * column.x, s11 = row1 * column.y;
+      const Pair column = ptx::load_shared<Pair>(scales.columns + (8 * i + 2 * (lane % 4)) * 4);
+      s00 = scales.row0 * column.x, s01 = scales.row0 * column.y;
+      s10 = scales.row1 * column.x, s11 = scales.row1 * column.y;
     } else {
-      const float column = 128 % S::kWidth == 0 || 8 * i < split ? first : second;
-      s00 = s01 = row0 * column;
-      s10 = s11 = row1 * column;
+      const bool before = 128 % S::kWidth == 0 || 8 * i < scales.split;
+      const float column = before ? scales.first : scales.second;
+      s00 = s01 = scales.row0 * column;
+      s10 = s11 = scales.row1 * column;
     }
     sums[4 * i] = ptx::multiply_add(product[4 * i], s00, sums[4 * i]);
     sums[4 * i + 1] = ptx::multiply_add(product[4 * i + 1], s01, sums[4 * i + 1]);
@@ -202,9 +209,6 @@ __device__ __forceinline__ void put_box(
     return at ^ ((at >> 7 & kSwizzleMask) << 4);
   };
   if constexpr (S::kDepth) {
-    struct alignas(8) Pair {
-      float x, y;
-    };
     const int row = 16 * warp + lane / 4;
 #pragma unroll
     for (int i = 0; i < S::kBoxColumns / 8; ++i) {
@@ -291,15 +295,13 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
         ptx::keep(product);
         // The weight gradient's column scales are read below.
         if (!S::kDepth && h == S::kHalves - 1) release<S>(ring, lane);
-        promote<S>(sums[h],
-                   product,
-                   row0,
-                   row1,
-                   first[h],
-                   second[h],
-                   S::kDepth ? 0 : scales[h].split,
-                   ring.scales_b() + h * S::kWidth * 4,
-                   lane);
+        const StageScales stage = {.row0 = row0,
+                                   .row1 = row1,
+                                   .first = first[h],
+                                   .second = second[h],
+                                   .split = S::kDepth ? 0 : scales[h].split,
+                                   .columns = ring.scales_b() + h * S::kWidth * 4};
+        promote<S>(sums[h], product, stage, lane);
       }
       if constexpr (S::kDepth) {
         ptx::sync_warp();
