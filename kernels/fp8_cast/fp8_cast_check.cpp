@@ -6,15 +6,13 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "base/integers.h"
+
 namespace rehearse::kernels {
 namespace {
 
 constexpr uint8_t kUntouchedCode = 0x5a;
 constexpr float kUntouchedScale = -7;
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 const char* name_of(CastKind kind) {
   switch (kind) {

@@ -2,14 +2,11 @@
 #include <cmath>
 #include <vector>
 
+#include "base/integers.h"
 #include "kernels/fp8_cast/fp8_cast.h"
 
 namespace rehearse::kernels {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Which rows hold values: [begin, end) of every group's padded range [begin, limit).
 struct Rows {

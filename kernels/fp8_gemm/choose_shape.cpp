@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/integers.h"
+
 namespace rehearse::kernels {
 namespace {
 
@@ -11,10 +13,6 @@ constexpr int64_t kTileM = 128;
 constexpr int64_t kTileK = 128;
 constexpr double kTileOverhead = 1000;  // clocks: the pipeline fills, the first results leave
 constexpr double kClocksPerColumn = 4;  // of the epilogue
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 }  // namespace
 

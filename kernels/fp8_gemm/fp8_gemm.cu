@@ -1,32 +1,16 @@
 #include <algorithm>
-#include <stdexcept>
 #include <string>
 
+#include "base/integers.h"
 #include "kernels/fp8_gemm/choose_shape.h"
 #include "kernels/fp8_gemm/fp8_gemm.cuh"
 #include "kernels/fp8_gemm/fp8_gemm.h"
+#include "kernels/ptx/arguments.h"
 
 namespace rehearse::kernels::REHEARSE_TARGET {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
-void require(bool condition, const std::string& what) {
-  if (!condition) throw std::invalid_argument("fp8_gemm: " + what);
-}
-
-void require_multiple(int64_t value, int64_t of, const char* name) {
-  require(value > 0 && value % of == 0 && value < int64_t{1} << 31,
-          std::string(name) + " is " + std::to_string(value) + ", not a positive multiple of " +
-              std::to_string(of));
-}
-
-void require_aligned(const void* p, const char* name) {
-  require(p && reinterpret_cast<uintptr_t>(p) % 16 == 0,
-          std::string(name) + " is null or not aligned to 16 bytes");
-}
+const Arguments kArguments("fp8_gemm");
 
 // Codes [outer, rows, columns], read in boxes of box_rows by 128.
 TensorMap codes_map(
@@ -133,44 +117,44 @@ void dispatch(const TileShape& s, const Problem& p, Stream stream) {
             run_if.template operator()<112, 1, 1, 2>() ||
             run_if.template operator()<64, 1, 2, 2>() || run_if.template operator()<64, 1, 1, 2>();
   }
-  require(known, "no kernel is compiled for tiles of " + to_string(s));
+  kArguments.require(known, "no kernel is compiled for tiles of " + to_string(s));
 }
 
 }  // namespace
 
 void fp8_gemm(const Fp8Product& p, const TileShape& shape, Stream stream) {
-  require_multiple(p.k, 16, "k");
-  require_multiple(p.n, 8, "n");
-  require_multiple(p.m, 1, "m");
-  require_multiple(p.x_scale_stride, 4, "the stride of x's scales");
-  require_multiple(p.groups, 1, "groups");
-  require_multiple(p.sms, 1, "sms");
-  require(p.x_scale_stride >= p.m, "the stride of x's scales is less than m");
-  require(p.rows || p.groups == 1, "several groups need their rows");
-  require_aligned(p.x, "x");
-  require_aligned(p.x_scales, "x_scales");
-  require_aligned(p.w, "w");
-  require(p.w_scales != nullptr, "w_scales is null");
-  require_aligned(p.y, "y");
+  kArguments.require_multiple(p.k, 16, "k");
+  kArguments.require_multiple(p.n, 8, "n");
+  kArguments.require_multiple(p.m, 1, "m");
+  kArguments.require_multiple(p.x_scale_stride, 4, "the stride of x's scales");
+  kArguments.require_multiple(p.groups, 1, "groups");
+  kArguments.require_multiple(p.sms, 1, "sms");
+  kArguments.require(p.x_scale_stride >= p.m, "the stride of x's scales is less than m");
+  kArguments.require(p.rows || p.groups == 1, "several groups need their rows");
+  kArguments.require_aligned(p.x, "x");
+  kArguments.require_aligned(p.x_scales, "x_scales");
+  kArguments.require_aligned(p.w, "w");
+  kArguments.require(p.w_scales != nullptr, "w_scales is null");
+  kArguments.require_aligned(p.y, "y");
   dispatch<false>(shape, p, stream);
 }
 
 void fp8_weight_gradient(const Fp8WeightGradient& p, const TileShape& shape, Stream stream) {
-  require_multiple(p.tokens, 16, "tokens");
-  require_multiple(p.n, 4, "n");
-  require_multiple(p.m, 1, "m");
-  require_multiple(p.dy_scale_stride, 4, "the stride of dy's scales");
-  require_multiple(p.x_scale_stride, 4, "the stride of x's scales");
-  require_multiple(p.groups, 1, "groups");
-  require_multiple(p.sms, 1, "sms");
-  require(p.dy_scale_stride >= p.m, "the stride of dy's scales is less than m");
-  require(p.x_scale_stride >= p.n, "the stride of x's scales is less than n");
-  require(p.rows || p.groups == 1, "several groups need their rows");
-  require_aligned(p.dy, "dy");
-  require_aligned(p.dy_scales, "dy_scales");
-  require_aligned(p.x, "x");
-  require_aligned(p.x_scales, "x_scales");
-  require_aligned(p.dw, "dw");
+  kArguments.require_multiple(p.tokens, 16, "tokens");
+  kArguments.require_multiple(p.n, 4, "n");
+  kArguments.require_multiple(p.m, 1, "m");
+  kArguments.require_multiple(p.dy_scale_stride, 4, "the stride of dy's scales");
+  kArguments.require_multiple(p.x_scale_stride, 4, "the stride of x's scales");
+  kArguments.require_multiple(p.groups, 1, "groups");
+  kArguments.require_multiple(p.sms, 1, "sms");
+  kArguments.require(p.dy_scale_stride >= p.m, "the stride of dy's scales is less than m");
+  kArguments.require(p.x_scale_stride >= p.n, "the stride of x's scales is less than n");
+  kArguments.require(p.rows || p.groups == 1, "several groups need their rows");
+  kArguments.require_aligned(p.dy, "dy");
+  kArguments.require_aligned(p.dy_scales, "dy_scales");
+  kArguments.require_aligned(p.x, "x");
+  kArguments.require_aligned(p.x_scales, "x_scales");
+  kArguments.require_aligned(p.dw, "dw");
   dispatch<true>(shape, p, stream);
 }
 

@@ -1,15 +1,16 @@
 #include <algorithm>
 #include <numeric>
-#include <stdexcept>
 
+#include "base/integers.h"
 #include "kernels/fp8_gemm/fp8_gemm_check.h"
+#include "kernels/ptx/arguments.h"
 
 namespace rehearse::kernels {
 namespace {
 
 int64_t padded(const std::vector<int32_t>& rows) {
   int64_t sum = 0;
-  for (const int32_t r : rows) sum += (r + kScaleBlock - 1) / kScaleBlock * kScaleBlock;
+  for (const int32_t r : rows) sum += round_up(r, kScaleBlock);
   return sum;
 }
 
@@ -114,21 +115,16 @@ std::vector<GemmCase> small_gemm_cases() {
 
 GemmCase gemm_case(
     bool weight_gradient, int64_t m, int64_t n, int64_t k, std::vector<int32_t> rows) {
-  const auto require = [](int64_t value, int64_t of, const char* what) {
-    if (value <= 0 || value % of != 0) {
-      throw std::invalid_argument(std::string(what) + " is " + std::to_string(value) +
-                                  ", not a positive multiple of " + std::to_string(of));
-    }
-  };
+  const Arguments arguments("this case");
   for (const int32_t r : rows) {
-    if (r < 0) throw std::invalid_argument("a group of " + std::to_string(r) + " rows");
+    arguments.require(r >= 0, "a group of " + std::to_string(r) + " rows");
   }
   // With groups their rows say how many there are in all; an empty buffer has one block.
   const int64_t sum = std::max<int64_t>(padded(rows), kScaleBlock);
   if (!rows.empty()) (weight_gradient ? k : m) = sum;
-  require(m, 1, "m");
-  require(n, weight_gradient ? 4 : 8, "n");
-  require(k, 16, weight_gradient ? "k, the tokens," : "k");
+  arguments.require_multiple(m, 1, "m");
+  arguments.require_multiple(n, weight_gradient ? 4 : 8, "n");
+  arguments.require_multiple(k, 16, weight_gradient ? "k, the tokens," : "k");
   GemmCase c = weight_gradient ? gradient(m, n, k) : dense(m, n, k);
   if (!rows.empty()) {
     c.name += " groups";
@@ -147,7 +143,7 @@ GemmCase random_gemm_case(uint64_t number) {
   const auto size = [&](uint64_t most, int64_t of) {
     int64_t n = up_to(most);
     if (random() % 2) n = std::max<int64_t>(1, n / kScaleBlock * kScaleBlock + up_to(3) - 2);
-    return (n + of - 1) / of * of;
+    return round_up(n, of);
   };
   std::vector<int32_t> rows;
   if (random() % 2) {

@@ -8,19 +8,14 @@
 #include <exception>
 #include <stdexcept>
 
+#include "base/integers.h"
+
 namespace rehearse::kernels {
 namespace {
 
 constexpr uint8_t kNanCode = 0x7f;
 constexpr int64_t kAllElements = 300000;  // of an output: all are compared, else this many / 32
 constexpr uint16_t kUntouched = 0x1234;
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-int64_t round_up(int64_t a, int64_t b) {
-  return ceil_div(a, b) * b;
-}
 
 // 256 codes to draw from: small integers other than 0, or a normal distribution cut at the largest
 // code.

@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 
+#include "base/integers.h"
 #include "kernels/formats/tensor_core.h"
 #include "kernels/fp8_gemm/fp8_gemm.h"
 
@@ -9,10 +10,6 @@ namespace rehearse::kernels {
 namespace {
 
 constexpr int64_t kInstruction = 32;  // products of one wgmma
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // An element of either product: blocks of at most 128 codes of both sides, and their scale.
 struct Block {
