@@ -91,6 +91,13 @@ rehearse_mutant(everyone_stores gemm ${gemm} "128 threads store the same box"
   "{\n          if constexpr (S::kDepth) {\n            ptx::add_tensor")
 rehearse_mutant(column_scales_freed gemm ${gemm} "frees a stage whose column scales lanes still read"
   "ptx::sync_warp();\n        release<S>(ring, lane);\n      }\n      if" "release<S>(ring, lane);\n      }\n      if")
+rehearse_mutant(reader_fences gemm ${gemm} "the storing thread fences, not those who wrote"
+  "ptx::fence_async_shared();\n        ptx::sync_named(1 + group, 128);\n        if (warp == 0 && ptx::elect_one()) {"
+  "ptx::sync_named(1 + group, 128);\n        if (warp == 0 && ptx::elect_one()) {\n          ptx::fence_async_shared();")
+rehearse_mutant(operands_misaligned gemm ${gemm} "operands begin 512 bytes past a multiple of 1024"
+  "static constexpr int kA = 0;" "static constexpr int kA = 512;")
+rehearse_mutant(one_warp_gives_registers gemm ${gemm} "one warp of the producer's group gives up registers"
+  "ptx::decrease_registers<40>();\n    if" "if (warp == S::kMathWarps) ptx::decrease_registers<40>();\n    if")
 rehearse_mutant(second_never_begins gemm ${gemm} "with few stages the second warp group waits for ever"
   "if (lead > 0) let_second_begin();" "")
 rehearse_mutant(first_tokens_for_all gemm fp8_gemm/tiles.cuh "every expert's gradient from the first tokens"

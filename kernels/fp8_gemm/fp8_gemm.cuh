@@ -53,7 +53,7 @@ struct GemmShape {
   static constexpr int kBytesScalesB = kDepth ? kTileN * 4 : 0;
   static constexpr int kStageBytes = kBytesA + kBytesB + kBytesScalesA + kBytesScalesB;
   static constexpr int kOutBytes = 2 * kSlots * kBoxBytes;
-  static constexpr int kStagesThatFit = (kMaxSharedBytes - kOutBytes - 256) / kStageBytes;
+  static constexpr int kStagesThatFit = (kMaxSharedBytes - kOutBytes - 1024) / kStageBytes;
   static constexpr int kStages = kStagesThatFit < 8 ? kStagesThatFit : 8;
 
   // Where things lie in shared memory; tiles and boxes first, on multiples of 1024.

@@ -79,8 +79,8 @@ __device__ __forceinline__ void wait_stores_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 
-// What this thread (and whom it met) wrote to shared memory by ordinary stores is from here on seen
-// by tensor copies and matrix multiplications.
+// What this thread wrote to shared memory by ordinary stores is seen by tensor copies and matrix
+// multiplications that come after this and a barrier.
 __device__ __forceinline__ void fence_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

@@ -33,8 +33,8 @@ class VectorClock {
   std::vector<uint32_t> times_;
 };
 
-// What its owner has seen: `all` accesses, and those `ordinary` writes of threads that a proxy
-// fence has made visible to tensor copies and tensor cores.
+// What its owner has seen: `all` accesses, and those writes of threads that their proxy fences have
+// made visible to tensor copies and tensor cores.
 struct Sight {
   explicit Sight(int agents = 0) : all(agents), fenced(agents) {}
   void join(const Sight& other) {

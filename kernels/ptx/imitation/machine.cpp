@@ -65,7 +65,9 @@ struct KnownStack {
 #endif
     return c;
   }
-  void deallocate(boost::context::stack_context& c) { allocator.deallocate(c); }
+  void deallocate(boost::context::stack_context& c) {
+    allocator.deallocate(c);
+  }
 };
 
 std::string place(const Where& where) {
@@ -101,7 +103,10 @@ Cluster::Cluster(const LaunchShape& launched, int index) : shape(launched) {
     for (Meeting& m : block->named) m.gathering = m.released = Sight(agents);
     block->warp_groups.resize(static_cast<size_t>((shape.threads + kWarpGroup - 1) / kWarpGroup));
     const int per_thread = std::min(255, kRegisters / shape.threads) / 8 * 8;
-    for (WarpGroup& group : block->warp_groups) group.registers = per_thread;
+    for (WarpGroup& group : block->warp_groups) {
+      group.registers = per_thread;
+      group.meeting.gathering = group.meeting.released = Sight(agents);
+    }
     block->free_registers = kRegisters - per_thread * shape.threads;
     blocks.push_back(std::move(block));
   }

@@ -70,7 +70,8 @@ struct Product {
 
 struct WarpGroup {
   std::vector<std::unique_ptr<Product>> products;  // done ones are freed
-  int registers = 0;                               // per thread, 0: as launched
+  int registers = 0;                               // per thread
+  Meeting meeting;                                 // of all its warps, to change them
 };
 
 struct Stack {

@@ -85,7 +85,11 @@ void set_registers(int count, bool increase, Where where) {
   if (count < 24 || count > 256 || count % 8 != 0) {
     c.fail("sets " + std::to_string(count) + " registers; 24 to 256 in steps of 8", where);
   }
-  // The warp group's first thread acts for it; the others come to the same place.
+  // All its warps change them or none may; the first thread acts for all. No memory is ordered.
+  const Sight before = t.sight;
+  c.meet(group.meeting, kWarpGroup, "a change of its warp group's registers", where);
+  t.sight = before;
+  ++t.sight.all[t.agent];
   if (t.index % kWarpGroup == 0) {
     const int more = (count - group.registers) * kWarpGroup;
     if (increase != (more > 0)) {

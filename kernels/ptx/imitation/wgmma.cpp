@@ -28,6 +28,9 @@ void read_row(uint8_t* to, uint64_t descriptor, int r, const Access& access, Whe
   const uint32_t mode = static_cast<uint32_t>(descriptor >> 62);
   const uint32_t mask = mode == 1 ? 7 : mode == 2 ? 3 : mode == 3 ? 1 : 0;
   if (mode != 1) c.fail("multiplies an operand that is not swizzled by 128 bytes", where);
+  // The swizzle follows address bits 7 to 9: an operand begins where they are 0, but for the
+  // advance along K, unless the descriptor's base offset says otherwise, which these do not set.
+  if (start % 1024 >= 128) c.fail("multiplies an operand that is not aligned to 1024 bytes", where);
   const uint32_t row =
       start + static_cast<uint32_t>(r / 8) * stride + static_cast<uint32_t>(r % 8) * 128;
   for (uint32_t at = 0; at < kRowBytes; at += 16) {
