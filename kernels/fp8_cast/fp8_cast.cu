@@ -25,7 +25,9 @@ void cast_rows(const CastRows& c, Stream stream) {
   kArguments.require_multiple(c.m, 1, "m");
   kArguments.require_multiple(c.k, 16, "k");
   kArguments.require(c.scale_stride >= c.m, "the stride of scales is less than m");
+  kArguments.require_multiple(c.groups, 1, "groups");
   kArguments.require(c.rows || c.groups == 1, "several groups need their rows");
+  if (c.rows) kArguments.require_multiple(c.m, kScaleBlock, "m, the room of padded groups,");
   kArguments.require_aligned(c.x, "x");
   kArguments.require_aligned(c.codes, "codes");
   kArguments.require_aligned(c.scales, "scales");
@@ -38,11 +40,13 @@ void cast_columns(const CastColumns& c, Stream stream) {
   kArguments.require_multiple(c.tokens, 16, "tokens");
   kArguments.require_multiple(c.k, 16, "k");
   kArguments.require(c.scale_stride >= c.k, "the stride of scales is less than k");
+  kArguments.require_multiple(c.groups, 1, "groups");
   kArguments.require(c.rows || c.groups == 1, "several groups need their rows");
-  kArguments.require(!c.rows || c.tokens % kScaleBlock == 0,
-                     "tokens of groups are not a multiple of 128");
+  if (c.rows)
+    kArguments.require_multiple(c.tokens, kScaleBlock, "tokens, the room of padded groups,");
   kArguments.require_aligned(c.codes, "codes");
   kArguments.require_aligned(c.scales, "scales");
+  kArguments.require(!c.x || !c.x_codes, "either x or x_codes, not both");
   if (c.x) {
     kArguments.require_aligned(c.x, "x");
   } else {
@@ -61,12 +65,15 @@ void cast_blocks(const CastBlocks& c, Stream stream) {
   kArguments.require_multiple(c.k, 16, "k");
   kArguments.require_aligned(c.w, "w");
   kArguments.require_aligned(c.codes, "codes");
-  kArguments.require(c.scales != nullptr, "scales is null");
+  kArguments.require(c.scales && reinterpret_cast<uintptr_t>(c.scales) % 4 == 0,
+                     "scales is null or not aligned to 4 bytes");
   if (c.transposed_codes) {
     kArguments.require_aligned(c.transposed_codes, "transposed_codes");
     kArguments.require(c.transposed_scales != nullptr, "transposed_scales is null");
   }
-  const int64_t blocks = c.matrices * ceil_div(c.n, kScaleBlock) * ceil_div(c.k, kScaleBlock);
+  const int64_t per_matrix = ceil_div(c.n, kScaleBlock) * ceil_div(c.k, kScaleBlock);
+  kArguments.require(per_matrix < int64_t{1} << 31, "a matrix of more than 2^31 blocks");
+  const int64_t blocks = c.matrices * per_matrix;
   ptx::launch<cast_blocks_kernel<CastBlocks>>(grid(blocks, kCastBlocksShared), stream, c);
 }
 

@@ -12,6 +12,12 @@ namespace {
 
 const Arguments kArguments("fp8_gemm");
 
+void require_blocks(const TileShape& shape, int sms) {
+  kArguments.require(shape.cluster <= sms,
+                     "clusters of " + std::to_string(shape.cluster) + " blocks do not fit " +
+                         std::to_string(sms) + " SMs");
+}
+
 // Codes [outer, rows, columns], read in boxes of box_rows by 128.
 TensorMap codes_map(
     const uint8_t* base, int64_t columns, int64_t rows, int64_t outer, int box_rows) {
@@ -64,7 +70,7 @@ template <class S>
 void start(const GemmArguments& args, int sms, Stream stream) {
   LaunchShape shape;
   shape.cluster = S::kCluster;
-  shape.blocks = std::max(1, sms / S::kCluster) * S::kCluster;
+  shape.blocks = sms / S::kCluster * S::kCluster;
   shape.threads = S::kThreads;
   shape.shared_bytes = S::kSharedBytes;
   ptx::launch<fp8_gemm_kernel<S>>(shape, stream, args);
@@ -131,10 +137,13 @@ void fp8_gemm(const Fp8Product& p, const TileShape& shape, Stream stream) {
   kArguments.require_multiple(p.sms, 1, "sms");
   kArguments.require(p.x_scale_stride >= p.m, "the stride of x's scales is less than m");
   kArguments.require(p.rows || p.groups == 1, "several groups need their rows");
+  if (p.rows) kArguments.require_multiple(p.m, kScaleBlock, "m, the room of padded groups,");
+  require_blocks(shape, p.sms);
   kArguments.require_aligned(p.x, "x");
   kArguments.require_aligned(p.x_scales, "x_scales");
   kArguments.require_aligned(p.w, "w");
-  kArguments.require(p.w_scales != nullptr, "w_scales is null");
+  kArguments.require(p.w_scales && reinterpret_cast<uintptr_t>(p.w_scales) % 4 == 0,
+                     "w_scales is null or not aligned to 4 bytes");
   kArguments.require_aligned(p.y, "y");
   dispatch<false>(shape, p, stream);
 }
@@ -150,6 +159,9 @@ void fp8_weight_gradient(const Fp8WeightGradient& p, const TileShape& shape, Str
   kArguments.require(p.dy_scale_stride >= p.m, "the stride of dy's scales is less than m");
   kArguments.require(p.x_scale_stride >= p.n, "the stride of x's scales is less than n");
   kArguments.require(p.rows || p.groups == 1, "several groups need their rows");
+  if (p.rows)
+    kArguments.require_multiple(p.tokens, kScaleBlock, "tokens, the room of padded groups,");
+  require_blocks(shape, p.sms);
   kArguments.require_aligned(p.dy, "dy");
   kArguments.require_aligned(p.dy_scales, "dy_scales");
   kArguments.require_aligned(p.x, "x");

@@ -84,7 +84,7 @@ GpuTask GemmCase::task() const {
 std::vector<TileShape> GemmCase::shapes() const {
   std::vector<TileShape> list = {choose_shape(size())};
   for (const TileShape& s : compiled_shapes(weight_gradient)) {
-    if (!(s == list.front())) list.push_back(s);
+    if (!(s == list.front()) && s.cluster <= sms) list.push_back(s);
   }
   return list;
 }
@@ -100,6 +100,7 @@ std::vector<GemmCase> small_gemm_cases() {
       dense(257, 576, 448),  // DeepSeek-V3's kv_a is 576 wide: 4.5 blocks
       grouped("empty first, one token, full", {0, 1, 128}, 200, 256, 0),
       grouped("odd", {130, 0, 255, 3}, 264, 384, 128),
+      grouped("whole blocks before others", {128, 5, 384, 1}, 136, 128, 0),
       grouped("nothing", {0, 0}, 128, 128, 128),
       grouped("last empty", {384, 0}, 112, 144, 0),
       gradient(128, 128, 128),
