@@ -211,7 +211,7 @@ class Operands {
     const bool of_codes = case_.kind == CastKind::kColumnsOfCodes;
     a.x = of_codes ? nullptr : x_.data();
     a.w = values_.data();
-    a.x_codes = x_codes_.data(), a.x_scales = x_scales_.data();
+    a.x_codes = of_codes ? x_codes_.data() : nullptr, a.x_scales = x_scales_.data();
     a.codes = codes_.data(), a.scales = scales_.data();
     a.transposed_codes = transposed_codes_.data(), a.transposed_scales = transposed_scales_.data();
     a.rows = case_.rows.empty() ? nullptr : case_.rows.data();
@@ -222,7 +222,7 @@ class Operands {
     const bool of_codes = case_.kind == CastKind::kColumnsOfCodes;
     a.x = of_codes ? nullptr : d_x_.get();
     a.w = d_values_.get();
-    a.x_codes = d_x_codes_.get(), a.x_scales = d_x_scales_.get();
+    a.x_codes = of_codes ? d_x_codes_.get() : nullptr, a.x_scales = d_x_scales_.get();
     a.codes = d_codes_.get(), a.scales = d_scales_.get();
     a.transposed_codes = d_transposed_codes_.get();
     a.transposed_scales = d_transposed_scales_.get();
