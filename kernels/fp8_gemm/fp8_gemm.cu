@@ -85,8 +85,7 @@ void run(const Fp8Product& p, Stream stream) {
   args.b = codes_map(p.w, p.k, p.n, p.groups, S::kTileN / S::kCluster);
   args.b_block_scales = p.w_scales;
   args.d = output_map<S>(p.y, Element::kBf16, p.n, p.m, 1);
-  args.tiles = {
-      p.rows, p.groups, static_cast<int>(p.m), static_cast<int>(p.n), static_cast<int>(k_blocks)};
+  args.tiles = tile_arguments<S>(p.rows, p.groups, p.m, p.n, k_blocks);
   start<S>(args, p.sms, stream);
 }
 
@@ -99,8 +98,7 @@ void run(const Fp8WeightGradient& p, Stream stream) {
   args.b = codes_map(p.x, p.tokens, p.n, 1, S::kTileN / S::kCluster);
   args.b_scales = scales_map(p.x_scales, p.n, p.x_scale_stride, k_blocks, S::kTileN);
   args.d = output_map<S>(p.dw, Element::kFloat, p.n, p.m, p.groups);
-  args.tiles = {
-      p.rows, p.groups, static_cast<int>(p.m), static_cast<int>(p.n), static_cast<int>(k_blocks)};
+  args.tiles = tile_arguments<S>(p.rows, p.groups, p.m, p.n, k_blocks);
   start<S>(args, p.sms, stream);
 }
 

@@ -103,6 +103,8 @@ std::vector<GemmCase> small_gemm_cases() {
       grouped("whole blocks before others", {128, 5, 384, 1}, 136, 128, 0),
       grouped("nothing", {0, 0}, 128, 128, 128),
       grouped("last empty", {384, 0}, 112, 144, 0),
+      dense(2177, 136, 16),  // more than one band of tiles
+      gradient(2177, 132, 16),
       gradient(128, 128, 128),
       gradient(200, 264, 400),
       gradient(1, 4, 16),
