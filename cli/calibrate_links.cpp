@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "cli/results.h"
 #include "sim/exchange_speed.h"
-#include "sim/link_benchmarks.h"
+#include "sim/import/link_benchmarks.h"
 
 namespace rehearse::cli {
 namespace {

@@ -12,9 +12,9 @@
 #include "base/progress.h"
 #include "base/statistics.h"
 #include "cli/results.h"
-#include "plan/op_work.h"
+#include "plan/program/op_work.h"
 #include "sim/exchange_speed.h"
-#include "sim/profile.h"
+#include "sim/import/profile.h"
 
 namespace rehearse::cli {
 namespace {

@@ -8,8 +8,8 @@
 #include <boost/program_options.hpp>
 
 #include "plan/plan.h"
-#include "plan/timeline.h"
-#include "sim/calibration.h"
+#include "plan/program/timeline.h"
+#include "sim/price/calibration.h"
 
 namespace rehearse::cli {
 

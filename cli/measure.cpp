@@ -11,9 +11,9 @@
 #include "base/progress.h"
 #include "base/statistics.h"
 #include "runtime/machine.h"
-#include "runtime/overheads.h"
+#include "runtime/time_overheads.h"
 #include "runtime/random.h"
-#include "sim/op_cost.h"
+#include "sim/price/op_cost.h"
 
 namespace rehearse::cli {
 namespace {

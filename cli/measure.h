@@ -8,7 +8,7 @@
 
 #include "plan/plan.h"
 #include "runtime/kernel_bench.h"
-#include "sim/calibration.h"
+#include "sim/price/calibration.h"
 
 namespace rehearse::cli {
 

@@ -6,8 +6,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "plan/memory.h"
-#include "plan/timeline.h"
+#include "plan/program/memory.h"
+#include "plan/program/timeline.h"
 #include "runtime/train.h"
 #include "sim/simulate.h"
 

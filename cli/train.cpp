@@ -11,7 +11,7 @@
 #include "cli/command.h"
 #include "cli/results.h"
 #include "plan/capabilities.h"
-#include "plan/routing_file.h"
+#include "plan/routing/routing_file.h"
 
 namespace rehearse::cli {
 

@@ -1,5 +1,5 @@
 #pragma once
-// What the runtime adds to kernels on one machine; runtime/overheads.h measures it.
+// What the runtime adds to kernels on one machine; runtime/time_overheads.h measures it.
 
 #include "base/units.h"
 

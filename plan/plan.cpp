@@ -6,8 +6,8 @@
 #include <fmt/ranges.h>
 
 #include "base/yaml.h"
-#include "plan/placement.h"
-#include "plan/routing_file.h"
+#include "plan/routing/placement.h"
+#include "plan/routing/routing_file.h"
 
 namespace rehearse {
 namespace {

@@ -9,7 +9,7 @@
 #include "plan/cluster.h"
 #include "plan/layout.h"
 #include "plan/model.h"
-#include "plan/program.h"
+#include "plan/program/program.h"
 
 namespace rehearse {
 
@@ -50,7 +50,7 @@ enum class LoadVaries : uint8_t { kNever, kLayer, kMicroBatch };
 // Routing counts that `simulate` takes for clusters of GPUs (sim/expert_load.h).
 struct ExpertLoadSpec {
   bool synthetic = false;  // else balanced, or
-  std::string recorded;    // a file of recorded routing (plan/routing_file.h), found; empty: none
+  std::string recorded;    // a file of recorded routing (plan/routing/routing_file.h), found; empty: none
   double skew = 0;         // standard deviation of the logarithm of experts' popularity
   int64_t seed = 1;
   LoadVaries varies = LoadVaries::kNever;  // kMicroBatch: by layer, micro-batch and EP group

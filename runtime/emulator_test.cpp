@@ -6,8 +6,8 @@
 #include <gtest/gtest.h>
 
 #include "base/errors.h"
-#include "plan/op_work.h"
-#include "plan/routing.h"
+#include "plan/program/op_work.h"
+#include "plan/routing/counts.h"
 #include "plan/testing.h"
 #include "runtime/testing.h"
 #include "runtime/train.h"

@@ -11,7 +11,7 @@
 #include <fmt/format.h>
 
 #include "base/errors.h"
-#include "runtime/communicator.h"
+#include "runtime/communicators/communicator.h"
 
 namespace rehearse {
 namespace {

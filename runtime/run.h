@@ -8,7 +8,7 @@
 #include <functional>
 #include <memory>
 
-#include "plan/timeline.h"
+#include "plan/program/timeline.h"
 
 namespace rehearse {
 

@@ -8,7 +8,7 @@
 
 #include "base/errors.h"
 #include "plan/testing.h"
-#include "runtime/local_communicator.h"
+#include "runtime/communicators/local/local_communicator.h"
 #include "runtime/parameters.h"
 
 namespace rehearse {

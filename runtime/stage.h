@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "runtime/layers/activations.h"
-#include "runtime/text_data.h"
+#include "runtime/data/text_data.h"
 
 namespace rehearse {
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "plan/timeline.h"
-#include "runtime/cpu_device.h"
-#include "runtime/local_communicator.h"
+#include "plan/program/timeline.h"
+#include "runtime/devices/cpu/cpu_device.h"
+#include "runtime/communicators/local/local_communicator.h"
 
 namespace rehearse {
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "plan/plan.h"
-#include "sim/calibration.h"
+#include "sim/price/calibration.h"
 
 namespace rehearse {
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "plan/routing_file.h"
+#include "plan/routing/routing_file.h"
 
 namespace rehearse {
 namespace {

@@ -8,10 +8,10 @@
 #include <unordered_map>
 #include <vector>
 
-#include "plan/op_work.h"
-#include "plan/placement.h"
+#include "plan/program/op_work.h"
+#include "plan/routing/placement.h"
 #include "plan/plan.h"
-#include "plan/routing.h"
+#include "plan/routing/counts.h"
 
 namespace rehearse {
 

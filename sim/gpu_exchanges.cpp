@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "plan/routing.h"
+#include "plan/routing/counts.h"
 #include "sim/gpu_work.h"
 
 namespace rehearse {

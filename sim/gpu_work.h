@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "sim/gpu_world.h"
-#include "sim/walk.h"
+#include "sim/engine/walk.h"
 
 namespace rehearse {
 

@@ -6,10 +6,10 @@
 #include <unordered_map>
 #include <vector>
 
-#include "sim/exchange.h"
-#include "sim/link_load.h"
-#include "sim/network.h"
-#include "sim/op_cost.h"
+#include "sim/network/exchange.h"
+#include "sim/network/link_load.h"
+#include "sim/network/network.h"
+#include "sim/price/op_cost.h"
 
 namespace rehearse {
 

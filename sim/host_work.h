@@ -6,10 +6,10 @@
 #include <unordered_map>
 #include <vector>
 
-#include "plan/routing.h"
-#include "sim/network.h"
-#include "sim/op_cost.h"
-#include "sim/walk.h"
+#include "plan/routing/counts.h"
+#include "sim/network/network.h"
+#include "sim/price/op_cost.h"
+#include "sim/engine/walk.h"
 
 namespace rehearse {
 

@@ -5,8 +5,8 @@
 
 #include "sim/gpu_work.h"
 #include "sim/host_work.h"
-#include "sim/op_cost.h"
-#include "sim/walk.h"
+#include "sim/price/op_cost.h"
+#include "sim/engine/walk.h"
 
 namespace rehearse {
 namespace {

@@ -7,9 +7,9 @@
 #include <string>
 
 #include "plan/plan.h"
-#include "plan/timeline.h"
-#include "sim/calibration.h"
-#include "sim/link_load.h"
+#include "plan/program/timeline.h"
+#include "sim/price/calibration.h"
+#include "sim/network/link_load.h"
 
 namespace rehearse {
 

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "plan/routing.h"
+#include "plan/routing/counts.h"
 #include "plan/testing.h"
-#include "sim/op_cost.h"
+#include "sim/price/op_cost.h"
 
 namespace rehearse {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "plan/cluster.h"
-#include "sim/network.h"
+#include "sim/network/network.h"
 #include "tests/fuzzing.h"
 
 namespace rehearse {

@@ -2,7 +2,7 @@
 // and calibrations of GPUs (others), and what is made of them (tests/fuzzing.h).
 
 #include "plan/cluster.h"
-#include "sim/profile.h"
+#include "sim/import/profile.h"
 #include "tests/fuzzing.h"
 
 namespace rehearse {

@@ -6,7 +6,7 @@
 #include "kernels/add/add.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/rmsnorm/rmsnorm.h"
-#include "plan/routing.h"
+#include "plan/routing/counts.h"
 #include "runtime/layers/activations.h"
 
 namespace rehearse {

@@ -10,8 +10,8 @@
 #include <span>
 #include <vector>
 
-#include "plan/placement.h"
-#include "runtime/communicator.h"
+#include "plan/routing/placement.h"
+#include "runtime/communicators/communicator.h"
 #include "runtime/tensor.h"
 
 namespace rehearse {

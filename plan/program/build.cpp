@@ -1,0 +1,498 @@
+// Program::build: templates of cells laid along each rank's schedule.
+//
+// Order inside a cell (report, section 3.2.1 and the published DualPipe profile), per layer:
+//   F    attn.F  dispatch.F  mlp.F  combine.F
+//   B    combine.B  mlp.B  mlp.W  dispatch.B  attn.B  attn.W     (Bi: without the W ops)
+//   F&B  compute lane   attn.F mlp.B mlp.W mlp.F attn.B attn.W
+//        a2a lane       combine.B dispatch.F dispatch.B combine.F
+// so that each all-to-all runs beside computation of the other micro-batch. Pairs of unequal chunks
+// are zipped layer by layer in order of execution; what is left over runs unpaired.
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "base/errors.h"
+#include "plan/program/program.h"
+
+namespace rehearse {
+namespace {
+
+// A step of a chunk's pass: ops of the compute lane that come first, then a layer (none at the
+// end).
+struct Step {
+  struct Before {
+    OpKind kind;
+    Pass pass;
+    std::optional<int32_t> layer;
+  };
+  std::vector<Before> before;
+  std::optional<int32_t> layer;
+};
+
+class Builder {
+ public:
+  explicit Builder(const Program::Spec& spec) : spec_(spec) {}
+
+  Program build() {
+    const Layout& layout = spec_.layout;
+    for (int32_t r = 0; r < layout.pp; ++r) {
+      schedules_.push_back(schedule_of(r));
+      rank_ = r;
+      for (const Cell& cell : schedules_.back()) emit_cell(cell);
+      if (spec_.mode == Mode::kTrain) end_step();
+      input_ops_.clear();
+      head_forward_.clear();
+      handed_on_.clear();
+      last_of_direction_.clear();
+      cell_ = 0;
+    }
+    for (const auto& [recv, key] : receives_) {
+      const auto send = sends_.find(key);
+      CHECK(send != sends_.end()) << "no send for op " << recv;
+      dependencies_[static_cast<size_t>(recv)].push_back(send->second);
+    }
+    return Program::assemble(spec_, schedules_, std::move(ops_), dependencies_);
+  }
+
+ private:
+  // What identifies one pipeline message within a replica: pass, micro-batch, receiving stage and
+  // rank.
+  using MessageKey = std::tuple<Pass, int32_t, int32_t, int32_t>;
+
+  // The ids of one chunk's pass: where it stands and what its next op depends on.
+  struct Chain {
+    MicroBatch micro_batch;
+    int32_t stage = 0;
+    std::vector<int32_t> after;  // dependencies of the next op
+    bool weights = true;         // backward: W ops stand in this cell
+  };
+
+  RankSchedule schedule_of(int32_t rank) const {
+    switch (spec_.mode) {
+      case Mode::kTrain:
+        break;
+      case Mode::kForward:
+        return forward_only(spec_.layout, spec_.micro_batches);
+      case Mode::kPair:
+        return {{.kind = CellKind::kOverlapped,
+                 .forward = {.direction = 0, .index = 0},
+                 .backward = {.direction = 0, .index = 1}}};
+    }
+    return build_schedule(spec_.layout, spec_.micro_batches, rank);
+  }
+
+  int32_t last_stage() const { return static_cast<int32_t>(spec_.layout.stages()) - 1; }
+  int32_t stage_of(const MicroBatch& m) const {
+    return static_cast<int32_t>(spec_.layout.stage_of(rank_, m.direction));
+  }
+  bool is_moe(int32_t layer) const { return layer >= spec_.dense_layers; }
+  int32_t mtp_layer() const {
+    const Layout& l = spec_.layout;
+    return static_cast<int32_t>(l.first_layer(l.stages()));
+  }
+
+  int32_t emit(Op op, std::vector<int32_t> after) {
+    op.id = static_cast<int32_t>(ops_.size());
+    op.pp_rank = rank_;
+    op.cell = cell_;
+    ops_.push_back(op);
+    dependencies_.push_back(std::move(after));
+    if (op.lane == Lane::kCompute) last_of_direction_[op.direction] = op.id;
+    return op.id;
+  }
+
+  int32_t emit(const Chain& c,
+               Lane lane,
+               OpKind kind,
+               Pass pass,
+               std::optional<int32_t> layer,
+               std::vector<int32_t> after) {
+    return emit({.lane = lane,
+                 .kind = kind,
+                 .pass = pass,
+                 .stage = c.stage,
+                 .direction = c.micro_batch.direction,
+                 .layer = layer,
+                 .micro_batch = c.micro_batch.index},
+                std::move(after));
+  }
+
+  // An all-to-all is a collective of the EP group, and local work when that is one rank.
+  int32_t emit_all_to_all(
+      const Chain& c, OpKind kind, Pass pass, int32_t layer, std::vector<int32_t> after) {
+    Op op{.lane = Lane::kAllToAll,
+          .kind = kind,
+          .pass = pass,
+          .group = spec_.layout.ep > 1 ? Group::kExpertParallel : Group::kNone,
+          .stage = c.stage,
+          .direction = c.micro_batch.direction,
+          .layer = layer,
+          .micro_batch = c.micro_batch.index};
+    return emit(op, std::move(after));
+  }
+
+  static Lane send_lane(const Chain& c) {
+    return c.micro_batch.direction == 0 ? Lane::kSend0 : Lane::kSend1;
+  }
+  static Lane recv_lane(const Chain& c) {
+    return c.micro_batch.direction == 0 ? Lane::kRecv0 : Lane::kRecv1;
+  }
+  int32_t rank_of_stage(const Chain& c, int32_t stage) const {
+    const Layout& l = spec_.layout;
+    return static_cast<int32_t>(l.pp_rank_of(stage, l.slot_of(stage, c.micro_batch.direction)));
+  }
+
+  void receive(Chain& c, Pass pass) {
+    const int32_t from = rank_of_stage(c, pass == Pass::kForward ? c.stage - 1 : c.stage + 1);
+    if (from == rank_) {  // this rank holds both stages
+      c.after = handed_on_.at({pass, c.micro_batch.index, c.stage, rank_});
+      return;
+    }
+    Op op{.lane = recv_lane(c),
+          .kind = OpKind::kRecv,
+          .pass = pass,
+          .stage = c.stage,
+          .direction = c.micro_batch.direction,
+          .micro_batch = c.micro_batch.index,
+          .peer = from};
+    const int32_t id = emit(op, {});
+    receives_.emplace_back(id, MessageKey{pass, c.micro_batch.index, c.stage, rank_});
+    c.after = {id};
+  }
+
+  void send(const Chain& c, Pass pass) {
+    const int32_t next = pass == Pass::kForward ? c.stage + 1 : c.stage - 1;
+    const int32_t to = rank_of_stage(c, next);
+    const MessageKey key{pass, c.micro_batch.index, next, to};
+    if (to == rank_) {
+      handed_on_[key] = c.after;
+      return;
+    }
+    Op op{.lane = send_lane(c),
+          .kind = OpKind::kSend,
+          .pass = pass,
+          .stage = c.stage,
+          .direction = c.micro_batch.direction,
+          .micro_batch = c.micro_batch.index,
+          .peer = to};
+    sends_[key] = emit(op, c.after);
+  }
+
+  std::vector<int32_t> layers_of(int32_t stage) const {
+    std::vector<int32_t> layers;
+    const auto first = static_cast<int32_t>(spec_.layout.first_layer(stage));
+    const auto count = spec_.layout.layers_per_stage[static_cast<size_t>(stage)];
+    for (int32_t i = 0; i < count; ++i) layers.push_back(first + i);
+    return layers;
+  }
+
+  std::vector<Step> forward_steps(int32_t stage) const {
+    std::vector<Step> steps;
+    for (const int32_t layer : layers_of(stage)) steps.push_back({{}, layer});
+    if (stage == last_stage() && spec_.mtp) {
+      steps.push_back(
+          {{{OpKind::kHead, Pass::kForward, {}}, {OpKind::kMtp, Pass::kForward, {}}}, mtp_layer()});
+    }
+    if (stage == 0) {
+      steps.front().before.insert(steps.front().before.begin(),
+                                  {OpKind::kEmbed, Pass::kForward, {}});
+    }
+    if (stage == last_stage()) {
+      const auto of = spec_.mtp ? std::optional(mtp_layer()) : std::nullopt;
+      steps.push_back({{{OpKind::kHead, Pass::kForward, of}}, {}});
+    }
+    return steps;
+  }
+
+  std::vector<Step> backward_steps(int32_t stage) const {
+    std::vector<Step> steps;
+    if (stage == last_stage() && spec_.mtp) {
+      steps.push_back({{{OpKind::kHead, Pass::kInput, mtp_layer()},
+                        {OpKind::kHead, Pass::kWeight, mtp_layer()}},
+                       mtp_layer()});
+    }
+    const std::vector<int32_t> layers = layers_of(stage);
+    for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
+      Step step{{}, *layer};
+      if (stage == last_stage() && layer == layers.rbegin()) {
+        if (spec_.mtp) {
+          step.before = {{OpKind::kMtp, Pass::kInput, {}}, {OpKind::kMtp, Pass::kWeight, {}}};
+        }
+        step.before.push_back({OpKind::kHead, Pass::kInput, {}});
+        step.before.push_back({OpKind::kHead, Pass::kWeight, {}});
+      }
+      steps.push_back(std::move(step));
+    }
+    if (stage == 0) steps.push_back({{{OpKind::kEmbed, Pass::kWeight, {}}}, {}});
+    return steps;
+  }
+
+  // The compute ops that precede a layer. W ops are left out of a Bi; they hang off the op whose
+  // output gradient they use (input_ops_).
+  void before(Chain& c, const Step& step) {
+    if (spec_.mode == Mode::kPair) return;
+    for (const Step::Before& b : step.before) {
+      if (b.pass == Pass::kWeight) {
+        if (c.weights) weight(c, b.kind, b.layer);
+        continue;
+      }
+      std::vector<int32_t> after = c.after;
+      if (b.kind == OpKind::kHead && b.pass == Pass::kInput) {
+        after.push_back(head_forward_.at({c.micro_batch.index, b.layer}));
+      }
+      const int32_t id = emit(c, Lane::kCompute, b.kind, b.pass, b.layer, after);
+      if (b.kind == OpKind::kHead && b.pass == Pass::kForward) {
+        head_forward_[{c.micro_batch.index, b.layer}] = id;
+      }
+      if (b.pass == Pass::kInput) input_ops_[{c.micro_batch.index, b.kind, b.layer}] = id;
+      c.after = {id};
+    }
+  }
+
+  void weight(const Chain& c, OpKind kind, std::optional<int32_t> layer) {
+    // The embedding's gradient comes out of the first layer's attention.
+    const bool embed = kind == OpKind::kEmbed;
+    const auto source = embed ? input_ops_.at({c.micro_batch.index, OpKind::kAttn, 0})
+                              : input_ops_.at({c.micro_batch.index, kind, layer});
+    emit(c, Lane::kCompute, kind, Pass::kWeight, layer, {source});
+  }
+
+  int32_t input(Chain& c, OpKind kind, int32_t layer) {
+    const int32_t id = emit(c, Lane::kCompute, kind, Pass::kInput, layer, c.after);
+    input_ops_[{c.micro_batch.index, kind, layer}] = id;
+    c.after = {id};
+    return id;
+  }
+
+  void attn_forward(Chain& c, int32_t layer) {
+    c.after = {emit(c, Lane::kCompute, OpKind::kAttn, Pass::kForward, layer, c.after)};
+  }
+  void mlp_forward(Chain& c, int32_t layer) {
+    c.after = {emit(c, Lane::kCompute, OpKind::kMlp, Pass::kForward, layer, c.after)};
+  }
+  void all_to_all(Chain& c, OpKind kind, Pass pass, int32_t layer) {
+    if (!is_moe(layer)) return;
+    c.after = {emit_all_to_all(c, kind, pass, layer, c.after)};
+  }
+
+  void forward_layer(Chain& c, int32_t layer) {
+    attn_forward(c, layer);
+    all_to_all(c, OpKind::kDispatch, Pass::kForward, layer);
+    mlp_forward(c, layer);
+    all_to_all(c, OpKind::kCombine, Pass::kForward, layer);
+  }
+
+  void backward_layer(Chain& c, int32_t layer) {
+    all_to_all(c, OpKind::kCombine, Pass::kInput, layer);
+    input(c, OpKind::kMlp, layer);
+    if (c.weights) weight(c, OpKind::kMlp, layer);
+    all_to_all(c, OpKind::kDispatch, Pass::kInput, layer);
+    input(c, OpKind::kAttn, layer);
+    end_of_backward_layer(c, layer);
+  }
+
+  // The gradient leaves for the previous stage before the weight part of its last op.
+  void end_of_backward_layer(Chain& c, int32_t layer) {
+    if (c.stage > 0 && layer == spec_.layout.first_layer(c.stage)) send(c, Pass::kInput);
+    if (c.weights) weight(c, OpKind::kAttn, layer);
+  }
+
+  void overlapped_layer(Chain& f, int32_t f_layer, Chain& b, int32_t b_layer) {
+    all_to_all(b, OpKind::kCombine, Pass::kInput, b_layer);
+    attn_forward(f, f_layer);
+    all_to_all(f, OpKind::kDispatch, Pass::kForward, f_layer);
+    input(b, OpKind::kMlp, b_layer);
+    all_to_all(b, OpKind::kDispatch, Pass::kInput, b_layer);
+    weight(b, OpKind::kMlp, b_layer);
+    mlp_forward(f, f_layer);
+    all_to_all(f, OpKind::kCombine, Pass::kForward, f_layer);
+    input(b, OpKind::kAttn, b_layer);
+    end_of_backward_layer(b, b_layer);
+  }
+
+  void begin(Chain& c, Pass pass) {
+    const bool first = pass == Pass::kForward ? c.stage == 0 : c.stage == last_stage();
+    if (!first) receive(c, pass);
+  }
+
+  void emit_cell(const Cell& cell) {
+    if (spec_.granularity == Granularity::kCell) {
+      whole_cell(cell);
+    } else if (cell.kind == CellKind::kBackwardWeight) {
+      deferred_weights(cell);
+    } else {
+      layers_of_cell(cell);
+    }
+    ++cell_;
+  }
+
+  Chain forward_chain(const Cell& cell) const {
+    return {.micro_batch = cell.forward, .stage = stage_of(cell.forward), .after = {}};
+  }
+  Chain backward_chain(const Cell& cell) const {
+    return {.micro_batch = cell.backward,
+            .stage = stage_of(cell.backward),
+            .after = {},
+            .weights = cell.kind != CellKind::kBackwardInput};
+  }
+
+  void layers_of_cell(const Cell& cell) {
+    std::vector<Step> forward, backward;
+    Chain f, b;
+    if (cell.has_forward()) {
+      f = forward_chain(cell);
+      forward = forward_steps(f.stage);
+      begin(f, Pass::kForward);
+    }
+    if (cell.has_backward()) {
+      b = backward_chain(cell);
+      backward = backward_steps(b.stage);
+      begin(b, Pass::kInput);
+    }
+    const size_t steps = std::max(forward.size(), backward.size());
+    for (size_t i = 0; i < steps; ++i) {
+      const bool has_f = i < forward.size();
+      const bool has_b = i < backward.size();
+      if (has_f) before(f, forward[i]);
+      if (has_b) before(b, backward[i]);
+      const bool f_layer = has_f && forward[i].layer;
+      const bool b_layer = has_b && backward[i].layer;
+      if (f_layer && b_layer) {
+        overlapped_layer(f, *forward[i].layer, b, *backward[i].layer);
+      } else if (f_layer) {
+        forward_layer(f, *forward[i].layer);
+      } else if (b_layer) {
+        backward_layer(b, *backward[i].layer);
+      }
+      if (has_f && i + 1 == forward.size() && f.stage < last_stage()) send(f, Pass::kForward);
+    }
+  }
+
+  void deferred_weights(const Cell& cell) {
+    const Chain c = backward_chain(cell);
+    for (const Step& step : backward_steps(c.stage)) {
+      for (const Step::Before& b : step.before) {
+        if (b.pass == Pass::kWeight) weight(c, b.kind, b.layer);
+      }
+      if (!step.layer) continue;
+      weight(c, OpKind::kMlp, *step.layer);
+      weight(c, OpKind::kAttn, *step.layer);
+    }
+  }
+
+  void whole_cell(const Cell& cell) {
+    Chain f = forward_chain(cell);
+    Chain b = backward_chain(cell);
+    std::vector<int32_t> after;
+    const bool is_weight = cell.kind == CellKind::kBackwardWeight;
+    if (cell.has_forward()) {
+      begin(f, Pass::kForward);
+      after.insert(after.end(), f.after.begin(), f.after.end());
+    }
+    if (cell.has_backward() && !is_weight) {
+      begin(b, Pass::kInput);
+      after.insert(after.end(), b.after.begin(), b.after.end());
+    }
+    const Pass pass = cell.kind == CellKind::kForward         ? Pass::kForward
+                      : cell.kind == CellKind::kBackwardInput ? Pass::kInput
+                      : is_weight                             ? Pass::kWeight
+                                                              : Pass::kNone;
+    const Chain& named = cell.has_forward() ? f : b;
+    const int32_t id = emit(named, Lane::kCompute, OpKind::kCell, pass, {}, after);
+    f.after = b.after = {id};
+    if (cell.has_forward() && f.stage < last_stage()) send(f, Pass::kForward);
+    if (cell.has_backward() && !is_weight && b.stage > 0) send(b, Pass::kInput);
+  }
+
+  // What ends a step, per copy of a stage in the order of stages, so that both ranks of a DualPipe
+  // pair enqueue their shared collectives alike.
+  void end_step() {
+    if (spec_.granularity == Granularity::kCell) return;
+    const Layout& layout = spec_.layout;
+    struct Copy {
+      int32_t direction, stage;
+      bool moe;
+    };
+    std::vector<Copy> copies;
+    for (int32_t d = 0; d < layout.slots(); ++d) {
+      const auto stage = static_cast<int32_t>(layout.stage_of(rank_, d));
+      const bool moe = is_moe(static_cast<int32_t>(layout.first_layer(stage + 1)) - 1) ||
+                       (spec_.mtp && stage == last_stage());
+      copies.push_back({d, stage, moe});
+    }
+    std::sort(copies.begin(), copies.end(), [](const Copy& a, const Copy& b) {
+      return a.stage < b.stage;
+    });
+
+    const auto of_stage = [&](const Copy& c, Lane lane, OpKind kind, Group group) {
+      return Op{
+          .lane = lane, .kind = kind, .group = group, .stage = c.stage, .direction = c.direction};
+    };
+    const bool replicated = layout.copies() * layout.dp > 1;
+    const bool experts_replicated = layout.copies() * layout.dp / layout.ep > 1;
+    const auto last_use = last_of_direction_;
+    std::vector<int32_t> reduced;
+    for (const Copy& c : copies) {
+      const int32_t last = last_use.at(c.direction);
+      reduced.push_back(last);
+      if (replicated) {
+        reduced.push_back(
+            emit(of_stage(c, Lane::kAllToAll, OpKind::kGradReduce, Group::kStageReplicas), {last}));
+      }
+      if (experts_replicated && c.moe) {
+        reduced.push_back(emit(
+            of_stage(c, Lane::kAllToAll, OpKind::kGradReduce, Group::kExpertReplicas), {last}));
+      }
+      if (c.moe && spec_.expert_bias) {
+        emit(of_stage(c, Lane::kAllToAll, OpKind::kBiasUpdate, Group::kStageReplicas), {last});
+      }
+    }
+    const int32_t norm = emit({.lane = Lane::kAllToAll,
+                               .kind = OpKind::kGradNorm,
+                               .group = Group::kWorld,
+                               .stage = copies[0].stage,
+                               .direction = copies[0].direction},
+                              reduced);
+    for (const Copy& c : copies) {
+      const int32_t updated =
+          emit(of_stage(c, Lane::kCompute, OpKind::kOptimizer, Group::kNone), {norm});
+      if (layout.zero_stage == 0) continue;
+      if (replicated) {
+        emit(of_stage(c, Lane::kAllToAll, OpKind::kParamGather, Group::kStageReplicas), {updated});
+      }
+      if (experts_replicated && c.moe) {
+        emit(of_stage(c, Lane::kAllToAll, OpKind::kParamGather, Group::kExpertReplicas), {updated});
+      }
+    }
+  }
+
+  const Program::Spec& spec_;
+  std::vector<RankSchedule> schedules_;
+  std::vector<Op> ops_;
+  std::vector<std::vector<int32_t>> dependencies_;
+  int32_t rank_ = 0;
+  int32_t cell_ = 0;
+  // Of the rank at hand: backward-input ops, which W ops depend on; head.F ops, which head.B does;
+  // the last compute op per direction.
+  std::map<std::tuple<int32_t, OpKind, std::optional<int32_t>>, int32_t> input_ops_;
+  std::map<std::pair<int32_t, std::optional<int32_t>>, int32_t> head_forward_;
+  std::map<int32_t, int32_t> last_of_direction_;
+  std::map<MessageKey, std::vector<int32_t>> handed_on_;  // between stages of the rank at hand
+  std::map<MessageKey, int32_t> sends_;
+  std::vector<std::pair<int32_t, MessageKey>> receives_;
+};
+
+}  // namespace
+
+Program Program::build(const Spec& spec) {
+  const Layout& l = spec.layout;
+  CHECK(static_cast<int64_t>(l.layers_per_stage.size()) == l.stages())
+      << "one layer count per stage";
+  CHECK(check_stages(l.schedule, l.pp).empty()) << check_stages(l.schedule, l.pp);
+  CHECK(spec.mode != Mode::kPair || l.pp == 1) << "a pair is of one pipeline rank";
+  CHECK(l.dp % l.ep == 0) << "EP " << l.ep << " does not divide DP " << l.dp;
+  return Builder(spec).build();
+}
+
+}  // namespace rehearse

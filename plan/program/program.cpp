@@ -1,0 +1,158 @@
+#include "plan/program/program.h"
+
+#include <algorithm>
+
+#include "base/errors.h"
+
+namespace rehearse {
+namespace {
+
+// Compressed rows: row i of the result is the values whose key is i, in order of appearance.
+void compress(size_t rows,
+              const std::vector<std::pair<int32_t, int32_t>>& pairs,
+              std::vector<int32_t>& offsets,
+              std::vector<int32_t>& values) {
+  offsets.assign(rows + 1, 0);
+  for (const auto& [row, value] : pairs) ++offsets[static_cast<size_t>(row) + 1];
+  for (size_t i = 0; i < rows; ++i) offsets[i + 1] += offsets[i];
+  values.resize(pairs.size());
+  std::vector<int32_t> next(offsets.begin(), offsets.end() - 1);
+  for (const auto& [row, value] : pairs) {
+    values[static_cast<size_t>(next[static_cast<size_t>(row)]++)] = value;
+  }
+}
+
+std::span<const int32_t> row(const std::vector<int32_t>& offsets,
+                             const std::vector<int32_t>& values,
+                             size_t i) {
+  const auto first = static_cast<size_t>(offsets[i]);
+  return std::span(values).subspan(first, static_cast<size_t>(offsets[i + 1]) - first);
+}
+
+}  // namespace
+
+Program Program::assemble(Spec spec,
+                          std::vector<RankSchedule> schedules,
+                          std::vector<Op> ops,
+                          const std::vector<std::vector<int32_t>>& dependencies) {
+  CHECK(dependencies.size() == ops.size()) << dependencies.size() << " lists, " << ops.size();
+  Program p;
+  p.spec_ = std::move(spec);
+  p.schedules_ = std::move(schedules);
+  p.ops_ = std::move(ops);
+  std::vector<std::pair<int32_t, int32_t>> forward, backward, lanes;
+  for (size_t i = 0; i < p.ops_.size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    CHECK(p.ops_[i].id == id) << "op ids count from 0";
+    for (const int32_t d : dependencies[i]) {
+      forward.emplace_back(id, d);
+      backward.emplace_back(d, id);
+    }
+    lanes.emplace_back(p.ops_[i].pp_rank * kLanes + static_cast<int32_t>(p.ops_[i].lane), id);
+  }
+  compress(p.ops_.size(), forward, p.dependency_offsets_, p.dependencies_);
+  compress(p.ops_.size(), backward, p.dependent_offsets_, p.dependents_);
+  compress(p.schedules_.size() * kLanes, lanes, p.lane_offsets_, p.lane_ops_);
+  return p;
+}
+
+std::span<const int32_t> Program::dependencies(int32_t id) const {
+  return row(dependency_offsets_, dependencies_, static_cast<size_t>(id));
+}
+
+std::span<const int32_t> Program::dependents(int32_t id) const {
+  return row(dependent_offsets_, dependents_, static_cast<size_t>(id));
+}
+
+std::span<const int32_t> Program::lane(int32_t pp_rank, Lane lane) const {
+  return row(
+      lane_offsets_, lane_ops_, static_cast<size_t>(pp_rank) * kLanes + static_cast<size_t>(lane));
+}
+
+std::vector<Place> Program::members(const Op& op, int32_t data_rank) const {
+  const Layout& layout = spec_.layout;
+  const auto dp = static_cast<int32_t>(layout.dp);
+  const auto ep = static_cast<int32_t>(layout.ep);
+  std::vector<Place> places;
+  const auto add = [&](int32_t pp_rank, int32_t first, int32_t end, int32_t step) {
+    for (int32_t d = first; d < end; d += step) places.push_back({pp_rank, d});
+  };
+  switch (op.group) {
+    case Group::kNone:
+      places.push_back({op.pp_rank, data_rank});
+      break;
+    case Group::kExpertParallel: {
+      const int32_t first = data_rank / ep * ep;
+      add(op.pp_rank, first, first + ep, 1);
+      break;
+    }
+    case Group::kStageReplicas:
+    case Group::kExpertReplicas: {
+      const bool experts = op.group == Group::kExpertReplicas;
+      for (int64_t copy = 0; copy < layout.copies(); ++copy) {
+        const auto holder = layout.copies() == 1
+                                ? op.pp_rank
+                                : static_cast<int32_t>(layout.pp_rank_of(op.stage, copy));
+        add(holder, experts ? data_rank % ep : 0, dp, experts ? ep : 1);
+      }
+      std::sort(places.begin(), places.end());
+      break;
+    }
+    case Group::kWorld:
+      for (int32_t r = 0; r < layout.pp; ++r) add(r, 0, dp, 1);
+      break;
+  }
+  return places;
+}
+
+std::vector<OpId> Program::collective(OpId global) const {
+  const Op& mine = op(global);
+  const std::vector<Place> places = members(mine, data_rank(global));
+  std::vector<OpId> ids;
+  ids.reserve(places.size());
+  for (const Place& place : places) {
+    int32_t id = mine.id;
+    if (place.pp_rank != mine.pp_rank) {
+      // The op of the same kind and stage on another pipeline rank; one per rank and step.
+      const auto candidates = lane(place.pp_rank, mine.lane);
+      const auto found =
+          std::find_if(candidates.rbegin(), candidates.rend(), [&](int32_t candidate) {
+            const Op& o = ops_[static_cast<size_t>(candidate)];
+            return o.kind == mine.kind && o.group == mine.group &&
+                   (o.stage == mine.stage || mine.group == Group::kWorld);
+          });
+      if (found == candidates.rend()) {
+        throw ScheduleError("rank " + std::to_string(place.pp_rank) + " has no op to match " +
+                            to_string(mine) + " of rank " + std::to_string(mine.pp_rank));
+      }
+      id = *found;
+    }
+    ids.push_back(global_id(id, place.data_rank));
+  }
+  return ids;
+}
+
+bool Program::operator==(const Program& other) const {
+  return spec_ == other.spec_ && schedules_ == other.schedules_ && ops_ == other.ops_ &&
+         dependency_offsets_ == other.dependency_offsets_ && dependencies_ == other.dependencies_;
+}
+
+std::vector<MaterializedOp> materialize(const Program& program) {
+  std::vector<MaterializedOp> all;
+  all.reserve(static_cast<size_t>(program.global_size()));
+  for (int32_t d = 0; d < program.replicas(); ++d) {
+    for (const Op& op : program.ops()) {
+      MaterializedOp m{.id = program.global_id(op.id, d),
+                       .rank = program.global_rank({op.pp_rank, d}),
+                       .op = op,
+                       .dependencies = {}};
+      for (const int32_t dependency : program.dependencies(op.id)) {
+        m.dependencies.push_back(program.global_id(dependency, d));
+      }
+      all.push_back(std::move(m));
+    }
+  }
+  return all;
+}
+
+}  // namespace rehearse

@@ -1,0 +1,214 @@
+#include "plan/program/program.h"
+
+#include <cstdlib>
+#include <functional>
+
+#include <gtest/gtest.h>
+
+#include "base/errors.h"
+#include "base/file.h"
+
+namespace rehearse {
+namespace {
+
+Program::Spec spec(ScheduleKind kind, int64_t pp, int64_t n, std::vector<int64_t> layers) {
+  return {.layout = {.pp = pp, .schedule = kind, .layers_per_stage = std::move(layers)},
+          .micro_batches = n,
+          .dense_layers = 1};
+}
+
+// To make the goldens anew: REHEARSE_UPDATE_GOLDENS=1 build/tests/plan_test
+// --gtest_filter='Golden*', and say in the commit which ops moved and why.
+void expect_golden(const std::string& name, const Program& program) {
+  const std::string path = std::string(REHEARSE_SOURCE_DIR) + "/plan/program/goldens/" + name;
+  const std::string text = print_program(program);
+  if (std::getenv("REHEARSE_UPDATE_GOLDENS") != nullptr) write_file(path, text);
+  EXPECT_EQ(text, read_file(path)) << path;
+}
+
+TEST(Golden, OneForwardOneBackward) {
+  expect_golden("1f1b_pp2_n3.txt", Program::build(spec(ScheduleKind::k1F1B, 2, 3, {2, 1})));
+}
+
+TEST(Golden, ZeroBubble) {
+  expect_golden("zb1p_pp2_n3.txt", Program::build(spec(ScheduleKind::kZB1P, 2, 3, {1, 1})));
+}
+
+TEST(Golden, DualPipe) {
+  expect_golden("dualpipe_pp2_n4.txt", Program::build(spec(ScheduleKind::kDualPipe, 2, 4, {2, 1})));
+}
+
+TEST(Golden, DualPipeWholeCells) {
+  Program::Spec s = spec(ScheduleKind::kDualPipe, 4, 10, {1, 1, 1, 1});
+  s.granularity = Granularity::kCell;
+  expect_golden("dualpipe_pp4_n10_cells.txt", Program::build(s));
+}
+
+TEST(Golden, InterleavedWholeCells) {
+  Program::Spec s = spec(ScheduleKind::kInterleaved, 2, 4, {1, 1, 1, 1});
+  s.granularity = Granularity::kCell;
+  expect_golden("interleaved_pp2_n4_cells.txt", Program::build(s));
+}
+
+TEST(Golden, DualPipeVWholeCells) {
+  Program::Spec s = spec(ScheduleKind::kDualPipeV, 2, 5, {1, 1, 1, 1});
+  s.granularity = Granularity::kCell;
+  expect_golden("dualpipev_pp2_n5_cells.txt", Program::build(s));
+}
+
+std::vector<Program::Spec> many_specs() {
+  std::vector<Program::Spec> specs;
+  for (const auto kind : {ScheduleKind::k1F1B,
+                          ScheduleKind::kInterleaved,
+                          ScheduleKind::kZB1P,
+                          ScheduleKind::kDualPipe,
+                          ScheduleKind::kDualPipeV}) {
+    for (const int64_t pp : {1, 2, 4, 8}) {
+      if (!check_stages(kind, pp).empty()) continue;
+      for (const auto granularity : {Granularity::kOp, Granularity::kCell}) {
+        for (const auto mode : {Mode::kTrain, Mode::kForward}) {
+          const int64_t n = kind == ScheduleKind::kInterleaved ? 3 * pp : 2 * pp + 2;
+          Program::Spec s = spec(kind, pp, n, {});
+          s.layout.layers_per_stage.assign(static_cast<size_t>(s.layout.stages()), 2);
+          s.layout.layers_per_stage.back() = 3;
+          s.layout.dp = 4;
+          s.layout.ep = 2;
+          s.mtp = true;
+          s.granularity = granularity;
+          s.mode = mode;
+          specs.push_back(s);
+        }
+      }
+    }
+  }
+  return specs;
+}
+
+TEST(Program, TextFormRoundTrips) {
+  for (const Program::Spec& s : many_specs()) {
+    const Program p = Program::build(s);
+    const std::string text = print_program(p);
+    const Program back = parse_program(text, "p.txt");
+    EXPECT_TRUE(back == p);
+    EXPECT_EQ(print_program(back), text);
+  }
+}
+
+TEST(Program, EveryScheduleIsValid) {
+  for (const Program::Spec& s : many_specs()) EXPECT_NO_THROW(validate(Program::build(s)));
+}
+
+TEST(Program, MaterializedListHoldsEveryReplica) {
+  Program::Spec s = spec(ScheduleKind::kDualPipe, 2, 4, {2, 1});
+  s.layout.dp = 2;
+  const Program p = Program::build(s);
+  const auto all = materialize(p);
+  ASSERT_EQ(static_cast<int64_t>(all.size()), p.global_size());
+  const auto half = static_cast<int64_t>(p.ops().size());
+  for (int64_t i = 0; i < half; ++i) {
+    const MaterializedOp& first = all[static_cast<size_t>(i)];
+    const MaterializedOp& second = all[static_cast<size_t>(i + half)];
+    EXPECT_EQ(second.id, first.id + half);
+    EXPECT_EQ(second.rank, first.rank + 1);  // data ranks of a stage are neighbours
+    EXPECT_EQ(second.op, first.op);
+    ASSERT_EQ(second.dependencies.size(), first.dependencies.size());
+  }
+}
+
+TEST(Program, GroupsFollowTheLayout) {
+  Program::Spec s = spec(ScheduleKind::kDualPipe, 2, 4, {2, 2});
+  s.layout.dp = 4;
+  s.layout.ep = 2;
+  const Program p = Program::build(s);
+  const auto ranks = [&](Group group, int32_t pp_rank, int32_t data_rank) {
+    std::vector<int64_t> list;
+    const Op op{.pp_rank = pp_rank, .group = group, .stage = 0};
+    for (const Place& place : p.members(op, data_rank)) list.push_back(p.global_rank(place));
+    return list;
+  };
+  using Ranks = std::vector<int64_t>;
+  EXPECT_EQ(ranks(Group::kNone, 1, 2), (Ranks{6}));
+  EXPECT_EQ(ranks(Group::kExpertParallel, 1, 3), (Ranks{6, 7}));
+  // Stage 0 stands on both pipeline ranks: 2 x DP replicas, 2 x DP / EP of the same experts.
+  EXPECT_EQ(ranks(Group::kStageReplicas, 0, 1), (Ranks{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(ranks(Group::kExpertReplicas, 0, 1), (Ranks{1, 3, 5, 7}));
+  EXPECT_EQ(ranks(Group::kWorld, 0, 0).size(), 8u);
+}
+
+// Replaces the first `from` in the text form and parses that.
+Program edited(const Program& p, const std::string& from, const std::string& to) {
+  std::string text = print_program(p);
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return parse_program(text.replace(at, from.size(), to), "p.txt");
+}
+
+std::string schedule_error(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const ScheduleError& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(Validate, NamesWhoWaitsForWhomInADeadlock) {
+  const Program p = Program::build(spec(ScheduleKind::k1F1B, 2, 2, {1, 1}));
+  // The first forward of rank 0 waits for the gradient that its own output leads to.
+  const Program stuck = edited(p, "embed.F s0 d0 m0", "embed.F s0 d0 m0 <- 11");
+  const std::string error = schedule_error([&] { validate(stuck); });
+  EXPECT_EQ(error.substr(0, error.find('\n')), "the Program cannot run to its end:");
+  EXPECT_NE(error.find("rank 0 lane compute: next op 0 (embed.F s0 m0, rank 0, lane compute) waits "
+                       "for op 11"),
+            std::string::npos)
+      << error;
+  EXPECT_NE(error.find("rank 1 lane recv0: next op"), std::string::npos) << error;
+}
+
+TEST(Validate, FindsMessagesThatDoNotPair) {
+  const Program p = Program::build(spec(ScheduleKind::k1F1B, 2, 2, {1, 1}));
+  EXPECT_NE(schedule_error([&] {
+              validate(edited(p, "send.F s0 d0 m0 p1", "send.F s0 d0 m1 p1"));
+            }).find("which is not its message"),
+            std::string::npos);
+}
+
+TEST(Validate, FindsCollectivesInDifferentOrders) {
+  const Program p = Program::build(spec(ScheduleKind::kDualPipe, 2, 4, {1, 1}));
+  std::string text = print_program(p);
+  // Rank 0 reduces stage 1 before stage 0.
+  const size_t a = text.find("grad_reduce s0 d0");
+  const size_t b = text.find("grad_reduce s1 d1");
+  ASSERT_LT(a, b);
+  text.replace(b, 17, "grad_reduce s0 d0");
+  text.replace(a, 17, "grad_reduce s1 d1");
+  EXPECT_NE(schedule_error([&] {
+              validate(parse_program(text, "p.txt"));
+            }).find("enqueue the collectives they share in different orders"),
+            std::string::npos);
+}
+
+TEST(ProgramText, ErrorsNameTheLine) {
+  const auto error = [](const std::string& text) -> std::string {
+    try {
+      parse_program(text, "p.txt");
+    } catch (const InputError& e) {
+      return e.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(error("hello\n"),
+            "p.txt:1:1: expected 'rehearse-program 1'\n"
+            "    hello\n"
+            "    ^");
+  const Program p = Program::build(spec(ScheduleKind::k1F1B, 1, 1, {2}));
+  std::string text = print_program(p);
+  text.replace(text.find("compute embed"), 13, "compote embed");
+  EXPECT_EQ(error(text),
+            "p.txt:6:1: unknown lane 'compote'\n"
+            "      0 compote embed.F s0 d0 m0\n"
+            "    ^");
+}
+
+}  // namespace
+}  // namespace rehearse

@@ -1,0 +1,359 @@
+#include "plan/program/schedule.h"
+
+#include <algorithm>
+#include <array>
+#include <deque>
+
+#include <fmt/format.h>
+
+#include "base/errors.h"
+
+namespace rehearse {
+namespace {
+
+// Appends cells while it numbers each direction's micro-batches and queues deferred weight parts.
+class Cells {
+ public:
+  explicit Cells(int64_t n_per_direction) : per_direction_(n_per_direction) {}
+
+  void forward(int direction) {
+    cells_.push_back({.kind = CellKind::kForward, .forward = next(forwards_, direction)});
+  }
+  void backward(int direction) {
+    cells_.push_back({.kind = CellKind::kBackward, .backward = next(backwards_, direction)});
+  }
+  void backward_input(int direction) {
+    const MicroBatch m = next(backwards_, direction);
+    deferred_.push_back(m);
+    cells_.push_back({.kind = CellKind::kBackwardInput, .backward = m});
+  }
+  void weight() {
+    CHECK(!deferred_.empty()) << "a W without an earlier Bi";
+    cells_.push_back({.kind = CellKind::kBackwardWeight, .backward = deferred_.front()});
+    deferred_.pop_front();
+  }
+  void overlapped(int forward_direction, int backward_direction) {
+    const MicroBatch f = next(forwards_, forward_direction);
+    const MicroBatch b = next(backwards_, backward_direction);
+    cells_.push_back({.kind = CellKind::kOverlapped, .forward = f, .backward = b});
+  }
+  bool has_deferred() const { return !deferred_.empty(); }
+  RankSchedule take() { return std::move(cells_); }
+
+ private:
+  MicroBatch next(std::array<int64_t, 2>& counters, int direction) {
+    const int64_t k = counters[static_cast<size_t>(direction)]++;
+    return {.direction = direction, .index = static_cast<int32_t>(direction * per_direction_ + k)};
+  }
+
+  int64_t per_direction_;
+  std::array<int64_t, 2> forwards_{};
+  std::array<int64_t, 2> backwards_{};
+  std::deque<MicroBatch> deferred_;
+  RankSchedule cells_;
+};
+
+}  // namespace
+
+RankSchedule one_f_one_b(int64_t pp, int64_t n, int64_t rank) {
+  Cells cells(n);
+  const int64_t warmup = std::min(pp - 1 - rank, n);
+  for (int64_t i = 0; i < warmup; ++i) cells.forward(0);
+  for (int64_t i = warmup; i < n; ++i) {
+    cells.forward(0);
+    cells.backward(0);
+  }
+  for (int64_t i = 0; i < warmup; ++i) cells.backward(0);
+  return cells.take();
+}
+
+RankSchedule zb1p(int64_t pp, int64_t n, int64_t rank) {
+  Cells cells(n);
+  const int64_t warmup = std::min(pp - 1 - rank, n);
+  for (int64_t i = 0; i < warmup; ++i) cells.forward(0);
+  for (int64_t i = 0; i < n; ++i) {
+    if (warmup + i < n) cells.forward(0);
+    cells.backward_input(0);
+    if (i >= rank) cells.weight();
+  }
+  while (cells.has_deferred()) cells.weight();
+  return cells.take();
+}
+
+RankSchedule dualpipe(int64_t pp, int64_t n, int64_t rank) {
+  // Steps 1 to 8 as the report's figure 5 shows them. `near` is the direction that enters at the
+  // end of the pipeline nearer to this rank.
+  Cells cells(n / 2);
+  const int64_t half = pp / 2;
+  const int64_t depth = std::min(rank, pp - 1 - rank);  // distance from the nearer end
+  const int near = rank < half ? 0 : 1;
+  const int far = 1 - near;
+  const bool middle = depth == half - 1;
+
+  for (int64_t i = 0; i < 2 * (half - depth - 1); ++i) cells.forward(near);  // 1
+  for (int64_t i = 0; i < depth + 1; ++i) {                                  // 2
+    cells.forward(near);
+    cells.forward(far);
+  }
+  for (int64_t i = 0; i < half - depth - 1; ++i) {  // 3
+    cells.backward_input(far);
+    cells.weight();
+    cells.forward(far);
+  }
+  for (int64_t i = 0; i < n / 2 - pp + depth + 1; ++i) {  // 4
+    if (i == 0 && middle) {
+      cells.forward(near);
+      cells.backward(far);
+    } else {
+      cells.overlapped(near, far);
+    }
+    cells.overlapped(far, near);
+  }
+  for (int64_t i = 0; i < half - depth - 1; ++i) {  // 5
+    cells.backward(far);
+    cells.overlapped(far, near);
+  }
+  for (int64_t i = 0; i < 2 * (depth + 1); ++i) {  // 6
+    const int direction = i % 2 == 0 ? far : near;
+    if (i < depth + 1) {
+      cells.backward(direction);
+    } else {
+      cells.backward_input(direction);
+    }
+  }
+  for (int64_t i = 0; i < half - depth - 1; ++i) {  // 7
+    cells.weight();
+    cells.backward_input(near);
+  }
+  for (int64_t i = 0; i < depth + 1; ++i) cells.weight();  // 8
+  CHECK(!cells.has_deferred()) << "DualPipe left a W behind on rank " << rank;
+  return cells.take();
+}
+
+RankSchedule interleaved(int64_t pp, int64_t chunks, int64_t n, int64_t rank) {
+  const int64_t total = n * chunks;
+  // The k-th forward or backward of a rank: groups of pp micro-batches pass all chunks in turn.
+  const auto at = [&](int64_t k, bool backward) {
+    const int64_t within = k % (pp * chunks);
+    const int64_t chunk = within / pp;
+    return MicroBatch{.direction = static_cast<int32_t>(backward ? chunks - 1 - chunk : chunk),
+                      .index = static_cast<int32_t>(k / (pp * chunks) * pp + within % pp)};
+  };
+  RankSchedule cells;
+  const auto forward = [&](int64_t k) {
+    cells.push_back({.kind = CellKind::kForward, .forward = at(k, false)});
+  };
+  const auto backward = [&](int64_t k) {
+    cells.push_back({.kind = CellKind::kBackward, .backward = at(k, true)});
+  };
+  // A micro-batch comes back to the rank after it has been through all later ranks, and for the
+  // last chunk's sake all earlier chunks.
+  const int64_t warmup = std::min(total, 2 * (pp - 1 - rank) + (chunks - 1) * pp);
+  for (int64_t k = 0; k < warmup; ++k) forward(k);
+  for (int64_t k = warmup; k < total; ++k) {
+    forward(k);
+    backward(k - warmup);
+  }
+  for (int64_t k = total - warmup; k < total; ++k) backward(k);
+  return cells;
+}
+
+RankSchedule dualpipev(int64_t pp, int64_t n, int64_t rank) {
+  RankSchedule cells = dualpipe(2 * pp, 2 * n, rank);
+  const auto renumber = [&](MicroBatch& m) { m.index -= static_cast<int32_t>(m.direction * n); };
+  for (Cell& c : cells) {
+    if (c.has_forward()) renumber(c.forward);
+    if (c.has_backward()) renumber(c.backward);
+  }
+  return cells;
+}
+
+RankSchedule build_schedule(const Layout& layout, int64_t n, int64_t rank) {
+  switch (layout.schedule) {
+    case ScheduleKind::k1F1B:
+      return one_f_one_b(layout.pp, n, rank);
+    case ScheduleKind::kInterleaved:
+      return interleaved(layout.pp, layout.chunks, n, rank);
+    case ScheduleKind::kZB1P:
+      return zb1p(layout.pp, n, rank);
+    case ScheduleKind::kDualPipe:
+      return dualpipe(layout.pp, n, rank);
+    case ScheduleKind::kDualPipeV:
+      return dualpipev(layout.pp, n, rank);
+  }
+  CHECK(false) << "schedule " << static_cast<int>(layout.schedule);
+}
+
+RankSchedule forward_only(const Layout& layout, int64_t n) {
+  Cells cells(n / layout.copies());
+  RankSchedule list;
+  if (layout.copies() == 2) {
+    for (int64_t i = 0; i < n / 2; ++i) {
+      for (int d = 0; d < 2; ++d) cells.forward(d);
+    }
+    return cells.take();
+  }
+  for (int32_t i = 0; i < n; ++i) {
+    for (int32_t slot = 0; slot < layout.slots(); ++slot) {
+      list.push_back({.kind = CellKind::kForward, .forward = {.direction = slot, .index = i}});
+    }
+  }
+  return list;
+}
+
+std::string check_stages(ScheduleKind kind, int64_t pp) {
+  if (kind == ScheduleKind::kDualPipe && pp % 2 != 0) {
+    return fmt::format(
+        "dualpipe needs an even number of pipeline ranks, found {}; use {} or {}, or another "
+        "schedule",
+        pp,
+        pp > 1 ? pp - 1 : 2,
+        pp > 1 ? pp + 1 : 4);
+  }
+  return "";
+}
+
+std::string check_micro_batches(ScheduleKind kind, int64_t pp, int64_t n) {
+  if (kind == ScheduleKind::kDualPipeV && n < 2 * pp) {
+    return fmt::format(
+        "dualpipev on {} pipeline ranks needs at least {} micro-batches; found {}", pp, 2 * pp, n);
+  }
+  if (kind == ScheduleKind::kInterleaved && n % pp != 0) {
+    return fmt::format(
+        "interleaved-1f1b on {} pipeline ranks needs a multiple of {} micro-batches; found {}, use "
+        "{}",
+        pp,
+        pp,
+        n,
+        (n / pp + 1) * pp);
+  }
+  if (kind == ScheduleKind::kDualPipe && (n % 2 != 0 || n < 2 * pp)) {
+    return fmt::format(
+        "dualpipe on {} pipeline ranks needs an even number of micro-batches, at least {}; "
+        "found {}",
+        pp,
+        2 * pp,
+        n);
+  }
+  return "";
+}
+
+double bubble_formula(const Layout& layout, ChunkCosts c) {
+  const auto p = static_cast<double>(layout.pp);
+  switch (layout.schedule) {
+    case ScheduleKind::k1F1B:
+    case ScheduleKind::kInterleaved:
+      return (p - 1) * (c.f + c.b);
+    case ScheduleKind::kZB1P:
+      return (p - 1) * (c.f + c.b - 2 * c.w);
+    case ScheduleKind::kDualPipe:
+      return (p / 2 - 1) * (c.fb + c.b - 3 * c.w);
+    case ScheduleKind::kDualPipeV:
+      return (p - 1) * (c.fb + c.b - 3 * c.w);
+  }
+  CHECK(false) << "schedule " << static_cast<int>(layout.schedule);
+}
+
+std::string bubble_formula_text(ScheduleKind kind) {
+  switch (kind) {
+    case ScheduleKind::k1F1B:
+      return "(PP-1)(F+B)";
+    case ScheduleKind::kInterleaved:
+      return "(PP-1)(F+B), F and B of one chunk";
+    case ScheduleKind::kZB1P:
+      return "(PP-1)(F+B-2W)";
+    case ScheduleKind::kDualPipe:
+      return "(PP/2-1)(F&B+B-3W)";
+    case ScheduleKind::kDualPipeV:
+      return "(stages/2-1)(F&B+B-3W), stages = 2 PP";
+  }
+  CHECK(false) << "schedule " << static_cast<int>(kind);
+}
+
+namespace {
+
+template <typename Counts>
+int64_t peak(const RankSchedule& schedule, Counts counts) {
+  int64_t held = 0;
+  int64_t most = 0;
+  for (const Cell& c : schedule) {
+    if (c.has_forward() && counts(c.forward)) most = std::max(most, ++held);
+    const bool frees = c.kind == CellKind::kBackward || c.kind == CellKind::kBackwardWeight ||
+                       c.kind == CellKind::kOverlapped;
+    if (frees && counts(c.backward)) --held;
+  }
+  return most;
+}
+
+}  // namespace
+
+int64_t peak_micro_batches(const RankSchedule& schedule) {
+  return peak(schedule, [](const MicroBatch&) { return true; });
+}
+
+int64_t peak_micro_batches(const RankSchedule& schedule, int32_t direction) {
+  return peak(schedule, [&](const MicroBatch& m) { return m.direction == direction; });
+}
+
+int64_t peak_micro_batches_formula(const Layout& layout) {
+  switch (layout.schedule) {
+    case ScheduleKind::k1F1B:
+    case ScheduleKind::kZB1P:
+      return layout.pp;
+    case ScheduleKind::kInterleaved:
+      return layout.pp * (layout.chunks + 1) - 1;
+    case ScheduleKind::kDualPipe:
+    case ScheduleKind::kDualPipeV:
+      return layout.stages() + 1;
+  }
+  CHECK(false) << "schedule " << static_cast<int>(layout.schedule);
+}
+
+std::string peak_micro_batches_formula_text(ScheduleKind kind) {
+  switch (kind) {
+    case ScheduleKind::k1F1B:
+    case ScheduleKind::kZB1P:
+      return "PP";
+    case ScheduleKind::kInterleaved:
+      return "PP(chunks+1)-1, each of one chunk";
+    case ScheduleKind::kDualPipe:
+      return "PP+1";
+    case ScheduleKind::kDualPipeV:
+      return "stages+1";
+  }
+  CHECK(false) << "schedule " << static_cast<int>(kind);
+}
+
+std::string parameters_formula_text(ScheduleKind kind) {
+  switch (kind) {
+    case ScheduleKind::k1F1B:
+    case ScheduleKind::kZB1P:
+      return "1 stage of PP";
+    case ScheduleKind::kInterleaved:
+      return "chunks stages of PP x chunks";
+    case ScheduleKind::kDualPipe:
+      return "2 stages of PP";
+    case ScheduleKind::kDualPipeV:
+      return "2 stages of 2 PP";
+  }
+  CHECK(false) << "schedule " << static_cast<int>(kind);
+}
+
+std::string to_string(const Cell& cell) {
+  const auto name = [](const MicroBatch& m) { return fmt::format("{}.{}", m.direction, m.index); };
+  switch (cell.kind) {
+    case CellKind::kForward:
+      return "F" + name(cell.forward);
+    case CellKind::kBackward:
+      return "B" + name(cell.backward);
+    case CellKind::kBackwardInput:
+      return "Bi" + name(cell.backward);
+    case CellKind::kBackwardWeight:
+      return "W" + name(cell.backward);
+    case CellKind::kOverlapped:
+      return "F" + name(cell.forward) + "&B" + name(cell.backward);
+  }
+  CHECK(false) << "cell kind " << static_cast<int>(cell.kind);
+}
+
+}  // namespace rehearse

@@ -1,0 +1,351 @@
+// The text form of a Program: print_program and parse_program.
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/yaml.h"
+#include "plan/program/program.h"
+
+namespace rehearse {
+namespace {
+
+constexpr std::string_view kFirstLine = "rehearse-program 1";
+constexpr std::string_view kEndCell = "end";
+
+std::string_view yes_no(bool b) {
+  return b ? "yes" : "no";
+}
+
+std::string print_op(const Program& program, const Op& op) {
+  std::string line = fmt::format("  {} {} {}", op.id, name_of(op.lane), name_of(op.kind));
+  if (op.pass != Pass::kNone) line += fmt::format(".{}", name_of(op.pass));
+  line += fmt::format(" s{} d{}", op.stage, op.direction);
+  if (op.layer) line += fmt::format(" l{}", *op.layer);
+  if (op.micro_batch) line += fmt::format(" m{}", *op.micro_batch);
+  if (op.peer) line += fmt::format(" p{}", *op.peer);
+  if (op.group != Group::kNone) line += fmt::format(" group={}", name_of(op.group));
+  const auto after = program.dependencies(op.id);
+  if (!after.empty()) line += fmt::format(" <- {}", fmt::join(after, " "));
+  return line + "\n";
+}
+
+// Reads the text form line by line; every error names the line and shows it.
+class Parser {
+ public:
+  Parser(std::string_view text, const std::string& path) : rest_(text), path_(path) {}
+
+  Program parse() {
+    next();
+    if (line_ != kFirstLine) fail(fmt::format("expected '{}'", kFirstLine));
+    read_layout();
+    read_step();
+    while (next()) {
+      if (line_.starts_with("rank ")) {
+        begin_rank();
+      } else if (line_.starts_with("cell ")) {
+        begin_cell();
+      } else if (line_.starts_with("  ")) {
+        read_op();
+      } else {
+        fail("expected 'rank N', 'cell NAME', or an op indented by two spaces");
+      }
+    }
+    if (static_cast<int64_t>(schedules_.size()) != spec_.layout.pp) {
+      fail(fmt::format("expected {} ranks, found {}", spec_.layout.pp, schedules_.size()));
+    }
+    for (size_t i = 0; i < dependencies_.size(); ++i) {
+      for (const int32_t d : dependencies_[i]) {
+        if (d < 0 || d >= static_cast<int32_t>(ops_.size())) {
+          line_number_ = op_lines_[i].first;
+          line_ = op_lines_[i].second;
+          fail(fmt::format("op {} waits for op {}, which does not exist", i, d));
+        }
+      }
+    }
+    return Program::assemble(spec_, std::move(schedules_), std::move(ops_), dependencies_);
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& message) const {
+    SourcePlace{.file = path_, .line = std::max(1, line_number_), .text = std::string(line_)}.fail(
+        "", message);
+  }
+
+  bool next() {
+    do {
+      if (rest_.empty()) return false;
+      const size_t end = rest_.find('\n');
+      line_ = rest_.substr(0, end);
+      rest_ = end == std::string_view::npos ? std::string_view{} : rest_.substr(end + 1);
+      ++line_number_;
+    } while (line_.empty());
+    return true;
+  }
+
+  static std::vector<std::string_view> words(std::string_view text) {
+    std::vector<std::string_view> out;
+    while (!text.empty()) {
+      const size_t end = text.find(' ');
+      if (end != 0) out.push_back(text.substr(0, end));
+      if (end == std::string_view::npos) break;
+      text = text.substr(end + 1);
+    }
+    return out;
+  }
+
+  int64_t integer(std::string_view text) const {
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || value < 0 ||
+        value > INT32_MAX) {
+      fail(fmt::format("expected a number, found '{}'", text));
+    }
+    return value;
+  }
+
+  // "name key=value key=value" into a map; the keys must be exactly these.
+  std::map<std::string_view, std::string_view> fields(std::string_view name,
+                                                      const std::vector<std::string_view>& keys) {
+    if (!next()) fail(fmt::format("expected a line '{} ...'", name));
+    const auto w = words(line_);
+    std::map<std::string_view, std::string_view> found;
+    for (size_t i = 1; i < w.size(); ++i) {
+      const size_t equals = w[i].find('=');
+      if (equals != std::string_view::npos) found[w[i].substr(0, equals)] = w[i].substr(equals + 1);
+    }
+    for (const auto key : keys) {
+      if (w.empty() || w[0] != name || !found.contains(key) || found.size() != keys.size()) {
+        fail(fmt::format("expected '{}' with {}", name, fmt::join(keys, ", ")));
+      }
+    }
+    return found;
+  }
+
+  void read_layout() {
+    auto f = fields("layout", {"pp", "dp", "ep", "tp", "schedule", "zero", "layers"});
+    Layout& l = spec_.layout;
+    l.pp = integer(f["pp"]);
+    l.dp = integer(f["dp"]);
+    l.ep = integer(f["ep"]);
+    l.tp = integer(f["tp"]);
+    l.zero_stage = integer(f["zero"]);
+    bool known = false;
+    for (const auto kind : {ScheduleKind::k1F1B,
+                            ScheduleKind::kInterleaved,
+                            ScheduleKind::kZB1P,
+                            ScheduleKind::kDualPipe,
+                            ScheduleKind::kDualPipeV}) {
+      if (name_of(kind) == f["schedule"]) {
+        l.schedule = kind;
+        known = true;
+      }
+    }
+    if (!known) fail(fmt::format("unknown schedule '{}'", f["schedule"]));
+    std::string list(f["layers"]);
+    for (char& c : list) c = c == ',' ? ' ' : c;
+    for (const auto word : words(list)) l.layers_per_stage.push_back(integer(word));
+    if (l.pp < 1 || l.dp < 1 || l.ep < 1 || l.dp % l.ep != 0 ||
+        static_cast<int64_t>(l.layers_per_stage.size()) != l.stages()) {
+      fail("expected pp, dp, ep of at least 1, ep dividing dp, one layer count per stage");
+    }
+  }
+
+  void read_step() {
+    auto f = fields("step",
+                    {"micro_batches", "dense_layers", "mtp", "expert_bias", "granularity", "mode"});
+    spec_.micro_batches = integer(f["micro_batches"]);
+    spec_.dense_layers = integer(f["dense_layers"]);
+    spec_.mtp = one_of(f["mtp"], "no", "yes");
+    spec_.expert_bias = one_of(f["expert_bias"], "no", "yes");
+    spec_.granularity =
+        one_of(f["granularity"], "op", "cell") ? Granularity::kCell : Granularity::kOp;
+    if (f["mode"] == "pair") {
+      spec_.mode = Mode::kPair;
+    } else {
+      spec_.mode = one_of(f["mode"], "train", "forward") ? Mode::kForward : Mode::kTrain;
+    }
+  }
+
+  // False for `a`, true for `b`.
+  bool one_of(std::string_view text, std::string_view a, std::string_view b) const {
+    if (text != a && text != b) fail(fmt::format("expected '{}' or '{}', found '{}'", a, b, text));
+    return text == b;
+  }
+
+  void begin_rank() {
+    if (integer(line_.substr(5)) != static_cast<int64_t>(schedules_.size())) {
+      fail(fmt::format("expected 'rank {}'", schedules_.size()));
+    }
+    schedules_.emplace_back();
+    cell_ = -1;
+  }
+
+  void begin_cell() {
+    if (schedules_.empty()) fail("a cell before the first 'rank 0'");
+    ++cell_;
+    const std::string_view name = line_.substr(5);
+    if (name != kEndCell) schedules_.back().push_back(parse_cell(name));
+  }
+
+  MicroBatch parse_micro_batch(std::string_view text) const {
+    const size_t dot = text.find('.');
+    if (dot == std::string_view::npos) fail("expected DIRECTION.INDEX, such as 0.3");
+    return {.direction = static_cast<int32_t>(integer(text.substr(0, dot))),
+            .index = static_cast<int32_t>(integer(text.substr(dot + 1)))};
+  }
+
+  Cell parse_cell(std::string_view name) const {
+    Cell cell;
+    const size_t both = name.find("&B");
+    if (name.starts_with("F") && both != std::string_view::npos) {
+      cell.kind = CellKind::kOverlapped;
+      cell.forward = parse_micro_batch(name.substr(1, both - 1));
+      cell.backward = parse_micro_batch(name.substr(both + 2));
+    } else if (name.starts_with("F")) {
+      cell.forward = parse_micro_batch(name.substr(1));
+    } else if (name.starts_with("Bi")) {
+      cell.kind = CellKind::kBackwardInput;
+      cell.backward = parse_micro_batch(name.substr(2));
+    } else if (name.starts_with("B")) {
+      cell.kind = CellKind::kBackward;
+      cell.backward = parse_micro_batch(name.substr(1));
+    } else if (name.starts_with("W")) {
+      cell.kind = CellKind::kBackwardWeight;
+      cell.backward = parse_micro_batch(name.substr(1));
+    } else {
+      fail("expected a cell such as F0.3, B1.12, Bi1.12, W1.12, F0.3&B1.12, or end");
+    }
+    return cell;
+  }
+
+  void read_op() {
+    if (cell_ < 0) fail("an op before its 'cell'");
+    const auto w = words(line_);
+    if (w.size() < 5) fail("expected 'ID LANE KIND sN dN ...'");
+    Op op{.id = static_cast<int32_t>(integer(w[0])),
+          .pp_rank = static_cast<int32_t>(schedules_.size()) - 1,
+          .cell = cell_};
+    if (op.id != static_cast<int32_t>(ops_.size())) {
+      fail(fmt::format("expected op {}: ids count from 0", ops_.size()));
+    }
+    const auto lane = lane_named(w[1]);
+    if (!lane) fail(fmt::format("unknown lane '{}'", w[1]));
+    op.lane = *lane;
+    const size_t dot = w[2].find('.');
+    const auto kind = op_kind_named(w[2].substr(0, dot));
+    const auto pass =
+        pass_named(dot == std::string_view::npos ? std::string_view{} : w[2].substr(dot + 1));
+    if (!kind || !pass) fail(fmt::format("unknown op '{}'", w[2]));
+    op.kind = *kind;
+    op.pass = *pass;
+    std::vector<int32_t> after;
+    bool arrow = false;
+    for (size_t i = 3; i < w.size(); ++i) {
+      if (w[i] == "<-") {
+        arrow = true;
+      } else if (arrow) {
+        after.push_back(static_cast<int32_t>(integer(w[i])));
+      } else {
+        read_field(op, w[i]);
+      }
+    }
+    ops_.push_back(op);
+    dependencies_.push_back(std::move(after));
+    op_lines_.emplace_back(line_number_, line_);
+  }
+
+  void read_field(Op& op, std::string_view word) const {
+    if (word.starts_with("group=")) {
+      const auto group = group_named(word.substr(6));
+      if (!group) fail(fmt::format("unknown group '{}'", word.substr(6)));
+      op.group = *group;
+      return;
+    }
+    const auto value = static_cast<int32_t>(integer(word.substr(1)));
+    switch (word[0]) {
+      case 's':
+        op.stage = value;
+        break;
+      case 'd':
+        op.direction = value;
+        break;
+      case 'l':
+        op.layer = value;
+        break;
+      case 'm':
+        op.micro_batch = value;
+        break;
+      case 'p':
+        op.peer = value;
+        break;
+      default:
+        fail(fmt::format("unknown field '{}'", word));
+    }
+  }
+
+  std::string_view rest_;
+  std::string path_;
+  std::string_view line_;
+  int line_number_ = 0;
+  Program::Spec spec_;
+  std::vector<RankSchedule> schedules_;
+  int32_t cell_ = -1;
+  std::vector<Op> ops_;
+  std::vector<std::vector<int32_t>> dependencies_;
+  std::vector<std::pair<int, std::string_view>> op_lines_;
+};
+
+}  // namespace
+
+std::string print_program(const Program& program) {
+  const Program::Spec& s = program.spec();
+  const Layout& l = s.layout;
+  std::string out = fmt::format("{}\n", kFirstLine);
+  out += fmt::format("layout pp={} dp={} ep={} tp={} schedule={} zero={} layers={}\n",
+                     l.pp,
+                     l.dp,
+                     l.ep,
+                     l.tp,
+                     name_of(l.schedule),
+                     l.zero_stage,
+                     fmt::join(l.layers_per_stage, ","));
+  out += fmt::format(
+      "step micro_batches={} dense_layers={} mtp={} expert_bias={} granularity={} mode={}\n",
+      s.micro_batches,
+      s.dense_layers,
+      yes_no(s.mtp),
+      yes_no(s.expert_bias),
+      s.granularity == Granularity::kOp ? "op" : "cell",
+      s.mode == Mode::kTrain  ? "train"
+      : s.mode == Mode::kPair ? "pair"
+                              : "forward");
+  int32_t rank = -1;
+  int32_t cell = -1;
+  for (const Op& op : program.ops()) {
+    if (op.pp_rank != rank) {
+      rank = op.pp_rank;
+      cell = -1;
+      out += fmt::format("rank {}\n", rank);
+    }
+    const RankSchedule& schedule = program.schedule(rank);
+    while (cell < op.cell) {
+      ++cell;
+      const bool end = cell == static_cast<int32_t>(schedule.size());
+      out +=
+          fmt::format("cell {}\n",
+                      end ? std::string(kEndCell) : to_string(schedule[static_cast<size_t>(cell)]));
+    }
+    out += print_op(program, op);
+  }
+  return out;
+}
+
+Program parse_program(std::string_view text, const std::string& path) {
+  return Parser(text, path).parse();
+}
+
+}  // namespace rehearse

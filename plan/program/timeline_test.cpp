@@ -1,0 +1,102 @@
+#include "plan/program/timeline.h"
+
+#include <gtest/gtest.h>
+
+#include "base/errors.h"
+
+namespace rehearse {
+namespace {
+
+Duration ms(int64_t n) {
+  return Duration::picoseconds(n * 1'000'000'000);
+}
+
+// One rank, one MoE layer, one micro-batch: F = embed attn dispatch mlp combine head, then B.
+Program one_layer() {
+  return Program::build(
+      {.layout = {.layers_per_stage = {1}}, .micro_batches = 1, .dense_layers = 0});
+}
+
+// The id of the only op that prints so.
+OpId find(const Program& p, const std::string& name) {
+  for (const Op& op : p.ops()) {
+    if (to_string(op) == name) return op.id;
+  }
+  ADD_FAILURE() << "no op " << name;
+  return 0;
+}
+
+TEST(Timeline, SumsOfAHandMadeStep) {
+  const Program p = one_layer();
+  Timeline t{.source = "measured", .spans = {}};
+  t.spans.resize(p.ops().size());
+  const auto at = [&](const std::string& name, int64_t begin, int64_t end) {
+    t.spans[static_cast<size_t>(find(p, name))] = {ms(begin), ms(end)};
+  };
+  // F: 1 to 11, of which dispatch 4-6 and combine 8-9 are exposed: nothing computes beside them.
+  at("embed.F s0 m0", 1, 2);
+  at("attn.F s0 l0 m0", 2, 4);
+  at("dispatch.F s0 l0 m0", 4, 6);
+  at("mlp.F s0 l0 m0", 6, 8);
+  at("combine.F s0 l0 m0", 8, 9);
+  at("head.F s0 m0", 9, 11);
+  // B: 13 to 24; dispatch.B 18-21 is hidden under mlp.W 18-20, but for one millisecond.
+  at("head.B s0 m0", 13, 14);
+  at("head.W s0 m0", 14, 15);
+  at("combine.B s0 l0 m0", 15, 16);
+  at("mlp.B s0 l0 m0", 16, 18);
+  at("mlp.W s0 l0 m0", 18, 20);
+  at("dispatch.B s0 l0 m0", 18, 21);
+  at("attn.B s0 l0 m0", 21, 22);
+  at("attn.W s0 l0 m0", 22, 23);
+  at("embed.W s0 m0", 23, 24);
+  at("optimizer s0", 25, 30);
+  const Summary s = summarize(p, t);
+  EXPECT_EQ(s.step, ms(30));
+  ASSERT_EQ(s.ranks.size(), 1u);
+  EXPECT_EQ(s.ranks[0].f, ms(10));
+  EXPECT_EQ(s.ranks[0].b, ms(11));
+  EXPECT_EQ(s.ranks[0].w, ms(0));
+  EXPECT_EQ(s.ranks[0].optimizer, ms(6));  // from 24 on
+  EXPECT_EQ(s.ranks[0].bubble, ms(30 - 10 - 11 - 6));
+  EXPECT_EQ(s.ranks[0].exposed_comm, ms(2 + 1 + 1 + 1));
+  EXPECT_DOUBLE_EQ(s.exposed_comm_fraction, 5.0 / 30);
+}
+
+TEST(Timeline, JsonRoundTripsToThePicosecond) {
+  const Program p = one_layer();
+  Timeline t{.source = "predicted", .spans = {}};
+  int64_t now = 123'456'789'012'345;
+  for (size_t i = 0; i < p.ops().size(); ++i) {
+    t.spans.push_back({Duration::picoseconds(now), Duration::picoseconds(now + 1'000'001)});
+    now += 1'234'567;
+  }
+  EXPECT_EQ(parse_timeline(p, print_timeline(p, t), "t.json"), t);
+}
+
+std::string error_of(const Program& p, const std::string& json) {
+  try {
+    parse_timeline(p, json, "t.json");
+  } catch (const InputError& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(Timeline, RefusesAnotherPlansTimeline) {
+  const Program p = one_layer();
+  Timeline t{.source = "predicted", .spans = std::vector<Span>(p.ops().size())};
+  const std::string json = print_timeline(p, t);
+  const Program other =
+      Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 2, .dense_layers = 0});
+  EXPECT_NE(error_of(other, json), "no error");
+  std::string cut = json.substr(0, json.size() / 2);
+  EXPECT_EQ(error_of(p, cut).substr(0, 68),
+            "t.json: not a timeline of ours (Chrome trace JSON with op ids): [jso");
+  std::string negative = json;
+  negative.replace(negative.find("\"dur\":0"), 7, "\"dur\":-1");
+  EXPECT_EQ(error_of(p, negative), "t.json: op 0 has a negative time");
+}
+
+}  // namespace
+}  // namespace rehearse

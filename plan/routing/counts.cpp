@@ -1,0 +1,117 @@
+#include "plan/routing/counts.h"
+
+#include <set>
+
+namespace rehearse {
+
+int64_t RoutingCounts::expert_rows(int64_t expert) const {
+  int64_t sum = 0;
+  for (const auto& of_source : rows) sum += of_source[static_cast<size_t>(expert)];
+  return sum;
+}
+
+RoutingCounts count_routing(const ExpertGroup& group,
+                            int64_t experts,
+                            int64_t active,
+                            const std::vector<std::span<const int32_t>>& choices) {
+  RoutingCounts counts;
+  for (const auto& chosen : choices) {
+    std::vector<int64_t> to_node(static_cast<size_t>(group.nodes), 0);
+    std::vector<int64_t> to_rank(static_cast<size_t>(group.size), 0);
+    std::vector<int64_t> rows(static_cast<size_t>(experts), 0);
+    for (size_t first = 0; first < chosen.size(); first += static_cast<size_t>(active)) {
+      std::set<int64_t> nodes, members;
+      for (size_t i = first; i < first + static_cast<size_t>(active); ++i) {
+        ++rows[static_cast<size_t>(chosen[i])];
+        members.insert(group.holder(chosen[i]));
+        nodes.insert(group.node_of(group.holder(chosen[i])));
+      }
+      for (const int64_t n : nodes) ++to_node[static_cast<size_t>(n)];
+      for (const int64_t m : members) ++to_rank[static_cast<size_t>(m)];
+    }
+    counts.to_node.push_back(std::move(to_node));
+    counts.to_rank.push_back(std::move(to_rank));
+    counts.rows.push_back(std::move(rows));
+  }
+  return counts;
+}
+
+void balanced_choice(const Architecture& a, int64_t token, std::span<int32_t> chosen) {
+  const int64_t size = a.experts / a.groups;
+  const int64_t per_group = (a.active_experts + a.kept_groups - 1) / a.kept_groups;
+  // Choices take the kept groups in turn; within a group they lie as far apart as they can, so that
+  // few share a rank, from a place that moves on each time all groups have been first.
+  const int64_t apart = size / per_group;
+  const int64_t first_group = token % a.groups;
+  const int64_t first_within = token / a.groups % size;
+  int64_t turn = 0;    // of the kept groups
+  int64_t within = 0;  // the group
+  for (int32_t& expert : chosen) {
+    const int64_t group = (first_group + turn) % a.groups;
+    const int64_t place = (first_within + within * apart) % size;
+    expert = static_cast<int32_t>(group * size + place);
+    if (++turn == a.kept_groups) {
+      turn = 0;
+      ++within;
+    }
+  }
+}
+
+RoutingCounts balanced_routing(const Plan& plan, const ExpertGroup& group) {
+  const Architecture& a = plan.model.architecture;
+  const auto active = static_cast<size_t>(a.active_experts);
+  std::vector<int32_t> chosen(static_cast<size_t>(plan.micro_batch_tokens()) * active);
+  for (size_t t = 0; t * active < chosen.size(); ++t) {
+    balanced_choice(a, static_cast<int64_t>(t), std::span(chosen).subspan(t * active, active));
+  }
+  const std::vector<std::span<const int32_t>> choices(static_cast<size_t>(group.size), chosen);
+  return count_routing(group, a.experts, a.active_experts, choices);
+}
+
+ExchangeFlows exchange_flows(const ExpertGroup& group, const RoutingCounts& counts) {
+  ExchangeFlows flows;
+  for (int64_t src = 0; src < group.size; ++src) {
+    for (int64_t node = 0; node < group.nodes; ++node) {
+      const int64_t tokens = counts.to_node[static_cast<size_t>(src)][static_cast<size_t>(node)];
+      const int64_t to = group.member(node, group.position_of(src));
+      if (to != src && tokens > 0) flows.across.push_back({src, to, tokens});
+    }
+  }
+  for (int64_t from = 0; from < group.size; ++from) {
+    for (int64_t p = 0; p < group.per_node; ++p) {
+      const int64_t to = group.member(group.node_of(from), p);
+      // `from` forwards for the sources of its own position on every node, itself among them.
+      int64_t tokens = 0;
+      for (int64_t node = 0; node < group.nodes; ++node) {
+        const int64_t src = group.member(node, group.position_of(from));
+        tokens += counts.to_rank[static_cast<size_t>(src)][static_cast<size_t>(to)];
+      }
+      if (to != from && tokens > 0) flows.within.push_back({from, to, tokens});
+    }
+  }
+  return flows;
+}
+
+Bytes exchange_message(const Plan& plan, OpKind kind, Pass pass) {
+  const Architecture& a = plan.model.architecture;
+  const bool outward = is_dispatch_shaped(kind, pass);
+  const int64_t choices = kind == OpKind::kCombine ? 0
+                          : pass == Pass::kForward ? 2 * a.active_experts
+                                                   : a.active_experts;
+  constexpr int64_t kChoice = 4;
+  int64_t token = 0;
+  switch (plan.training.precision) {
+    case Precision::kFp32:
+      token = 4 * a.hidden;
+      break;
+    case Precision::kBf16:
+      token = 2 * a.hidden;
+      break;
+    case Precision::kFp8:
+      token = outward ? a.hidden + (a.hidden + 127) / 128 * 4 : 2 * a.hidden;
+      break;
+  }
+  return Bytes(token + choices * kChoice);
+}
+
+}  // namespace rehearse

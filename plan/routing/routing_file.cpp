@@ -1,0 +1,216 @@
+#include "plan/routing/routing_file.h"
+
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include <fmt/format.h>
+#include <hdf5.h>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/file.h"
+
+namespace rehearse {
+namespace {
+
+constexpr const char* kFormat = "rehearse-routing 1";
+
+// An HDF5 identifier and how it is closed.
+class Handle {
+ public:
+  Handle(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
+  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
+  Handle& operator=(Handle&& other) noexcept {
+    std::swap(id_, other.id_);
+    std::swap(close_, other.close_);
+    return *this;
+  }
+  ~Handle() { reset(); }
+  void reset() {
+    if (id_ >= 0) close_(id_);
+    id_ = -1;
+  }
+  bool good() const { return id_ >= 0; }
+  hid_t id() const { return id_; }
+
+ private:
+  hid_t id_;
+  herr_t (*close_)(hid_t);
+};
+
+// Errors are ours to tell.
+void silence() {
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
+
+[[noreturn]] void fail(const std::string& path, const std::string& what) {
+  throw InputError(fmt::format("{}: {}", path, what));
+}
+
+struct Slab {
+  hsize_t start[4];
+  hsize_t count[4];
+};
+Slab slab_of(const RoutingShape& s, int64_t micro_batch, int64_t layer) {
+  CHECK(micro_batch >= 0 && micro_batch < s.micro_batches && layer >= 0 && layer < s.layers)
+      << micro_batch << " " << layer;
+  return {{static_cast<hsize_t>(micro_batch), static_cast<hsize_t>(layer), 0, 0},
+          {1, 1, static_cast<hsize_t>(s.tokens), static_cast<hsize_t>(s.active)}};
+}
+
+}  // namespace
+
+struct RoutingWriter::File {
+  std::string path, beside;
+  RoutingShape shape;
+  Handle file{-1, H5Fclose}, data{-1, H5Dclose};
+};
+
+RoutingWriter::RoutingWriter(const std::string& path, const RoutingShape& shape)
+    : file_(std::make_unique<File>()) {
+  silence();
+  require_writable(path);
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  std::error_code error;
+  if (!folder.empty()) std::filesystem::create_directories(folder, error);
+  File& f = *file_;
+  f.path = path;
+  f.beside = fmt::format("{}.part{}", path, ::getpid());
+  f.shape = shape;
+  f.file = {H5Fcreate(f.beside.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose};
+  if (!f.file.good()) fail(path, "cannot be written");
+  const hsize_t extent[4] = {static_cast<hsize_t>(shape.micro_batches),
+                             static_cast<hsize_t>(shape.layers),
+                             static_cast<hsize_t>(shape.tokens),
+                             static_cast<hsize_t>(shape.active)};
+  const hsize_t chunk[4] = {1, 1, extent[2], extent[3]};
+  const Handle space(H5Screate_simple(4, extent, nullptr), H5Sclose);
+  const Handle how(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_chunk(how.id(), 4, chunk);
+  H5Pset_shuffle(how.id());
+  H5Pset_deflate(how.id(), 4);
+  f.data = {
+      H5Dcreate2(
+          f.file.id(), "choices", H5T_STD_U16LE, space.id(), H5P_DEFAULT, how.id(), H5P_DEFAULT),
+      H5Dclose};
+  if (!f.data.good()) fail(path, "cannot be written");
+  const Handle scalar(H5Screate(H5S_SCALAR), H5Sclose);
+  const Handle text(H5Tcopy(H5T_C_S1), H5Tclose);
+  H5Tset_size(text.id(), std::strlen(kFormat));
+  const Handle format(
+      H5Acreate2(f.data.id(), "format", text.id(), scalar.id(), H5P_DEFAULT, H5P_DEFAULT),
+      H5Aclose);
+  const Handle experts(
+      H5Acreate2(f.data.id(), "experts", H5T_STD_I64LE, scalar.id(), H5P_DEFAULT, H5P_DEFAULT),
+      H5Aclose);
+  if (H5Awrite(format.id(), text.id(), kFormat) < 0 ||
+      H5Awrite(experts.id(), H5T_NATIVE_INT64, &shape.experts) < 0) {
+    fail(path, "cannot be written");
+  }
+}
+
+RoutingWriter::~RoutingWriter() {
+  file_->data.reset();
+  file_->file.reset();
+  std::error_code error;
+  std::filesystem::remove(file_->beside, error);
+}
+
+void RoutingWriter::write(int64_t micro_batch, int64_t layer, std::span<const int32_t> choices) {
+  const File& f = *file_;
+  CHECK(static_cast<int64_t>(choices.size()) == f.shape.tokens * f.shape.active) << choices.size();
+  const Slab slab = slab_of(f.shape, micro_batch, layer);
+  const Handle space(H5Dget_space(f.data.id()), H5Sclose);
+  H5Sselect_hyperslab(space.id(), H5S_SELECT_SET, slab.start, nullptr, slab.count, nullptr);
+  const Handle memory(H5Screate_simple(4, slab.count, nullptr), H5Sclose);
+  if (H5Dwrite(
+          f.data.id(), H5T_NATIVE_INT32, memory.id(), space.id(), H5P_DEFAULT, choices.data()) <
+      0) {
+    fail(f.path, "cannot be written");
+  }
+}
+
+void RoutingWriter::finish() {
+  File& f = *file_;
+  f.data.reset();
+  const bool flushed = H5Fflush(f.file.id(), H5F_SCOPE_GLOBAL) >= 0;
+  f.file.reset();
+  std::error_code error;
+  if (flushed) std::filesystem::rename(f.beside, f.path, error);
+  if (!flushed || error) fail(f.path, "cannot be written");
+}
+
+struct RoutingReader::File {
+  std::string path;
+  RoutingShape shape;
+  Handle file{-1, H5Fclose}, data{-1, H5Dclose};
+};
+
+RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<File>()) {
+  silence();
+  File& f = *file_;
+  f.path = path;
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error)) fail(path, "no such file");
+  f.file = {H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose};
+  if (!f.file.good()) fail(path, "is not an HDF5 file, or was cut off");
+  f.data = {H5Dopen2(f.file.id(), "choices", H5P_DEFAULT), H5Dclose};
+  if (!f.data.good()) fail(path, "has no dataset 'choices': not recorded routing");
+  const Handle space(H5Dget_space(f.data.id()), H5Sclose);
+  const Handle type(H5Dget_type(f.data.id()), H5Tclose);
+  hsize_t extent[4] = {};
+  if (H5Sget_simple_extent_ndims(space.id()) != 4 ||
+      H5Sget_simple_extent_dims(space.id(), extent, nullptr) != 4 ||
+      H5Tget_class(type.id()) != H5T_INTEGER) {
+    fail(path, "'choices' is not of whole numbers [micro_batches, layers, tokens, active]");
+  }
+  constexpr hsize_t kMost = 1 << 26;
+  for (const hsize_t n : extent) {
+    if (n == 0 || n > kMost) fail(path, fmt::format("'choices' has an extent of {}", n));
+  }
+  if (extent[2] * extent[3] > kMost)
+    fail(path, "has micro-batches of more than 67 million choices");
+  f.shape = {static_cast<int64_t>(extent[0]),
+             static_cast<int64_t>(extent[1]),
+             static_cast<int64_t>(extent[2]),
+             static_cast<int64_t>(extent[3]),
+             0};
+  const Handle experts(H5Aopen(f.data.id(), "experts", H5P_DEFAULT), H5Aclose);
+  if (!experts.good() || H5Aread(experts.id(), H5T_NATIVE_INT64, &f.shape.experts) < 0 ||
+      f.shape.experts < 1 || f.shape.experts > 65536) {
+    fail(path, "'choices' has no attribute 'experts' from 1 to 65536");
+  }
+}
+
+RoutingReader::~RoutingReader() = default;
+
+const RoutingShape& RoutingReader::shape() const {
+  return file_->shape;
+}
+
+std::vector<int32_t> RoutingReader::read(int64_t micro_batch, int64_t layer) const {
+  const File& f = *file_;
+  std::vector<int32_t> choices(static_cast<size_t>(f.shape.tokens * f.shape.active));
+  const Slab slab = slab_of(f.shape, micro_batch, layer);
+  const Handle space(H5Dget_space(f.data.id()), H5Sclose);
+  H5Sselect_hyperslab(space.id(), H5S_SELECT_SET, slab.start, nullptr, slab.count, nullptr);
+  const Handle memory(H5Screate_simple(4, slab.count, nullptr), H5Sclose);
+  if (H5Dread(f.data.id(), H5T_NATIVE_INT32, memory.id(), space.id(), H5P_DEFAULT, choices.data()) <
+      0) {
+    fail(f.path, fmt::format("micro-batch {} of layer {} cannot be read", micro_batch, layer));
+  }
+  for (const int32_t e : choices) {
+    if (e < 0 || e >= f.shape.experts) {
+      fail(f.path,
+           fmt::format("micro-batch {} of layer {} chooses expert {} of {}",
+                       micro_batch,
+                       layer,
+                       e,
+                       f.shape.experts));
+    }
+  }
+  return choices;
+}
+
+}  // namespace rehearse

@@ -1,0 +1,90 @@
+#include "plan/routing/routing_file.h"
+
+#include <filesystem>
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include "base/errors.h"
+#include "base/file.h"
+
+namespace rehearse {
+namespace {
+
+namespace fs = std::filesystem;
+
+class RoutingFile : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = fs::temp_directory_path() / (std::string("rehearse_routing_") + info->name());
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    path_ = (folder_ / "r.h5").string();
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  static std::vector<int32_t> choices(int64_t m, int64_t layer) {
+    std::vector<int32_t> c(12);
+    for (size_t i = 0; i < c.size(); ++i) {
+      c[i] = static_cast<int32_t>((static_cast<size_t>(5 * m + 3 * layer) + i) % 300);
+    }
+    return c;
+  }
+  static constexpr RoutingShape kShape{
+      .micro_batches = 3, .layers = 2, .tokens = 6, .active = 2, .experts = 300};
+  void write() {
+    RoutingWriter w(path_, kShape);
+    for (int64_t m = 0; m < 3; ++m) {
+      for (int64_t l = 0; l < 2; ++l) w.write(m, l, choices(m, l));
+    }
+    w.finish();
+  }
+  std::string error() {
+    try {
+      const RoutingReader r(path_);
+      for (int64_t m = 0; m < r.shape().micro_batches; ++m) r.read(m, 0);
+    } catch (const InputError& e) {
+      return e.what();
+    }
+    return "";
+  }
+  fs::path folder_;
+  std::string path_;
+};
+
+TEST_F(RoutingFile, RoundTrip) {
+  write();
+  const RoutingReader r(path_);
+  EXPECT_EQ(r.shape(), kShape);
+  for (int64_t m = 0; m < 3; ++m) {
+    for (int64_t l = 0; l < 2; ++l) EXPECT_EQ(r.read(m, l), choices(m, l));
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), {}), 1);
+}
+
+TEST_F(RoutingFile, WhatIsNotFinishedLeavesNothing) {
+  { RoutingWriter w(path_, kShape); }
+  EXPECT_TRUE(fs::is_empty(folder_));
+  EXPECT_THROW(RoutingWriter("/proc/none/r.h5", kShape), InputError);
+}
+
+TEST_F(RoutingFile, WhatIsWrongIsSaid) {
+  EXPECT_NE(error().find("no such file"), std::string::npos);
+  std::ofstream(path_) << "hello";
+  EXPECT_NE(error().find("is not an HDF5 file"), std::string::npos);
+  write();
+  fs::resize_file(path_, fs::file_size(path_) / 2);
+  EXPECT_NE(error(), "");
+  {
+    RoutingShape few = kShape;
+    few.experts = 7;  // and choices up to 20
+    RoutingWriter w(path_, few);
+    w.write(0, 0, choices(0, 0));
+    w.finish();
+  }
+  EXPECT_NE(error().find("chooses expert 7 of 7"), std::string::npos) << error();
+}
+
+}  // namespace
+}  // namespace rehearse

@@ -1,0 +1,233 @@
+#include "runtime/communicators/local/local_communicator.h"
+
+#include <algorithm>
+#include <future>
+
+#include "base/errors.h"
+#include "kernels/reduce/reduce.h"
+#include "plan/program/op_work.h"
+#include "runtime/parameters.h"
+
+namespace rehearse {
+namespace {
+
+// Tells the messages of collectives from those of pipelines.
+constexpr uint64_t kCollectiveTag = uint64_t{1} << 63;
+
+}  // namespace
+
+LocalCommunicator::LocalCommunicator(int64_t ranks, std::unique_ptr<LinkShaper> links)
+    : mailboxes_(static_cast<size_t>(ranks)), links_(std::move(links)) {}
+
+void LocalCommunicator::wait(std::unique_lock<std::mutex>& lock,
+                             const std::function<bool()>& condition) {
+  changed_.wait(lock, [&] { return aborted_ || condition(); });
+  if (aborted_) throw RunAborted();
+}
+
+void LocalCommunicator::post(
+    int64_t from, int64_t to, uint64_t tag, std::vector<float> data, std::function<void()> sent) {
+  Mailbox& box = mailboxes_[static_cast<size_t>(to)];
+  const Bytes size(static_cast<int64_t>(data.size() * sizeof(float)));
+  Message* message = nullptr;
+  {
+    const std::lock_guard lock(box.mutex);
+    if (box.aborted) throw RunAborted();
+    auto& queue = box.messages[{from, tag}];
+    queue.push_back({.data = std::move(data), .delivered = links_ == nullptr});
+    message = &queue.back();
+  }
+  box.changed.notify_all();
+  if (links_ == nullptr) return;
+  links_->transfer(from, to, size, [&box, message, sent = std::move(sent)] {
+    {
+      const std::lock_guard lock(box.mutex);
+      message->delivered = true;
+    }
+    box.changed.notify_all();
+    if (sent) sent();
+  });
+}
+
+void LocalCommunicator::wait_posted(int64_t from, int64_t to, uint64_t tag) {
+  Mailbox& box = mailboxes_[static_cast<size_t>(to)];
+  std::unique_lock lock(box.mutex);
+  box.changed.wait(lock, [&] { return box.aborted || box.messages.contains({from, tag}); });
+  if (box.aborted) throw RunAborted();
+}
+
+std::vector<float> LocalCommunicator::take(int64_t from, int64_t to, uint64_t tag) {
+  Mailbox& box = mailboxes_[static_cast<size_t>(to)];
+  std::unique_lock lock(box.mutex);
+  box.changed.wait(lock, [&] {
+    const auto queue = box.messages.find({from, tag});
+    return box.aborted || (queue != box.messages.end() && queue->second.front().delivered);
+  });
+  if (box.aborted) throw RunAborted();
+  const auto queue = box.messages.find({from, tag});
+  std::vector<float> data = std::move(queue->second.front().data);
+  queue->second.pop_front();
+  if (queue->second.empty()) box.messages.erase(queue);
+  return data;
+}
+
+void LocalCommunicator::send(int64_t from, int64_t to, uint64_t tag, std::span<const float> data) {
+  // On an emulated link the sender's lane is busy until the message is there.
+  const auto there = std::make_shared<std::promise<void>>();
+  post(from, to, tag, {data.begin(), data.end()}, [there] { there->set_value(); });
+  if (links_ != nullptr) there->get_future().wait();
+}
+
+void LocalCommunicator::recv(
+    int64_t from, int64_t to, uint64_t tag, std::span<float> data, const Ready& ready) {
+  const std::vector<float> message = take(from, to, tag);
+  ready();
+  CHECK(message.size() == data.size())
+      << "a message of " << message.size() << " elements from rank " << from << ", expected "
+      << data.size();
+  std::copy(message.begin(), message.end(), data.begin());
+}
+
+void LocalCommunicator::travel_ring(const Collective& c, int64_t rank, size_t elements) {
+  if (links_ == nullptr || c.members.size() < 2) return;
+  const auto members = static_cast<int64_t>(c.members.size());
+  const int64_t next = c.members[(index_of(c, rank) + 1) % c.members.size()];
+  const Bytes size = ring_bytes(static_cast<int64_t>(elements), members, sizeof(float));
+  const auto there = std::make_shared<std::promise<void>>();
+  links_->transfer(rank, next, size, [there] { there->set_value(); });
+  there->get_future().wait();
+}
+
+size_t LocalCommunicator::index_of(const Collective& c, int64_t rank) {
+  const auto found = std::find(c.members.begin(), c.members.end(), rank);
+  CHECK(found != c.members.end()) << "rank " << rank << " is not of the group";
+  return static_cast<size_t>(found - c.members.begin());
+}
+
+void LocalCommunicator::meet(const Collective& c,
+                             int64_t rank,
+                             const void* mine,
+                             const Ready& ready,
+                             const std::function<void(const std::vector<const void*>&)>& work) {
+  const std::pair<int64_t, uint64_t> key{c.members.front(), c.key};
+  const size_t count = c.members.size();
+  std::unique_lock lock(mutex_);
+  Meeting& meeting = meetings_[key];
+  meeting.brought.resize(count);
+  meeting.brought[index_of(c, rank)] = mine;
+  ++meeting.arrived;
+  if (meeting.arrived == count) changed_.notify_all();
+  wait(lock, [&] { return meeting.arrived == count; });
+  lock.unlock();
+  ready();
+  work(meeting.brought);
+  lock.lock();
+  ++meeting.finished;
+  if (meeting.finished == count) changed_.notify_all();
+  wait(lock, [&] { return meeting.finished == count; });
+  if (++meeting.left == count) meetings_.erase(key);
+}
+
+void LocalCommunicator::reduce_scatter(const Collective& c,
+                                       int64_t rank,
+                                       std::span<float> data,
+                                       const Ready& ready) {
+  const Shard mine = shard_of(static_cast<int64_t>(data.size()),
+                              static_cast<int64_t>(index_of(c, rank)),
+                              static_cast<int64_t>(c.members.size()));
+  meet(c, rank, data.data(), ready, [&](const std::vector<const void*>& all) {
+    travel_ring(c, rank, data.size());
+    std::vector<const float*> copies;
+    for (const void* p : all) copies.push_back(static_cast<const float*>(p) + mine.begin);
+    kernels::reduce(copies, mine.end - mine.begin, data.data() + mine.begin);
+  });
+}
+
+void LocalCommunicator::all_gather(const Collective& c,
+                                   int64_t rank,
+                                   std::span<float> data,
+                                   const Ready& ready) {
+  const size_t mine = index_of(c, rank);
+  meet(c, rank, data.data(), ready, [&](const std::vector<const void*>& all) {
+    travel_ring(c, rank, data.size());
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (i == mine) continue;
+      const Shard theirs = shard_of(static_cast<int64_t>(data.size()),
+                                    static_cast<int64_t>(i),
+                                    static_cast<int64_t>(all.size()));
+      const auto* source = static_cast<const float*>(all[i]);
+      std::copy(source + theirs.begin, source + theirs.end, data.data() + theirs.begin);
+    }
+  });
+}
+
+void LocalCommunicator::all_reduce(const Collective& c,
+                                   int64_t rank,
+                                   std::span<float> data,
+                                   const Ready& ready) {
+  reduce_scatter(c, rank, data, ready);
+  all_gather({c.members, c.key + 1}, rank, data, [] {});
+}
+
+void LocalCommunicator::barrier(const Collective& c, int64_t rank, const Ready& ready) {
+  meet(c, rank, nullptr, ready, [](const std::vector<const void*>&) {});
+}
+
+std::vector<std::vector<float>> LocalCommunicator::all_to_all(
+    const Collective& c,
+    int64_t rank,
+    std::vector<std::vector<float>> outgoing,
+    const Ready& ready) {
+  const size_t me = index_of(c, rank);
+  CHECK(outgoing.size() == c.members.size()) << outgoing.size() << " messages";
+  std::vector<std::vector<float>> incoming(outgoing.size());
+  incoming[me] = std::move(outgoing[me]);
+  const uint64_t tag = kCollectiveTag | c.key;
+  for (size_t i = 0; i < outgoing.size(); ++i) {
+    if (i != me) post(rank, c.members[i], tag, std::move(outgoing[i]), {});
+  }
+  // Skew between ranks is waiting: the op begins when everybody has come.
+  for (size_t i = 0; i < incoming.size(); ++i) {
+    if (i != me) wait_posted(c.members[i], rank, tag);
+  }
+  ready();
+  for (size_t i = 0; i < incoming.size(); ++i) {
+    if (i != me) incoming[i] = take(c.members[i], rank, tag);
+  }
+  return incoming;
+}
+
+double LocalCommunicator::sum(const Collective& c, int64_t rank, double value, const Ready& ready) {
+  double total = 0;
+  meet(c, rank, &value, ready, [&](const std::vector<const void*>& all) {
+    for (const void* p : all) total += *static_cast<const double*>(p);
+  });
+  return total;
+}
+
+std::vector<int64_t> LocalCommunicator::sum(const Collective& c,
+                                            int64_t rank,
+                                            std::span<const int64_t> values,
+                                            const Ready& ready) {
+  std::vector<int64_t> total(values.size(), 0);
+  meet(c, rank, values.data(), ready, [&](const std::vector<const void*>& all) {
+    for (const void* p : all) {
+      const auto* theirs = static_cast<const int64_t*>(p);
+      for (size_t i = 0; i < total.size(); ++i) total[i] += theirs[i];
+    }
+  });
+  return total;
+}
+
+void LocalCommunicator::abort() {
+  for (Mailbox& box : mailboxes_) {
+    const std::lock_guard lock(box.mutex);
+    box.aborted = true;
+    box.changed.notify_all();
+  }
+  const std::lock_guard lock(mutex_);
+  aborted_ = true;
+  changed_.notify_all();
+}
+
+}  // namespace rehearse

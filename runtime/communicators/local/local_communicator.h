@@ -1,0 +1,103 @@
+#pragma once
+// Ranks as threads of one process: messages are copied through memory, collectives read each
+// other's buffers in place. With a LinkShaper, every byte between ranks also takes its time on an
+// emulated link: a message is there when the link has delivered it, and a ring's steps of a
+// collective travel before the sum is made.
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <tuple>
+
+#include "runtime/communicators/communicator.h"
+#include "runtime/communicators/local/link_shaper.h"
+
+namespace rehearse {
+
+class LocalCommunicator : public Communicator {
+ public:
+  // links: null for none.
+  explicit LocalCommunicator(int64_t ranks, std::unique_ptr<LinkShaper> links = nullptr);
+
+  // The emulated links; null where ranks share memory.
+  LinkShaper* links() { return links_.get(); }
+
+  void send(int64_t from, int64_t to, uint64_t tag, std::span<const float> data) override;
+  void recv(
+      int64_t from, int64_t to, uint64_t tag, std::span<float> data, const Ready& ready) override;
+  void reduce_scatter(const Collective& c,
+                      int64_t rank,
+                      std::span<float> data,
+                      const Ready& ready) override;
+  void all_gather(const Collective& c,
+                  int64_t rank,
+                  std::span<float> data,
+                  const Ready& ready) override;
+  void all_reduce(const Collective& c,
+                  int64_t rank,
+                  std::span<float> data,
+                  const Ready& ready) override;
+  void barrier(const Collective& c, int64_t rank, const Ready& ready) override;
+  std::vector<std::vector<float>> all_to_all(const Collective& c,
+                                             int64_t rank,
+                                             std::vector<std::vector<float>> outgoing,
+                                             const Ready& ready) override;
+  double sum(const Collective& c, int64_t rank, double value, const Ready& ready) override;
+  std::vector<int64_t> sum(const Collective& c,
+                           int64_t rank,
+                           std::span<const int64_t> values,
+                           const Ready& ready) override;
+  void abort() override;
+
+ private:
+  using Address = std::tuple<int64_t, uint64_t>;  // from, tag
+
+  struct Message {
+    std::vector<float> data;
+    bool delivered = false;
+  };
+
+  // What has been sent to one rank; its lanes wait here.
+  struct Mailbox {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::map<Address, std::deque<Message>> messages;  // deque: places stay when others are added
+    bool aborted = false;
+  };
+
+  // Where the members of one collective meet. Each brings a pointer and sees everybody's; all
+  // leave together, so nobody changes what another still reads.
+  struct Meeting {
+    std::vector<const void*> brought;  // by member
+    size_t arrived = 0;
+    size_t finished = 0;
+    size_t left = 0;
+  };
+
+  static size_t index_of(const Collective& c, int64_t rank);
+  // Puts the message on its way; `sent` (if any) is called when it has been delivered.
+  void post(
+      int64_t from, int64_t to, uint64_t tag, std::vector<float> data, std::function<void()> sent);
+  void wait_posted(int64_t from, int64_t to, uint64_t tag);
+  std::vector<float> take(int64_t from, int64_t to, uint64_t tag);
+  // Lets the bytes of this member's ring steps travel; returns when they have arrived.
+  void travel_ring(const Collective& c, int64_t rank, size_t elements);
+  // Brings `mine`, waits for all, calls `work` with everybody's pointers, waits for all again.
+  void meet(const Collective& c,
+            int64_t rank,
+            const void* mine,
+            const Ready& ready,
+            const std::function<void(const std::vector<const void*>&)>& work);
+  void wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>& condition);
+
+  std::deque<Mailbox> mailboxes_;  // by receiving rank
+  std::mutex mutex_;               // of what follows
+  std::condition_variable changed_;
+  std::map<std::pair<int64_t, uint64_t>, Meeting> meetings_;  // by first member and key
+  bool aborted_ = false;
+  std::unique_ptr<LinkShaper> links_;  // last: its thread writes into the mailboxes
+};
+
+}  // namespace rehearse

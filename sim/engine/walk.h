@@ -1,0 +1,414 @@
+#pragma once
+// The simulator's walk over a Program: which op of which lane is next, and when it may start. What
+// ops cost is the business of the Work that it is given. The Program is never unrolled: all that is
+// kept per rank is where each lane stands.
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "base/errors.h"
+#include "plan/program/program.h"
+#include "plan/program/timeline.h"
+#include "sim/engine/event_queue.h"
+#include "sim/engine/sharing.h"
+
+namespace rehearse {
+
+// Which part of the world is simulated, and how.
+struct WalkScope {
+  // Data ranks from 0; fewer than the layout has when the others provably do the same.
+  int32_t data_ranks = 1;
+  // Data ranks per island. Islands share nothing but the collectives that end a step, so each has a
+  // clock of its own until then and may run on a thread of its own.
+  int32_t island = 1;
+  int32_t threads = 1;
+};
+
+// What Work tells: an op takes part in its collective now, or has ended.
+struct Happened {
+  OpId op = 0;
+  bool ended = false;
+};
+
+// The clock of one island, and what runs against it.
+struct Clock {
+  Sharing sharing;
+  EventQueue queue;
+  Duration now;
+  std::vector<Happened> happened;  // by Work, not yet seen by the Walk
+};
+
+// Walks the Program: keeps, per lane, which op is next and whether it runs, and starts an op when
+// its dependencies are done and, for a collective, when every member has come to it.
+//
+// `Work` says what an op does to the clock. pack(id): a rank has come to a collective; true when it
+// has nothing to prepare and takes part at once. begin(id): all members take part (or it is no
+// collective): starts its activities. What comes back from the clock goes to event(payload). All
+// three may report what happened to ops. shrink(): little is left to do. start_delay and
+// meeting_delay: what the runtime adds before an op begins. kSpanHoldsWaiting: whether the op of a
+// collective begins, for the timeline, when its rank comes to it (a kernel that waits on the
+// device) or when all have.
+template <typename Work>
+class Walk {
+ public:
+  using MakeWork = std::function<std::unique_ptr<Work>(Clock& clock, int32_t first, int32_t count)>;
+
+  Walk(const Program& program, WalkScope scope, const MakeWork& make_work, TimelineSink& sink)
+      : program_(program), scope_(scope), sink_(sink) {
+    CHECK(scope.data_ranks % scope.island == 0) << scope.data_ranks << " " << scope.island;
+    const auto& ops = program.ops();
+    slots_.reserve(ops.size());
+    places_.resize(ops.size());
+    canonical_.resize(ops.size());
+    for (const Op& op : ops) {
+      slots_.push_back(op.pp_rank * kLanes + static_cast<int32_t>(op.lane));
+      const bool spans_ranks = op.group != Group::kNone && op.group != Group::kExpertParallel;
+      canonical_[static_cast<size_t>(op.id)] =
+          spans_ranks ? program.op(program.collective(op.id).front()).id : op.id;
+    }
+    for (int32_t r = 0; r < program.layout().pp; ++r) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const auto list = program.lane(r, static_cast<Lane>(lane));
+        for (size_t i = 0; i < list.size(); ++i) {
+          places_[static_cast<size_t>(list[i])] = static_cast<int32_t>(i);
+        }
+        lists_.push_back(list);
+      }
+    }
+    for (int32_t first = 0; first < scope.data_ranks; first += scope.island) {
+      islands_.push_back(std::make_unique<Island>());
+      Island& island = *islands_.back();
+      island.first = first;
+      island.lanes.resize(lists_.size() * static_cast<size_t>(scope.island));
+      island.came.resize(static_cast<size_t>(program.layout().pp * scope.island));
+      island.waited.resize(island.came.size());
+      island.work = make_work(island.clock, first, scope.island);
+    }
+  }
+
+  // Throws ScheduleError, naming every stuck rank, when the Program cannot run to its end.
+  void run(const std::function<void(int64_t ops_done)>& progress = {}) {
+    progress_ = progress;
+    // No collective that ties islands together can begin before each island has come to one.
+    const auto run_island = [&](Island& island) {
+      start_all(island);
+      while (!island.clock.queue.empty() && !island.tied) step(island);
+      island.clock.sharing.shrink();
+      island.clock.queue.shrink();
+      island.work->shrink();
+    };
+    const auto threads =
+        std::min<size_t>(static_cast<size_t>(std::max(1, scope_.threads)), islands_.size());
+    std::atomic<size_t> next = 0;
+    std::exception_ptr failed;
+    std::atomic<bool> has_failed = false;
+    const auto work_off = [&] {
+      for (size_t i = next++; i < islands_.size() && !has_failed; i = next++) {
+        try {
+          run_island(*islands_[i]);
+        } catch (...) {
+          if (!has_failed.exchange(true)) failed = std::current_exception();
+        }
+      }
+    };
+    std::vector<std::thread> others;
+    for (size_t t = 1; t < threads; ++t) others.emplace_back(work_off);
+    work_off();
+    for (std::thread& t : others) t.join();
+    if (failed) std::rethrow_exception(failed);
+    together_ = true;
+    for (auto& island : islands_) {
+      for (const OpId id : island->tied_ops) meet(*island, id);
+      island->tied_ops = {};
+      settle(*island);
+    }
+    // From here on in the order of time over all islands.
+    for (;;) {
+      Island* first = nullptr;
+      for (auto& island : islands_) {
+        if (island->clock.queue.empty()) continue;
+        if (!first || island->clock.queue.next().time < first->clock.queue.next().time) {
+          first = island.get();
+        }
+      }
+      if (!first) break;
+      step(*first);
+    }
+    int64_t finished = 0;
+    for (auto& island : islands_) finished += island->finished;
+    if (finished != scope_.data_ranks * static_cast<int64_t>(program_.ops().size())) {
+      report_stuck();
+    }
+  }
+
+ private:
+  struct LaneState {
+    int64_t begin = 0;  // picoseconds; of a collective, until it begins: when the rank came to it
+    int32_t next = 0;   // index in the lane's list
+    bool running = false;  // or about to
+  };
+  struct Island {
+    int32_t first = 0;  // data rank
+    Clock clock;
+    std::unique_ptr<Work> work;
+    std::vector<LaneState> lanes;  // by lane list x data rank
+    // By pipeline rank x data rank: how long the rank's collective at hand waited for its members,
+    // and, at the first member's place, how many of them have come to an EP group's.
+    std::vector<int64_t> waited;
+    std::vector<int32_t> came;
+    std::vector<uint64_t> ended;
+    bool tied = false;  // has come to a collective that ties islands together
+    std::vector<OpId> tied_ops;
+    int64_t finished = 0;
+    int64_t told = 0;
+  };
+
+  LaneState& lane(Island& island, int32_t slot, int32_t data_rank) {
+    return island.lanes[static_cast<size_t>(slot * scope_.island + data_rank - island.first)];
+  }
+  LaneState& lane_of(Island& island, OpId id) {
+    return lane(island, slots_[template_of(id)], program_.data_rank(id));
+  }
+  size_t rank_place(const Island& island, int32_t pp_rank, int32_t data_rank) const {
+    return static_cast<size_t>(pp_rank * scope_.island + data_rank - island.first);
+  }
+  int64_t& waited(Island& island, OpId id) {
+    return island.waited[rank_place(island, program_.op(id).pp_rank, program_.data_rank(id))];
+  }
+  size_t template_of(OpId id) const {
+    return static_cast<size_t>(id % static_cast<OpId>(program_.ops().size()));
+  }
+  Island& island_of(int32_t data_rank) {
+    return *islands_[static_cast<size_t>(data_rank / scope_.island)];
+  }
+
+  bool done(Island& island, int32_t op, int32_t data_rank) {
+    return lane(island, slots_[static_cast<size_t>(op)], data_rank).next >
+           places_[static_cast<size_t>(op)];
+  }
+
+  bool ready(Island& island, int32_t op, int32_t data_rank) {
+    for (const int32_t d : program_.dependencies(op)) {
+      if (!done(island, d, data_rank)) return false;
+    }
+    return true;
+  }
+
+  void start_all(Island& island) {
+    for (size_t slot = 0; slot < lists_.size(); ++slot) {
+      for (int32_t d = island.first; d < island.first + scope_.island; ++d) {
+        try_start(island, static_cast<int32_t>(slot), d, false);
+      }
+    }
+    settle(island);
+  }
+
+  void step(Island& island) {
+    const EventQueue::Event event = island.clock.queue.pop();
+    island.clock.now = Duration::picoseconds(event.time);
+    island.ended.clear();
+    island.clock.sharing.finish(event, island.ended);
+    for (const uint64_t payload : island.ended) handle(island, payload);
+    settle(island);
+    if (progress_ && !together_ && island.first == 0 &&
+        island.finished - island.told > kTellEvery) {
+      island.told = island.finished;
+      progress_(island.finished * static_cast<int64_t>(islands_.size()));
+    }
+  }
+
+  // All that follows at once from what happened, and the rates that result.
+  void settle(Island& island) {
+    Clock& clock = island.clock;
+    for (size_t i = 0; i < clock.happened.size(); ++i) {
+      const Happened h = clock.happened[i];
+      h.ended ? end(island, h.op) : came(island, h.op);
+    }
+    clock.happened.clear();
+    if (clock.queue.empty() || clock.queue.next().time > clock.now.picoseconds()) {
+      clock.sharing.update(clock.now, clock.queue);
+    }
+  }
+
+  // woken: the lane slept and is woken by an op of another lane.
+  void try_start(Island& island, int32_t slot, int32_t data_rank, bool woken) {
+    LaneState& state = lane(island, slot, data_rank);
+    const auto list = lists_[static_cast<size_t>(slot)];
+    if (state.running || state.next == static_cast<int32_t>(list.size())) return;
+    const int32_t op = list[static_cast<size_t>(state.next)];
+    if (!ready(island, op, data_rank)) return;
+    state.running = true;
+    const OpId id = program_.global_id(op, data_rank);
+    after(island, island.work->start_delay(id, woken), id, Step::kProceed);
+  }
+
+  enum class Step : uint64_t { kWork, kProceed, kBegin };  // the payload's lowest bits
+
+  void after(Island& island, Duration delay, OpId id, Step step) {
+    if (delay == Duration()) {
+      take(island, id, step);
+    } else {
+      Sharing::wait(island.clock.now,
+                    delay,
+                    island.clock.queue,
+                    (static_cast<uint64_t>(id) << 2) | static_cast<uint64_t>(step));
+    }
+  }
+
+  void take(Island& island, OpId id, Step step) {
+    if (step == Step::kBegin) {
+      LaneState& state = lane_of(island, id);
+      const int64_t now = island.clock.now.picoseconds();
+      if (program_.op(id).group != Group::kNone) waited(island, id) = now - state.begin;
+      state.begin = now;
+      island.work->begin(id);
+      return;
+    }
+    if (program_.op(id).group == Group::kNone) {
+      take(island, id, Step::kBegin);
+    } else if (island.work->pack(id)) {
+      came(island, id);
+    }
+  }
+
+  // The collective begins when all members take part.
+  void came(Island& island, OpId id) {
+    lane_of(island, id).begin = island.clock.now.picoseconds();
+    const Op& op = program_.op(id);
+    if (op.group != Group::kExpertParallel) {
+      if (together_) {
+        meet(island, id);
+      } else {
+        island.tied = true;
+        island.tied_ops.push_back(id);
+      }
+      return;
+    }
+    const int32_t data_rank = program_.data_rank(id);
+    const auto size = static_cast<int32_t>(std::min<int64_t>(program_.layout().ep, scope_.island));
+    const int32_t first = data_rank / size * size;
+    int32_t& count =
+        island.came[static_cast<size_t>(op.pp_rank * scope_.island + first - island.first)];
+    if (++count < size) return;
+    count = 0;
+    for (int32_t d = first; d < first + size; ++d) {
+      const OpId m = program_.global_id(op.id, d);
+      after(island, island.work->meeting_delay(m), m, Step::kBegin);
+    }
+  }
+
+  // A member has come to a collective that ties islands together.
+  void meet(Island&, OpId id) {
+    const Op& op = program_.op(id);
+    const int32_t data_rank = program_.data_rank(id);
+    const int64_t of_replica =
+        op.group == Group::kExpertReplicas ? data_rank % program_.layout().ep : 0;
+    Meeting& meeting = meetings_[program_.global_id(canonical_[static_cast<size_t>(op.id)],
+                                                    static_cast<int32_t>(of_replica))];
+    if (meeting.members.empty()) {
+      for (const OpId m : program_.collective(id)) {
+        if (program_.data_rank(m) < scope_.data_ranks) meeting.members.push_back(m);
+      }
+    }
+    if (++meeting.came < meeting.members.size()) return;
+    const std::vector<OpId> members = std::move(meeting.members);
+    meetings_.erase(program_.global_id(canonical_[static_cast<size_t>(op.id)],
+                                       static_cast<int32_t>(of_replica)));
+    // All islands' clocks are at or before the last member's.
+    Duration now;
+    for (const OpId m : members) {
+      const LaneState& state = lane_of(island_of(program_.data_rank(m)), m);
+      now = std::max(now, Duration::picoseconds(state.begin));
+    }
+    for (const OpId m : members) {
+      Island& there = island_of(program_.data_rank(m));
+      // What it gives rise to is seen at its island's next event, which must not come later.
+      Sharing::wait(now,
+                    there.work->meeting_delay(m),
+                    there.clock.queue,
+                    (static_cast<uint64_t>(m) << 2) | static_cast<uint64_t>(Step::kBegin));
+    }
+  }
+
+  void handle(Island& island, uint64_t payload) {
+    const auto step = static_cast<Step>(payload & 3);
+    if (step == Step::kWork) {
+      island.work->event(payload >> 2);
+    } else {
+      take(island, static_cast<OpId>(payload >> 2), step);
+    }
+  }
+
+  void end(Island& island, OpId id) {
+    const size_t op = template_of(id);
+    const int32_t data_rank = program_.data_rank(id);
+    LaneState& state = lane(island, slots_[op], data_rank);
+    const bool exchange = program_.ops()[op].group == Group::kExpertParallel;
+    const int64_t wait = exchange ? waited(island, id) : 0;
+    const int64_t begin = Work::kSpanHoldsWaiting ? state.begin - wait : state.begin;
+    sink_.record(id, {Duration::picoseconds(begin), island.clock.now}, Duration::picoseconds(wait));
+    state.running = false;
+    ++state.next;
+    ++island.finished;
+    try_start(island, slots_[op], data_rank, false);
+    for (const int32_t d : program_.dependents(static_cast<int32_t>(op))) {
+      try_start(island, slots_[static_cast<size_t>(d)], data_rank, true);
+    }
+  }
+
+  [[noreturn]] void report_stuck() {
+    std::string stuck;
+    for (int32_t rank = 0; rank < program_.layout().pp; ++rank) {
+      for (int32_t d = 0; d < scope_.data_ranks; ++d) {
+        Island& island = island_of(d);
+        for (int index = 0; index < kLanes; ++index) {
+          const int32_t slot = rank * kLanes + index;
+          const auto list = lists_[static_cast<size_t>(slot)];
+          const auto at = static_cast<size_t>(lane(island, slot, d).next);
+          if (at == list.size()) continue;
+          const Op& op = program_.op(list[at]);
+          std::string waits = "the other members of its group";
+          for (const int32_t dependency : program_.dependencies(op.id)) {
+            if (!done(island, dependency, d)) waits = to_string(program_.op(dependency));
+          }
+          stuck += fmt::format("\n  rank {} lane {}: next {} waits for {}",
+                               program_.global_rank({rank, d}),
+                               name_of(static_cast<Lane>(index)),
+                               to_string(op),
+                               waits);
+        }
+      }
+    }
+    throw ScheduleError("the simulated step is stuck:" + stuck);
+  }
+
+  static constexpr int64_t kTellEvery = 1 << 16;  // ops
+
+  // A collective over islands that some members have come to.
+  struct Meeting {
+    std::vector<OpId> members;
+    size_t came = 0;
+  };
+
+  const Program& program_;
+  WalkScope scope_;
+  TimelineSink& sink_;
+  std::function<void(int64_t)> progress_;
+  // Of each op of a replica: its lane's list, its place in it, and the op that stands for its
+  // collective.
+  std::vector<int32_t> slots_, places_, canonical_;
+  std::vector<std::span<const int32_t>> lists_;  // by pipeline rank x kLanes + lane
+  std::vector<std::unique_ptr<Island>> islands_;
+  bool together_ = false;                       // islands are stepped in the order of time
+  std::unordered_map<OpId, Meeting> meetings_;  // never iterated
+};
+
+}  // namespace rehearse

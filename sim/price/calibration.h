@@ -1,0 +1,64 @@
+#pragma once
+// Measured costs of kernels and of the runtime on one machine, with the conditions they were
+// measured under, and what they say about shapes between the measured ones.
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/units.h"
+#include "cost/kernel_call.h"
+#include "cost/overheads.h"
+#include "sim/price/gpu_calibration.h"
+
+namespace rehearse {
+
+struct KernelTime {
+  Duration alone;  // median, nothing else running
+  Duration mean;   // of those runs: what many calls add up to
+  Duration low;    // 5th percentile
+  Duration high;   // 95th percentile
+  Duration busy;   // median while every other core runs the same kernel
+  bool operator==(const KernelTime&) const = default;
+};
+
+struct Calibration {
+  std::shared_ptr<const GpuCalibration> gpu;  // of GPUs; then the rest is empty
+  std::string machine;                        // processor
+  int64_t cores = 1;                          // that ran at once for KernelTime::busy
+  std::string build;                          // compiler and matrix library of the measured program
+  std::string sources;                        // fingerprint of the measured kernels' source code
+  std::string measured;                       // "2026-01-31 13:05 UTC"
+  Overheads overheads;
+  // All kernels are timed once per round: the time of each round over the median round's, geometric
+  // mean over kernels. How the machine's speed wanders.
+  std::vector<double> drift;
+  // Relative error, root mean square, of interpolated times of shapes that were held out.
+  double interpolation_error = 0;
+  std::map<KernelCall, KernelTime> kernels;
+
+  bool operator==(const Calibration&) const = default;
+};
+
+// Of either kind, CPU kernels or GPUs. Throws InputError; a file that was cut off is recognised by
+// its count of kernels.
+Calibration load_calibration(const std::string& path);
+std::string print_calibration(const Calibration& calibration);
+
+// Shapes that cover what plans of small models need, whatever their widths: every combination of a
+// few values per entry of a kernel's shape.
+std::vector<KernelCall> grid_calls();
+
+struct KernelEstimate {
+  KernelTime time;
+  bool measured = false;  // at this very shape
+};
+// The time of a call from measured ones of its kernel: itself; between neighbours that differ in
+// rows alone; within the grid, linear in every entry at once (which is exact for costs like
+// m n k + m k + n k + a constant; attention's time per token is taken, its cost being quadratic in
+// the length); in proportion beyond what was measured. Nothing when there is nothing to go by.
+std::optional<KernelEstimate> estimate(const Calibration& calibration, const KernelCall& call);
+
+}  // namespace rehearse
