@@ -54,6 +54,12 @@ struct Layout {
     return first;
   }
   bool operator==(const Layout&) const = default;
+  // The stage that holds `layer`. REQUIRES: a layer of the model.
+  int64_t stage_of_layer(int64_t layer) const {
+    int64_t stage = 0;
+    while (layer >= first_layer(stage + 1)) ++stage;
+    return stage;
+  }
 };
 
 // `layers` spread over `stages` as evenly as they go, the longer stages in the middle, away from

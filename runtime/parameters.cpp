@@ -70,7 +70,7 @@ StageParameters::StageParameters(const Plan& plan, int64_t stage, int64_t ep_ran
     }
     layers.push_back(std::move(ids));
   }
-  if (stage == l.pp - 1) {
+  if (stage == l.stages() - 1) {
     final_norm = gain("model.norm", a.hidden);
     head = matrix("lm_head", a.vocabulary, a.hidden);
   }

@@ -5,18 +5,17 @@
 #include <memory>
 #include <vector>
 
-#include "runtime/layers/activations.h"
 #include "runtime/data/text_data.h"
+#include "runtime/layers/activations.h"
 
 namespace rehearse {
 
-// A micro-batch's passage through a stage.
+// A micro-batch's passage through a stage. What comes in, embedded or received, is the first
+// layer's x; the gradient that comes in is the last layer's d_out.
 struct ChunkActivations {
   std::vector<LayerActivations> layers;
-  Tensor input;     // [T, D] received or embedded; moves into the first layer
-  Tensor output;    // [T, D] to the next stage or the head
-  Tensor d_output;  // [T, D] received from the next stage, or from the head
-  Tensor d_input;   // [T, D] to the previous stage, or to the embedding's gradient
+  Tensor output;   // [T, D] to the next stage or the head
+  Tensor d_input;  // [T, D] to the previous stage, or to the embedding's gradient
   HeadActivations head;
   double loss = 0;  // sum over tokens, of the last stage
 };
@@ -40,10 +39,8 @@ struct Stage {
   std::vector<std::vector<std::vector<int32_t>>> choices;
   std::vector<ChunkActivations> chunks;  // by micro-batch of the data rank
 
-  bool is_first() const { return where.embedding.has_value(); }
-  bool is_last() const { return where.head.has_value(); }
   size_t local_layer(int32_t layer) const { return static_cast<size_t>(layer - first_layer); }
-  // REQUIRES: is_last().
+  // REQUIRES: where.head, which the last stage has.
   HeadWeights head_weights() {
     return {.norm = *where.final_norm,
             .projection = *where.head,
