@@ -1,7 +1,7 @@
 #pragma once
-// FP32 tensors on a rank's pool of buffers. Steps repeat the same shapes, so after the first one
-// the pool serves every request without the operating system; its high-water mark is the rank's
-// memory.
+// Tensors on a rank's pool of buffers: FP32 unless told otherwise, BF16, or FP8 with its scales.
+// Steps repeat the same shapes, so after the first one the pool serves every request without the
+// operating system; its high-water mark is the rank's memory.
 
 #include <cstdint>
 #include <map>
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/units.h"
+#include "runtime/array.h"
 
 namespace rehearse {
 
@@ -18,26 +19,26 @@ namespace rehearse {
 class BufferPool {
  public:
   struct Buffer {
-    float* data = nullptr;
-    size_t capacity = 0;  // elements
+    std::byte* data = nullptr;  // aligned to 64 bytes
+    size_t capacity = 0;        // bytes
   };
   BufferPool() = default;
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
 
-  Buffer take(size_t elements);
+  Buffer take(size_t bytes);
   void give(Buffer buffer);
 
   Bytes peak() const;  // the most that was in use at once
 
  private:
-  mutable std::mutex mutex_;
-  float* carve(size_t elements);
+  std::byte* carve(size_t bytes);
 
-  std::map<size_t, std::vector<float*>> free_;  // by capacity
-  std::vector<float*> slabs_;                   // what the buffers are cut from
-  size_t slab_left_ = 0;                        // elements of the last slab not yet cut
+  mutable std::mutex mutex_;
+  std::map<size_t, std::vector<std::byte*>> free_;  // by capacity
+  std::vector<std::byte*> slabs_;                   // what the buffers are cut from
+  size_t slab_left_ = 0;                            // bytes of the last slab not yet cut
   size_t in_use_ = 0;
   size_t peak_ = 0;
 };
@@ -46,11 +47,8 @@ class BufferPool {
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(BufferPool& pool, int64_t rows, int64_t columns)
-      : pool_(&pool),
-        buffer_(pool.take(static_cast<size_t>(rows * columns))),
-        rows_(rows),
-        columns_(columns) {}
+  Tensor(BufferPool& pool, int64_t rows, int64_t columns, DType type = DType::kFp32)
+      : pool_(&pool), extent_{type, rows, columns}, buffer_(pool.take(extent_.buffer_bytes())) {}
   Tensor(Tensor&& other) noexcept { swap(other); }
   Tensor& operator=(Tensor&& other) noexcept {
     Tensor taken(std::move(other));
@@ -61,27 +59,43 @@ class Tensor {
     if (pool_ != nullptr) pool_->give(buffer_);
   }
 
-  float* data() { return buffer_.data; }
-  const float* data() const { return buffer_.data; }
-  int64_t rows() const { return rows_; }
-  int64_t columns() const { return columns_; }
-  int64_t size() const { return rows_ * columns_; }
+  // FP32 elements; the others' likewise. Throw InternalError for a tensor of another type.
+  float* data() { return array().fp32(); }
+  const float* data() const { return array().fp32(); }
+  kernels::Bf16* bf16() { return array().bf16(); }
+  const kernels::Bf16* bf16() const { return array().bf16(); }
+  uint8_t* codes() { return array().codes(); }
+  const uint8_t* codes() const { return array().codes(); }
+  float* scales() { return array().scales; }  // [rows, tiles] of FP8, else null
+  const float* scales() const { return array().scales; }
+
+  Array array() { return Array::in_buffer(extent_, buffer_.data); }
+  ConstArray array() const { return ConstArray::in_buffer(extent_, buffer_.data); }
+  operator Array() { return array(); }
+  operator ConstArray() const { return array(); }
+
+  const Extent& extent() const { return extent_; }
+  DType type() const { return extent_.type; }
+  int64_t rows() const { return extent_.rows; }
+  int64_t columns() const { return extent_.columns; }
+  int64_t size() const { return extent_.size(); }
   bool empty() const { return pool_ == nullptr; }
-  void fill(float value);
+  void fill(float value);  // REQUIRES: FP32
   void release() { *this = Tensor(); }
 
  private:
   void swap(Tensor& other) noexcept {
     std::swap(pool_, other.pool_);
+    std::swap(extent_, other.extent_);
     std::swap(buffer_, other.buffer_);
-    std::swap(rows_, other.rows_);
-    std::swap(columns_, other.columns_);
   }
 
   BufferPool* pool_ = nullptr;
+  Extent extent_;
   BufferPool::Buffer buffer_;
-  int64_t rows_ = 0;
-  int64_t columns_ = 0;
 };
+
+// The same values in another type, on `pool`.
+Tensor converted(const Tensor& x, DType type, BufferPool& pool);
 
 }  // namespace rehearse

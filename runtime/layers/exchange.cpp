@@ -7,12 +7,8 @@
 namespace rehearse {
 namespace {
 
-void append_row(std::vector<float>& message, const float* row, int64_t width) {
-  message.insert(message.end(), row, row + width);
-}
-
-int64_t rows_of(const std::vector<float>& message, int64_t width) {
-  return static_cast<int64_t>(message.size()) / width;
+Message fp32_message(int64_t rows, int64_t width) {
+  return Message({DType::kFp32, rows, width});
 }
 
 // Of the phase within nodes, where it comes second.
@@ -20,12 +16,12 @@ Ready second_ready(const ExchangeCall& call) {
   return call.group.nodes > 1 ? Ready([] {}) : call.ready;
 }
 
-Tensor stacked(const std::vector<std::vector<float>>& messages, int64_t width, BufferPool& pool) {
+Tensor stacked(const std::vector<Message>& messages, int64_t width, BufferPool& pool) {
   int64_t rows = 0;
-  for (const auto& m : messages) rows += rows_of(m, width);
+  for (const Message& m : messages) rows += m.rows();
   Tensor t(pool, rows, width);
   float* at = t.data();
-  for (const auto& m : messages) at = std::copy(m.begin(), m.end(), at);
+  for (const Message& m : messages) at = std::copy_n(m.fp32(), m.extent().size(), at);
   return t;
 }
 
@@ -48,13 +44,17 @@ Exchange::Messages Exchange::within(const ExchangeCall& call,
 }
 
 // The second phase's messages: per position of my node, its rows of every node's message.
-Exchange::Messages Exchange::forward(const Messages& from_nodes, int64_t width) const {
-  Messages outgoing(from_position_.size());
-  for (size_t n = 0; n < from_nodes.size(); ++n) {
-    for (size_t p = 0; p < outgoing.size(); ++p) {
-      outgoing[p].reserve(outgoing[p].size() + forward_[n][p].size() * static_cast<size_t>(width));
+Exchange::Messages Exchange::forward(const Messages& from_nodes) const {
+  const int64_t width = from_nodes.front().extent().columns;
+  Messages outgoing;
+  for (size_t p = 0; p < from_position_.size(); ++p) {
+    int64_t rows = 0;
+    for (const auto& of_node : forward_) rows += static_cast<int64_t>(of_node[p].size());
+    outgoing.push_back(fp32_message(rows, width));
+    float* at = outgoing.back().fp32();
+    for (size_t n = 0; n < from_nodes.size(); ++n) {
       for (const int32_t row : forward_[n][p]) {
-        append_row(outgoing[p], from_nodes[n].data() + row * width, width);
+        at = std::copy_n(from_nodes[n].fp32() + row * width, width, at);
       }
     }
   }
@@ -70,8 +70,6 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
   const int64_t width = dispatch_width(x.columns(), active);
   tokens_ = x.rows();
   to_node_.assign(static_cast<size_t>(g.nodes), {});
-  Messages outgoing(static_cast<size_t>(g.nodes));
-  for (auto& message : outgoing) message.reserve(static_cast<size_t>(tokens_ * width));
   std::vector<char> goes(static_cast<size_t>(g.nodes));
   for (int64_t t = 0; t < tokens_; ++t) {
     std::fill(goes.begin(), goes.end(), 0);
@@ -80,14 +78,21 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
           1;
     }
     for (size_t n = 0; n < goes.size(); ++n) {
-      if (!goes[n]) continue;
-      to_node_[n].push_back(static_cast<int32_t>(t));
-      append_row(outgoing[n], x.data() + t * x.columns(), x.columns());
-      append_row(outgoing[n], weights.data() + t * active, active);
+      if (goes[n]) to_node_[n].push_back(static_cast<int32_t>(t));
+    }
+  }
+  Messages outgoing;
+  for (const Rows& tokens : to_node_) {
+    outgoing.push_back(fp32_message(static_cast<int64_t>(tokens.size()), width));
+    float* at = outgoing.back().fp32();
+    for (const int32_t t : tokens) {
+      at = std::copy_n(x.data() + t * x.columns(), x.columns(), at);
+      at = std::copy_n(weights.data() + t * active, active, at);
       // Expert indices are far below 2^24: a float holds them exactly.
-      for (int64_t k = 0; k < active; ++k) {
-        outgoing[n].push_back(static_cast<float>(chosen[static_cast<size_t>(t * active + k)]));
-      }
+      at = std::transform(
+          chosen.begin() + t * active, chosen.begin() + (t + 1) * active, at, [](int32_t e) {
+            return static_cast<float>(e);
+          });
     }
   }
   const Messages from_nodes = across(call, std::move(outgoing));
@@ -97,9 +102,9 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
   from_position_.assign(static_cast<size_t>(g.per_node), 0);
   std::vector<char> goes_on(static_cast<size_t>(g.per_node));
   for (size_t n = 0; n < from_nodes.size(); ++n) {
-    from_node_.push_back(rows_of(from_nodes[n], width));
+    from_node_.push_back(from_nodes[n].rows());
     for (int64_t row = 0; row < from_node_[n]; ++row) {
-      const float* experts = from_nodes[n].data() + (row + 1) * width - active;
+      const float* experts = from_nodes[n].fp32() + (row + 1) * width - active;
       std::fill(goes_on.begin(), goes_on.end(), 0);
       for (int64_t k = 0; k < active; ++k) {
         const int64_t holder = g.holder(static_cast<int64_t>(experts[k]));
@@ -112,9 +117,9 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
       }
     }
   }
-  const Messages arrived = within(call, forward(from_nodes, width), second_ready(call));
+  const Messages arrived = within(call, forward(from_nodes), second_ready(call));
 
-  for (size_t p = 0; p < arrived.size(); ++p) from_position_[p] = rows_of(arrived[p], width);
+  for (size_t p = 0; p < arrived.size(); ++p) from_position_[p] = arrived[p].rows();
   const Tensor all = stacked(arrived, width, call.pool);
   Arrived result{.x = Tensor(call.pool, all.rows(), x.columns()),
                  .experts = std::vector<int32_t>(static_cast<size_t>(all.rows() * active), -1),
@@ -137,23 +142,24 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
 Tensor Exchange::spread(const ExchangeCall& call, const Tensor& x) const {
   CHECK(x.rows() == tokens_) << x.rows() << " tokens, dispatched " << tokens_;
   const int64_t width = x.columns();
-  Messages outgoing(to_node_.size());
-  for (size_t n = 0; n < outgoing.size(); ++n) {
-    outgoing[n].reserve(to_node_[n].size() * static_cast<size_t>(width));
-    for (const int32_t t : to_node_[n]) append_row(outgoing[n], x.data() + t * width, width);
+  Messages outgoing;
+  for (const Rows& tokens : to_node_) {
+    outgoing.push_back(fp32_message(static_cast<int64_t>(tokens.size()), width));
+    float* at = outgoing.back().fp32();
+    for (const int32_t t : tokens) at = std::copy_n(x.data() + t * width, width, at);
   }
   const Messages from_nodes = across(call, std::move(outgoing));
-  return stacked(within(call, forward(from_nodes, width), second_ready(call)), width, call.pool);
+  return stacked(within(call, forward(from_nodes), second_ready(call)), width, call.pool);
 }
 
 Tensor Exchange::reduce(const ExchangeCall& call, const Tensor& partial) const {
   const int64_t width = partial.columns();
-  Messages back(from_position_.size());
+  Messages back;
   const float* at = partial.data();
-  for (size_t p = 0; p < back.size(); ++p) {
-    const int64_t size = from_position_[p] * width;
-    back[p].assign(at, at + size);
-    at += size;
+  for (const int64_t rows : from_position_) {
+    back.push_back(fp32_message(rows, width));
+    std::copy_n(at, rows * width, back.back().fp32());
+    at += rows * width;
   }
   const bool alone = call.group.per_node == 1;  // then the phase across nodes is the first
   const Messages from_positions = within(call, std::move(back), alone ? Ready([] {}) : call.ready);
@@ -161,13 +167,14 @@ Tensor Exchange::reduce(const ExchangeCall& call, const Tensor& partial) const {
   // Sums of this node's ranks, per source node, in the order of positions.
   Messages sums;
   for (const int64_t rows : from_node_) {
-    sums.emplace_back(static_cast<size_t>(rows * width), 0.0f);
+    sums.push_back(fp32_message(rows, width));
+    std::fill_n(sums.back().fp32(), rows * width, 0.0f);
   }
   for (size_t p = 0; p < from_positions.size(); ++p) {
-    const float* row = from_positions[p].data();
+    const float* row = from_positions[p].fp32();
     for (size_t n = 0; n < sums.size(); ++n) {
       for (const int32_t i : forward_[n][p]) {
-        float* sum = sums[n].data() + i * width;
+        float* sum = sums[n].fp32() + i * width;
         for (int64_t j = 0; j < width; ++j) sum[j] += row[j];
         row += width;
       }
@@ -180,7 +187,7 @@ Tensor Exchange::reduce(const ExchangeCall& call, const Tensor& partial) const {
   Tensor out(call.pool, tokens_, width);
   out.fill(0);
   for (size_t n = 0; n < from_nodes.size(); ++n) {
-    const float* row = from_nodes[n].data();
+    const float* row = from_nodes[n].fp32();
     for (const int32_t t : to_node_[n]) {
       float* sum = out.data() + t * width;
       for (int64_t j = 0; j < width; ++j) sum[j] += row[j];

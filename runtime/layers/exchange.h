@@ -48,12 +48,12 @@ class Exchange {
   static int64_t dispatch_width(int64_t width, int64_t active) { return width + 2 * active; }
 
  private:
-  using Messages = std::vector<std::vector<float>>;
+  using Messages = std::vector<Message>;
   using Rows = std::vector<int32_t>;
 
   Messages across(const ExchangeCall& call, Messages outgoing) const;
   Messages within(const ExchangeCall& call, Messages outgoing, const Ready& ready) const;
-  Messages forward(const Messages& from_nodes, int64_t width) const;
+  Messages forward(const Messages& from_nodes) const;
 
   int64_t tokens_ = 0;
   std::vector<Rows> to_node_;  // [node]: my tokens that go there

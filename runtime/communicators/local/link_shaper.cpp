@@ -8,6 +8,9 @@
 namespace rehearse {
 namespace {
 
+// Ports that fill up together do so but for the rounding of a few divisions.
+constexpr double kRounding = 1e-12;
+
 using Seconds = std::chrono::duration<double>;
 
 std::chrono::steady_clock::duration ticks(double seconds) {
@@ -67,7 +70,7 @@ void LinkShaper::share() {
   std::vector<double> left = capacity_;
   std::vector<int64_t> rising(capacity_.size(), 0);
   for (Flow& f : flows_) {
-    f.rate = -1;
+    f.rising = true;
     ++rising[f.out];
     ++rising[f.in];
   }
@@ -77,14 +80,15 @@ void LinkShaper::share() {
       if (rising[p] > 0) level = std::min(level, left[p] / static_cast<double>(rising[p]));
     }
     const auto full = [&](size_t p) {
-      return left[p] <= level * (1 + 1e-12) * static_cast<double>(rising[p]);
+      return left[p] <= level * (1 + kRounding) * static_cast<double>(rising[p]);
     };
     std::vector<Flow*> stopping;
     for (Flow& f : flows_) {
-      if (f.rate < 0 && (full(f.out) || full(f.in))) stopping.push_back(&f);
+      if (f.rising && (full(f.out) || full(f.in))) stopping.push_back(&f);
     }
     for (Flow* f : stopping) {
       f->rate = level;
+      f->rising = false;
       for (const size_t p : {f->out, f->in}) {
         left[p] = std::max(0.0, left[p] - level);
         --rising[p];

@@ -40,6 +40,7 @@ class LinkShaper {
     size_t out = 0, in = 0;  // ports
     double left = 0;         // bytes
     double rate = 0;         // bytes per second
+    bool rising = false;     // while rates are worked out: not settled yet
     Duration latency;
     std::function<void()> delivered;
   };

@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <future>
+#include <numeric>
 
 #include "base/errors.h"
-#include "kernels/reduce/reduce.h"
 #include "plan/program/op_work.h"
-#include "runtime/parameters.h"
 
 namespace rehearse {
 namespace {
@@ -17,7 +16,11 @@ constexpr uint64_t kCollectiveTag = uint64_t{1} << 63;
 }  // namespace
 
 LocalCommunicator::LocalCommunicator(int64_t ranks, std::unique_ptr<LinkShaper> links)
-    : mailboxes_(static_cast<size_t>(ranks)), links_(std::move(links)) {}
+    : ranks_(static_cast<size_t>(ranks)),
+      mailboxes_(static_cast<size_t>(ranks)),
+      links_(std::move(links)) {
+  std::iota(ranks_.begin(), ranks_.end(), 0);
+}
 
 void LocalCommunicator::wait(std::unique_lock<std::mutex>& lock,
                              const std::function<bool()>& condition) {
@@ -26,23 +29,23 @@ void LocalCommunicator::wait(std::unique_lock<std::mutex>& lock,
 }
 
 void LocalCommunicator::post(
-    int64_t from, int64_t to, uint64_t tag, std::vector<float> data, std::function<void()> sent) {
+    int64_t from, int64_t to, uint64_t tag, Message message, std::function<void()> sent) {
   Mailbox& box = mailboxes_[static_cast<size_t>(to)];
-  const Bytes size(static_cast<int64_t>(data.size() * sizeof(float)));
-  Message* message = nullptr;
+  const Bytes size = message.bytes();
+  Posted* posted = nullptr;
   {
     const std::lock_guard lock(box.mutex);
     if (box.aborted) throw RunAborted();
     auto& queue = box.messages[{from, tag}];
-    queue.push_back({.data = std::move(data), .delivered = links_ == nullptr});
-    message = &queue.back();
+    queue.push_back({.message = std::move(message), .delivered = links_ == nullptr});
+    posted = &queue.back();
   }
   box.changed.notify_all();
   if (links_ == nullptr) return;
-  links_->transfer(from, to, size, [&box, message, sent = std::move(sent)] {
+  links_->transfer(from, to, size, [&box, posted, sent = std::move(sent)] {
     {
       const std::lock_guard lock(box.mutex);
-      message->delivered = true;
+      posted->delivered = true;
     }
     box.changed.notify_all();
     if (sent) sent();
@@ -56,7 +59,7 @@ void LocalCommunicator::wait_posted(int64_t from, int64_t to, uint64_t tag) {
   if (box.aborted) throw RunAborted();
 }
 
-std::vector<float> LocalCommunicator::take(int64_t from, int64_t to, uint64_t tag) {
+Message LocalCommunicator::take(int64_t from, int64_t to, uint64_t tag) {
   Mailbox& box = mailboxes_[static_cast<size_t>(to)];
   std::unique_lock lock(box.mutex);
   box.changed.wait(lock, [&] {
@@ -65,37 +68,42 @@ std::vector<float> LocalCommunicator::take(int64_t from, int64_t to, uint64_t ta
   });
   if (box.aborted) throw RunAborted();
   const auto queue = box.messages.find({from, tag});
-  std::vector<float> data = std::move(queue->second.front().data);
+  Message message = std::move(queue->second.front().message);
   queue->second.pop_front();
   if (queue->second.empty()) box.messages.erase(queue);
-  return data;
+  return message;
 }
 
-void LocalCommunicator::send(int64_t from, int64_t to, uint64_t tag, std::span<const float> data) {
+void LocalCommunicator::send(int64_t from, int64_t to, uint64_t tag, const ConstArray& data) {
   // On an emulated link the sender's lane is busy until the message is there.
   const auto there = std::make_shared<std::promise<void>>();
-  post(from, to, tag, {data.begin(), data.end()}, [there] { there->set_value(); });
+  post(from, to, tag, Message(data), [there] { there->set_value(); });
   if (links_ != nullptr) there->get_future().wait();
 }
 
 void LocalCommunicator::recv(
-    int64_t from, int64_t to, uint64_t tag, std::span<float> data, const Ready& ready) {
-  const std::vector<float> message = take(from, to, tag);
+    int64_t from, int64_t to, uint64_t tag, const Array& data, const Ready& ready) {
+  const Message message = take(from, to, tag);
   ready();
-  CHECK(message.size() == data.size())
-      << "a message of " << message.size() << " elements from rank " << from << ", expected "
-      << data.size();
-  std::copy(message.begin(), message.end(), data.begin());
+  CHECK(message.extent() == data.extent)
+      << "a message of " << to_string(message.extent()) << " from rank " << from << ", expected "
+      << to_string(data.extent);
+  copy(message.array(), data);
 }
 
-void LocalCommunicator::travel_ring(const Collective& c, int64_t rank, size_t elements) {
+void LocalCommunicator::travel_ring(const Collective& c, int64_t rank, const Extent& extent) {
   if (links_ == nullptr || c.members.size() < 2) return;
   const auto members = static_cast<int64_t>(c.members.size());
   const int64_t next = c.members[(index_of(c, rank) + 1) % c.members.size()];
-  const Bytes size = ring_bytes(static_cast<int64_t>(elements), members, sizeof(float));
+  const Bytes size = ring_bytes(shard_units(extent), members, shard_unit_bytes(extent));
   const auto there = std::make_shared<std::promise<void>>();
   links_->transfer(rank, next, size, [there] { there->set_value(); });
   there->get_future().wait();
+}
+
+Shard LocalCommunicator::shard_of_member(const Collective& c, const Extent& extent, size_t member) {
+  return shard_of(
+      shard_units(extent), static_cast<int64_t>(member), static_cast<int64_t>(c.members.size()));
 }
 
 size_t LocalCommunicator::index_of(const Collective& c, int64_t rank) {
@@ -130,40 +138,47 @@ void LocalCommunicator::meet(const Collective& c,
 
 void LocalCommunicator::reduce_scatter(const Collective& c,
                                        int64_t rank,
-                                       std::span<float> data,
+                                       const Array& data,
                                        const Ready& ready) {
-  const Shard mine = shard_of(static_cast<int64_t>(data.size()),
-                              static_cast<int64_t>(index_of(c, rank)),
-                              static_cast<int64_t>(c.members.size()));
-  meet(c, rank, data.data(), ready, [&](const std::vector<const void*>& all) {
-    travel_ring(c, rank, data.size());
-    std::vector<const float*> copies;
-    for (const void* p : all) copies.push_back(static_cast<const float*>(p) + mine.begin);
-    kernels::reduce(copies, mine.end - mine.begin, data.data() + mine.begin);
+  const Extent& extent = data.extent;
+  CHECK(extent.type != DType::kFp8)
+      << "FP8 cannot be summed, only sent and gathered: " << to_string(extent);
+  const Shard mine = shard_of_member(c, extent, index_of(c, rank));
+  const int64_t size = mine.end - mine.begin;
+  meet(c, rank, &data, ready, [&](const std::vector<const void*>& all) {
+    travel_ring(c, rank, extent);
+    std::vector<ConstArray> copies;
+    for (const void* p : all) {
+      const auto& theirs = *static_cast<const Array*>(p);
+      CHECK(theirs.extent == extent) << to_string(theirs.extent) << " beside " << to_string(extent);
+      copies.push_back(part_of(ConstArray(theirs), mine.begin, size));
+    }
+    sum_in_order(copies, part_of(data, mine.begin, size));
   });
 }
 
 void LocalCommunicator::all_gather(const Collective& c,
                                    int64_t rank,
-                                   std::span<float> data,
+                                   const Array& data,
                                    const Ready& ready) {
   const size_t mine = index_of(c, rank);
-  meet(c, rank, data.data(), ready, [&](const std::vector<const void*>& all) {
-    travel_ring(c, rank, data.size());
+  meet(c, rank, &data, ready, [&](const std::vector<const void*>& all) {
+    travel_ring(c, rank, data.extent);
     for (size_t i = 0; i < all.size(); ++i) {
       if (i == mine) continue;
-      const Shard theirs = shard_of(static_cast<int64_t>(data.size()),
-                                    static_cast<int64_t>(i),
-                                    static_cast<int64_t>(all.size()));
-      const auto* source = static_cast<const float*>(all[i]);
-      std::copy(source + theirs.begin, source + theirs.end, data.data() + theirs.begin);
+      const auto& theirs = *static_cast<const Array*>(all[i]);
+      CHECK(theirs.extent == data.extent)
+          << to_string(theirs.extent) << " beside " << to_string(data.extent);
+      const Shard s = shard_of_member(c, data.extent, i);
+      copy(part_of(ConstArray(theirs), s.begin, s.end - s.begin),
+           part_of(data, s.begin, s.end - s.begin));
     }
   });
 }
 
 void LocalCommunicator::all_reduce(const Collective& c,
                                    int64_t rank,
-                                   std::span<float> data,
+                                   const Array& data,
                                    const Ready& ready) {
   reduce_scatter(c, rank, data, ready);
   all_gather({c.members, c.key + 1}, rank, data, [] {});
@@ -173,14 +188,13 @@ void LocalCommunicator::barrier(const Collective& c, int64_t rank, const Ready& 
   meet(c, rank, nullptr, ready, [](const std::vector<const void*>&) {});
 }
 
-std::vector<std::vector<float>> LocalCommunicator::all_to_all(
-    const Collective& c,
-    int64_t rank,
-    std::vector<std::vector<float>> outgoing,
-    const Ready& ready) {
+std::vector<Message> LocalCommunicator::all_to_all(const Collective& c,
+                                                   int64_t rank,
+                                                   std::vector<Message> outgoing,
+                                                   const Ready& ready) {
   const size_t me = index_of(c, rank);
   CHECK(outgoing.size() == c.members.size()) << outgoing.size() << " messages";
-  std::vector<std::vector<float>> incoming(outgoing.size());
+  std::vector<Message> incoming(outgoing.size());
   incoming[me] = std::move(outgoing[me]);
   const uint64_t tag = kCollectiveTag | c.key;
   for (size_t i = 0; i < outgoing.size(); ++i) {

@@ -13,6 +13,7 @@
 
 #include "runtime/communicators/communicator.h"
 #include "runtime/communicators/local/link_shaper.h"
+#include "runtime/parameters.h"
 
 namespace rehearse {
 
@@ -24,38 +25,40 @@ class LocalCommunicator : public Communicator {
   // The emulated links; null where ranks share memory.
   LinkShaper* links() { return links_.get(); }
 
-  void send(int64_t from, int64_t to, uint64_t tag, std::span<const float> data) override;
-  void recv(
-      int64_t from, int64_t to, uint64_t tag, std::span<float> data, const Ready& ready) override;
+  std::span<const int64_t> local_ranks() const override { return ranks_; }
+  void send(int64_t from, int64_t to, uint64_t tag, const ConstArray& data) override;
+  void recv(int64_t from, int64_t to, uint64_t tag, const Array& data, const Ready& ready) override;
   void reduce_scatter(const Collective& c,
                       int64_t rank,
-                      std::span<float> data,
+                      const Array& data,
                       const Ready& ready) override;
   void all_gather(const Collective& c,
                   int64_t rank,
-                  std::span<float> data,
+                  const Array& data,
                   const Ready& ready) override;
   void all_reduce(const Collective& c,
                   int64_t rank,
-                  std::span<float> data,
+                  const Array& data,
                   const Ready& ready) override;
   void barrier(const Collective& c, int64_t rank, const Ready& ready) override;
-  std::vector<std::vector<float>> all_to_all(const Collective& c,
-                                             int64_t rank,
-                                             std::vector<std::vector<float>> outgoing,
-                                             const Ready& ready) override;
+  std::vector<Message> all_to_all(const Collective& c,
+                                  int64_t rank,
+                                  std::vector<Message> outgoing,
+                                  const Ready& ready) override;
   double sum(const Collective& c, int64_t rank, double value, const Ready& ready) override;
   std::vector<int64_t> sum(const Collective& c,
                            int64_t rank,
                            std::span<const int64_t> values,
                            const Ready& ready) override;
+  void sum_over_processes(std::span<double>) override {}
+  void sum_over_processes(std::span<int64_t>) override {}
   void abort() override;
 
  private:
   using Address = std::tuple<int64_t, uint64_t>;  // from, tag
 
-  struct Message {
-    std::vector<float> data;
+  struct Posted {
+    Message message;
     bool delivered = false;
   };
 
@@ -63,7 +66,7 @@ class LocalCommunicator : public Communicator {
   struct Mailbox {
     std::mutex mutex;
     std::condition_variable changed;
-    std::map<Address, std::deque<Message>> messages;  // deque: places stay when others are added
+    std::map<Address, std::deque<Posted>> messages;  // deque: places stay when others are added
     bool aborted = false;
   };
 
@@ -78,12 +81,12 @@ class LocalCommunicator : public Communicator {
 
   static size_t index_of(const Collective& c, int64_t rank);
   // Puts the message on its way; `sent` (if any) is called when it has been delivered.
-  void post(
-      int64_t from, int64_t to, uint64_t tag, std::vector<float> data, std::function<void()> sent);
+  void post(int64_t from, int64_t to, uint64_t tag, Message message, std::function<void()> sent);
   void wait_posted(int64_t from, int64_t to, uint64_t tag);
-  std::vector<float> take(int64_t from, int64_t to, uint64_t tag);
+  Message take(int64_t from, int64_t to, uint64_t tag);
   // Lets the bytes of this member's ring steps travel; returns when they have arrived.
-  void travel_ring(const Collective& c, int64_t rank, size_t elements);
+  void travel_ring(const Collective& c, int64_t rank, const Extent& extent);
+  static Shard shard_of_member(const Collective& c, const Extent& extent, size_t member);
   // Brings `mine`, waits for all, calls `work` with everybody's pointers, waits for all again.
   void meet(const Collective& c,
             int64_t rank,
@@ -92,6 +95,7 @@ class LocalCommunicator : public Communicator {
             const std::function<void(const std::vector<const void*>&)>& work);
   void wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>& condition);
 
+  std::vector<int64_t> ranks_;     // all
   std::deque<Mailbox> mailboxes_;  // by receiving rank
   std::mutex mutex_;               // of what follows
   std::condition_variable changed_;
