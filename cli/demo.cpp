@@ -22,6 +22,7 @@ namespace po = boost::program_options;
 
 struct TrainedRun {
   TrainResult result;
+  std::vector<StepLog> shown;  // the first step and those that were validated
   Program program;
   double bigram = 0;
 };
@@ -34,27 +35,28 @@ TrainedRun train_run(const Plan& plan,
   Trainer trainer(plan, text);
   Progress progress({.label = label, .total = plan.training.steps, .quiet = quiet});
   std::string log;
+  std::vector<StepLog> shown;
   TrainResult result =
       trainer.train({.steps = plan.training.steps,
                      .validate_every = std::max<int64_t>(1, plan.training.steps / 6),
                      .validation_steps = 8,
                      .on_step = [&](const StepLog& step) {
                        log += print_step(step) + "\n";
+                       if (step.step == 0 || step.validation_loss) shown.push_back(step);
                        progress.update(step.step + 1, fmt::format("loss {:.3f}", step.loss));
                      }});
   write_file(out + "/log.jsonl", log);
   write_file(out + "/timeline.json", print_timeline(trainer.program(), result.timeline));
   return {.result = std::move(result),
+          .shown = std::move(shown),
           .program = trainer.program(),
           .bigram = trainer.data().bigram_loss()};
 }
 
-std::string loss_table(const TrainResult& r, double bigram) {
+std::string loss_table(const std::vector<StepLog>& steps, double bigram) {
   Table table({"step", "training loss", "validation loss", "largest expert load"});
-  for (size_t i = 0; i < r.log.size(); ++i) {
-    const StepLog& log = r.log[i];
-    if (i != 0 && !log.validation_loss) continue;
-    table.row({std::to_string(i + 1),
+  for (const StepLog& log : steps) {
+    table.row({std::to_string(log.step + 1),
                fmt::format("{:.3f}", log.loss),
                log.validation_loss ? fmt::format("{:.3f}", *log.validation_loss) : "",
                fmt::format("{:.2f} x mean", log.max_expert_load)});
@@ -160,7 +162,7 @@ int demo(const Arguments& args) {
                   text));
   const TrainedRun run = train_run(plan, text, "train", out, options.quiet());
   say("\n" + training_text(plan, run.program, run.result) + "\n" +
-      loss_table(run.result, run.bigram));
+      loss_table(run.shown, run.bigram));
 
   say("\n4. The same without expert balancing (bias_update_speed 0)\n");
   Plan unbalanced = plan;
@@ -181,7 +183,7 @@ int demo(const Arguments& args) {
   say(fmt::format("\npredicted step {}, measured {} (median of {} steps): error {}\n",
                   to_string(prediction.summary.step),
                   to_string(run.result.median_step),
-                  run.result.log.size(),
+                  run.result.steps,
                   percent(error)));
 
   say("\n6. What DualPipe is for: four ranks on two emulated nodes, communication as large as "

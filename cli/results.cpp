@@ -315,9 +315,9 @@ std::string prediction_text(const Plan& plan, const Program& program, const Step
 Json training_json(const Plan& plan, const Program& program, const TrainResult& r) {
   const Summary s = summarize(program, r.timeline);
   const double step = r.median_step.seconds();
-  return {{"steps", r.log.size()},
-          {"loss_first", r.log.front().loss},
-          {"loss_last", r.log.back().loss},
+  return {{"steps", r.steps},
+          {"loss_first", r.first_loss},
+          {"loss_last", r.last_loss},
           {"val_loss", r.validation_loss ? Json(*r.validation_loss) : Json()},
           {"step_time_s", step},
           {"tokens_per_s", static_cast<double>(plan.step_tokens()) / step},
@@ -326,16 +326,16 @@ Json training_json(const Plan& plan, const Program& program, const TrainResult& 
           {"bubble_fraction", s.bubble_fraction},
           {"breakdown_s", to_json(s.ranks.front())},
           {"breakdown_mean_s", to_json(mean(s.ranks))},
-          {"activation_bytes", r.log.back().memory.count()}};
+          {"activation_bytes", r.memory.count()}};
 }
 
 std::string training_text(const Plan& plan, const Program& program, const TrainResult& r) {
   const Summary s = summarize(program, r.timeline);
   std::string out = fmt::format(
       "{} steps: loss {:.4f} -> {:.4f}, {} nats per token\n",
-      r.log.size(),
-      r.log.front().loss,
-      r.log.back().loss,
+      r.steps,
+      r.first_loss,
+      r.last_loss,
       r.validation_loss ? fmt::format("validation {:.4f}", *r.validation_loss) : "no validation,");
   out += fmt::format(
       "  step time (median)     {}\n  tokens per second      {:.0f}\n"

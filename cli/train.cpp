@@ -20,7 +20,7 @@ namespace po = boost::program_options;
 namespace {
 
 // Micro-batches of all data ranks, one rank's after the other's.
-void record_routing(const Plan& plan, const CpuDevice& device, const std::string& path) {
+void record_routing(const Plan& plan, Trainer& trainer, const std::string& path) {
   const Architecture& a = plan.model.architecture;
   const int64_t per_rank = plan.training.micro_batches;
   RoutingWriter writer(path,
@@ -33,7 +33,7 @@ void record_routing(const Plan& plan, const CpuDevice& device, const std::string
     for (int64_t m = 0; m < per_rank; ++m) {
       for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
         writer.write(
-            d * per_rank + m, layer - a.dense_layers, device.recorded_choices(layer, d, m));
+            d * per_rank + m, layer - a.dense_layers, trainer.recorded_choices(layer, d, m));
       }
     }
   }
@@ -61,7 +61,7 @@ int train(const Arguments& args) {
                 po::value<int64_t>()->default_value(0),
                 "validate after every so many steps (0: after the last one)");
   options.add()("hang-timeout",
-                po::value<double>()->default_value(kDefaultHangTimeout),
+                po::value<double>()->default_value(kDefaultHangTimeout.seconds()),
                 "seconds without any op ending after which the run is given up with a report");
   options.add()(
       "plant-fault",
@@ -102,7 +102,7 @@ int train(const Arguments& args) {
     require_writable(options.get<std::string>("record-routing"));
   }
   Trainer trainer(plan, text, Duration::seconds(hang_timeout));
-  trainer.device().record_choices(options.has("record-routing"));
+  trainer.record_choices(options.has("record-routing"));
   if (options.has("plant-fault")) {
     const auto op = options.get<int32_t>("plant-fault");
     if (op < 0 || op >= static_cast<int64_t>(trainer.program().ops().size())) {
@@ -122,7 +122,7 @@ int train(const Arguments& args) {
                      }});
   const Json json = training_json(plan, trainer.program(), result);
   if (options.has("record-routing")) {
-    record_routing(plan, trainer.device(), options.get<std::string>("record-routing"));
+    record_routing(plan, trainer, options.get<std::string>("record-routing"));
   }
   write_file(out + "/log.jsonl", log);
   write_file(out + "/timeline.json", print_timeline(trainer.program(), result.timeline));

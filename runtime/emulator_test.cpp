@@ -17,7 +17,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-Cluster links(double node_rate, double network_rate, double latency_ms) {
+Cluster linked(double node_rate, double network_rate, double latency_ms) {
   const Duration latency = Duration::seconds(latency_ms * 1e-3);
   return {.name = "test",
           .device = DeviceKind::kEmulated,
@@ -53,7 +53,7 @@ void expect_time(double measured, double expected) {
 }
 
 TEST(Emulator, TransfersShareThePortsTheyCross) {
-  const Cluster cluster = links(10e6, 1e6, 20);
+  const Cluster cluster = linked(10e6, 1e6, 20);
   LinkShaper shaper(cluster, 4);
   // Alone: 1 MB at 10 MB/s and 20 ms of latency.
   expect_time(arrivals(shaper, {{0, 1, 1'000'000}})[0], 0.12);
@@ -70,7 +70,7 @@ TEST(Emulator, TransfersShareThePortsTheyCross) {
 
 TEST(Emulator, OpsTakeTheirRooflineTimeAndNotLess) {
   Plan plan = small_plan({.pp = 2, .schedule = ScheduleKind::kDualPipe});
-  plan.cluster = links(1e9, 1e9, 0.01);
+  plan.cluster = linked(1e9, 1e9, 0.01);
   plan.cluster.peak = FlopsPerSecond(2e8);
   plan.cluster.memory_bandwidth = BytesPerSecond(1e10);
   plan.routing = Routing::kBalanced;
@@ -93,25 +93,26 @@ TEST(Emulator, OpsTakeTheirRooflineTimeAndNotLess) {
 TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
   for (const Routing routing : {Routing::kLearned, Routing::kBalanced}) {
     Plan plan = small_plan({.dp = 4, .ep = 4});
-    plan.cluster = links(1e9, 1e9, 0.01);
+    plan.cluster = linked(1e9, 1e9, 0.01);
     plan.training.micro_batches = 2;
     plan.training.balance_loss = 0;
     plan.routing = routing;
     const Architecture& a = plan.model.architecture;
     Trainer trainer(plan, test_text_path());
-    trainer.device().record_choices(true);
+    trainer.record_choices(true);
     trainer.step(0);
     std::map<std::pair<int64_t, int64_t>, int64_t> expected;
     const ExpertGroup group(plan, 0, 0);
     for (int64_t m = 0; m < plan.training.micro_batches; ++m) {
       for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
-        std::vector<std::span<const int32_t>> choices;
+        std::vector<std::vector<int32_t>> choices;
         for (int32_t d = 0; d < 4; ++d) {
-          choices.push_back(trainer.device().recorded_choices(layer, d, m));
+          choices.push_back(trainer.recorded_choices(layer, d, m));
           ASSERT_EQ(static_cast<int64_t>(choices.back().size()),
                     plan.micro_batch_tokens() * a.active_experts);
         }
-        const RoutingCounts counts = count_routing(group, a.experts, a.active_experts, choices);
+        const RoutingCounts counts =
+            count_routing(group, a.experts, a.active_experts, {choices.begin(), choices.end()});
         const ExchangeFlows flows = exchange_flows(group, counts);
         for (const auto* phase : {&flows.across, &flows.within}) {
           for (const ExchangeFlow& f : *phase) {
@@ -128,17 +129,17 @@ TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
     }
     EXPECT_GE(expected.size(), 8u);
     // Gradient rings: dense gradients and weights go round all four ranks.
-    const Stage& s = trainer.device().stage(0, 0, 0);
+    const Stage& s = cpu_device(trainer).stage(0, 0, 0);
     const int64_t ring = ring_bytes(s.where.dense_size, 4, sizeof(float)).count();
     for (int64_t r = 0; r < 4; ++r) expected[{r, (r + 1) % 4}] += 2 * ring;
-    EXPECT_EQ(trainer.links()->counts(), expected);
+    EXPECT_EQ(links(trainer).counts(), expected);
   }
 }
 
 TEST(Emulator, TheSameNumbersAsWithoutLinks) {
   Plan plan = small_plan({.pp = 2, .dp = 2, .ep = 2, .schedule = ScheduleKind::kDualPipe});
   Trainer plain(plan, test_text_path());
-  plan.cluster = links(1e9, 1e9, 0.01);
+  plan.cluster = linked(1e9, 1e9, 0.01);
   Trainer emulated(plan, test_text_path());
   for (int64_t i = 0; i < 3; ++i) EXPECT_EQ(plain.step(i).loss, emulated.step(i).loss);
 }

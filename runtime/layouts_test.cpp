@@ -28,7 +28,8 @@ TrainingRun run_layout(const Plan& plan) {
     if (i > 0) continue;
     const Architecture& a = plan.model.architecture;
     for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
-      run.first_loads.push_back(trainer.device().expert_load(layer));
+      const auto load = trainer.last_results().load_of(layer);
+      run.first_loads.emplace_back(load.begin(), load.end());
     }
   }
   run.validation = trainer.validate(1);
@@ -105,8 +106,8 @@ TEST(Train, BalancesExpertsAndBiasesMoveByGamma) {
   plan.training.bias_update_speed = 0.5;
   Trainer trainer(plan, test_text_path());
   trainer.step(0);
-  const Stage& s = trainer.device().stage(0, 0, 0);
-  const std::vector<int64_t> load = trainer.device().expert_load(1);
+  const Stage& s = cpu_device(trainer).stage(0, 0, 0);
+  const auto load = trainer.last_results().load_of(1);
   double mean = 0;
   for (const int64_t n : load) mean += static_cast<double>(n) / static_cast<double>(load.size());
   for (size_t e = 0; e < load.size(); ++e) {
@@ -114,6 +115,33 @@ TEST(Train, BalancesExpertsAndBiasesMoveByGamma) {
     const float expected = above > 0 ? -0.5f : above < 0 ? 0.5f : 0.0f;
     EXPECT_EQ(s.expert_bias[1][e], expected) << "expert " << e << " with " << load[e];
   }
+}
+
+// What train() leaves behind, beside the logs of its steps.
+TEST(Train, ResultIsThatOfTheStepsButHoldsNone) {
+  Plan plan = plan_of({.pp = 2});
+  plan.training.steps = 21;
+  Trainer trainer(plan, test_text_path());
+  std::vector<StepLog> logs;
+  const TrainResult r =
+      trainer.train({.steps = 21, .validation_steps = 1, .on_step = [&](const StepLog& s) {
+                       logs.push_back(s);
+                     }});
+  ASSERT_EQ(logs.size(), 21u);
+  EXPECT_EQ(r.steps, 21);
+  EXPECT_EQ(r.first_loss, logs.front().loss);
+  EXPECT_EQ(r.last_loss, logs.back().loss);
+  EXPECT_EQ(r.validation_loss, logs.back().validation_loss);
+  EXPECT_TRUE(r.validation_loss.has_value());
+  EXPECT_EQ(r.memory, logs.back().memory);
+  // The last tenth: two steps.
+  EXPECT_DOUBLE_EQ(r.max_expert_load, (logs[19].max_expert_load + logs[20].max_expert_load) / 2);
+  std::vector<Duration> times;
+  for (size_t i = kWarmSteps; i < logs.size(); ++i) times.push_back(logs[i].time);
+  std::sort(times.begin(), times.end());
+  EXPECT_EQ(r.median_step, times[9]) << "of 19";
+  EXPECT_EQ(r.timeline.step(), r.timeline_step);
+  EXPECT_EQ(static_cast<int64_t>(r.timeline.spans.size()), trainer.program().global_size());
 }
 
 TEST(Train, ValidationDoesNotChangeTheTraining) {
@@ -138,7 +166,7 @@ TEST(Train, HoldsAsManyMicroBatchesAsTheTableSays) {
       const int64_t expected = kind == ScheduleKind::k1F1B   ? 4 - rank
                                : kind == ScheduleKind::kZB1P ? 4
                                                              : 5;
-      EXPECT_EQ(trainer.device().peak_micro_batches(rank), expected)
+      EXPECT_EQ(cpu_device(trainer).peak_micro_batches(rank), expected)
           << name_of(kind) << " rank " << rank;
     }
   }
@@ -161,7 +189,7 @@ TEST(Train, FiniteDifferencesConfirmEveryParameter) {
   plan.training.bias_update_speed = 0;
   Trainer trainer(plan, test_text_path());
   trainer.step(0);
-  Stage& s = trainer.device().stage(0, 0, 0);
+  Stage& s = cpu_device(trainer).stage(0, 0, 0);
   // The first step's moments are (1 - beta1) times the gradient.
   const std::vector<float> m[2] = {{s.m[0].begin(), s.m[0].end()}, {s.m[1].begin(), s.m[1].end()}};
   for (size_t i = 0; i < s.where.list.size(); ++i) {

@@ -1,11 +1,11 @@
 #include "runtime/run.h"
 
 #include <atomic>
-#include <barrier>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include <fmt/format.h>
@@ -25,26 +25,36 @@ struct RankProgress {
   std::array<std::condition_variable, kLanes> wake;
   std::array<int32_t, kLanes> waiting_for{};  // op id, where the lane sleeps
   std::array<bool, kLanes> sleeping{};
-  // For hang reports: the op each lane has come to, and whether it is at work on it.
-  std::array<std::atomic<int32_t>, kLanes> current{};
+  // For hang reports: the op each lane has come to, none before and after the step, and whether it
+  // is at work on it.
+  std::array<std::atomic<std::optional<int32_t>>, kLanes> current{};
   std::array<std::atomic<bool>, kLanes> working{};
 };
 
-constexpr int32_t kFinished = -1;
+// Progress is looked at so often per hang timeout, and the step given up one look early: a report
+// comes within the stated time and at most a twentieth before it.
+constexpr int kLooks = 20;
 
 }  // namespace
 
 struct Workers::State {
-  State(const Program& p, Device& d, Duration limit)
-      : program(p),
-        device(d),
-        no_progress(limit),
-        ranks(static_cast<size_t>(p.layout().pp * p.replicas())) {}
+  State(const Program& p, Device& d, RunOptions options)
+      : program(p), device(d), no_progress(options.no_progress), local(std::move(options.local)) {
+    ranks.resize(static_cast<size_t>(p.layout().pp * p.replicas()));
+    if (local.empty()) {
+      for (size_t r = 0; r < ranks.size(); ++r)
+        local.push_back(place_of(p, static_cast<int64_t>(r)));
+    }
+    for (const Place& place : local) {
+      ranks[static_cast<size_t>(p.global_rank(place))] = std::make_unique<RankProgress>();
+    }
+  }
 
   const Program& program;
   Device& device;
   const Duration no_progress;
-  std::vector<RankProgress> ranks;
+  std::vector<Place> local;
+  std::vector<std::unique_ptr<RankProgress>> ranks;  // by global rank; null: on another process
   std::atomic<int64_t> ops_done = 0;
   Timeline timeline;
   Clock::time_point step_begin;
@@ -63,8 +73,12 @@ struct Workers::State {
         std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - step_begin).count());
   }
 
-  RankProgress& progress(int32_t pp_rank, int32_t data_rank) {
-    return ranks[static_cast<size_t>(program.global_rank({pp_rank, data_rank}))];
+  // Null for a rank of another process.
+  RankProgress* progress(int64_t rank) { return ranks[static_cast<size_t>(rank)].get(); }
+  RankProgress& progress(Place place) {
+    RankProgress* rank = progress(program.global_rank(place));
+    CHECK(rank != nullptr) << "rank " << program.global_rank(place) << " is on another process";
+    return *rank;
   }
 
   void wait_for(RankProgress& rank, int lane, int32_t dependency) {
@@ -87,8 +101,9 @@ struct Workers::State {
     }
   }
 
-  void run_lane(int32_t pp_rank, int32_t data_rank, Lane lane) {
-    RankProgress& rank = progress(pp_rank, data_rank);
+  void run_lane(Place place, Lane lane) {
+    const auto [pp_rank, data_rank] = place;
+    RankProgress& rank = progress(place);
     auto& current = rank.current[static_cast<size_t>(lane)];
     auto& working = rank.working[static_cast<size_t>(lane)];
     for (const int32_t id : program.lane(pp_rank, lane)) {
@@ -110,14 +125,14 @@ struct Workers::State {
       working = false;
       ++ops_done;
     }
-    current = kFinished;
+    current = std::nullopt;
   }
 
   // What `id` of `data_rank`, at which a lane stands, waits for.
   std::string waits_for(int32_t id, int32_t data_rank, bool at_work) {
     const Op& op = program.ops()[static_cast<size_t>(id)];
     if (!at_work) {
-      RankProgress& rank = progress(op.pp_rank, data_rank);
+      RankProgress& rank = progress({op.pp_rank, data_rank});
       const std::lock_guard lock(rank.mutex);
       for (const int32_t d : program.dependencies(id)) {
         const Op& dependency = program.ops()[static_cast<size_t>(d)];
@@ -128,39 +143,52 @@ struct Workers::State {
       return "about to start";
     }
     if (op.kind == OpKind::kRecv) {
-      return fmt::format("waits for rank {} to send", program.global_rank({*op.peer, data_rank}));
+      const int64_t sender = program.global_rank({*op.peer, data_rank});
+      return fmt::format("waits for rank {}{} to send",
+                         sender,
+                         progress(sender) == nullptr ? ", on another process," : "");
     }
-    std::string absent;
-    if (op.group != Group::kNone) {
-      for (const OpId member : program.collective(program.global_id(id, data_rank))) {
-        const Op& theirs = program.op(member);
-        RankProgress& rank = progress(theirs.pp_rank, program.data_rank(member));
-        const auto lane = static_cast<size_t>(theirs.lane);
-        const std::lock_guard lock(rank.mutex);
-        const bool there = rank.done[static_cast<size_t>(theirs.id)] ||
-                           (rank.current[lane] == theirs.id && rank.working[lane]);
-        if (!there) absent += fmt::format(" {}", program.global_rank(member));
+    if (op.group == Group::kNone) return "at work, does not end";
+    return waits_for_members(program.global_id(id, data_rank));
+  }
+
+  // Of a collective's members only the local ones' state is known.
+  std::string waits_for_members(OpId id) {
+    std::string absent, elsewhere;
+    for (const OpId member : program.collective(id)) {
+      const Op& theirs = program.op(member);
+      const int64_t rank_number = program.global_rank(member);
+      RankProgress* rank = progress(rank_number);
+      if (rank == nullptr) {
+        elsewhere += fmt::format(" {}", rank_number);
+        continue;
       }
+      const auto lane = static_cast<size_t>(theirs.lane);
+      const std::lock_guard lock(rank->mutex);
+      const bool there = rank->done[static_cast<size_t>(theirs.id)] ||
+                         (rank->current[lane].load() == theirs.id && rank->working[lane]);
+      if (!there) absent += fmt::format(" {}", rank_number);
     }
-    return absent.empty() ? "at work, does not end" : "waits for rank" + absent + " to join";
+    if (elsewhere.empty()) {
+      return absent.empty() ? "at work, does not end" : "waits for rank" + absent + " to join";
+    }
+    return (absent.empty() ? "at work, does not end" : "waits for rank" + absent + " to join") +
+           ("; on another process, unknown: rank" + elsewhere);
   }
 
   std::string hang_report() {
     std::string report =
         fmt::format("no op has ended for {}; step {}:", to_string(no_progress), step - 1);
-    for (int32_t r = 0; r < program.layout().pp; ++r) {
-      for (int32_t d = 0; d < program.replicas(); ++d) {
-        RankProgress& rank = progress(r, d);
-        for (size_t lane = 0; lane < kLanes; ++lane) {
-          if (program.lane(r, static_cast<Lane>(lane)).empty()) continue;
-          const int32_t id = rank.current[lane];
-          if (id == kFinished) continue;
-          report += fmt::format("\n  rank {} lane {}: {} {}",
-                                program.global_rank({r, d}),
-                                name_of(static_cast<Lane>(lane)),
-                                to_string(program.ops()[static_cast<size_t>(id)]),
-                                waits_for(id, d, rank.working[lane]));
-        }
+    for (const Place& place : local) {
+      RankProgress& rank = progress(place);
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        const std::optional<int32_t> id = rank.current[lane];
+        if (!id) continue;
+        report += fmt::format("\n  rank {} lane {}: {} {}",
+                              program.global_rank(place),
+                              name_of(static_cast<Lane>(lane)),
+                              to_string(program.ops()[static_cast<size_t>(*id)]),
+                              waits_for(*id, place.data_rank, rank.working[lane]));
       }
     }
     return report;
@@ -175,13 +203,14 @@ struct Workers::State {
       failed = true;
     }
     device.abort();
-    for (RankProgress& rank : ranks) {
+    for (const Place& place : local) {
+      RankProgress& rank = progress(place);
       const std::lock_guard lock(rank.mutex);
       for (auto& w : rank.wake) w.notify_all();
     }
   }
 
-  void work(int32_t pp_rank, int32_t data_rank, Lane lane) {
+  void work(Place place, Lane lane) {
     for (int64_t next = 1;; ++next) {
       {
         std::unique_lock lock(mutex);
@@ -189,10 +218,10 @@ struct Workers::State {
         if (stop) return;
       }
       try {
-        run_lane(pp_rank, data_rank, lane);
-      } catch (const RunAborted&) {
-        // The failure that caused it is kept already.
+        run_lane(place, lane);
       } catch (...) {
+        // RunAborted comes after the failure that caused it, which is kept already, unless that was
+        // another process's.
         fail(std::current_exception());
       }
       const std::lock_guard lock(mutex);
@@ -201,15 +230,13 @@ struct Workers::State {
   }
 };
 
-Workers::Workers(const Program& program, Device& device, Duration no_progress)
-    : state_(std::make_unique<State>(program, device, no_progress)) {
-  for (int32_t r = 0; r < program.layout().pp; ++r) {
-    for (int32_t d = 0; d < program.replicas(); ++d) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        if (program.lane(r, static_cast<Lane>(lane)).empty()) continue;
-        state_->threads.emplace_back(
-            [s = state_.get(), r, d, lane] { s->work(r, d, static_cast<Lane>(lane)); });
-      }
+Workers::Workers(const Program& program, Device& device, RunOptions options)
+    : state_(std::make_unique<State>(program, device, std::move(options))) {
+  for (const Place& place : state_->local) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (program.lane(place.pp_rank, static_cast<Lane>(lane)).empty()) continue;
+      state_->threads.emplace_back(
+          [s = state_.get(), place, lane] { s->work(place, static_cast<Lane>(lane)); });
     }
   }
 }
@@ -228,9 +255,10 @@ Timeline Workers::run_step() {
   CHECK(!s.failed) << "a step after a failed one";
   s.timeline = {.source = "measured", .spans = {}};
   s.timeline.spans.resize(static_cast<size_t>(s.program.global_size()));
-  for (RankProgress& rank : s.ranks) {
+  for (const Place& place : s.local) {
+    RankProgress& rank = s.progress(place);
     rank.done.assign(s.program.ops().size(), 0);
-    for (auto& current : rank.current) current = kFinished;
+    for (auto& current : rank.current) current = std::nullopt;
   }
   std::unique_lock lock(s.mutex);
   s.still_working = static_cast<int64_t>(s.threads.size());
@@ -238,9 +266,8 @@ Timeline Workers::run_step() {
   ++s.step;
   s.changed.notify_all();
   const auto ended = [&] { return s.still_working == 0; };
-  // Looked at twenty times per limit, and given up one look early: within the stated time.
   const auto limit = std::chrono::nanoseconds(s.no_progress.picoseconds() / 1000);
-  const auto look = limit / 20;
+  const auto look = limit / kLooks;
   int64_t seen = s.ops_done;
   auto moved = Clock::now();
   while (!s.changed.wait_for(lock, look, ended)) {

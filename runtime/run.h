@@ -1,6 +1,6 @@
 #pragma once
-// run: executes a Program on a Device, one worker thread per lane of every rank, and times every
-// op.
+// run: executes a Program on a Device, one worker thread per lane of every local rank, and times
+// every op. The other ranks, if any, are run by other processes at the same time.
 //
 // A worker takes its lane's ops in order and waits until the dependencies of the next one that
 // stand on its own rank are done; messages and collectives wait inside the Device's communicator.
@@ -23,22 +23,32 @@ class Device {
   virtual void abort() = 0;
 };
 
-constexpr double kDefaultHangTimeout = 60;  // seconds
+// Longer than any op of a plan that somebody would run on CPU cores, and short enough to wait for.
+constexpr Duration kDefaultHangTimeout = Duration::nanoseconds(60'000'000'000);
+
+// Where global rank `rank` stands: the inverse of Program::global_rank.
+inline Place place_of(const Program& program, int64_t rank) {
+  return {static_cast<int32_t>(rank / program.replicas()),
+          static_cast<int32_t>(rank % program.replicas())};
+}
+
+struct RunOptions {
+  std::vector<Place> local;                    // the ranks of this process; empty: all
+  Duration no_progress = kDefaultHangTimeout;  // no op ends for so long: the step has failed
+};
 
 // The workers of one Program, kept from step to step.
 class Workers {
  public:
-  // no_progress: when no op ends for so long, the step fails with a report.
-  Workers(const Program& program,
-          Device& device,
-          Duration no_progress = Duration::seconds(kDefaultHangTimeout));
+  Workers(const Program& program, Device& device, RunOptions options = {});
   ~Workers();
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
 
-  // Runs one step. Throws what the first op to fail threw, or ScheduleError when nothing moves: it
-  // names, for every lane of every rank, the op it is in and whom that waits for. No step can be
-  // run after either.
+  // Runs one step; the timeline has the spans of local ranks, from when this call began, and zeros
+  // for the others. Throws what the first op to fail threw (RunAborted when that was another
+  // process's), or ScheduleError when nothing moves: it names, for every lane of every local rank,
+  // the op it is in and whom that waits for. No step can be run after either.
   Timeline run_step();
 
  private:

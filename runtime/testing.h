@@ -1,15 +1,19 @@
 #pragma once
-// A text file for tests, made once: words whose letters depend on each other, so that a model can
-// learn something from it.
+// What tests of training need: a text, and the way to what a concrete device and communicator hold.
 
 #include <filesystem>
 #include <string>
 
 #include "base/file.h"
+#include "runtime/communicators/local/local_communicator.h"
+#include "runtime/devices/cpu/cpu_device.h"
 #include "runtime/random.h"
+#include "runtime/train.h"
 
 namespace rehearse {
 
+// A text file, made once: words whose letters depend on each other, so that a model can learn
+// something from it.
 inline std::string test_text_path() {
   static const std::string path = [] {
     const std::string words[] = {"the ",
@@ -31,6 +35,15 @@ inline std::string test_text_path() {
     return file;
   }();
   return path;
+}
+
+inline CpuDevice& cpu_device(Trainer& trainer) {
+  return dynamic_cast<CpuDevice&>(trainer.device());
+}
+
+// Links of an emulated cluster.
+inline LinkShaper& links(Trainer& trainer) {
+  return *dynamic_cast<LocalCommunicator&>(trainer.communicator()).links();
 }
 
 }  // namespace rehearse

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -63,11 +64,10 @@ struct LaneGaps {
 };
 
 void add_gaps(const Program& program, const Timeline& timeline, LaneGaps& gaps) {
-  std::array<int32_t, kLanes> previous;
-  previous.fill(-1);
+  std::array<std::optional<int32_t>, kLanes> previous;
   for (const Op& op : program.ops()) {
     const Span& span = timeline.spans[static_cast<size_t>(op.id)];
-    const int32_t before = std::exchange(previous[static_cast<size_t>(op.lane)], op.id);
+    const auto before = std::exchange(previous[static_cast<size_t>(op.lane)], op.id);
     Duration from_other, from_same;
     for (const int32_t d : program.dependencies(op.id)) {
       const Lane lane = program.ops()[static_cast<size_t>(d)].lane;
@@ -75,7 +75,7 @@ void add_gaps(const Program& program, const Timeline& timeline, LaneGaps& gaps) 
         from_other = std::max(from_other, timeline.spans[static_cast<size_t>(d)].end);
       }
     }
-    if (before >= 0) from_same = timeline.spans[static_cast<size_t>(before)].end;
+    if (before) from_same = timeline.spans[static_cast<size_t>(*before)].end;
     const Duration ready = std::max(from_other, from_same);
     if (ready == Duration()) continue;
     (from_same >= from_other ? gaps.same : gaps.other).push_back(span.begin - ready);
@@ -88,7 +88,7 @@ LaneGaps lane_gaps() {
   WorkingDevice device;
   Workers workers(program, device);
   LaneGaps gaps;
-  constexpr int kSteps = 3;
+  constexpr int kSteps = 3;  // of some hundred gaps of either kind each
   for (int i = 0; i < kSteps; ++i) add_gaps(program, workers.run_step(), gaps);
   return gaps;
 }
@@ -96,7 +96,7 @@ LaneGaps lane_gaps() {
 // Ranks that come to a barrier one after the other, from the last one's arrival to each one's
 // leaving.
 Duration collective_latency(int64_t ranks) {
-  constexpr int64_t kRounds = 100;
+  constexpr int64_t kRounds = 100;  // of some kWork each: 0.1 s in all
   LocalCommunicator communicator(ranks);
   std::vector<int64_t> members;
   for (int64_t r = 0; r < ranks; ++r) members.push_back(r);
@@ -130,8 +130,8 @@ Duration collective_latency(int64_t ranks) {
 // How much later than its link allows a message is in the receiver's hands, `hogs` threads working
 // beside: the mean, since where no core is free a few wait for a time slice.
 Duration message_latency(int64_t hogs) {
-  constexpr int kMessages = 200;
-  const Duration latency = Duration::microseconds(200);
+  constexpr int kMessages = 200;  // enough for the mean to meet some waits for a time slice
+  const Duration latency = Duration::microseconds(200);  // longer than a thread takes to wake
   const Cluster cluster{
       .name = "here", .devices_per_node = 2, .node_link = Link{BytesPerSecond(1e12), latency}};
   LocalCommunicator communicator(2, std::make_unique<LinkShaper>(cluster, 2));

@@ -6,22 +6,66 @@
 
 #include <nlohmann/json.hpp>
 
+#include "runtime/median_step.h"
+
 namespace rehearse {
 
+namespace {
+
+std::vector<Place> places_of(const Program& program, std::span<const int64_t> ranks) {
+  std::vector<Place> places;
+  for (const int64_t rank : ranks) places.push_back(place_of(program, rank));
+  return places;
+}
+
+// Tokens of the most loaded expert, and of the 95th percentile, over the mean.
+struct LoadSpread {
+  double most = 0;
+  double p95 = 0;
+};
+
+LoadSpread load_spread(std::span<const int64_t> tokens) {
+  std::vector<int64_t> load(tokens.begin(), tokens.end());
+  std::sort(load.begin(), load.end());
+  double sum = 0;
+  for (const int64_t n : load) sum += static_cast<double>(n);
+  const double mean = sum / static_cast<double>(load.size());
+  const auto over_mean = [&](size_t i) { return static_cast<double>(load[i]) / mean; };
+  return {.most = over_mean(load.size() - 1), .p95 = over_mean((load.size() * 95 + 99) / 100 - 1)};
+}
+
+}  // namespace
+
 Trainer::Trainer(const Plan& plan, const std::string& text_path, Duration hang_timeout)
+    : Trainer(plan, text_path, make_communicator(plan), hang_timeout) {}
+
+Trainer::Trainer(const Plan& plan,
+                 const std::string& text_path,
+                 std::unique_ptr<Communicator> communicator,
+                 Duration hang_timeout)
     : plan_(plan),
       program_(build_program(plan)),
       forward_program_(build_program(plan, Mode::kForward)),
       data_(text_path, plan),
-      communicator_(plan.layout.world(),
-                    plan.cluster.node_link || plan.cluster.network
-                        ? std::make_unique<LinkShaper>(plan.cluster, plan.layout.world())
-                        : nullptr),
-      device_(plan, program_, data_, communicator_),
-      workers_(program_, device_, hang_timeout),
-      forward_workers_(forward_program_, device_, hang_timeout) {
+      communicator_(std::move(communicator)),
+      device_(make_device(plan, program_, data_, *communicator_)),
+      workers_(program_,
+               *device_,
+               {.local = places_of(program_, communicator_->local_ranks()),
+                .no_progress = hang_timeout}),
+      forward_workers_(forward_program_,
+                       *device_,
+                       {.local = places_of(program_, communicator_->local_ranks()),
+                        .no_progress = hang_timeout}),
+      results_(plan) {
   rehearse::validate(program_);
   rehearse::validate(forward_program_);
+}
+
+Timeline Trainer::run(Workers& workers, const StepSettings& settings) {
+  device_->begin_step(settings);
+  communicator_->sum_over_processes(std::span<int64_t>());
+  return workers.run_step();
 }
 
 double Trainer::learning_rate(int64_t step) const {
@@ -38,11 +82,13 @@ double Trainer::learning_rate(int64_t step) const {
 StepLog Trainer::step(int64_t step) {
   const Architecture& a = plan_.model.architecture;
   StepLog log{.step = step, .learning_rate = learning_rate(step)};
-  device_.begin_step({.step = step, .learning_rate = log.learning_rate});
-  timeline_ = workers_.run_step();
+  timeline_ = run(workers_, {.step = step, .learning_rate = log.learning_rate});
+  sum_over_processes(timeline_, *communicator_);
+  results_ = device_->results();
+  sum_over_processes(results_, *communicator_);
   log.time = timeline_.step();
-  log.loss = device_.mean_loss();
-  log.gradient_norm = device_.gradient_norm();
+  log.loss = results_.mean_loss();
+  log.gradient_norm = results_.gradient_norm;
   const auto tokens = static_cast<double>(plan_.step_tokens());
   log.tokens_per_s = tokens / log.time.seconds();
   const double flops =
@@ -50,20 +96,13 @@ StepLog Trainer::step(int64_t step) {
   log.tflops_per_rank =
       flops / log.time.seconds() / static_cast<double>(plan_.layout.world()) * 1e-12;
   for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
-    std::vector<int64_t> load = device_.expert_load(layer);
-    std::sort(load.begin(), load.end());
-    double sum = 0;
-    for (const int64_t n : load) sum += static_cast<double>(n);
-    const double mean = sum / static_cast<double>(load.size());
-    const auto over_mean = [&](size_t i) { return static_cast<double>(load[i]) / mean; };
-    log.expert_load.push_back(over_mean(load.size() - 1));
-    log.expert_load_p95.push_back(over_mean((load.size() * 95 + 99) / 100 - 1));
-    log.max_expert_load = std::max(log.max_expert_load, log.expert_load.back());
+    const LoadSpread spread = load_spread(results_.load_of(layer));
+    log.expert_load.push_back(spread.most);
+    log.expert_load_p95.push_back(spread.p95);
+    log.max_expert_load = std::max(log.max_expert_load, spread.most);
   }
-  log.overruns = device_.overruns();
-  for (int64_t r = 0; r < plan_.layout.world(); ++r) {
-    log.memory = std::max(log.memory, device_.peak_activation_memory(r));
-  }
+  log.overruns = results_.overruns;
+  log.memory = results_.worst_memory();
   if (!std::isfinite(log.loss)) {
     throw InputError(plan_.path + ": the loss is not finite after step " + std::to_string(step) +
                      "; a lower training.learning_rate or a higher warmup_steps may help");
@@ -76,40 +115,57 @@ double Trainer::validate(int64_t steps) {
   for (int64_t i = 0; i < steps; ++i) {
     const int64_t sequences =
         plan_.training.micro_batches * plan_.training.micro_batch_size * plan_.layout.dp;
-    device_.begin_step({.validation = true, .first_window = i * sequences});
-    forward_workers_.run_step();
-    total += device_.mean_loss();
+    run(forward_workers_, {.validation = true, .first_window = i * sequences});
+    StepResults results = device_->results();
+    sum_over_processes(results, *communicator_);
+    total += results.mean_loss();
   }
   return total / static_cast<double>(steps);
 }
 
 TrainResult Trainer::train(const TrainOptions& options) {
-  TrainResult result;
-  std::vector<std::pair<Duration, Timeline>> timelines;
+  CHECK(options.steps >= 1) << options.steps << " steps";
+  TrainResult result{.steps = options.steps};
+  MedianStep median;
   const bool has_validation = plan_.data.validation_fraction > 0;
+  const int64_t warm = options.steps > kFewSteps ? kWarmSteps : 0;
+  const int64_t tail = std::max<int64_t>(1, options.steps / 10);
   for (int64_t i = 0; i < options.steps; ++i) {
     StepLog log = step(i);
-    timelines.emplace_back(log.time, timeline_);
     const bool last = i + 1 == options.steps;
     const bool due = last || (options.validate_every > 0 && (i + 1) % options.validate_every == 0);
     if (has_validation && due) log.validation_loss = validate(options.validation_steps);
-    if (last) result.validation_loss = log.validation_loss;
     if (options.on_step) options.on_step(log);
-    result.log.push_back(std::move(log));
+    if (i >= warm) median.add(log.time, timeline_);
+    if (i >= options.steps - tail) {
+      result.max_expert_load += log.max_expert_load / static_cast<double>(tail);
+    }
+    if (i == 0) result.first_loss = log.loss;
+    result.last_loss = log.loss;
+    result.validation_loss = log.validation_loss;
+    result.memory = log.memory;
   }
-  // Early steps find cold caches and pools.
-  const size_t skip = timelines.size() > 5 ? 2 : 0;
-  std::sort(timelines.begin() + static_cast<std::ptrdiff_t>(skip),
-            timelines.end(),
-            [](const auto& x, const auto& y) { return x.first < y.first; });
-  auto& median = timelines[skip + (timelines.size() - skip) / 2];
-  result.median_step = median.first;
-  result.timeline = std::move(median.second);
-  const size_t tail = std::max<size_t>(1, result.log.size() / 10);
-  for (size_t i = result.log.size() - tail; i < result.log.size(); ++i) {
-    result.max_expert_load += result.log[i].max_expert_load / static_cast<double>(tail);
-  }
+  result.median_step = median.median();
+  result.timeline_step = median.nearest().step;
+  result.timeline = median.nearest().timeline;
   return result;
+}
+
+void Trainer::record_choices(bool on) {
+  records_choices_ = on;
+  device_->record_choices(on);
+}
+
+std::vector<int32_t> Trainer::recorded_choices(int64_t layer,
+                                               int32_t data_rank,
+                                               int64_t micro_batch) {
+  CHECK(records_choices_) << "no choices are recorded";
+  const auto local = device_->recorded_choices(layer, data_rank, micro_batch);
+  std::vector<int64_t> choices(local.begin(), local.end());
+  choices.resize(
+      static_cast<size_t>(plan_.micro_batch_tokens() * plan_.model.architecture.active_experts), 0);
+  communicator_->sum_over_processes(choices);
+  return {choices.begin(), choices.end()};
 }
 
 std::string print_step(const StepLog& log) {

@@ -1,5 +1,9 @@
 #pragma once
 // Training: steps of a plan's Program on a device, with a log, validation and measured timelines.
+//
+// The communicator says which ranks are this process's. Every process has a Trainer of its own and
+// calls the same functions in the same order; each gets the whole training's results, the same bits
+// on all of them and however the ranks are spread over processes (times excepted).
 
 #include <functional>
 #include <optional>
@@ -7,8 +11,9 @@
 #include <vector>
 
 #include "plan/program/timeline.h"
-#include "runtime/devices/cpu/cpu_device.h"
-#include "runtime/communicators/local/local_communicator.h"
+#include "runtime/communicators/communicator.h"
+#include "runtime/devices/device.h"
+#include "runtime/run.h"
 
 namespace rehearse {
 
@@ -31,6 +36,11 @@ struct StepLog {
 // One JSON object, no line break.
 std::string print_step(const StepLog& log);
 
+// The first steps find cold caches and pools: the median leaves so many out, where a training has
+// more than kFewSteps.
+constexpr int64_t kWarmSteps = 2;
+constexpr int64_t kFewSteps = 5;
+
 struct TrainOptions {
   int64_t steps = 0;
   int64_t validate_every = 0;                   // 0: only after the last step
@@ -38,21 +48,36 @@ struct TrainOptions {
   std::function<void(const StepLog&)> on_step;  // called after every step
 };
 
+// Its size does not depend on the number of steps; what a caller wants of every step it takes in
+// on_step.
 struct TrainResult {
-  std::vector<StepLog> log;
+  int64_t steps = 0;
+  double first_loss = 0;  // of the first and of the last step, as in StepLog
+  double last_loss = 0;
   std::optional<double> validation_loss;  // after the last step; none without held-out text
-  Duration median_step;
-  double max_expert_load = 0;  // mean over the last tenth of the steps
-  Timeline timeline;           // of the step whose time is the median, first steps left out
+  Duration median_step;                   // of all steps but the first ones (kWarmSteps)
+  double max_expert_load = 0;             // mean over the last tenth of the steps
+  Bytes memory;                           // activations' high-water mark, worst rank
+  // Of a step whose time is the median, or near it where more steps ran than timelines are kept of
+  // (MedianStep), and that step's time.
+  Timeline timeline;
+  Duration timeline_step;
 };
 
 class Trainer {
  public:
-  // Throws InputError for text that does not suit the plan.
+  // With the communicator of the plan's ranks, all in this process. `plan` must outlive the
+  // Trainer. Throws InputError for text that does not suit the plan.
   Trainer(const Plan& plan,
           const std::string& text_path,
-          Duration hang_timeout = Duration::seconds(kDefaultHangTimeout));
+          Duration hang_timeout = kDefaultHangTimeout);
+  // Trains the communicator's local ranks.
+  Trainer(const Plan& plan,
+          const std::string& text_path,
+          std::unique_ptr<Communicator> communicator,
+          Duration hang_timeout = kDefaultHangTimeout);
 
+  // REQUIRES: options.steps of at least 1.
   TrainResult train(const TrainOptions& options);
 
   // One step on batch `step` without validation; for tests.
@@ -60,24 +85,36 @@ class Trainer {
   double validate(int64_t steps);
 
   const Program& program() const { return program_; }
-  CpuDevice& device() { return device_; }
   const TextData& data() const { return data_; }
+  // Of the last step of training, all ranks.
   const Timeline& last_timeline() const { return timeline_; }
-  // Links of an emulated cluster; null where ranks share memory.
-  LinkShaper* links() { return communicator_.links(); }
+  const StepResults& last_results() const { return results_; }
+
+  // Whether steps keep every token's choice of experts.
+  void record_choices(bool on);
+  // Those kept of the last training step: [tokens, active], of every data rank. Called by one
+  // thread of every process. REQUIRES: a step run since record_choices(true).
+  std::vector<int32_t> recorded_choices(int64_t layer, int32_t data_rank, int64_t micro_batch);
+
+  TrainingDevice& device() { return *device_; }
+  Communicator& communicator() { return *communicator_; }
 
  private:
   double learning_rate(int64_t step) const;
+  // Runs the workers when all processes are there, so that their clocks begin together.
+  Timeline run(Workers& workers, const StepSettings& settings);
 
   const Plan& plan_;
   Program program_;
   Program forward_program_;
   TextData data_;
-  LocalCommunicator communicator_;
-  CpuDevice device_;
+  std::unique_ptr<Communicator> communicator_;
+  std::unique_ptr<TrainingDevice> device_;
   Workers workers_;
   Workers forward_workers_;
   Timeline timeline_;
+  StepResults results_;
+  bool records_choices_ = false;
 };
 
 }  // namespace rehearse

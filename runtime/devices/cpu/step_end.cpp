@@ -1,0 +1,165 @@
+#include "runtime/devices/cpu/step_end.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/adamw/adamw.h"
+#include "runtime/communicators/keys.h"
+
+namespace rehearse {
+namespace {
+
+int64_t rank_of(const StepEnd& s, const Op& op) {
+  return s.program.global_rank({op.pp_rank, s.data_rank});
+}
+
+std::vector<int64_t> ranks_of(const StepEnd& s, const Op& op) {
+  std::vector<int64_t> ranks;
+  for (const Place& p : s.program.members(op, s.data_rank)) {
+    ranks.push_back(s.program.global_rank(p));
+  }
+  return ranks;
+}
+
+Stage& stage_of(const StepEnd& s, const Op& op) {
+  return s.rank.copies[static_cast<size_t>(op.direction)];
+}
+
+Arena arena_of(const Op& op) {
+  return op.group == Group::kExpertReplicas ? Arena::kExpert : Arena::kDense;
+}
+
+// The shard of an arena of `stage` that this rank's optimizer owns.
+Shard owned(const StepEnd& s, const Stage& stage, Arena arena, const Op& op) {
+  Op group = op;
+  group.stage = static_cast<int32_t>(stage.index);
+  group.group = arena == Arena::kDense ? Group::kStageReplicas : Group::kExpertReplicas;
+  const std::vector<int64_t> members = ranks_of(s, group);
+  const auto index = std::find(members.begin(), members.end(), rank_of(s, op)) - members.begin();
+  return shard_of(stage.where.arena_size(arena), index, static_cast<int64_t>(members.size()));
+}
+
+void reduce_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
+  const std::vector<int64_t> members = ranks_of(s, op);
+  const Collective c{members, key_of(op)};
+  auto& gradients = stage_of(s, op).gradients.arena(arena_of(op));
+  if (s.plan.layout.zero_stage == 0) {
+    s.communicator.all_reduce(c, rank_of(s, op), gradients, ready);
+  } else {
+    s.communicator.reduce_scatter(c, rank_of(s, op), gradients, ready);
+  }
+}
+
+void gather_weights(const StepEnd& s, const Op& op, const Ready& ready) {
+  const std::vector<int64_t> members = ranks_of(s, op);
+  s.communicator.all_gather(
+      {members, key_of(op)}, rank_of(s, op), stage_of(s, op).weights.arena(arena_of(op)), ready);
+}
+
+void norm_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
+  // Every parameter stands in exactly one rank's shard, so each is counted once. The op's time
+  // begins here, with its own work, and so includes the wait for the slowest rank's.
+  ready();
+  double squares = 0;
+  for (Stage& stage : s.rank.copies) {
+    for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
+      const Shard shard = owned(s, stage, arena, op);
+      squares += kernels::square_sum(shard.end - shard.begin,
+                                     stage.gradients.arena(arena).data() + shard.begin);
+    }
+  }
+  const std::vector<int64_t> members = ranks_of(s, op);
+  s.rank.gradient_norm =
+      std::sqrt(s.communicator.sum({members, key_of(op)}, rank_of(s, op), squares, [] {}));
+}
+
+void optimize(const StepEnd& s, const Op& op) {
+  const Training& t = s.plan.training;
+  Stage& stage = stage_of(s, op);
+  kernels::AdamWSettings settings{.learning_rate = s.settings.learning_rate,
+                                  .beta1 = t.beta1,
+                                  .beta2 = t.beta2,
+                                  .eps = t.adam_eps,
+                                  .step = s.settings.step + 1};
+  if (t.gradient_clip > 0 && s.rank.gradient_norm > t.gradient_clip) {
+    settings.gradient_scale = t.gradient_clip / s.rank.gradient_norm;
+  }
+  for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
+    const int64_t size = stage.where.arena_size(arena);
+    const Shard shard = s.plan.layout.zero_stage == 0 ? Shard{0, size} : owned(s, stage, arena, op);
+    auto& m = stage.m[static_cast<size_t>(arena)];
+    auto& v = stage.v[static_cast<size_t>(arena)];
+    auto& gradients = stage.gradients.arena(arena);
+    m.resize(static_cast<size_t>(shard.end - shard.begin), 0.0f);
+    v.resize(m.size(), 0.0f);
+    for (const Parameter& p : stage.where.list) {
+      if (p.arena != arena) continue;
+      const int64_t begin = std::max(p.offset, shard.begin);
+      const int64_t end = std::min(p.offset + p.size(), shard.end);
+      if (begin >= end) continue;
+      settings.weight_decay = p.is_gain ? 0 : t.weight_decay;
+      kernels::adamw(settings,
+                     end - begin,
+                     gradients.data() + begin,
+                     stage.weights.arena(arena).data() + begin,
+                     m.data() + (begin - shard.begin),
+                     v.data() + (begin - shard.begin));
+    }
+    std::fill(gradients.begin(), gradients.end(), 0.0f);
+  }
+}
+
+// b_i += gamma sign(mean load - load_i), over the whole batch (report, section 2.1.2).
+void update_bias(const StepEnd& s, const Op& op, const Ready& ready) {
+  Stage& stage = stage_of(s, op);
+  std::vector<int64_t> flat;
+  for (const auto& load : stage.expert_load) flat.insert(flat.end(), load.begin(), load.end());
+  const std::vector<int64_t> members = ranks_of(s, op);
+  const std::vector<int64_t> total =
+      s.communicator.sum({members, key_of(op)}, rank_of(s, op), flat, ready);
+  size_t at = 0;
+  for (size_t layer = 0; layer < stage.expert_load.size(); ++layer) {
+    const size_t experts = stage.expert_load[layer].size();
+    if (experts == 0) continue;
+    const auto load = std::span(total).subspan(at, experts);
+    at += experts;
+    int64_t sum = 0;
+    for (const int64_t n : load) sum += n;
+    for (size_t e = 0; e < experts; ++e) {
+      const int64_t above = load[e] * static_cast<int64_t>(experts) - sum;
+      const double sign = above > 0 ? -1 : above < 0 ? 1 : 0;
+      stage.expert_bias[layer][e] += static_cast<float>(s.plan.training.bias_update_speed * sign);
+    }
+  }
+}
+
+}  // namespace
+
+bool ends_step(OpKind kind) {
+  return kind == OpKind::kGradReduce || kind == OpKind::kGradNorm || kind == OpKind::kOptimizer ||
+         kind == OpKind::kParamGather || kind == OpKind::kBiasUpdate;
+}
+
+void end_step(const StepEnd& s, const Op& op, const Ready& ready) {
+  switch (op.kind) {
+    case OpKind::kGradReduce:
+      reduce_gradients(s, op, ready);
+      return;
+    case OpKind::kGradNorm:
+      norm_gradients(s, op, ready);
+      return;
+    case OpKind::kOptimizer:
+      optimize(s, op);
+      return;
+    case OpKind::kParamGather:
+      gather_weights(s, op, ready);
+      return;
+    case OpKind::kBiasUpdate:
+      update_bias(s, op, ready);
+      return;
+    default:
+      CHECK(false) << "not an op that ends a step: " << to_string(op);
+  }
+}
+
+}  // namespace rehearse

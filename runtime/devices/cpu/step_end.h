@@ -1,0 +1,27 @@
+#pragma once
+// The ops that end a step on the CPU: gradients and weights across the replicas of a stage (ZeRO-0
+// or ZeRO-1), the gradient's norm, AdamW, and the experts' biases.
+
+#include "runtime/communicators/communicator.h"
+#include "runtime/devices/cpu/cpu_rank.h"
+#include "runtime/devices/device.h"
+
+namespace rehearse {
+
+// One such op: what it acts on and for whom.
+struct StepEnd {
+  const Plan& plan;
+  const Program& program;
+  Communicator& communicator;
+  const StepSettings& settings;
+  CpuRank& rank;
+  int32_t data_rank = 0;
+};
+
+// grad_reduce, grad_norm, optimizer, param_gather or bias_update.
+bool ends_step(OpKind kind);
+
+// Runs `op` of the rank to its end. ready: as in Device::run_op.
+void end_step(const StepEnd& s, const Op& op, const Ready& ready);
+
+}  // namespace rehearse

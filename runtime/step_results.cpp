@@ -1,0 +1,53 @@
+#include "runtime/step_results.h"
+
+#include <algorithm>
+
+namespace rehearse {
+
+StepResults::StepResults(const Plan& plan)
+    : losses(static_cast<size_t>(plan.layout.dp * plan.training.micro_batches), 0.0),
+      expert_load(
+          static_cast<size_t>(plan.model.architecture.layers * plan.model.architecture.experts), 0),
+      peak_memory(static_cast<size_t>(plan.layout.world())),
+      experts(plan.model.architecture.experts),
+      tokens(plan.step_tokens()) {}
+
+double StepResults::mean_loss() const {
+  double total = 0;
+  for (const double loss : losses) total += loss;
+  return total / static_cast<double>(tokens);
+}
+
+Bytes StepResults::worst_memory() const {
+  return *std::max_element(peak_memory.begin(), peak_memory.end());
+}
+
+void sum_over_processes(StepResults& results, Communicator& communicator) {
+  communicator.sum_over_processes(results.losses);
+  std::vector<int64_t> counts = results.expert_load;
+  for (const Bytes b : results.peak_memory) counts.push_back(b.count());
+  counts.push_back(results.overruns);
+  communicator.sum_over_processes(counts);
+  const size_t loads = results.expert_load.size();
+  std::copy_n(counts.begin(), loads, results.expert_load.begin());
+  for (size_t r = 0; r < results.peak_memory.size(); ++r) {
+    results.peak_memory[r] = Bytes(counts[loads + r]);
+  }
+  results.overruns = counts.back();
+}
+
+void sum_over_processes(Timeline& timeline, Communicator& communicator) {
+  std::vector<int64_t> times;
+  times.reserve(2 * timeline.spans.size());
+  for (const Span& s : timeline.spans) {
+    times.push_back(s.begin.picoseconds());
+    times.push_back(s.end.picoseconds());
+  }
+  communicator.sum_over_processes(times);
+  for (size_t i = 0; i < timeline.spans.size(); ++i) {
+    timeline.spans[i] = {.begin = Duration::picoseconds(times[2 * i]),
+                         .end = Duration::picoseconds(times[2 * i + 1])};
+  }
+}
+
+}  // namespace rehearse

@@ -1,0 +1,43 @@
+#pragma once
+// What a step leaves behind beside the weights, in tables as large as the world: each process fills
+// in the entries of its own ranks, zeros elsewhere, and sums over processes make the tables whole.
+// An entry comes from one process or is a whole number, so that the sums are exact and the results
+// have the same bits however the ranks are spread over processes.
+
+#include <span>
+#include <vector>
+
+#include "plan/plan.h"
+#include "plan/program/timeline.h"
+#include "runtime/communicators/communicator.h"
+
+namespace rehearse {
+
+struct StepResults {
+  // Tables of the plan's size, all zeros.
+  explicit StepResults(const Plan& plan);
+
+  std::vector<double> losses;        // [data rank x micro-batch], sum over the tokens
+  std::vector<int64_t> expert_load;  // [layer x expert], tokens; zeros for dense layers
+  std::vector<Bytes> peak_memory;    // [rank], activations' high-water mark
+  int64_t overruns = 0;              // ops that an emulated device could not hold to their time
+  double gradient_norm = 0;          // of the whole model; every process has it already
+
+  // [experts]
+  std::span<const int64_t> load_of(int64_t layer) const {
+    return std::span(expert_load)
+        .subspan(static_cast<size_t>(layer * experts), static_cast<size_t>(experts));
+  }
+  // Losses added in the order of data ranks, then micro-batches, over the tokens of the step.
+  double mean_loss() const;
+  Bytes worst_memory() const;
+
+  int64_t experts = 0;
+  int64_t tokens = 0;  // of the step
+};
+
+// Make a step's results, and its timeline, whole. Called by one thread of every process.
+void sum_over_processes(StepResults& results, Communicator& communicator);
+void sum_over_processes(Timeline& timeline, Communicator& communicator);
+
+}  // namespace rehearse
