@@ -314,5 +314,21 @@ TEST(ProcessFailures, ALossThatIsNotFiniteEndsBoth) {
   EXPECT_EQ(errors[0], errors[1]);
 }
 
+TEST(ProcessFailures, ACallerThatFailsOnOneProcessEndsBoth) {
+  const Plan plan = small_plan({.dp = 2});
+  std::array<std::string, kProcesses> errors;
+  on_processes(plan, {{{0}, {1}}}, [&](size_t p, Trainer& trainer) {
+    try {
+      trainer.train({.steps = 4, .validation_steps = 1, .on_step = [&](const StepLog& log) {
+                       if (p == 1 && log.step == 1) throw InputError("the disk is full");
+                     }});
+    } catch (const std::exception& e) {
+      errors[p] = e.what();
+    }
+  });
+  EXPECT_EQ(errors[0], RunAborted().what());
+  EXPECT_EQ(errors[1], "the disk is full");
+}
+
 }  // namespace
 }  // namespace rehearse

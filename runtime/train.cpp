@@ -135,7 +135,7 @@ TrainResult Trainer::train(const TrainOptions& options) {
     const bool last = i + 1 == options.steps;
     const bool due = last || (options.validate_every > 0 && (i + 1) % options.validate_every == 0);
     if (has_validation && due) log.validation_loss = validate(options.validation_steps);
-    if (options.on_step) options.on_step(log);
+    if (options.on_step) tell(options, log);
     if (i >= warm) median.add(log.time, timeline_);
     if (i >= options.steps - tail) {
       result.max_expert_load += log.max_expert_load / static_cast<double>(tail);
@@ -149,6 +149,16 @@ TrainResult Trainer::train(const TrainOptions& options) {
   result.timeline_step = median.nearest().step;
   result.timeline = median.nearest().timeline;
   return result;
+}
+
+// A caller that fails, as on a full disk, does so on one process only: the others must not wait.
+void Trainer::tell(const TrainOptions& options, const StepLog& log) {
+  try {
+    options.on_step(log);
+  } catch (...) {
+    communicator_->abort();
+    throw;
+  }
 }
 
 void Trainer::record_choices(bool on) {

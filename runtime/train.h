@@ -45,7 +45,7 @@ struct TrainOptions {
   int64_t steps = 0;
   int64_t validate_every = 0;                   // 0: only after the last step
   int64_t validation_steps = 4;                 // batches that a validation averages
-  std::function<void(const StepLog&)> on_step;  // called after every step
+  std::function<void(const StepLog&)> on_step;  // called after every step; what it throws ends all
 };
 
 // Its size does not depend on the number of steps; what a caller wants of every step it takes in
@@ -101,6 +101,7 @@ class Trainer {
 
  private:
   double learning_rate(int64_t step) const;
+  void tell(const TrainOptions& options, const StepLog& log);
   // Runs the workers when all processes are there, so that their clocks begin together.
   Timeline run(Workers& workers, const StepSettings& settings);
 
