@@ -4,11 +4,15 @@
 
 set(mutants_dir ${CMAKE_CURRENT_BINARY_DIR}/mutants)
 set(mutants_table "")
-set(mutants_sources "")
 
-# rehearse_mutant(NAME KERNEL FILE WHAT FROM TO): KERNEL is gemm or cast, FILE is relative to
-# kernels/; WHAT says what is broken.
+# rehearse_mutant(NAME KERNEL FILE WHAT FROM TO [SHAPE]): KERNEL is gemm, gradient or cast, FILE is
+# relative to kernels/; WHAT says what is broken. Products are compiled and checked in one tile
+# SHAPE (width, halves, cluster, lead) of one kind: a sixteenth of what the kernel has.
 function(rehearse_mutant name kernel file what from to)
+  set(shape "128, 1, 2, 2")
+  if(ARGC GREATER 6)
+    set(shape "${ARGV6}")
+  endif()
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
                ${PROJECT_SOURCE_DIR}/kernels/${file})
   file(READ ${PROJECT_SOURCE_DIR}/kernels/${file} text)
@@ -19,15 +23,44 @@ function(rehearse_mutant name kernel file what from to)
   endif()
   string(REPLACE "${from}" "${to}" text "${text}")
   file(CONFIGURE OUTPUT ${mutants_dir}/${name}/kernels/${file} CONTENT "${text}" @ONLY)
+  set(defines "#define REHEARSE_TARGET mutant_${name}\n")
+  if(kernel STREQUAL "cast")
+    set(source fp8_cast/fp8_cast.cu)
+    set(entry "MUTANT_cast(${name}, \"${what}\")")
+  else()
+    string(REGEX REPLACE "([0-9]+), ([0-9]+), ([0-9]+), ([0-9]+)"
+           "width == \\1 && halves == \\2 && cluster == \\3 && lead == \\4" wanted "${shape}")
+    set(depth "!depth")
+    if(kernel STREQUAL "gradient")
+      set(depth "depth")
+    endif()
+    string(APPEND defines "#define REHEARSE_COMPILES_SHAPE(width, halves, cluster, lead, depth) "
+           "(${wanted} && ${depth})\n")
+    set(source fp8_gemm/fp8_gemm.cu)
+    set(entry "MUTANT_${kernel}(${name}, \"${what}\", ${shape})")
+  endif()
   file(CONFIGURE OUTPUT ${mutants_dir}/${name}.cpp CONTENT
-       "#define REHEARSE_TARGET mutant_${name}\n#include \"kernels/fp8_${kernel}/fp8_${kernel}.cu\"\n"
-       @ONLY)
+       "${defines}#include \"kernels/${source}\"\n" @ONLY)
   add_library(mutant_${name} OBJECT ${mutants_dir}/${name}.cpp)
   target_include_directories(mutant_${name} PRIVATE ${mutants_dir}/${name} ${PROJECT_SOURCE_DIR})
-  target_compile_options(mutant_${name} PRIVATE -O1 -w)
+  target_compile_options(mutant_${name} PRIVATE ${mutants_options})
+  target_precompile_headers(mutant_${name} REUSE_FROM mutants_headers)
   target_link_libraries(rehearse_mutants INTERFACE mutant_${name} $<TARGET_OBJECTS:mutant_${name}>)
-  set(mutants_table "${mutants_table}MUTANT_${kernel}(${name}, \"${what}\")\n" PARENT_SCOPE)
+  set(mutants_table "${mutants_table}${entry}\n" PARENT_SCOPE)
 endfunction()
+
+# What all of them include and none of them changes is parsed once.
+set(mutants_options -O1 -w -Wno-psabi)
+file(CONFIGURE OUTPUT ${mutants_dir}/headers.cpp CONTENT "" @ONLY)
+add_library(mutants_headers OBJECT ${mutants_dir}/headers.cpp)
+target_include_directories(mutants_headers PRIVATE ${PROJECT_SOURCE_DIR})
+target_compile_options(mutants_headers PRIVATE ${mutants_options})
+target_precompile_headers(mutants_headers PRIVATE <algorithm> <string>
+  ${PROJECT_SOURCE_DIR}/base/integers.h
+  ${PROJECT_SOURCE_DIR}/kernels/fp8_cast/fp8_cast.h
+  ${PROJECT_SOURCE_DIR}/kernels/fp8_gemm/fp8_gemm.h
+  ${PROJECT_SOURCE_DIR}/kernels/ptx/arguments.h
+  ${PROJECT_SOURCE_DIR}/kernels/ptx/imitation/instructions.h)
 
 add_library(rehearse_mutants INTERFACE)
 target_include_directories(rehearse_mutants INTERFACE ${mutants_dir})
@@ -61,7 +94,7 @@ rehearse_mutant(scale_of_wrong_group gemm ${gemm} "the first expert's weight sca
 rehearse_mutant(scale_of_next_row gemm ${gemm} "an activation's scale of the row below"
   "(own_row + 8) * 4" "(own_row + 9) * 4")
 rehearse_mutant(split_off gemm ${gemm} "the edge between two weight scales 8 columns late"
-  "split = (block + 1) * 128 - column" "split = (block + 1) * 128 - column + 8")
+  "split = (block + 1) * 128 - column" "split = (block + 1) * 128 - column + 8" "96, 2, 2, 2")
 rehearse_mutant(peer_not_counted gemm ${gemm} "a stage counts as free before the other block read it"
   "ptx::barrier_init(ring.empty(), S::kCluster * S::kMathWarps"
   "ptx::barrier_init(ring.empty(), S::kMathWarps")
@@ -89,7 +122,7 @@ rehearse_mutant(no_barrier_fence gemm ${gemm} "copies complete on barriers they 
 rehearse_mutant(everyone_stores gemm ${gemm} "128 threads store the same box"
   "if (warp == 0 && ptx::elect_one()) {\n          if constexpr (S::kDepth) {\n            ptx::add_tensor"
   "{\n          if constexpr (S::kDepth) {\n            ptx::add_tensor")
-rehearse_mutant(column_scales_freed gemm ${gemm} "frees a stage whose column scales lanes still read"
+rehearse_mutant(column_scales_freed gradient ${gemm} "frees a stage whose column scales lanes still read"
   "ptx::sync_warp();\n        release<S>(ring, lane);\n      }\n      if" "release<S>(ring, lane);\n      }\n      if")
 rehearse_mutant(reader_fences gemm ${gemm} "the storing thread fences, not those who wrote"
   "ptx::fence_async_shared();\n        ptx::sync_named(1 + group, 128);\n        if (warp == 0 && ptx::elect_one()) {"
@@ -100,7 +133,7 @@ rehearse_mutant(one_warp_gives_registers gemm ${gemm} "one warp of the producer'
   "ptx::decrease_registers<40>();\n    if" "if (warp == S::kMathWarps) ptx::decrease_registers<40>();\n    if")
 rehearse_mutant(second_never_begins gemm ${gemm} "with few stages the second warp group waits for ever"
   "if (lead > 0) let_second_begin();" "")
-rehearse_mutant(first_tokens_for_all gemm fp8_gemm/tiles.cuh "every expert's gradient from the first tokens"
+rehearse_mutant(first_tokens_for_all gradient fp8_gemm/tiles.cuh "every expert's gradient from the first tokens"
   "tile.k_begin = kDepth ? begin_ : 0" "tile.k_begin = 0")
 rehearse_mutant(idle_tile_stored gemm fp8_gemm/tiles.cuh "rows behind a group are written"
   "tile.idle = m * kTileM >= (kDepth ? a_.m : rows_)" "tile.idle = false")

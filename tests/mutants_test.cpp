@@ -1,6 +1,8 @@
 // Every deliberately broken variant of a GPU kernel (tests/mutants.cmake) must be found out by the
 // checks that the kernel itself passes (kernels/checking/imitation_test.cpp).
 
+#include <algorithm>
+#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -9,11 +11,12 @@
 #include "kernels/fp8_cast/fp8_cast_check.h"
 #include "kernels/fp8_gemm/fp8_gemm_check.h"
 
-#define MUTANT_gemm(name, what)                                                              \
+#define MUTANT_gemm(name, ...)                                                               \
   namespace rehearse::kernels::mutant_##name {                                               \
     void fp8_gemm(const Fp8Product& p, const TileShape& shape, Stream stream);               \
     void fp8_weight_gradient(const Fp8WeightGradient& p, const TileShape& s, Stream stream); \
   }
+#define MUTANT_gradient MUTANT_gemm
 #define MUTANT_cast(name, what)                             \
   namespace rehearse::kernels::mutant_##name {              \
     void cast_rows(const CastRows& c, Stream stream);       \
@@ -22,6 +25,7 @@
   }
 #include "mutants.inc"
 #undef MUTANT_gemm
+#undef MUTANT_gradient
 #undef MUTANT_cast
 
 namespace rehearse::kernels {
@@ -30,18 +34,19 @@ namespace {
 struct Mutant {
   std::string name, what;
   KernelSet kernels;
+  TileShape shape = {};  // the only one it is compiled for
 };
 
-#define MUTANT_gemm(name, what) \
-  {#name, what, {mutant_##name::fp8_gemm, mutant_##name::fp8_weight_gradient}},
-#define MUTANT_cast(name, what)  \
-  {#name,                        \
-   what,                         \
-   {nullptr,                     \
-    nullptr,                     \
-    mutant_##name::cast_rows,    \
-    mutant_##name::cast_columns, \
-    mutant_##name::cast_blocks}},
+#define MUTANT_gemm(name, what, ...) \
+  {#name, what, {.fp8_gemm = mutant_##name::fp8_gemm}, {__VA_ARGS__}},
+#define MUTANT_gradient(name, what, ...) \
+  {#name, what, {.fp8_weight_gradient = mutant_##name::fp8_weight_gradient}, {__VA_ARGS__}},
+#define MUTANT_cast(name, what)                  \
+  {#name,                                        \
+   what,                                         \
+   {.cast_rows = mutant_##name::cast_rows,       \
+    .cast_columns = mutant_##name::cast_columns, \
+    .cast_blocks = mutant_##name::cast_blocks}},
 const std::vector<Mutant> kMutants = {
 #include "mutants.inc"
 };
@@ -56,15 +61,13 @@ std::string first_failure(const Mutant& mutant) {
     }
     return "";
   }
-  // All cases in the tile shape that is chosen for them first: most are found there.
-  const std::vector<GemmCase> cases = small_gemm_cases();
-  for (size_t i = 0; i < compiled_shapes(false).size(); ++i) {
-    for (const GemmCase& c : cases) {
-      const std::vector<TileShape> shapes = c.shapes();
-      if (i >= shapes.size()) continue;
-      const Outcome o = check_gemm(c, shapes[i], GemmInputs::kExact, *target, true);
-      if (!o.passed) return o.name + ": " + o.found;
-    }
+  const bool weight_gradient = mutant.kernels.fp8_weight_gradient;
+  for (const GemmCase& c : small_gemm_cases()) {
+    const std::vector<TileShape> shapes = c.shapes();
+    if (c.weight_gradient != weight_gradient) continue;
+    if (std::find(shapes.begin(), shapes.end(), mutant.shape) == shapes.end()) continue;
+    const Outcome o = check_gemm(c, mutant.shape, GemmInputs::kExact, *target, true);
+    if (!o.passed) return o.name + ": " + o.found;
   }
   return "";
 }
