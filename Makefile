@@ -1,5 +1,5 @@
 # Everything from a fresh Debian or Ubuntu machine: set-up, build, demo, tests.
-.PHONY: setup build demo test test-asan test-tsan gpu-check fuzz format clean
+.PHONY: setup configure build demo test test-asan test-tsan gpu-check fuzz format clean
 
 BUILD := build
 DEMO_TEXT := $(BUILD)/king-james-bible.txt
@@ -7,11 +7,15 @@ DEMO_TEXT := $(BUILD)/king-james-bible.txt
 setup:
 	@tools/setup.sh
 
-build: setup
+configure: setup
 	@test -f $(BUILD)/build.ninja || cmake --preset release
+
+# The program and all tests.
+build: configure
 	@cmake --build $(BUILD)
 
-demo: build $(DEMO_TEXT)
+demo: configure $(DEMO_TEXT)
+	@cmake --build $(BUILD) --target rehearse
 	@$(BUILD)/rehearse demo --data $(DEMO_TEXT)
 
 # The King James Bible, 4.4 MB of English in the public domain, from the package bible-kjv.
@@ -30,7 +34,7 @@ gpu-check:
 	@tools/gpu_check.sh
 
 # Ten minutes each of mutated topologies and traces; new ones that reach new code join the corpus.
-fuzz: build
+fuzz: configure
 	@cmake --build $(BUILD) --target topology_fuzz trace_fuzz
 	@$(BUILD)/tests/topology_fuzz tests/corpus/topology $${SECONDS_TO_FUZZ:-600} $${SEED:-1}
 	@$(BUILD)/tests/trace_fuzz tests/corpus/trace $${SECONDS_TO_FUZZ:-600} $${SEED:-1}
