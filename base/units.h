@@ -37,6 +37,8 @@ class Duration {
   constexpr Duration& operator+=(Duration b) { return ps_ += b.ps_, *this; }
   constexpr Duration& operator-=(Duration b) { return ps_ -= b.ps_, *this; }
   constexpr Duration operator*(int64_t n) const { return Duration(ps_ * n); }
+  // So many times as long, to the nearest picosecond.
+  Duration scaled(double factor) const { return seconds(seconds() * factor); }
   constexpr double operator/(Duration b) const {
     return static_cast<double>(ps_) / static_cast<double>(b.ps_);
   }

@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/names.h"
 #include "base/units.h"
 
 namespace YAML {
@@ -97,6 +98,18 @@ class YamlMap {
     std::vector<std::string_view> names;
     for (const auto& c : choices) names.push_back(c.first);
     return choices[choice_index(key, names)].second;
+  }
+
+  // The value that a table has a name for.
+  template <typename E, size_t N>
+  E choice(std::string_view key, const NameTable<E, N>& table) {
+    std::vector<std::string_view> names;
+    for (const Named<E>& n : table.entries()) names.push_back(n.name);
+    return table.entries()[choice_index(key, names)].value;
+  }
+  template <typename E, size_t N>
+  E choice(std::string_view key, const NameTable<E, N>& table, E missing) {
+    return has(key) ? choice(key, table) : missing;
   }
 
   // Throws InputError for the first key that no getter asked for, with the nearest known name.

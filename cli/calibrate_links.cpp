@@ -1,19 +1,16 @@
 #include "cli/calibrate_links.h"
 
 #include <algorithm>
-#include <iostream>
 
 #include <fmt/format.h>
 
 #include "base/file.h"
-#include "cli/results.h"
+#include "cli/report.h"
 #include "sim/exchange_speed.h"
 #include "sim/import/link_benchmarks.h"
 
 namespace rehearse::cli {
 namespace {
-
-namespace po = boost::program_options;
 
 // What a plan's all-to-all should show in DeepEP's figures, beside what it showed.
 struct Beside {
@@ -43,11 +40,12 @@ std::vector<Beside> beside(const Plan& plan, const std::vector<LinkBenchmark::Al
 }  // namespace
 
 void add_link_options(Options& options) {
-  options.add()("links",
-                po::value<std::vector<std::string>>()->composing(),
-                "output of nccl-tests or DeepEP's tests (may be given several times): its links go "
-                "into the calibration that --base names")(
-      "base", po::value<std::string>(), "calibration of GPUs that gets the links");
+  options
+      .values("links",
+              "FILE",
+              "output of nccl-tests or DeepEP's tests (may be given several times): its links go "
+              "into the\ncalibration that --base names")
+      .value("base", "FILE", "calibration of GPUs that gets the links");
 }
 
 int calibrate_links(const Options& options) {
@@ -55,30 +53,32 @@ int calibrate_links(const Options& options) {
     throw UsageError("calibrate: --links needs --base, a calibration of GPUs that gets them");
   }
   if (options.plan_paths().size() > 1) throw UsageError("calibrate: --links takes one plan");
-  GpuCalibration c = load_gpu_calibration(options.get<std::string>("base"));
+  GpuCalibration c = load_gpu_calibration(options.text("base"));
   const std::string out =
-      options.has("out") ? options.get<std::string>("out") : std::string("out/calibration.yaml");
+      options.has("out") ? options.text("out") : std::string("out/calibration.yaml");
   require_writable(out);
-  Json json = Json::array();
-  std::string text;
+  Report r;
   std::vector<LinkBenchmark::AllToAll> all_to_alls;
   double copied = 0;
   int64_t copies = 0;
-  for (const std::string& path : options.get<std::vector<std::string>>("links")) {
+  for (const std::string& path : options.texts("links")) {
     const LinkBenchmark b = parse_link_benchmark(read_file(path), path);
-    text += fmt::format("{}: {}\n", path, b.source);
-    Json j = {{"file", path}, {"source", b.source}};
+    Report& of = r.item("benchmarks");
+    of.say(fmt::format("{}: {}\n", path, b.source));
+    of.put("file", path);
+    of.put("source", b.source);
     const auto take = [&](const char* name, const std::optional<LinkMeasurement>& m, auto& link) {
       if (!m) return;
       link = *m;
-      text += fmt::format("  {} {}{}, fitted within {:.1f}% root mean square\n",
-                          name,
-                          to_string(m->bandwidth),
-                          m->latency ? fmt::format(", {} per message", to_string(*m->latency)) : "",
-                          100 * b.fit_error);
-      j[name] = {{"bandwidth_bytes_per_s", m->bandwidth.value()},
-                 {"latency_s", m->latency ? Json(m->latency->seconds()) : Json()},
-                 {"fit_error", b.fit_error}};
+      of.say(fmt::format("  {} {}{}, fitted within {:.1f}% root mean square\n",
+                         name,
+                         to_string(m->bandwidth),
+                         m->latency ? fmt::format(", {} per message", to_string(*m->latency)) : "",
+                         100 * b.fit_error));
+      Report& measured = of.section(name);
+      measured.put("bandwidth_bytes_per_s", m->bandwidth);
+      measured.put("latency_s", m->latency ? Value(*m->latency) : Value());
+      measured.put("fit_error", b.fit_error);
     };
     take("node_link", b.node_link, c.node_link);
     take("network", b.network, c.network);
@@ -89,42 +89,40 @@ int calibrate_links(const Options& options) {
       copied += 2 * a.within / static_cast<double>(a.sms);
       ++copies;
     }
-    json.push_back(std::move(j));
   }
   if (copies > 0) {
     c.copy_per_sm = BytesPerSecond(copied / static_cast<double>(copies));
-    text += fmt::format("  copying {} per communication SM\n", to_string(*c.copy_per_sm));
+    r.say(fmt::format("  copying {} per communication SM\n", to_string(*c.copy_per_sm)));
   }
-  Json judged = Json::array();
+  Report::Table judged{.columns = {{"op", ""},
+                                   {"fp8", ""},
+                                   {"sms", ""},
+                                   {"measured_bytes_per_s", ""},
+                                   {"predicted_bytes_per_s", ""}}};
   if (!options.plan_paths().empty() && !all_to_alls.empty()) {
     Plan plan = load_plan(options.plan_path());
-    if (plan.cluster.device != DeviceKind::kGpu || plan.layout.ep == 1) {
+    if (!plan.cluster.of_gpus() || plan.layout.ep == 1) {
       throw InputError(plan.path + ": --links compares a plan on GPUs with ep above 1");
     }
     use_links(plan, c);
     for (const Beside& b : beside(plan, all_to_alls)) {
       const double shown = b.measured.across.value_or(b.measured.within);
-      text += fmt::format("  {}{}, {} SMs: {} measured, {} by the model of {} ({})\n",
-                          b.measured.op,
-                          b.measured.fp8 ? " FP8" : "",
-                          b.measured.sms,
-                          to_string(BytesPerSecond(shown)),
-                          to_string(BytesPerSecond(b.predicted)),
-                          plan.path,
-                          percent(b.predicted / shown - 1));
-      judged.push_back({{"op", b.measured.op},
-                        {"fp8", b.measured.fp8},
-                        {"sms", b.measured.sms},
-                        {"measured_bytes_per_s", shown},
-                        {"predicted_bytes_per_s", b.predicted}});
+      r.say(fmt::format("  {}{}, {} SMs: {} measured, {} by the model of {} ({})\n",
+                        b.measured.op,
+                        b.measured.fp8 ? " FP8" : "",
+                        b.measured.sms,
+                        to_string(BytesPerSecond(shown)),
+                        to_string(BytesPerSecond(b.predicted)),
+                        plan.path,
+                        percent(b.predicted / shown - 1)));
+      judged.unseen.push_back({b.measured.op, b.measured.fp8, b.measured.sms, shown, b.predicted});
     }
   }
   write_file(out, print_gpu_calibration(c));
-  if (options.json()) {
-    std::cout << Json{{"benchmarks", json}, {"all_to_alls", judged}, {"file", out}}.dump(2) << "\n";
-  } else {
-    std::cout << text << "written: " << out << "\n";
-  }
+  r.table("all_to_alls", std::move(judged));
+  r.put("file", out);
+  r.say(fmt::format("written: {}\n", out));
+  options.print(r);
   return 0;
 }
 

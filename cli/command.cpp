@@ -1,9 +1,10 @@
 #include "cli/command.h"
 
-#include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <iostream>
 
+#include <boost/program_options.hpp>
 #include <fmt/format.h>
 
 #include "cli/measure.h"
@@ -47,17 +48,57 @@ const std::vector<Command>& commands() {
   return list;
 }
 
+struct Options::Parser {
+  po::options_description visible{"Options"};
+  po::variables_map values;
+};
+
 Options::Options(Description description)
-    : description_(std::move(description)), visible_("Options") {
-  add()("help,h", "print this");
-  add()("json", "print the result as one JSON object");
-  add()("quiet,q", "no progress on standard error");
+    : description_(std::move(description)), parser_(std::make_unique<Parser>()) {
+  parser_->visible.add_options()("help,h", "print this")(
+      "json", "print the result as one JSON object")("quiet,q", "no progress on standard error");
+}
+Options::~Options() = default;
+
+Options& Options::flag(const std::string& name, const std::string& help) {
+  parser_->visible.add_options()(name.c_str(), help.c_str());
+  return *this;
+}
+Options& Options::value(const std::string& name,
+                        const std::string& placeholder,
+                        const std::string& help) {
+  parser_->visible.add_options()(
+      name.c_str(), po::value<std::string>()->value_name(placeholder), help.c_str());
+  return *this;
+}
+Options& Options::value(const std::string& name,
+                        const std::string& placeholder,
+                        const std::string& help,
+                        const std::string& by_default) {
+  parser_->visible.add_options()(
+      name.c_str(),
+      po::value<std::string>()->value_name(placeholder)->default_value(by_default),
+      help.c_str());
+  return *this;
+}
+Options& Options::values(const std::string& name,
+                         const std::string& placeholder,
+                         const std::string& help) {
+  parser_->visible.add_options()(
+      name.c_str(),
+      po::value<std::vector<std::string>>()->composing()->value_name(placeholder),
+      help.c_str());
+  return *this;
+}
+
+void Options::fail(const std::string& message) const {
+  throw UsageError(fmt::format("{}: {}", description_.name, message));
 }
 
 bool Options::parse(const Arguments& args) {
   po::options_description all;
   po::positional_options_description positions;
-  all.add(visible_);
+  all.add(parser_->visible);
   if (description_.plan != PlanArgument::kNone) {
     all.add_options()("plan", po::value<std::vector<std::string>>());
     const bool one =
@@ -71,36 +112,70 @@ bool Options::parse(const Arguments& args) {
             .positional(positions)
             .style(po::command_line_style::unix_style & ~po::command_line_style::allow_guessing)
             .run(),
-        values_);
-    po::notify(values_);
+        parser_->values);
+    po::notify(parser_->values);
   } catch (const po::error& e) {
-    throw UsageError(fmt::format("{}: {}", description_.name, e.what()));
+    fail(e.what());
   }
   if (has("help")) {
     std::cout << fmt::format("usage: rehearse {}{} [options]\n\n{}\n\n",
                              description_.name,
                              plan_usage(description_.plan),
                              description_.about)
-              << visible_ << "\nExamples:\n"
+              << parser_->visible << "\nExamples:\n"
               << description_.examples;
     return false;
   }
   const bool needed =
       description_.plan == PlanArgument::kOne || description_.plan == PlanArgument::kSeveral;
-  if (needed && !has("plan")) {
-    throw UsageError(fmt::format("{}: a plan file is needed", description_.name));
-  }
+  if (needed && !has("plan")) fail("a plan file is needed");
   return true;
 }
 
+bool Options::has(const std::string& name) const {
+  return parser_->values.count(name) > 0;
+}
+std::string Options::text(const std::string& name) const {
+  return parser_->values[name].as<std::string>();
+}
+std::vector<std::string> Options::texts(const std::string& name) const {
+  return parser_->values[name].as<std::vector<std::string>>();
+}
+
+int64_t Options::integer(const std::string& name, IntegerRange range) const {
+  const std::string given = text(name);
+  int64_t number = 0;
+  const char* const end = given.data() + given.size();
+  const auto [rest, error] = std::from_chars(given.data(), end, number);
+  if (error == std::errc() && rest == end && number >= range.min && number <= range.max) {
+    return number;
+  }
+  fail(range.max == IntegerRange{}.max
+           ? fmt::format("--{} must be at least {}", name, range.min)
+           : fmt::format("--{} must be from {} to {}", name, range.min, range.max));
+}
+
+double Options::number(const std::string& name, double above, double up_to) const {
+  const std::string given = text(name);
+  double number = 0;
+  const char* const end = given.data() + given.size();
+  const auto [rest, error] = std::from_chars(given.data(), end, number);
+  if (error == std::errc() && rest == end && number > above && number <= up_to) return number;
+  fail(fmt::format("--{} must be above {:g} and at most {:g}", name, above, up_to));
+}
+
 std::vector<std::string> Options::plan_paths() const {
-  return has("plan") ? get<std::vector<std::string>>("plan") : std::vector<std::string>{};
+  return has("plan") ? texts("plan") : std::vector<std::string>{};
+}
+
+void Options::print(const Report& report) const {
+  std::cout << (json() ? print_json(report) : print_text(report));
 }
 
 std::optional<Calibration> find_calibration(const Options& options, const Plan& plan) {
   std::string path;
   if (options.has("calibration")) {
-    path = options.get<std::string>("calibration");
+    path = options.text("calibration");
   } else if (plan.calibration) {
     path = *plan.calibration;
   } else {
@@ -126,25 +201,6 @@ void use_measured_links(Plan& plan, const std::optional<Calibration>& calibratio
 
 std::string default_out(const Plan& plan) {
   return (std::filesystem::path("out") / std::filesystem::path(plan.path).stem()).string();
-}
-
-std::string Table::text() const {
-  std::vector<size_t> widths;
-  for (const auto& row : rows_) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string out;
-  for (const auto& row : rows_) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      line += i == 0 ? fmt::format("  {:<{}}", row[i], widths[i])
-                     : fmt::format("  {:>{}}", row[i], widths[i]);
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    out += line + "\n";
-  }
-  return out;
 }
 
 }  // namespace rehearse::cli

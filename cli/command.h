@@ -1,14 +1,15 @@
 #pragma once
 // Subcommands: what main knows of them, and what they share.
 
+#include <limits>
+#include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include <boost/program_options.hpp>
-
+#include "cli/report.h"
 #include "plan/plan.h"
-#include "plan/program/timeline.h"
 #include "sim/price/calibration.h"
 
 namespace rehearse::cli {
@@ -48,27 +49,42 @@ class Options {
     PlanArgument plan = PlanArgument::kOne;
   };
   explicit Options(Description description);
+  ~Options();
 
-  // Further options, in Boost's way: options.add()("steps", value<int64_t>(), "help").
-  boost::program_options::options_description_easy_init add() { return visible_.add_options(); }
+  // Further options, before parse(). placeholder: what it takes, such as FILE or N.
+  Options& flag(const std::string& name, const std::string& help);
+  Options& value(const std::string& name, const std::string& placeholder, const std::string& help);
+  Options& value(const std::string& name,
+                 const std::string& placeholder,
+                 const std::string& help,
+                 const std::string& by_default);
+  // May be given several times.
+  Options& values(const std::string& name, const std::string& placeholder, const std::string& help);
 
   // False when --help was asked for and has been printed. Throws UsageError.
   bool parse(const Arguments& args);
 
-  bool has(const std::string& name) const { return values_.count(name) > 0; }
-  template <typename T>
-  T get(const std::string& name) const {
-    return values_[name].as<T>();
-  }
+  // Whether it was given, or has a default.
+  bool has(const std::string& name) const;
+  // REQUIRES: has(name). Throw UsageError for what is not such a value, naming the range.
+  std::string text(const std::string& name) const;
+  std::vector<std::string> texts(const std::string& name) const;
+  int64_t integer(const std::string& name, IntegerRange range) const;
+  double number(const std::string& name, double above, double up_to) const;
+
   std::string plan_path() const { return plan_paths().front(); }
   std::vector<std::string> plan_paths() const;
   bool json() const { return has("json"); }
   bool quiet() const { return has("quiet") || json(); }
+  // Prints the report in the form that was asked for.
+  void print(const Report& report) const;
 
  private:
+  [[noreturn]] void fail(const std::string& message) const;
+
   Description description_;
-  boost::program_options::options_description visible_;
-  boost::program_options::variables_map values_;
+  struct Parser;
+  std::unique_ptr<Parser> parser_;
 };
 
 // The calibration that --calibration or the plan names; none where neither does.
@@ -79,16 +95,5 @@ void use_measured_links(Plan& plan, const std::optional<Calibration>& calibratio
 
 // "out/<name of the plan file>", where a plan's results go unless --out says otherwise.
 std::string default_out(const Plan& plan);
-
-// Right-aligned columns, the first one left-aligned.
-class Table {
- public:
-  explicit Table(std::vector<std::string> header) { rows_.push_back(std::move(header)); }
-  void row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
-  std::string text() const;
-
- private:
-  std::vector<std::vector<std::string>> rows_;
-};
 
 }  // namespace rehearse::cli

@@ -1,19 +1,16 @@
 // rehearse compare: predicted and measured timelines of one plan, op by op.
 
 #include <filesystem>
-#include <iostream>
 
 #include <fmt/format.h>
 
 #include "base/file.h"
 #include "cli/command.h"
-#include "cli/comparison.h"
 #include "cli/plot.h"
+#include "cli/reports.h"
 #include "plan/capabilities.h"
 
 namespace rehearse::cli {
-
-namespace po = boost::program_options;
 
 namespace {
 
@@ -45,23 +42,17 @@ int compare(const Arguments& args) {
            "--predicted names one; the measurement is what `train` wrote.",
        .examples = "  rehearse train plan.yaml --data book.txt && rehearse compare plan.yaml\n"
                    "  rehearse compare plan.yaml --measured run/timeline.json --json\n"});
-  options.add()("measured",
-                po::value<std::string>(),
-                "measured timeline (default: out/<plan>/timeline.json)");
-  options.add()(
-      "predicted", po::value<std::string>(), "predicted timeline, from simulate --timeline");
-  options.add()(
-      "calibration", po::value<std::string>(), "calibration file to use instead of the plan's");
-  options.add()("picture",
-                po::value<std::string>(),
-                "draw both timelines, one above the other (.png or .svg)");
+  options.value("measured", "FILE", "measured timeline (default: out/<plan>/timeline.json)")
+      .value("predicted", "FILE", "predicted timeline, from simulate --timeline")
+      .value("calibration", "FILE", "calibration file to use instead of the plan's")
+      .value("picture", "FILE", "draw both timelines, one above the other (.png or .svg)");
   if (!options.parse(args)) return 0;
   const Plan plan = load_plan(options.plan_path());
   require_simulate(plan);
   const Program program = build_program(plan);
   validate(program);
-  const std::string measured_path = options.has("measured") ? options.get<std::string>("measured")
-                                                            : default_out(plan) + "/timeline.json";
+  const std::string measured_path =
+      options.has("measured") ? options.text("measured") : default_out(plan) + "/timeline.json";
   if (!std::filesystem::exists(measured_path)) {
     throw InputError(fmt::format(
         "{}: no such file; `rehearse train {}` writes the measured timeline, --measured names one",
@@ -76,20 +67,15 @@ int compare(const Arguments& args) {
   }
   Timeline predicted;
   if (options.has("predicted")) {
-    const auto path = options.get<std::string>("predicted");
+    const auto path = options.text("predicted");
     predicted = parse_timeline(program, read_file(path), path);
   } else {
     predicted = rehearse::simulate(plan, program, find_calibration(options, plan)).timeline;
   }
   if (options.has("picture")) {
-    draw(program, predicted, measured_path, options.get<std::string>("picture"));
+    draw(program, predicted, measured_path, options.text("picture"));
   }
-  const Comparison c = compare_timelines(program, predicted, measured);
-  if (options.json()) {
-    std::cout << comparison_json(c).dump(2) << "\n";
-  } else {
-    std::cout << comparison_text(c);
-  }
+  options.print(comparison_report(compare_timelines(program, predicted, measured)));
   return 0;
 }
 

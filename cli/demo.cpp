@@ -1,5 +1,6 @@
 // rehearse demo: calibrate, predict, train, compare, on this machine, in minutes.
 
+#include <algorithm>
 #include <iostream>
 
 #include <fmt/format.h>
@@ -7,10 +8,9 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/command.h"
-#include "cli/comparison.h"
 #include "cli/measure.h"
 #include "cli/plot.h"
-#include "cli/results.h"
+#include "cli/reports.h"
 #include "cli/validate.h"
 #include "plan/capabilities.h"
 #include "runtime/train.h"
@@ -18,13 +18,19 @@
 namespace rehearse::cli {
 namespace {
 
-namespace po = boost::program_options;
+// What each part may take on this machine, so that the first prediction is there within a minute
+// and the end within four: the number of rounds, of steps and of runs follows from how fast the
+// machine shows itself to be.
+constexpr double kCalibrateSeconds = 35;
+constexpr double kTrainSeconds = 45;    // each of two trainings
+constexpr double kLayoutsSeconds = 40;  // all other layouts together
+constexpr int64_t kFewestSteps = 20;
 
 struct TrainedRun {
   TrainResult result;
-  std::vector<StepLog> shown;  // the first step and those that were validated
   Program program;
   double bigram = 0;
+  std::vector<StepLog> shown;  // the first step and those that were validated
 };
 
 TrainedRun train_run(const Plan& plan,
@@ -48,29 +54,37 @@ TrainedRun train_run(const Plan& plan,
   write_file(out + "/log.jsonl", log);
   write_file(out + "/timeline.json", print_timeline(trainer.program(), result.timeline));
   return {.result = std::move(result),
-          .shown = std::move(shown),
           .program = trainer.program(),
-          .bigram = trainer.data().bigram_loss()};
+          .bigram = trainer.data().bigram_loss(),
+          .shown = std::move(shown)};
 }
 
-std::string loss_table(const std::vector<StepLog>& steps, double bigram) {
-  Table table({"step", "training loss", "validation loss", "largest expert load"});
-  for (const StepLog& log : steps) {
+std::string loss_table(const TrainedRun& run) {
+  Report::Table table{.columns = {{"", "step"},
+                                  {"", "training loss"},
+                                  {"", "validation loss"},
+                                  {"", "largest expert load"}}};
+  for (const StepLog& log : run.shown) {
     table.row({std::to_string(log.step + 1),
                fmt::format("{:.3f}", log.loss),
                log.validation_loss ? fmt::format("{:.3f}", *log.validation_loss) : "",
                fmt::format("{:.2f} x mean", log.max_expert_load)});
   }
-  return table.text() +
-         fmt::format("  bigram baseline on the same split: {:.3f} nats per byte\n", bigram);
+  return print_text(table) +
+         fmt::format("  bigram baseline on the same split: {:.3f} nats per byte\n", run.bigram);
 }
 
 // DualPipe beside 1F1B on two emulated nodes, where communication takes as long as computation.
-Json overlap(const std::string& text, const std::string& out, bool quiet, std::string& shown) {
-  Table table(
-      {"PP2 DP2 EP2", "predicted step", "measured", "error", "exposed, predicted", "measured"});
-  Json results = Json::object();
-  double step[2] = {0, 0};
+// Adds a comparison of each to `report`.
+void overlap(const std::string& text, const std::string& out, bool quiet, Report& report) {
+  Report::Table table{.columns = {{"", "PP2 DP2 EP2"},
+                                  {"", "predicted step"},
+                                  {"", "measured"},
+                                  {"", "error"},
+                                  {"", "exposed, predicted"},
+                                  {"", "measured"}}};
+  Duration step[2];
+  Report& results = report.section("overlap");
   for (const std::string schedule : {"1f1b", "dualpipe"}) {
     Plan plan = load_plan(share_folder() + "/experiments/overlap/" + schedule + ".yaml");
     plan.training.steps = 2;
@@ -80,17 +94,17 @@ Json overlap(const std::string& text, const std::string& out, bool quiet, std::s
     const Comparison c = compare_timelines(
         program, rehearse::simulate(plan, program, std::nullopt).timeline, run.result.timeline);
     table.row({schedule,
-               to_string(c.predicted_step),
-               to_string(c.measured_step),
-               percent(c.step_error),
-               fmt::format("{:.1f}%", 100 * c.predicted.exposed_comm_fraction),
-               fmt::format("{:.1f}%", 100 * c.measured.exposed_comm_fraction)});
-    results[schedule] = comparison_json(c);
-    step[schedule == "dualpipe"] = c.measured_step.seconds();
+               c.predicted_step,
+               c.measured_step,
+               signed_share(c.step_error),
+               share(c.predicted.exposed_comm_fraction),
+               share(c.measured.exposed_comm_fraction)});
+    results.put_object(schedule, comparison_report(c));
+    step[schedule == "dualpipe"] = c.measured_step;
   }
-  shown = table.text() + fmt::format("  DualPipe's measured step is {:.1f}% shorter than 1F1B's\n",
-                                     100 * (1 - step[1] / step[0]));
-  return results;
+  report.table("", std::move(table));
+  report.say(fmt::format("  DualPipe's measured step is {:.1f}% shorter than 1F1B's\n",
+                         100 * (1 - step[1] / step[0])));
 }
 
 // The plan on other layouts, those of them that its model and micro-batches allow. Routing is
@@ -112,6 +126,12 @@ std::vector<Plan> other_layouts(const Plan& plan) {
   return plans;
 }
 
+// How many steps, at most `most`, fit so many seconds.
+int64_t steps_in(double seconds, Duration step, int64_t most) {
+  const auto fit = static_cast<int64_t>(seconds / step.seconds());
+  return std::clamp(fit, std::min(kFewestSteps, most), most);
+}
+
 }  // namespace
 
 int demo(const Arguments& args) {
@@ -121,48 +141,67 @@ int demo(const Arguments& args) {
            "The whole of Rehearse, small: measures this machine's kernels, predicts a step of a\n"
            "miniature DeepSeek-V3 on two pipeline ranks with DualPipe, trains it on text, and\n"
            "compares prediction and measurement op by op. A second training without expert\n"
-           "balancing shows what that does. `make demo` runs it on a text that it installs.",
+           "balancing shows what that does. `make demo` runs it on a text that it installs. On a\n"
+           "slow machine it takes fewer steps, and says so: the end comes within four minutes.",
        .examples = "  make demo\n  rehearse demo --data book.txt\n",
        .plan = PlanArgument::kNone});
-  options.add()("data", po::value<std::string>(), "text to train on");
-  options.add()(
-      "plan", po::value<std::string>(), "another plan (default: experiments/demo/plan.yaml)");
-  options.add()("steps", po::value<int64_t>(), "training steps, instead of the plan's");
-  options.add()("out", po::value<std::string>()->default_value("out/demo"), "output folder");
+  options.value("data", "FILE", "text to train on")
+      .value("plan", "FILE", "another plan (default: experiments/demo/plan.yaml)")
+      .value("steps", "N", "training steps, instead of as many as fit, at most the plan's")
+      .value("out", "FOLDER", "output folder", "out/demo");
   if (!options.parse(args)) return 0;
   if (!options.has("data")) throw UsageError("demo: --data FILE is needed; `make demo` brings one");
-  const std::string text = options.get<std::string>("data");
-  const std::string out = options.get<std::string>("out");
-  Plan plan = load_plan(options.has("plan") ? options.get<std::string>("plan")
+  const std::string text = options.text("data");
+  const std::string out = options.text("out");
+  Plan plan = load_plan(options.has("plan") ? options.text("plan")
                                             : share_folder() + "/experiments/demo/plan.yaml");
-  if (options.has("steps")) plan.training.steps = options.get<int64_t>("steps");
   require_run(plan);
   const TextData check(text, plan);  // before minutes of work
   const Program program = build_program(plan);
+  // Everything is shown as soon as it is there, and reported as a whole for programs.
+  Report whole;
   const auto say = [&](const std::string& s) {
     if (!options.json()) std::cout << s << std::flush;
+  };
+  const auto show = [&](const std::string& key, Report report) {
+    say(print_text(report));
+    whole.put_object(key, std::move(report));
   };
 
   say(fmt::format("1. Calibrate: time every kernel of the plan on {} cores\n", host_cores()));
   // The kernels of the layouts that come last too: single ones, whose shapes differ little.
   std::vector<Plan> plans = other_layouts(plan);
   plans.push_back(plan);
-  const Calibration calibration = measure(plans, {.grid = false, .quiet = options.quiet()});
+  const Calibration calibration = measure(
+      plans,
+      {.grid = false, .limit = Duration::seconds(kCalibrateSeconds), .quiet = options.quiet()});
   plans.pop_back();
   write_file(out + "/calibration.yaml", print_calibration(calibration));
+  say(fmt::format(
+      "  {} kernel calls, {} rounds\n", calibration.kernels.size(), calibration.drift.size()));
 
   say("\n2. Predict, before anything is trained\n\n");
-  const StepPrediction prediction = predict(plan, program, calibration, options.quiet());
+  const StepPrediction prediction = predict(plan, program, calibration);
   write_file(out + "/predicted.json", print_timeline(program, prediction.median.timeline));
-  say(prediction_text(plan, program, prediction));
+  show("prediction", prediction_report(plan, program, prediction));
 
+  const int64_t wanted = plan.training.steps;
+  plan.training.steps = options.has("steps")
+                            ? options.integer("steps", {.min = 1})
+                            : steps_in(kTrainSeconds, prediction.summary.step, wanted);
   say(fmt::format("\n3. Train {} steps on {} bytes of {}\n",
                   plan.training.steps,
                   check.training_bytes(),
                   text));
+  if (plan.training.steps < wanted) {
+    say(fmt::format("  (of the plan's {}: as many as this machine does in {:.0f} seconds)\n",
+                    wanted,
+                    kTrainSeconds));
+  }
   const TrainedRun run = train_run(plan, text, "train", out, options.quiet());
-  say("\n" + training_text(plan, run.program, run.result) + "\n" +
-      loss_table(run.shown, run.bigram));
+  say("\n");
+  show("training", training_report(plan, run.program, run.result));
+  say("\n" + loss_table(run));
 
   say("\n4. The same without expert balancing (bias_update_speed 0)\n");
   Plan unbalanced = plan;
@@ -174,30 +213,45 @@ int demo(const Arguments& args) {
                   "without\n",
                   run.result.max_expert_load,
                   plain.result.max_expert_load));
+  whole.put("max_expert_load_without_balancing", plain.result.max_expert_load);
+  whole.put("bigram_loss", run.bigram);
 
-  say("\n5. Compare, op by op (the measured step of median time)\n\n");
-  const Comparison comparison =
-      compare_timelines(program, prediction.median.timeline, run.result.timeline);
-  say(comparison_text(comparison));
-  const double error = prediction.summary.step / run.result.median_step - 1;
+  say("\n5. Compare, op by op (a measured step of median time)\n\n");
+  show("comparison",
+       comparison_report(
+           compare_timelines(program, prediction.median.timeline, run.result.timeline)));
   say(fmt::format("\npredicted step {}, measured {} (median of {} steps): error {}\n",
                   to_string(prediction.summary.step),
                   to_string(run.result.median_step),
                   run.result.steps,
-                  percent(error)));
+                  percent(prediction.summary.step / run.result.median_step - 1)));
 
   say("\n6. What DualPipe is for: four ranks on two emulated nodes, communication as large as "
       "computation\n");
-  std::string shown;
-  const Json overlapped = overlap(text, out + "/overlap", options.quiet(), shown);
-  say(shown);
+  Report emulated;
+  overlap(text, out + "/overlap", options.quiet(), emulated);
+  say(print_text(emulated));
+  whole.merge(std::move(emulated));
 
   say("\n7. Other layouts, predicted from the calibration of step 1, then run\n\n");
   SpeedCheck speed(calibration);
   std::vector<Validation> others;
+  constexpr int64_t kRuns = 3;
+  constexpr int64_t kSteps = 8;
+  // A layout's step takes about as long as the first one's: the same work on the same cores.
+  const double each = kLayoutsSeconds / static_cast<double>(plans.size() * kRuns);
+  const int64_t steps =
+      std::clamp<int64_t>(static_cast<int64_t>(each / run.result.median_step.seconds()), 3, kSteps);
   for (const Plan& other : plans) {
-    others.push_back(validate_plan(
-        other, calibration, speed, {.text = text, .runs = 3, .quiet = options.quiet()}));
+    others.push_back(validate_plan(other,
+                                   calibration,
+                                   speed,
+                                   {.text = text,
+                                    .runs = kRuns,
+                                    .steps = steps,
+                                    .quiet = options.quiet(),
+                                    .label = "run " + describe(other)}));
+    others.back().plan = "other layout";
   }
 
   const bool pictured =
@@ -206,18 +260,8 @@ int demo(const Arguments& args) {
   const bool plotted = plot(
       "loss.py",
       {out + "/log.jsonl", "--bigram", fmt::format("{}", run.bigram), "--out", out + "/loss.png"});
-  if (options.json()) {
-    Json json = {{"prediction", prediction_json(plan, program, prediction)},
-                 {"training", training_json(plan, run.program, run.result)},
-                 {"max_expert_load_without_balancing", plain.result.max_expert_load},
-                 {"bigram_loss", run.bigram},
-                 {"comparison", comparison_json(comparison)},
-                 {"overlap", overlapped},
-                 {"layouts", validation_json(others)},
-                 {"out", out}};
-    std::cout << json.dump(2) << "\n";
-    return 0;
-  }
+  whole.put_object("layouts", validation_report(others));
+  whole.put("out", out);
   const char* missing = "not drawn: plots/ needs python3 and matplotlib";
   say(fmt::format(
       "written to {0}:\n"
@@ -247,8 +291,8 @@ int demo(const Arguments& args) {
       .low = prediction.low / prediction.summary.step,
       .high = prediction.high / prediction.summary.step};
   others.insert(others.begin(), main_plan);
-  for (size_t i = 1; i < others.size(); ++i) others[i].plan = "other layout";
-  say("Predicted and measured\n\n" + validation_text(others));
+  say("Predicted and measured\n\n" + print_text(validation_report(others)));
+  if (options.json()) std::cout << print_json(whole);
   return 0;
 }
 

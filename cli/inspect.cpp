@@ -3,126 +3,49 @@
 #include <iostream>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "base/file.h"
 #include "cli/command.h"
-#include "cli/results.h"
+#include "cli/reports.h"
 #include "plan/capabilities.h"
+#include "sim/bubble.h"
 #include "sim/exchange_speed.h"
-#include "sim/simulate.h"
 
 namespace rehearse::cli {
 namespace {
 
-namespace po = boost::program_options;
-
-// Idle units of each pipeline rank when F = Bi = W = 1 and an overlapped pair takes 3.
-std::vector<double> unit_bubbles(Program::Spec spec, Granularity granularity) {
-  spec.granularity = granularity;
-  spec.layout.dp = spec.layout.ep = 1;  // replicas of a pipeline idle alike
-  const Program program = Program::build(spec);
-  // A unit that every stage's ops divide.
-  const Duration unit = Duration::picoseconds(int64_t{1} << 32);
-  const Summary s = summarize(program, simulate_unit_costs(program, unit));
-  std::vector<double> bubbles;
-  for (const Breakdown& b : s.ranks) {
-    bubbles.push_back((s.step - b.f - b.b - b.w - b.fb) / unit);
-  }
-  return bubbles;
-}
-
-Json cell_json(const Cell& cell, int64_t rank, const Layout& layout) {
-  static constexpr std::string_view kKinds[] = {"F", "B", "Bi", "W", "F&B"};
-  // FACTS of the published schedule number directions from the rank's nearer end.
+void put_cell(Report& report, const Cell& cell, int64_t rank, const Layout& layout) {
+  // Descriptions of DualPipe number directions from the rank's nearer end.
   const auto near = [&](const MicroBatch& m) {
-    const bool swap = layout.copies() == 2 && rank >= (layout.pp + 1) / 2;
-    return swap ? 1 - m.direction : m.direction;
+    const bool swap = layout.copies() == 2 && rank >= layout.pp / 2;
+    return static_cast<int64_t>(swap ? 1 - m.direction : m.direction);
   };
-  Json j = {{"kind", kKinds[static_cast<size_t>(cell.kind)]}};
-  if (cell.has_forward()) {
-    j["forward"] = {{"direction", cell.forward.direction},
-                    {"from_nearer_end", near(cell.forward)},
-                    {"micro_batch", cell.forward.index}};
-  }
-  if (cell.has_backward()) {
-    j["backward"] = {{"direction", cell.backward.direction},
-                     {"from_nearer_end", near(cell.backward)},
-                     {"micro_batch", cell.backward.index}};
-  }
-  return j;
+  const auto put = [&](const char* key, const MicroBatch& m) {
+    Report& of = report.section(key);
+    of.put("direction", static_cast<int64_t>(m.direction));
+    of.put("from_nearer_end", near(m));
+    of.put("micro_batch", static_cast<int64_t>(m.index));
+  };
+  report.put("kind", name_of(cell.kind));
+  if (cell.has_forward()) put("forward", cell.forward);
+  if (cell.has_backward()) put("backward", cell.backward);
 }
 
-void print_capabilities() {
-  Table table({"", "simulate", "train"});
-  for (const Capability& c : capabilities()) {
-    table.row({c.feature, c.simulate ? "yes" : "no", c.run ? "yes" : "no"});
-  }
-  std::cout << table.text();
+Report capabilities_report() {
+  Report::Table table{.columns = {{"feature", ""}, {"simulate", "simulate"}, {"train", "train"}}};
+  for (const Capability& c : capabilities()) table.row({c.feature, c.simulate, c.run});
+  Report r;
+  r.table("capabilities", std::move(table));
+  return r;
 }
 
-struct RankInfo {
-  RankSchedule schedule;
-  double bubble_cells, bubble_ops;
-  int64_t peak;
-  RankMemory memory;
-};
-
-std::vector<RankInfo> rank_infos(const Plan& plan, const Program& program) {
-  const auto cells = unit_bubbles(program.spec(), Granularity::kCell);
-  const auto ops = unit_bubbles(program.spec(), Granularity::kOp);
-  std::vector<RankInfo> infos;
-  for (int32_t r = 0; r < plan.layout.pp; ++r) {
-    const auto i = static_cast<size_t>(r);
-    infos.push_back({.schedule = program.schedule(r),
-                     .bubble_cells = cells[i],
-                     .bubble_ops = ops[i],
-                     .peak = peak_micro_batches(program.schedule(r)),
-                     .memory = rank_memory(plan, r)});
-  }
-  return infos;
-}
-
-Json inspect_json(const Plan& plan, const Program& program) {
-  const Layout& l = plan.layout;
-  const Architecture& a = plan.model.architecture;
-  Json ranks = Json::array();
-  const auto infos = rank_infos(plan, program);
-  for (size_t r = 0; r < infos.size(); ++r) {
-    Json cells = Json::array();
-    for (const Cell& c : infos[r].schedule) {
-      cells.push_back(cell_json(c, static_cast<int64_t>(r), l));
-    }
-    ranks.push_back({{"rank", r},
-                     {"bubble_cells", infos[r].bubble_cells},
-                     {"bubble_ops", infos[r].bubble_ops},
-                     {"peak_micro_batches", infos[r].peak},
-                     {"memory_bytes", to_json(infos[r].memory)},
-                     {"cells", std::move(cells)}});
-  }
-  return {{"model", plan.model.name},
-          {"parameters", total_parameters(a)},
-          {"active_parameters", active_parameters(a)},
-          {"flops_per_token_causal",
-           training_flops_per_token(a, plan.training.sequence_length, true).count()},
-          {"world", l.world()},
-          {"schedule", name_of(l.schedule)},
-          {"layers_per_stage", l.layers_per_stage},
-          {"ops", program.global_size()},
-          {"bubble_formula", bubble_formula(l, {})},
-          {"bubble_formula_text", bubble_formula_text(l.schedule)},
-          {"stages", l.stages()},
-          {"stages_held", l.slots()},
-          {"stages_held_formula_text", parameters_formula_text(l.schedule)},
-          {"peak_micro_batches_formula_text", peak_micro_batches_formula_text(l.schedule)},
-          {"peak_micro_batches_formula", peak_micro_batches_formula(l)},
-          {"ranks", std::move(ranks)}};
-}
-
-std::string inspect_text(const Plan& plan, const Program& program, std::optional<int64_t> only) {
+void add_head(Report& r, const Plan& plan, const Program& program) {
   const Layout& l = plan.layout;
   const Architecture& a = plan.model.architecture;
   const Training& t = plan.training;
-  std::string out = fmt::format(
+  const Flops per_token = training_flops_per_token(a, t.sequence_length, true);
+  r.say(fmt::format(
       "model      {}: {:.4g} parameters, {:.4g} active per token, {} layers ({} dense)\n"
       "cluster    {}: {} nodes x {} devices\n"
       "layout     PP{} x DP{} x TP{}, EP{}, {}, ZeRO-{}, layers per stage {}\n"
@@ -143,112 +66,147 @@ std::string inspect_text(const Plan& plan, const Program& program, std::optional
       l.ep,
       name_of(l.schedule),
       l.zero_stage,
-      fmt::format("{}",
-                  [&] {
-                    std::string s;
-                    for (const int64_t n : l.layers_per_stage)
-                      s += (s.empty() ? "" : ",") + std::to_string(n);
-                    return s;
-                  }()),
+      fmt::join(l.layers_per_stage, ","),
       t.micro_batches,
       t.micro_batch_size,
       t.sequence_length,
       l.dp,
       plan.step_tokens(),
-      to_string(training_flops_per_token(a, t.sequence_length, true)),
-      program.global_size());
-  out += fmt::format(
-      "bubble at unit costs (F = Bi = W = 1, F&B = 3, no communication)\n"
-      "  formula {}: {}; most micro-batches held, {}: {}; parameters: {}\n",
-      bubble_formula_text(l.schedule),
-      bubble_formula(l, {}),
-      peak_micro_batches_formula_text(l.schedule),
-      peak_micro_batches_formula(l),
-      parameters_formula_text(l.schedule));
-  Table table({"pipeline rank",
-               "bubble, whole cells",
-               "bubble, ops",
-               "micro-batches held",
-               "parameters",
-               "gradients",
-               "optimizer",
-               "activations",
-               "total"});
-  const auto infos = rank_infos(plan, program);
-  for (size_t r = 0; r < infos.size(); ++r) {
-    if (only && *only != static_cast<int64_t>(r)) continue;
-    table.row({std::to_string(r),
-               fmt::format("{:g}", infos[r].bubble_cells),
-               fmt::format("{:.4g}", infos[r].bubble_ops),
-               std::to_string(infos[r].peak),
-               to_string(infos[r].memory.parameters),
-               to_string(infos[r].memory.gradients),
-               to_string(infos[r].memory.optimizer),
-               to_string(infos[r].memory.activations),
-               to_string(infos[r].memory.total())});
-  }
-  out += table.text() + memory_warning(plan) +
-         "\ncells (F: forward, B: backward, Bi: its input part, W: its weight part; "
-         "direction.micro-batch)\n";
-  for (size_t r = 0; r < infos.size(); ++r) {
-    if (only && *only != static_cast<int64_t>(r)) continue;
-    out += fmt::format("  rank {}:", r);
-    for (const Cell& c : infos[r].schedule) out += " " + to_string(c);
-    out += "\n";
-  }
-  return out;
+      to_string(per_token),
+      program.global_size()));
+  r.put("model", plan.model.name);
+  r.put("parameters", total_parameters(a));
+  r.put("active_parameters", active_parameters(a));
+  r.put("flops_per_token_causal", per_token.count());
+  r.put("world", l.world());
+  r.put("schedule", name_of(l.schedule));
+  r.put("layers_per_stage",
+        std::vector<Value>(l.layers_per_stage.begin(), l.layers_per_stage.end()));
+  r.put("ops", program.global_size());
+  const ScheduleFacts& facts = facts_of(l.schedule);
+  const double bubble = facts.bubble(static_cast<double>(l.pp), {});
+  const int64_t peak = facts.peak_micro_batches(l.pp, l.chunks);
+  r.put("bubble_formula", bubble);
+  r.put("bubble_formula_text", facts.bubble_text);
+  r.put("stages", l.stages());
+  r.put("stages_held", l.slots());
+  r.put("stages_held_formula_text", facts.parameters_text);
+  r.put("peak_micro_batches_formula_text", facts.peak_text);
+  r.put("peak_micro_batches_formula", peak);
+  r.say(
+      fmt::format("bubble at unit costs (F = Bi = W = 1, F&B = 3, no communication)\n"
+                  "  formula {}: {}; most micro-batches held, {}: {}; parameters: {}\n",
+                  facts.bubble_text,
+                  bubble,
+                  facts.peak_text,
+                  peak,
+                  facts.parameters_text));
 }
 
-std::vector<ExchangeSpeed> speeds_of(const Plan& plan, const Program& program) {
-  if (plan.cluster.device != DeviceKind::kGpu || plan.layout.ep < 2) {
+Report inspect_report(const Plan& plan, const Program& program, std::optional<int64_t> only) {
+  const Layout& l = plan.layout;
+  Report r;
+  add_head(r, plan, program);
+  const auto cells = unit_bubbles(program.spec(), Granularity::kCell);
+  const auto ops = unit_bubbles(program.spec(), Granularity::kOp);
+  Report::Table table{.columns = {{"", "pipeline rank"},
+                                  {"", "bubble, whole cells"},
+                                  {"", "bubble, ops"},
+                                  {"", "micro-batches held"},
+                                  {"", "parameters"},
+                                  {"", "gradients"},
+                                  {"", "optimizer"},
+                                  {"", "activations"},
+                                  {"", "total"}}};
+  std::string shown;
+  for (int32_t rank = 0; rank < l.pp; ++rank) {
+    if (only && *only != rank) continue;
+    const auto i = static_cast<size_t>(rank);
+    const RankSchedule& schedule = program.schedule(rank);
+    const int64_t peak = peak_micro_batches(schedule);
+    const RankMemory memory = rank_memory(plan, rank);
+    table.row({std::to_string(rank),
+               fmt::format("{:g}", cells[i]),
+               fmt::format("{:.4g}", ops[i]),
+               peak,
+               memory.parameters,
+               memory.gradients,
+               memory.optimizer,
+               memory.activations,
+               memory.total()});
+    Report& of_rank = r.item("ranks");
+    of_rank.put("rank", static_cast<int64_t>(rank));
+    of_rank.put("bubble_cells", cells[i]);
+    of_rank.put("bubble_ops", ops[i]);
+    of_rank.put("peak_micro_batches", peak);
+    put_memory(of_rank.section("memory_bytes"), memory);
+    shown += fmt::format("  rank {}:", rank);
+    for (const Cell& c : schedule) {
+      put_cell(of_rank.item("cells"), c, rank, l);
+      shown += " " + to_string(c);
+    }
+    shown += "\n";
+  }
+  r.table("", std::move(table));
+  r.say(memory_warning(plan) +
+        "\ncells (F: forward, B: backward, Bi: its input part, W: its weight part; "
+        "direction.micro-batch)\n" +
+        shown);
+  return r;
+}
+
+Report all_to_all_report(const Plan& plan, const Program& program) {
+  if (!plan.cluster.of_gpus() || plan.layout.ep < 2) {
     throw InputError(
         fmt::format("{}: --all-to-all wants a cluster of GPUs and ep of at least 2", plan.path));
   }
-  return exchange_speeds(plan, program);
-}
-
-Json all_to_all_json(const Plan& plan, const Program& program) {
-  Json ops = Json::array();
-  for (const ExchangeSpeed& s : speeds_of(plan, program)) {
-    ops.push_back({{"op", fmt::format("{}.{}", name_of(s.kind), name_of(s.pass))},
-                   {"mean_s", s.mean.seconds()},
-                   {"slowest_s", s.last.seconds()},
-                   {"bytes_to_nodes", s.to_nodes.count()},
-                   {"bytes_network", s.network.count()},
-                   {"bytes_to_ranks", s.to_ranks.count()},
-                   {"bandwidth_gb_s", s.published() * 1e-9}});
-  }
-  return {{"ep", plan.layout.ep},
-          {"bandwidth_counts",
-           plan.layout.ep > plan.cluster.devices_per_node
-               ? "bytes to every node of a token's experts, the sender's counted"
-               : "bytes to every rank of a token's experts, the sender counted"},
-          {"ops", ops}};
-}
-
-std::string all_to_all_text(const Plan& plan, const Program& program) {
-  std::string out = fmt::format(
+  const std::vector<ExchangeSpeed> speeds = exchange_speeds(plan, program);
+  const bool nodes = speeds.front().several_nodes;
+  Report r;
+  r.say(fmt::format(
       "all-to-alls of one MoE layer, EP{}, {} tokens per rank, nothing else running; means over "
       "ranks\n",
       plan.layout.ep,
-      plan.micro_batch_tokens());
-  Table table({"op", "time", "slowest", "to nodes", "of it over network", "to ranks", "bandwidth"});
-  bool nodes = false;
-  for (const ExchangeSpeed& s : speeds_of(plan, program)) {
-    table.row({fmt::format("{}.{}", name_of(s.kind), name_of(s.pass)),
-               to_string(s.mean),
-               to_string(s.last),
-               to_string(s.to_nodes),
-               to_string(s.network),
-               to_string(s.to_ranks),
-               to_string(BytesPerSecond(s.published()))});
-    nodes = s.several_nodes;
+      plan.micro_batch_tokens()));
+  r.put("ep", plan.layout.ep);
+  r.put("bandwidth_counts",
+        nodes ? "bytes to every node of a token's experts, the sender's counted"
+              : "bytes to every rank of a token's experts, the sender counted");
+  Report::Table table{.columns = {{"op", "op"},
+                                  {"mean_s", "time"},
+                                  {"slowest_s", "slowest"},
+                                  {"bytes_to_nodes", "to nodes"},
+                                  {"bytes_network", "of it over network"},
+                                  {"bytes_to_ranks", "to ranks"},
+                                  {"bandwidth_gb_s", "bandwidth"}}};
+  for (const ExchangeSpeed& s : speeds) {
+    table.row({to_string(OpName{s.kind, s.pass}),
+               s.mean,
+               s.last,
+               s.to_nodes,
+               s.network,
+               s.to_ranks,
+               {to_string(BytesPerSecond(s.published())), s.published() * 1e-9}});
   }
-  return out + table.text() +
-         fmt::format(
-             "bandwidth: bytes to every {} over time, the sender's own counted, as DeepEP's "
-             "benchmark counts\n",
-             nodes ? "node that has an expert of a token" : "rank that has an expert of a token");
+  r.table("ops", std::move(table));
+  r.say(fmt::format(
+      "bandwidth: bytes to every {} over time, the sender's own counted, as DeepEP's benchmark "
+      "counts\n",
+      nodes ? "node that has an expert of a token" : "rank that has an expert of a token"));
+  return r;
+}
+
+Report program_report(const std::string& path) {
+  const Program program = parse_program(read_file(path), path);
+  validate(program);
+  const int64_t ranks = program.layout().pp * program.layout().dp;
+  Report r;
+  r.say(fmt::format("{}: {} ops on {} ranks, valid\n", path, program.global_size(), ranks));
+  r.put("program", path);
+  r.put("ops", program.global_size());
+  r.put("ranks", ranks);
+  r.put("valid", true);
+  return r;
 }
 
 }  // namespace
@@ -267,25 +225,18 @@ int inspect(const Arguments& args) {
                    "  rehearse inspect plan.yaml --all-to-all\n"
                    "  rehearse inspect --capabilities\n",
        .plan = PlanArgument::kNoneOrOne});
-  options.add()("rank", po::value<int64_t>(), "show this pipeline rank alone");
-  options.add()("ops", "print the Program's text form");
-  options.add()(
-      "program", po::value<std::string>(), "check a Program in text form instead of a plan");
-  options.add()("all-to-all", "clusters of GPUs: how fast the plan's all-to-alls are alone");
-  options.add()("capabilities", "list what can be simulated and what can be run");
+  options.value("rank", "N", "show this pipeline rank alone")
+      .flag("ops", "print the Program's text form")
+      .value("program", "FILE", "check a Program in text form instead of a plan")
+      .flag("all-to-all", "clusters of GPUs: how fast the plan's all-to-alls are alone")
+      .flag("capabilities", "list what can be simulated and what can be run");
   if (!options.parse(args)) return 0;
   if (options.has("capabilities")) {
-    print_capabilities();
+    options.print(capabilities_report());
     return 0;
   }
   if (options.has("program")) {
-    const auto path = options.get<std::string>("program");
-    const Program program = parse_program(read_file(path), path);
-    validate(program);
-    std::cout << fmt::format("{}: {} ops on {} ranks, valid\n",
-                             path,
-                             program.global_size(),
-                             program.layout().pp * program.layout().dp);
+    options.print(program_report(options.text("program")));
     return 0;
   }
   if (!options.has("plan")) throw UsageError("inspect: a plan file is needed");
@@ -295,27 +246,14 @@ int inspect(const Arguments& args) {
   }
   const Program program = build_program(plan);
   validate(program);
-  if (options.has("all-to-all")) {
-    if (options.json()) {
-      std::cout << all_to_all_json(plan, program).dump(2) << "\n";
-    } else {
-      std::cout << all_to_all_text(plan, program);
-    }
-    return 0;
-  }
   std::optional<int64_t> rank;
-  if (options.has("rank")) {
-    rank = options.get<int64_t>("rank");
-    if (*rank < 0 || *rank >= plan.layout.pp) {
-      throw UsageError(fmt::format("inspect: --rank must be from 0 to {}", plan.layout.pp - 1));
-    }
-  }
-  if (options.has("ops")) {
+  if (options.has("rank")) rank = options.integer("rank", {.min = 0, .max = plan.layout.pp - 1});
+  if (options.has("all-to-all")) {
+    options.print(all_to_all_report(plan, program));
+  } else if (options.has("ops")) {
     std::cout << print_program(program);
-  } else if (options.json()) {
-    std::cout << inspect_json(plan, program).dump(2) << "\n";
   } else {
-    std::cout << inspect_text(plan, program, rank);
+    options.print(inspect_report(plan, program, rank));
   }
   return 0;
 }

@@ -9,11 +9,13 @@
 #include <fmt/format.h>
 
 #include "base/progress.h"
+#include "base/random.h"
 #include "base/statistics.h"
 #include "runtime/machine.h"
 #include "runtime/time_overheads.h"
-#include "runtime/random.h"
-#include "sim/price/op_cost.h"
+#include "sim/expert_load.h"
+#include "sim/price/estimate.h"
+#include "sim/simulate.h"
 
 namespace rehearse::cli {
 namespace {
@@ -128,17 +130,33 @@ Calibration measure(std::span<const Plan> plans, const MeasureOptions& options) 
                 .build = build_description(),
                 .sources = kernel_sources(),
                 .measured = utc_now()};
-  Progress progress({.label = "calibrate",
-                     .total = static_cast<int64_t>(calls.size()) * options.rounds,
-                     .quiet = options.quiet});
+  const auto begin = std::chrono::steady_clock::now();
+  const auto passed = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
+  const auto count = static_cast<int64_t>(calls.size());
+  Progress progress(
+      {.label = "calibrate", .total = count * options.rounds, .quiet = options.quiet});
   c.overheads = time_overheads(c.cores);
   KernelBench bench(c.cores);
-  const auto timings = bench.time(calls,
+  std::vector<std::vector<KernelRound>> timings(calls.size());
+  constexpr int64_t kLeast = 2;  // rounds: one alone tells no drift
+  int64_t rounds = 0;
+  const auto next_fits = [&] {
+    const double longest = options.limit ? options.limit->seconds() : 0;
+    return !options.limit || rounds < kLeast ||
+           passed() * static_cast<double>(rounds + 1) / static_cast<double>(rounds) < longest;
+  };
+  for (; rounds < options.rounds && next_fits(); ++rounds) {
+    const auto round = bench.time(calls,
                                   {.budget = options.budget_per_kernel,
-                                   .rounds = options.rounds,
+                                   .rounds = 1,
+                                   .first_round = rounds,
                                    .progress = [&](int64_t done, const KernelCall& call) {
-                                     progress.update(done, to_string(call));
+                                     progress.update(rounds * count + done, to_string(call));
                                    }});
+    for (size_t i = 0; i < timings.size(); ++i) timings[i].push_back(round[i].front());
+  }
   c.drift = drift_of(timings);
   for (size_t i = 0; i < kept; ++i) c.kernels[calls[i]] = over_rounds(timings[i]);
   double squares = 0;
@@ -159,9 +177,7 @@ SpeedCheck::SpeedCheck(const Calibration& calibration)
   constexpr size_t kCalls = 200;
   std::vector<KernelCall> handy;
   for (const auto& [call, time] : calibration.kernels) {
-    const bool large = call.kernel <= Kernel::kMatmulGradWeight ||
-                       call.kernel == Kernel::kAttention ||
-                       call.kernel == Kernel::kAttentionBackward;
+    const bool large = is_product(call.kernel) || is_attention(call.kernel);
     const bool short_enough =
         time.alone > Duration::microseconds(50) && time.alone < Duration::microseconds(1500);
     if (large && short_enough) handy.push_back(call);

@@ -2,6 +2,7 @@
 // Measuring a calibration on this machine, and judging whether one that was read belongs to it.
 
 #include <deque>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,7 +18,9 @@ struct MeasureOptions {
   // those that the plans call.
   bool grid = true;
   Duration budget_per_kernel = Duration::microseconds(300);  // per condition and round
-  int64_t rounds = 6;
+  int64_t rounds = 6;                                        // at most
+  // Rounds end when the next one would go beyond it; two are made whatever they take. None: no end.
+  std::optional<Duration> limit;
   bool quiet = false;
 };
 

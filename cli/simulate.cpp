@@ -1,20 +1,17 @@
 // rehearse simulate: predicts one step of a plan.
 
 #include <charconv>
-#include <iostream>
 
 #include <fmt/format.h>
 
 #include "base/file.h"
-#include "cli/budget.h"
+#include "base/progress.h"
 #include "cli/command.h"
-#include "cli/results.h"
+#include "cli/reports.h"
 #include "plan/capabilities.h"
+#include "sim/price/what_if.h"
 
 namespace rehearse::cli {
-
-namespace po = boost::program_options;
-
 namespace {
 
 // "0,128,256-263"
@@ -43,29 +40,7 @@ std::vector<int64_t> read_ranks(const std::string& text, int64_t world) {
   return ranks;
 }
 
-// Of every rank asked for; where data ranks were folded, what the one that stands for it has.
-Json link_load_json(const Plan& plan, const Prediction& p, const std::vector<int64_t>& asked) {
-  const LinkLoad& load = p.link_load;
-  const auto rate = [](const std::optional<Link>& link) {
-    return link ? Json(link->bandwidth.value()) : Json();
-  };
-  Json ranks = Json::object();
-  for (const int64_t rank : asked) {
-    const int64_t dp = plan.layout.dp;
-    const LinkLoad::Bins& bins = load.loads().at(rank / dp * dp + rank % dp % p.data_ranks);
-    ranks[std::to_string(rank)] = {{"node_out", bins[0]},
-                                   {"node_in", bins[1]},
-                                   {"network_out", bins[2]},
-                                   {"network_in", bins[3]}};
-  }
-  return {{"bin_s", load.bin().seconds()},
-          {"node_bytes_per_s", rate(plan.cluster.node_link)},
-          {"network_bytes_per_s", rate(plan.cluster.network)},
-          {"bytes", ranks}};
-}
-
-// Calibrations of GPUs: all measured times of a kind of work ("product=1.2") are so many times as
-// long.
+// "product=1.2"
 void scale(Calibration& calibration, const std::vector<std::string>& factors) {
   if (!calibration.gpu) throw UsageError("simulate: --scale is for calibrations of GPUs");
   GpuCalibration gpu = *calibration.gpu;
@@ -84,14 +59,58 @@ void scale(Calibration& calibration, const std::vector<std::string>& factors) {
           "product=1.2 or data=0.9",
           text));
     }
-    for (GpuEntry& e : gpu.entries) {
-      if (e.kind != *kind) continue;
-      for (GpuEntry::Sample& sample : e.samples) {
-        sample.time = Duration::seconds(sample.time.seconds() * factor);
-      }
-    }
+    gpu = scaled(std::move(gpu), *kind, factor);
   }
   calibration.gpu = std::make_shared<const GpuCalibration>(std::move(gpu));
+}
+
+SimulateOptions read_options(const Options& options, const Plan& plan) {
+  SimulateOptions how{
+      .keep = options.has("timeline") ? Keep::kAll : Keep::kSummary,
+      .memoise = !options.has("no-memo"),
+      .fold = options.has("fold"),
+      .threads = static_cast<int32_t>(options.integer("threads", {.min = 1}))};
+  if (options.has("ranks")) {
+    if (!options.has("timeline") && !options.has("link-load")) {
+      throw UsageError("simulate: --ranks needs --timeline or --link-load");
+    }
+    if (options.has("timeline")) how.keep = Keep::kRanks;
+    how.ranks = read_ranks(options.text("ranks"), plan.layout.world());
+  }
+  if (options.has("link-load")) {
+    if (how.ranks.empty()) throw UsageError("simulate: --link-load needs --ranks");
+    if (!plan.cluster.of_gpus()) {
+      throw InputError(plan.path + ": --link-load is for clusters of GPUs");
+    }
+    how.link_load = true;
+  }
+  return how;
+}
+
+StepPrediction predict_with_progress(const Plan& plan,
+                                     const Program& program,
+                                     const std::optional<Calibration>& calibration,
+                                     SimulateOptions how,
+                                     bool quiet) {
+  constexpr int64_t kShown = 4'000'000;  // ops: from some seconds on
+  Progress progress({.label = "simulate",
+                     .total = program.global_size(),
+                     .quiet = quiet || how.fold || program.global_size() < kShown});
+  how.progress = [&](int64_t done) { progress.update(done); };
+  return predict(plan, program, calibration, how);
+}
+
+std::optional<BudgetResult> budget_of(const Plan& plan,
+                                      const std::optional<Calibration>& calibration,
+                                      const StepPrediction& prediction,
+                                      bool quiet) {
+  if (!plan.training.tokens && plan.budget.phases.empty()) return std::nullopt;
+  std::optional<Progress> progress;
+  return predict_budget(plan, calibration, prediction, [&](int64_t done, int64_t all) {
+    if (!progress)
+      progress.emplace(Progress::Options{.label = "phases", .total = all, .quiet = quiet});
+    progress->update(done);
+  });
 }
 
 }  // namespace
@@ -106,87 +125,59 @@ int simulate(const Arguments& args) {
                                "  rehearse simulate plan.yaml --timeline step.json --json\n"
                                "  rehearse simulate plan.yaml --ranks 0,128 --timeline two.json\n"
                                "  rehearse simulate plan.yaml --fold\n"});
-  options.add()(
-      "calibration", po::value<std::string>(), "calibration file to use instead of the plan's");
-  options.add()("timeline",
-                po::value<std::string>(),
-                "write the predicted timeline there (open it in ui.perfetto.dev)")(
-      "ranks",
-      po::value<std::string>(),
-      "put only these ranks into the timeline and link load, such as 0,128,256")(
-      "link-load",
-      po::value<std::string>(),
-      "clusters of GPUs: write how busy the links of --ranks are, per millisecond")(
-      "scale",
-      po::value<std::vector<std::string>>()->composing(),
-      "what if a kind of work took longer: product=1.2 (kinds: as in the calibration of GPUs)")(
-      "pair",
-      "instead of a step one overlapped pair of micro-batches in all layers, without embedding,\n"
-      "head and step's end (plans of one pipeline rank): what a profile of DualPipe shows")(
-      "fold", "clusters of GPUs: simulate data ranks that provably do the same once")(
-      "no-memo", "clusters of GPUs: work out every all-to-all anew, equal ones too")(
-      "threads",
-      po::value<int32_t>()->default_value(1),
-      "clusters of GPUs: EP groups side by side on so many threads");
+  options.value("calibration", "FILE", "calibration file to use instead of the plan's")
+      .value("timeline", "FILE", "write the predicted timeline there (open it in ui.perfetto.dev)")
+      .value("ranks",
+             "RANKS",
+             "put only these ranks into the timeline and link load, such as 0,128,256 or 0-7")
+      .value("link-load",
+             "FILE",
+             "clusters of GPUs: write how busy the links of --ranks are, per millisecond")
+      .values(
+          "scale",
+          "KIND=FACTOR",
+          "what if a kind of work took longer, such as product=1.2; kinds: product, attention,\n"
+          "cast, norm, rope, activation, permute, gate, elementwise, stream, data, waiting, gap")
+      .flag("pair",
+            "instead of a step one overlapped pair of micro-batches in all layers, without "
+            "embedding,\nhead and step's end (plans of one pipeline rank): what a profile of "
+            "DualPipe shows")
+      .flag("fold", "clusters of GPUs: simulate data ranks that provably do the same once")
+      .flag("no-memo", "clusters of GPUs: work out every all-to-all anew, equal ones too")
+      .value("threads", "N", "clusters of GPUs: EP groups side by side on so many threads", "1");
   if (!options.parse(args)) return 0;
   Plan plan = load_plan(options.plan_path());
   require_simulate(plan);
   auto calibration = find_calibration(options, plan);
   if (options.has("scale")) {
     if (!calibration) throw UsageError("simulate: --scale needs a calibration of GPUs");
-    scale(*calibration, options.get<std::vector<std::string>>("scale"));
+    scale(*calibration, options.texts("scale"));
   }
   use_measured_links(plan, calibration);
-  if (options.has("pair") && plan.layout.pp != 1) {
+  const bool pair = options.has("pair");
+  if (pair && plan.layout.pp != 1) {
     throw InputError(plan.path + ": layout.pp: --pair is of one pipeline rank; use pp: 1");
   }
-  const Program program = build_program(plan, options.has("pair") ? Mode::kPair : Mode::kTrain);
+  const Program program = build_program(plan, pair ? Mode::kPair : Mode::kTrain);
   validate(program);
-  SimulateOptions how{.keep = options.has("timeline") ? Keep::kAll : Keep::kSummary,
-                      .memoise = !options.has("no-memo"),
-                      .fold = options.has("fold"),
-                      .threads = options.get<int32_t>("threads")};
-  if (how.threads < 1) throw UsageError("simulate: --threads must be at least 1");
-  if (options.has("ranks")) {
-    if (!options.has("timeline") && !options.has("link-load")) {
-      throw UsageError("simulate: --ranks needs --timeline or --link-load");
-    }
-    if (options.has("timeline")) how.keep = Keep::kRanks;
-    how.ranks = read_ranks(options.get<std::string>("ranks"), plan.layout.world());
-  }
-  if (options.has("link-load")) {
-    if (how.ranks.empty()) throw UsageError("simulate: --link-load needs --ranks");
-    if (plan.cluster.device != DeviceKind::kGpu) {
-      throw InputError(plan.path + ": --link-load is for clusters of GPUs");
-    }
-    how.link_load = true;
-  }
-  const StepPrediction prediction = predict(plan, program, calibration, options.quiet(), how);
+  const SimulateOptions how = read_options(options, plan);
+  const StepPrediction prediction =
+      predict_with_progress(plan, program, calibration, how, options.quiet());
+  const Prediction& p = prediction.median;
   if (options.has("timeline")) {
-    const Prediction& p = prediction.median;
-    write_file(options.get<std::string>("timeline"),
+    write_file(options.text("timeline"),
                how.keep == Keep::kRanks ? print_timeline(program, p.timeline.source, p.spans)
                                         : print_timeline(program, p.timeline));
   }
   if (options.has("link-load")) {
-    write_file(options.get<std::string>("link-load"),
-               link_load_json(plan, prediction.median, how.ranks).dump() + "\n");
+    std::vector<std::pair<int64_t, int64_t>> asked;
+    for (const int64_t rank : how.ranks) asked.emplace_back(rank, p.stand_in(plan.layout, rank));
+    write_file(options.text("link-load"), print_link_load(p.link_load, asked, plan.cluster));
   }
-  const bool gpu = plan.cluster.device == DeviceKind::kGpu && !options.has("pair");
-  std::optional<BudgetResult> budget;
-  if ((plan.training.tokens || !plan.budget.phases.empty()) && !options.has("pair")) {
-    budget = predict_budget(plan, calibration, prediction, options.quiet());
-  }
-  if (options.json()) {
-    Json json = prediction_json(plan, program, prediction);
-    if (gpu) add_speeds(json, plan, prediction);
-    if (budget) add_budget(json, *budget);
-    std::cout << json.dump(2) << "\n";
-  } else {
-    std::cout << prediction_text(plan, program, prediction);
-    if (gpu) std::cout << speeds_text(plan, prediction);
-    if (budget) std::cout << budget_text(*budget);
-  }
+  const auto budget =
+      pair ? std::nullopt : budget_of(plan, calibration, prediction, options.quiet());
+  options.print(
+      prediction_report(plan, program, prediction, plan.cluster.of_gpus() && !pair, budget));
   return 0;
 }
 

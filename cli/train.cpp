@@ -2,20 +2,16 @@
 
 #include "runtime/train.h"
 
-#include <iostream>
-
 #include <fmt/format.h>
 
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/command.h"
-#include "cli/results.h"
+#include "cli/reports.h"
 #include "plan/capabilities.h"
 #include "plan/routing/routing_file.h"
 
 namespace rehearse::cli {
-
-namespace po = boost::program_options;
 
 namespace {
 
@@ -54,85 +50,70 @@ int train(const Arguments& args) {
            "  result.json    what --json prints",
        .examples = "  rehearse train plan.yaml --data book.txt\n"
                    "  rehearse train plan.yaml --data book.txt --steps 20 --json\n"});
-  options.add()("data", po::value<std::string>(), "text file, instead of the plan's data.text");
-  options.add()(
-      "steps", po::value<int64_t>(), "steps to run, instead of the plan's training.steps");
-  options.add()("validate-every",
-                po::value<int64_t>()->default_value(0),
-                "validate after every so many steps (0: after the last one)");
-  options.add()("hang-timeout",
-                po::value<double>()->default_value(kDefaultHangTimeout.seconds()),
-                "seconds without any op ending after which the run is given up with a report");
-  options.add()(
-      "plant-fault",
-      po::value<int32_t>(),
-      "for trying hang reports: this op (an id of `inspect --ops`) never ends on data rank 0");
-  options.add()("out", po::value<std::string>(), "output folder (default: out/<plan>)");
-  options.add()(
-      "record-routing",
-      po::value<std::string>(),
-      "write which experts the tokens of the last step chose (HDF5); `simulate` takes it as\n"
-      "expert_load of kind recorded");
+  options.value("data", "FILE", "text file, instead of the plan's data.text")
+      .value("steps", "N", "steps to run, instead of the plan's training.steps")
+      .value(
+          "validate-every", "N", "validate after every so many steps (0: after the last one)", "0")
+      .value("hang-timeout",
+             "SECONDS",
+             "time without any op ending after which the run is given up with a report",
+             fmt::format("{:g}", kDefaultHangTimeout.seconds()))
+      .value(
+          "plant-fault",
+          "OP",
+          "for trying hang reports: this op (an id of `inspect --ops`) never ends on data rank 0")
+      .value("out", "FOLDER", "output folder (default: out/<plan>)")
+      .value(
+          "record-routing",
+          "FILE",
+          "write which experts the tokens of the last step chose (HDF5); `simulate` takes it as\n"
+          "expert_load of kind recorded");
   if (!options.parse(args)) return 0;
   Plan plan = load_plan(options.plan_path());
   require_run(plan);
-  if (options.has("steps")) {
-    if (options.get<int64_t>("steps") < 1) throw UsageError("train: --steps must be at least 1");
-    plan.training.steps = options.get<int64_t>("steps");
-  }
-  if (options.get<int64_t>("validate-every") < 0) {
-    throw UsageError("train: --validate-every must be at least 0");
-  }
+  if (options.has("steps")) plan.training.steps = options.integer("steps", {.min = 1});
+  const int64_t validate_every = options.integer("validate-every", {.min = 0});
   if (!options.has("data") && !plan.data.text) {
     throw InputError(fmt::format(
         "{}: no text to train on: give --data FILE, or the plan a key data.text", plan.path));
   }
-  const std::string text = options.has("data") ? options.get<std::string>("data") : *plan.data.text;
-  const std::string out = options.has("out") ? options.get<std::string>("out") : default_out(plan);
+  const std::string text = options.has("data") ? options.text("data") : *plan.data.text;
+  const std::string out = options.has("out") ? options.text("out") : default_out(plan);
 
   require_writable(out + "/log.jsonl");
-  const double hang_timeout = options.get<double>("hang-timeout");
-  if (!(hang_timeout > 0 && hang_timeout < 1e6)) {
-    throw UsageError("train: --hang-timeout must be above 0");
-  }
+  const Duration hang_timeout = Duration::seconds(options.number("hang-timeout", 0, 1e6));
   if (options.has("record-routing")) {
     if (plan.model.architecture.experts == 0) {
       throw InputError(plan.path + ": --record-routing: the model has no experts");
     }
-    require_writable(options.get<std::string>("record-routing"));
+    require_writable(options.text("record-routing"));
   }
-  Trainer trainer(plan, text, Duration::seconds(hang_timeout));
+  Trainer trainer(plan, text, hang_timeout);
   trainer.record_choices(options.has("record-routing"));
   if (options.has("plant-fault")) {
-    const auto op = options.get<int32_t>("plant-fault");
-    if (op < 0 || op >= static_cast<int64_t>(trainer.program().ops().size())) {
-      throw UsageError(fmt::format("train: --plant-fault must be from 0 to {}",
-                                   trainer.program().ops().size() - 1));
-    }
+    const auto ops = static_cast<int64_t>(trainer.program().ops().size());
+    const auto op =
+        static_cast<int32_t>(options.integer("plant-fault", {.min = 0, .max = ops - 1}));
     trainer.device().plant_fault(op);
   }
   Progress progress({.label = "train", .total = plan.training.steps, .quiet = options.quiet()});
   std::string log;
   const TrainResult result =
       trainer.train({.steps = plan.training.steps,
-                     .validate_every = options.get<int64_t>("validate-every"),
+                     .validate_every = validate_every,
                      .on_step = [&](const StepLog& step) {
                        log += print_step(step) + "\n";
                        progress.update(step.step + 1, fmt::format("loss {:.3f}", step.loss));
                      }});
-  const Json json = training_json(plan, trainer.program(), result);
+  Report report = training_report(plan, trainer.program(), result);
   if (options.has("record-routing")) {
-    record_routing(plan, trainer, options.get<std::string>("record-routing"));
+    record_routing(plan, trainer, options.text("record-routing"));
   }
   write_file(out + "/log.jsonl", log);
   write_file(out + "/timeline.json", print_timeline(trainer.program(), result.timeline));
-  write_file(out + "/result.json", json.dump(2) + "\n");
-  if (options.json()) {
-    std::cout << json.dump(2) << "\n";
-  } else {
-    std::cout << training_text(plan, trainer.program(), result) << "\nwritten: " << out
-              << "/{log.jsonl, timeline.json, result.json}\n";
-  }
+  write_file(out + "/result.json", print_json(report));
+  report.say(fmt::format("\nwritten: {}/{{log.jsonl, timeline.json, result.json}}\n", out));
+  options.print(report);
   return 0;
 }
 

@@ -11,15 +11,15 @@
 
 #include "base/file.h"
 #include "base/progress.h"
+#include "base/statistics.h"
 #include "cli/command.h"
 #include "cli/measure.h"
 #include "plan/capabilities.h"
 #include "runtime/train.h"
+#include "sim/predict.h"
 
 namespace rehearse::cli {
 namespace {
-
-namespace po = boost::program_options;
 
 struct Totals {
   double mean_error = 0;   // absolute
@@ -38,11 +38,6 @@ Totals totals_of(std::span<const Validation> results) {
   return t;
 }
 
-Duration median(std::vector<Duration> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 // Half of the range of the runs over their median.
 double spread_of(const Validation& v) {
   const auto less = [](const auto& a, const auto& b) { return a.measured < b.measured; };
@@ -57,20 +52,20 @@ std::string describe(const Plan& plan) {
   std::string text = fmt::format("PP{} DP{} EP{} {}", l.pp, l.dp, l.ep, name_of(l.schedule));
   text += fmt::format(
       ", {} x {}, {}", plan.training.micro_batches, plan.micro_batch_tokens(), plan.model.name);
-  if (plan.cluster.node_link || plan.cluster.network) text += ", links";
+  if (plan.cluster.linked()) text += ", links";
   return text;
 }
 
 Duration Validation::predicted() const {
-  std::vector<Duration> values;
-  for (const Run& r : runs) values.push_back(r.predicted);
-  return median(std::move(values));
+  std::vector<double> values;
+  for (const Run& r : runs) values.push_back(r.predicted.seconds());
+  return Duration::seconds(median(std::move(values)));
 }
 
 Duration Validation::measured() const {
-  std::vector<Duration> values;
-  for (const Run& r : runs) values.push_back(r.measured);
-  return median(std::move(values));
+  std::vector<double> values;
+  for (const Run& r : runs) values.push_back(r.measured.seconds());
+  return Duration::seconds(median(std::move(values)));
 }
 
 Validation validate_plan(const Plan& plan,
@@ -79,11 +74,12 @@ Validation validate_plan(const Plan& plan,
                          const ValidateOptions& options) {
   const Program program = build_program(plan);
   Validation v{.plan = std::filesystem::path(plan.path).stem().string(), .what = describe(plan)};
-  const StepPrediction p = predict(plan, program, calibration, true);
+  const StepPrediction p = predict(plan, program, calibration);
   v.low = p.low / p.summary.step;
   v.high = p.high / p.summary.step;
-  Progress progress(
-      {.label = v.plan, .total = options.runs * options.steps, .quiet = options.quiet});
+  Progress progress({.label = options.label.empty() ? v.plan : options.label,
+                     .total = options.runs * options.steps,
+                     .quiet = options.quiet});
   int64_t done = 0;
   for (int64_t i = 0; i < options.runs; ++i) {
     Validation::Run run{.speed = speed.lately()};
@@ -102,55 +98,51 @@ Validation validate_plan(const Plan& plan,
   return v;
 }
 
-Json validation_json(std::span<const Validation> results) {
-  Json plans = Json::array();
-  for (const Validation& v : results) {
-    Json runs = Json::array();
-    for (const Validation::Run& r : v.runs) {
-      runs.push_back({{"machine_speed", r.speed},
-                      {"predicted_s", r.predicted.seconds()},
-                      {"measured_s", r.measured.seconds()}});
-    }
-    plans.push_back(
-        {{"plan", v.plan},
-         {"what", v.what},
-         {"predicted_s", v.predicted().seconds()},
-         {"interval_s", {v.predicted().seconds() * v.low, v.predicted().seconds() * v.high}},
-         {"measured_s", v.measured().seconds()},
-         {"error", v.error()},
-         {"inside_interval", v.inside()},
-         {"runs", runs}});
-  }
-  const Totals t = totals_of(results);
-  return {{"plans", plans},
-          {"mean_absolute_error", t.mean_error},
-          {"worst_absolute_error", t.worst_error},
-          {"inside_interval", t.inside}};
-}
-
-std::string validation_text(std::span<const Validation> results) {
-  Table table({"plan", "predicted", "90% interval", "measured", "error", "runs", "layout"});
+Report validation_report(std::span<const Validation> results) {
+  Report r;
+  Report::Table table{.columns = {{"", "plan"},
+                                  {"", "predicted"},
+                                  {"", "90% interval"},
+                                  {"", "measured"},
+                                  {"", "error"},
+                                  {"", "runs"},
+                                  {"", "layout"}}};
   for (const Validation& v : results) {
     table.row(
         {v.plan,
-         to_string(v.predicted()),
+         v.predicted(),
          fmt::format("{} to {}{}", percent(v.low - 1), percent(v.high - 1), v.inside() ? "" : " !"),
-         to_string(v.measured()),
-         percent(v.error()),
+         v.measured(),
+         signed_share(v.error()),
          fmt::format("+-{:.1f}%", 100 * spread_of(v)),
          v.what});
+    Report& plan = r.item("plans");
+    plan.put("plan", v.plan);
+    plan.put("what", v.what);
+    plan.put("predicted_s", v.predicted());
+    plan.put("interval_s", {v.predicted().scaled(v.low), v.predicted().scaled(v.high)});
+    plan.put("measured_s", v.measured());
+    plan.put("error", v.error());
+    plan.put("inside_interval", v.inside());
+    Report::Table runs{.columns = {{"machine_speed", ""}, {"predicted_s", ""}, {"measured_s", ""}}};
+    for (const Validation::Run& run : v.runs)
+      runs.unseen.push_back({run.speed, run.predicted, run.measured});
+    plan.table("runs", std::move(runs));
   }
+  r.table("", std::move(table));
   const Totals t = totals_of(results);
-  return table.text() +
-         fmt::format(
-             "  absolute error: mean {:.1f}%, worst {:.1f}%; {} of {} inside their interval\n"
-             "  predicted, measured: medians over runs, of each run its median step; runs: half "
-             "the "
-             "range\n",
-             100 * t.mean_error,
-             100 * t.worst_error,
-             t.inside,
-             results.size());
+  r.put("mean_absolute_error", t.mean_error);
+  r.put("worst_absolute_error", t.worst_error);
+  r.put("inside_interval", t.inside);
+  r.say(fmt::format(
+      "  absolute error: mean {:.1f}%, worst {:.1f}%; {} of {} inside their interval\n"
+      "  predicted, measured: medians over runs, of each run its median step; runs: half the "
+      "range\n",
+      100 * t.mean_error,
+      100 * t.worst_error,
+      t.inside,
+      results.size()));
+  return r;
 }
 
 int validate(const Arguments& args) {
@@ -165,23 +157,21 @@ int validate(const Arguments& args) {
        .examples = "  rehearse validate experiments/cpu-validation/[01]*.yaml --data book.txt\n"
                    "  rehearse validate my.yaml --data book.txt --calibration calibration.yaml\n",
        .plan = PlanArgument::kSeveral});
-  options.add()(
-      "data", po::value<std::string>(), "text to train on, instead of the plans' data.text");
-  options.add()("calibration", po::value<std::string>(), "calibration file to use");
-  options.add()("runs", po::value<int64_t>()->default_value(5), "runs of each plan");
-  options.add()("steps", po::value<int64_t>()->default_value(8), "steps of each run");
-  options.add()("out", po::value<std::string>()->default_value("out/validate"), "output folder");
+  options.value("data", "FILE", "text to train on, instead of the plans' data.text")
+      .value("calibration", "FILE", "calibration file to use")
+      .value("runs", "N", "runs of each plan", "5")
+      .value("steps", "N", "steps of each run", "8")
+      .value("out", "FOLDER", "output folder", "out/validate");
   if (!options.parse(args)) return 0;
-  const auto runs = options.get<int64_t>("runs");
-  const auto steps = options.get<int64_t>("steps");
-  if (runs < 1 || steps < 1) throw UsageError("validate: --runs and --steps must be at least 1");
+  const int64_t runs = options.integer("runs", {.min = 1});
+  const int64_t steps = options.integer("steps", {.min = 1});
   std::vector<Plan> plans;
   std::vector<std::string> texts;
   for (const std::string& path : options.plan_paths()) {
     plans.push_back(load_plan(path));
     const Plan& plan = plans.back();
     require_run(plan);
-    if (plan.cluster.device != DeviceKind::kCpu) {
+    if (!plan.cluster.on_cores()) {
       throw InputError(
           fmt::format("{}: its cluster '{}' is not of CPU cores", path, plan.cluster.name));
     }
@@ -189,17 +179,17 @@ int validate(const Arguments& args) {
       throw InputError(fmt::format(
           "{}: no text to train on: give --data FILE, or the plan a key data.text", path));
     }
-    texts.push_back(options.has("data") ? options.get<std::string>("data") : *plan.data.text);
+    texts.push_back(options.has("data") ? options.text("data") : *plan.data.text);
     const TextData check(texts.back(), plan);  // before minutes of work
   }
-  const std::string out = options.get<std::string>("out");
+  const std::string out = options.text("out");
   require_writable(out + "/validation.json");
   const auto say = [&](const std::string& s) {
     if (!options.json()) std::cout << s << std::flush;
   };
   Calibration calibration;
   if (options.has("calibration")) {
-    calibration = load_calibration(options.get<std::string>("calibration"));
+    calibration = load_calibration(options.text("calibration"));
   } else {
     say("calibrating on a grid of shapes\n");
     calibration = measure({}, {.quiet = options.quiet()});
@@ -220,13 +210,11 @@ int validate(const Arguments& args) {
                     to_string(v.measured()),
                     percent(v.error())));
   }
-  const Json json = validation_json(results);
-  write_file(out + "/validation.json", json.dump(2) + "\n");
-  if (options.json()) {
-    std::cout << json.dump(2) << "\n";
-  } else {
-    std::cout << "\n" << validation_text(results) << "\nwritten: " << out << "/validation.json\n";
-  }
+  Report report = validation_report(results);
+  write_file(out + "/validation.json", print_json(report));
+  report.say(fmt::format("\nwritten: {}/validation.json\n", out));
+  say("\n");
+  options.print(report);
   return 0;
 }
 

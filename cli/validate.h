@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cli/measure.h"
-#include "cli/results.h"
+#include "cli/report.h"
 
 namespace rehearse::cli {
 
@@ -38,6 +38,7 @@ struct ValidateOptions {
   int64_t runs = 5;
   int64_t steps = 8;  // of each run
   bool quiet = false;
+  std::string label;  // of the progress; none: the plan's name
 };
 
 // Predicts a step of the plan, then runs it, several times over. Before each prediction the
@@ -47,7 +48,6 @@ Validation validate_plan(const Plan& plan,
                          SpeedCheck& speed,
                          const ValidateOptions& options);
 
-Json validation_json(std::span<const Validation> results);
-std::string validation_text(std::span<const Validation> results);
+Report validation_report(std::span<const Validation> results);
 
 }  // namespace rehearse::cli

@@ -40,22 +40,4 @@ struct Architecture {
   bool operator==(const Architecture&) const = default;
 };
 
-// Weights of one layer's parts, in elements.
-struct ParameterCounts {
-  int64_t attention = 0;       // MLA projections and norms, both RMSNorms of the layer
-  int64_t dense_mlp = 0;       // FFN of a dense layer
-  int64_t gate = 0;            // router weight (its bias is not a trained parameter)
-  int64_t shared = 0;          // all shared experts
-  int64_t expert = 0;          // one routed expert
-  int64_t embedding = 0;       // token embedding
-  int64_t head = 0;            // output projection and final norm
-  int64_t mtp_projection = 0;  // M and its two norms and the final one, of one MTP module
-};
-ParameterCounts parameter_counts(const Architecture& a);
-
-// All weights of the model, MTP modules not counted.
-int64_t total_parameters(const Architecture& a);
-// The weights that one token visits.
-int64_t active_parameters(const Architecture& a);
-
 }  // namespace rehearse

@@ -4,7 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include "cost/gpu_work.h"
+#include "base/errors.h"
+#include "cost/gpu_tasks.h"
 #include "cost/op_kernels.h"
 
 namespace rehearse {
@@ -54,12 +55,13 @@ TEST(Cost, FlopsOfAMoeLayer) {
 // for each of the two backward passes.
 TEST(Cost, KernelCallsAddUpToTheFormulas) {
   const Architecture a = deepseek_v3();
+  const Layers layers(a);
   const int64_t length = 4096;
   const std::vector<int64_t> rows(256, length * 8 / 256);
   const auto products = [&](Pass pass) {
     double sum = 0;
     for (const OpKind kind : {OpKind::kAttn, OpKind::kMlp}) {
-      const auto calls = op_kernels(a,
+      const auto calls = op_kernels(layers,
                                     {.kind = kind,
                                      .pass = pass,
                                      .moe = true,
@@ -68,7 +70,7 @@ TEST(Cost, KernelCallsAddUpToTheFormulas) {
                                      .expert_rows = rows})
                              .all();
       for (const KernelCall& c : calls) {
-        if (c.kernel <= Kernel::kMatmulGradWeight) sum += flops(c).count();
+        if (is_product(c.kernel)) sum += flops(c).count();
       }
     }
     return sum / static_cast<double>(length);
@@ -89,6 +91,7 @@ TEST(Cost, AttentionCountsTheCausalHalf) {
 // computes again (the up-projections) is counted on top.
 TEST(Cost, GpuTasksAddUpToTheLayer) {
   const Architecture a = deepseek_v3();
+  const Layers layers(a);
   constexpr int64_t kLength = 4096;
   const std::vector<int64_t> rows(4, kLength * 2);
   const ExchangeTokens exchange{.sent = 4 * kLength, .arrived = 7 * kLength};
@@ -97,7 +100,7 @@ TEST(Cost, GpuTasksAddUpToTheLayer) {
     for (const OpKind kind : {OpKind::kAttn, OpKind::kMlp}) {
       const bool moe = a.is_moe(layer);
       for (const GpuTask& t : gpu_tasks(
-               a,
+               layers,
                {.kind = kind,
                .pass = pass,
                .moe = moe,
@@ -131,11 +134,12 @@ TEST(Cost, GpuTasksOfOtherRecipes) {
   const OpShape op{.kind = OpKind::kAttn, .moe = false, .sequences = 1, .length = 32768};
   double whole = 0;
   double part = 0;
-  for (const GpuTask& t : gpu_tasks(a, op, {.format = Format::kBf16})) {
+  for (const GpuTask& t : gpu_tasks(Layers(a), op, {.format = Format::kBf16})) {
     EXPECT_NE(t.kind, WorkKind::kCast);
     whole += t.flops.count();
   }
-  for (const GpuTask& t : gpu_tasks(a, op, {.format = Format::kBf16, .context_parallel = 8})) {
+  for (const GpuTask& t :
+       gpu_tasks(Layers(a), op, {.format = Format::kBf16, .context_parallel = 8})) {
     part += t.flops.count();
   }
   // Each of them up-projects the keys and values of the whole sequence.
@@ -143,12 +147,65 @@ TEST(Cost, GpuTasksOfOtherRecipes) {
   EXPECT_NEAR(part * 8 / (whole + 7 * up), 1, 1e-12);
 }
 
+// What a token leaves behind in a layer of DeepSeek-V3 on this project's runtime, tensor by tensor.
+TEST(Cost, KeptElementsOfALayer) {
+  const Layers layers(deepseek_v3());
+  // x, its norm; q_a, its norm, q; kv_a, its norm, kv; the core's output and log-sums; h, its norm.
+  const int64_t attention = 2 * 7168 + 2 * 1536 + 128 * 192 + (512 + 64) + 512 + 128 * (128 + 128) +
+                            128 * 128 + 128 + 2 * 7168;
+  EXPECT_EQ(kept_elements(layers.dense, 7168, 8), attention + 3 * 18432);
+  // Scores, choices and weights; of each of eight experts input, gate and up, and what is between.
+  EXPECT_EQ(kept_elements(layers.moe, 7168, 8),
+            attention + 256 + 2 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048);
+}
+
+// On a GPU under FP8: both residuals and the compressed queries and keys in BF16, the core's output
+// in 12 bits with FP32 log-sums, SwiGLU's inputs and experts' rows in FP8.
+TEST(Cost, KeptBytesOfALayer) {
+  const Layers layers(deepseek_v3());
+  const double attention = 2 * 2 * 7168.0 + 2 * (1536.0 + 512 + 64) + 1.5 * 128 * 128 + 4 * 128.0;
+  const PrecisionBytes& fp8 = bytes_of(Precision::kFp8);
+  EXPECT_DOUBLE_EQ(kept_bytes(layers.dense, 7168, fp8), attention + 2 * 18432.0);
+  EXPECT_DOUBLE_EQ(kept_bytes(layers.moe, 7168, fp8),
+                   attention + 4 * 256 + 8 * 8 + 8 * (7168 + 2 * 2048.0) + 2 * 2048.0);
+}
+
+TEST(Cost, NamesOfWeights) {
+  EXPECT_EQ(name_of(Part::kKeyValueDown), "self_attn.kv_a_proj_with_mqa");
+  EXPECT_EQ(expert_name(Part::kExpertDown, 3), "mlp.experts.3.down_proj");
+  Architecture a = deepseek_v3();
+  a.q_lora.reset();
+  std::vector<std::string_view> names;
+  for (const Linear& l : Layers(a).dense.projections()) names.push_back(name_of(l.part));
+  EXPECT_EQ(names,
+            (std::vector<std::string_view>{"self_attn.q_proj",
+                                           "self_attn.kv_a_proj_with_mqa",
+                                           "self_attn.kv_b_proj",
+                                           "self_attn.o_proj"}));
+}
+
+// FP8 work is held against the FP8 peak, all else against BF16's.
+TEST(Cost, IdealTimes) {
+  const GpuPeaks peaks{FlopsPerSecond(1e12), FlopsPerSecond(2e12), BytesPerSecond(1e30)};
+  const GpuTask fp8 = product_task(Family::kDense, Format::kFp8, 1, 1000, 1000, 1000);
+  const GpuTask bf16 = product_task(Family::kDense, Format::kBf16, 1, 1000, 1000, 1000);
+  EXPECT_EQ(ideal_time(fp8, peaks), Duration::microseconds(1000));
+  EXPECT_EQ(ideal_time(bf16, peaks), Duration::microseconds(2000));
+}
+
 TEST(Cost, NamesRoundTrip) {
-  for (const auto name : kernel_names()) {
-    ASSERT_TRUE(kernel_named(name));
-    EXPECT_EQ(name_of(*kernel_named(name)), name);
-  }
+  for (const Kernel kernel : all_kernels()) EXPECT_EQ(kernel_named(name_of(kernel)), kernel);
   EXPECT_FALSE(kernel_named("conv"));
+  for (const WorkKind kind : work_kinds()) EXPECT_EQ(work_kind_named(name_of(kind)), kind);
+  for (size_t k = 0; k < kOpKinds; ++k) {
+    const auto kind = static_cast<OpKind>(k);
+    EXPECT_EQ(op_kind_named(name_of(kind)), kind);
+    EXPECT_EQ(op_named(to_string(OpName{kind, Pass::kWeight})), (OpName{kind, Pass::kWeight}));
+  }
+  EXPECT_FALSE(op_named("attn"));
+  EXPECT_FALSE(op_named("attn."));
+  // A value that the table has not is our own bug, not a look behind its end.
+  EXPECT_THROW(name_of(static_cast<OpKind>(kOpKinds)), InternalError);
 }
 
 }  // namespace

@@ -1,16 +1,13 @@
 #pragma once
-// What each op of a training step costs a GPU, by kind of work: matrix products one by one, the
-// rest summed up by kind, in flops and bytes of device memory. Calibrations from profiles hold the
-// time of exactly these kinds, and shapes that nobody profiled are priced by them.
-// Sources: DeepSeek-V3 technical report, sections 3.2.3 (what is recomputed) and 3.3 (what is FP8);
-// its published DualPipe profile for which casts, copies and transposes stand in which op.
+// A piece of a GPU's work by its kind: a matrix product, or what an op does of another kind, in
+// flops and bytes of device memory. Calibrations from profiles hold the time of exactly these
+// kinds, and shapes that nobody profiled are priced by them.
 
 #include <optional>
 #include <string_view>
 #include <vector>
 
 #include "base/units.h"
-#include "cost/op_kernels.h"
 
 namespace rehearse {
 
@@ -48,19 +45,6 @@ struct GpuTask {
   int64_t groups = 1, m = 0, n = 0, k = 0;
 };
 
-struct GpuRecipe {
-  Format format = Format::kFp8;  // of every Linear
-  // Ranks that share one sequence in attention, each with its part of the queries; they gather the
-  // compressed keys and values of all.
-  int64_t context_parallel = 1;
-};
-
-// The tasks of an op that computes inside a cell, products in the order in which they run; of an
-// all-to-all what goes before its data. `op`
-// as for op_kernels; op.length is the whole sequence, of which this rank has one part of
-// context_parallel.
-std::vector<GpuTask> gpu_tasks(const Architecture& a, const OpShape& op, const GpuRecipe& recipe);
-
 // A product of m rows over all groups (a weight gradient's tokens); every operand and result once,
 // without scales, which are 3% of an FP8 operand.
 GpuTask product_task(Family family, Format format, int64_t groups, int64_t m, int64_t n, int64_t k);
@@ -73,7 +57,14 @@ struct GpuPeaks {
   FlopsPerSecond bf16, fp8;
   BytesPerSecond memory;
 };
-double ideal_seconds(const GpuTask& task, const GpuPeaks& peaks);
+Duration ideal_time(const GpuTask& task, const GpuPeaks& peaks);
+
+extern const size_t kWorkKinds;
+std::vector<WorkKind> work_kinds();  // all of them
+// Whether GpuTasks are of this kind; the others are of profiles alone.
+bool is_task(WorkKind kind);
+// Tasks but products and attention.
+bool is_memory_bound(WorkKind kind);
 
 std::string_view name_of(WorkKind kind);
 std::string_view name_of(Family family);

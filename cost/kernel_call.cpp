@@ -2,68 +2,105 @@
 
 #include <fmt/format.h>
 
+#include "base/names.h"
+
 namespace rehearse {
 namespace {
 
-struct KernelInfo {
-  Kernel kernel;
-  std::string_view name;
-  std::vector<std::string_view> shape;
-};
-
-const std::vector<KernelInfo>& kernels() {
-  static const std::vector<KernelInfo> table = {
-      {Kernel::kMatmul, "matmul", {"m", "n", "k"}},
-      {Kernel::kMatmulGradInput, "matmul_grad_input", {"m", "n", "k"}},
-      {Kernel::kMatmulGradWeight, "matmul_grad_weight", {"m", "n", "k"}},
-      {Kernel::kRmsNorm, "rmsnorm", {"rows", "width"}},
-      {Kernel::kRmsNormBackward, "rmsnorm_backward", {"rows", "width"}},
-      {Kernel::kRope, "rope", {"rows", "heads", "width"}},
-      {Kernel::kAttention, "attention", {"sequences", "length", "heads", "qk", "v"}},
-      {Kernel::kAttentionBackward,
-       "attention_backward",
-       {"sequences", "length", "heads", "qk", "v"}},
-      {Kernel::kSwiglu, "swiglu", {"rows", "width"}},
-      {Kernel::kSwigluBackward, "swiglu_backward", {"rows", "width"}},
-      {Kernel::kGate, "gate", {"tokens", "experts", "active"}},
-      {Kernel::kGateBackward, "gate_backward", {"tokens", "experts", "active"}},
-      {Kernel::kPermute, "permute", {"rows", "width"}},
-      {Kernel::kUnpermute, "unpermute", {"tokens", "active", "width"}},
-      {Kernel::kAdd, "add", {"rows", "width"}},
-      {Kernel::kEmbedding, "embedding", {"tokens", "width"}},
-      {Kernel::kEmbeddingBackward, "embedding_backward", {"tokens", "width"}},
-      {Kernel::kCrossEntropy, "cross_entropy", {"tokens", "vocabulary"}},
-      {Kernel::kCrossEntropyBackward, "cross_entropy_backward", {"tokens", "vocabulary"}},
-      {Kernel::kAdamW, "adamw", {"elements"}},
-      {Kernel::kReduce, "reduce", {"elements", "copies"}},
-      {Kernel::kSquareSum, "square_sum", {"elements"}},
-      {Kernel::kCopy, "copy", {"elements"}},
-      {Kernel::kFill, "fill", {"elements"}},
-  };
-  return table;
-}
+constexpr NameTable kNames{std::to_array<Named<Kernel>>({
+    {Kernel::kMatmul, "matmul"},
+    {Kernel::kMatmulGradInput, "matmul_grad_input"},
+    {Kernel::kMatmulGradWeight, "matmul_grad_weight"},
+    {Kernel::kRmsNorm, "rmsnorm"},
+    {Kernel::kRmsNormBackward, "rmsnorm_backward"},
+    {Kernel::kRope, "rope"},
+    {Kernel::kAttention, "attention"},
+    {Kernel::kAttentionBackward, "attention_backward"},
+    {Kernel::kSwiglu, "swiglu"},
+    {Kernel::kSwigluBackward, "swiglu_backward"},
+    {Kernel::kGate, "gate"},
+    {Kernel::kGateBackward, "gate_backward"},
+    {Kernel::kPermute, "permute"},
+    {Kernel::kUnpermute, "unpermute"},
+    {Kernel::kAdd, "add"},
+    {Kernel::kEmbedding, "embedding"},
+    {Kernel::kEmbeddingBackward, "embedding_backward"},
+    {Kernel::kCrossEntropy, "cross_entropy"},
+    {Kernel::kCrossEntropyBackward, "cross_entropy_backward"},
+    {Kernel::kAdamW, "adamw"},
+    {Kernel::kReduce, "reduce"},
+    {Kernel::kSquareSum, "square_sum"},
+    {Kernel::kCopy, "copy"},
+    {Kernel::kFill, "fill"},
+})};
+static_assert(kNames.complete());
 
 }  // namespace
 
 std::string_view name_of(Kernel kernel) {
-  return kernels()[static_cast<size_t>(kernel)].name;
+  return kNames[kernel];
 }
 
 std::optional<Kernel> kernel_named(std::string_view name) {
-  for (const KernelInfo& k : kernels()) {
-    if (k.name == name) return k.kernel;
-  }
-  return std::nullopt;
+  return kNames.find(name);
 }
 
-std::vector<std::string_view> kernel_names() {
-  std::vector<std::string_view> names;
-  for (const KernelInfo& k : kernels()) names.push_back(k.name);
-  return names;
+std::vector<Kernel> all_kernels() {
+  std::vector<Kernel> list;
+  for (const auto& n : kNames.entries()) list.push_back(n.value);
+  return list;
+}
+
+std::string kernel_list() {
+  return kNames.list();
 }
 
 std::vector<std::string_view> shape_names(Kernel kernel) {
-  return kernels()[static_cast<size_t>(kernel)].shape;
+  switch (kernel) {
+    case Kernel::kMatmul:
+    case Kernel::kMatmulGradInput:
+    case Kernel::kMatmulGradWeight:
+      return {"m", "n", "k"};
+    case Kernel::kRmsNorm:
+    case Kernel::kRmsNormBackward:
+    case Kernel::kSwiglu:
+    case Kernel::kSwigluBackward:
+    case Kernel::kPermute:
+    case Kernel::kAdd:
+      return {"rows", "width"};
+    case Kernel::kRope:
+      return {"rows", "heads", "width"};
+    case Kernel::kAttention:
+    case Kernel::kAttentionBackward:
+      return {"sequences", "length", "heads", "qk", "v"};
+    case Kernel::kGate:
+    case Kernel::kGateBackward:
+      return {"tokens", "experts", "active"};
+    case Kernel::kUnpermute:
+      return {"tokens", "active", "width"};
+    case Kernel::kEmbedding:
+    case Kernel::kEmbeddingBackward:
+      return {"tokens", "width"};
+    case Kernel::kCrossEntropy:
+    case Kernel::kCrossEntropyBackward:
+      return {"tokens", "vocabulary"};
+    case Kernel::kAdamW:
+    case Kernel::kSquareSum:
+    case Kernel::kCopy:
+    case Kernel::kFill:
+      return {"elements"};
+    case Kernel::kReduce:
+      return {"elements", "copies"};
+  }
+  CHECK(false) << "kernel " << static_cast<int>(kernel);
+}
+
+bool is_product(Kernel kernel) {
+  return kernel == Kernel::kMatmul || kernel == Kernel::kMatmulGradInput ||
+         kernel == Kernel::kMatmulGradWeight;
+}
+bool is_attention(Kernel kernel) {
+  return kernel == Kernel::kAttention || kernel == Kernel::kAttentionBackward;
 }
 
 std::string to_string(const KernelCall& call) {

@@ -69,7 +69,10 @@ struct KernelCall {
 
 std::string_view name_of(Kernel kernel);
 std::optional<Kernel> kernel_named(std::string_view name);
-std::vector<std::string_view> kernel_names();
+std::vector<Kernel> all_kernels();
+std::string kernel_list();  // their names, "matmul, ..."
+bool is_product(Kernel kernel);
+bool is_attention(Kernel kernel);
 // How many entries of KernelCall::shape the kernel uses, and what they are called.
 std::vector<std::string_view> shape_names(Kernel kernel);
 // Which entry counts rows: the one that varies with routing, and that costs are interpolated along.

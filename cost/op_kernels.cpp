@@ -2,77 +2,68 @@
 
 #include <numeric>
 
+#include "base/integers.h"
+
 namespace rehearse {
 namespace {
+
+// A visitor of a variant, one function per alternative.
+template <typename... F>
+struct Each : F... {
+  using F::operator()...;
+};
 
 // Appends calls for one op; the functions below read as the list of an op's work.
 class Calls {
  public:
-  Calls(const Architecture& a, const OpShape& op) : a_(a), op_(op), t_(op.sequences * op.length) {}
+  Calls(const Layers& layers, const OpShape& op)
+      : a_(layers.architecture), layer_(layers.of(op.moe)), op_(op), t_(op.sequences * op.length) {}
 
   void attention_forward() {
-    norm(a_.hidden);
-    if (a_.q_lora) {
-      product(*a_.q_lora, a_.hidden);
-      norm(*a_.q_lora);
-    }
-    product(a_.heads * a_.qk_head(), a_.q_lora.value_or(a_.hidden));
-    product(a_.kv_lora + a_.qk_rope, a_.hidden);
-    norm(a_.kv_lora);
-    product(a_.heads * (a_.qk_nope + a_.v_head), a_.kv_lora);
-    rope(a_.heads);
-    rope(1);
-    core(Kernel::kAttention);
-    product(a_.hidden, a_.heads * a_.v_head);
-    call(Kernel::kAdd, {t_, a_.hidden});
-    norm(a_.hidden);
-    if (op_.moe) {
-      product(a_.experts, a_.hidden);
-      call(Kernel::kGate, {t_, a_.experts, a_.active_experts});
+    for (const Step& step : layer_.attention) {
+      std::visit(Each{[&](const Norm& n) { norm(n.width); },
+                      [&](const Linear& l) { product(l.out, l.in); },
+                      [&](const Rope& r) { rope(r); },
+                      [&](const Core& c) { core(Kernel::kAttention, c); },
+                      [&](const Residual& r) {
+                        call(Kernel::kAdd, {t_, r.width});
+                      },
+                      [&](const Gate& g) {
+                        call(Kernel::kGate, {t_, g.experts, g.active});
+                      }},
+                 step);
     }
   }
 
   void attention_input() {
-    if (op_.moe) {
-      call(Kernel::kGateBackward, {t_, a_.experts, a_.active_experts});
-      grad_input(a_.experts, a_.hidden);
+    for (auto step = layer_.attention.rbegin(); step != layer_.attention.rend(); ++step) {
+      std::visit(Each{[&](const Norm& n) { norm_backward(n.width); },
+                      [&](const Linear& l) { grad_input(l.out, l.in); },
+                      [&](const Rope& r) { rope(r); },
+                      [&](const Core& c) { core(Kernel::kAttentionBackward, c); },
+                      [](const Residual&) {},  // in the norm's
+                      [&](const Gate& g) {
+                        call(Kernel::kGateBackward, {t_, g.experts, g.active});
+                      }},
+                 *step);
     }
-    norm_backward(a_.hidden);
-    grad_input(a_.hidden, a_.heads * a_.v_head);
-    core(Kernel::kAttentionBackward);
-    rope(a_.heads);
-    rope(1);
-    grad_input(a_.heads * (a_.qk_nope + a_.v_head), a_.kv_lora);
-    norm_backward(a_.kv_lora);
-    grad_input(a_.kv_lora + a_.qk_rope, a_.hidden);
-    grad_input(a_.heads * a_.qk_head(), a_.q_lora.value_or(a_.hidden));
-    if (a_.q_lora) {
-      norm_backward(*a_.q_lora);
-      grad_input(*a_.q_lora, a_.hidden);
-    }
-    norm_backward(a_.hidden);
   }
 
   void attention_weight() {
-    if (op_.moe) grad_weight(a_.experts, a_.hidden);
-    grad_weight(a_.hidden, a_.heads * a_.v_head);
-    grad_weight(a_.heads * (a_.qk_nope + a_.v_head), a_.kv_lora);
-    grad_weight(a_.kv_lora + a_.qk_rope, a_.hidden);
-    grad_weight(a_.heads * a_.qk_head(), a_.q_lora.value_or(a_.hidden));
-    if (a_.q_lora) grad_weight(*a_.q_lora, a_.hidden);
+    for (auto step = layer_.attention.rbegin(); step != layer_.attention.rend(); ++step) {
+      if (const auto* l = std::get_if<Linear>(&*step)) grad_weight(l->out, l->in);
+    }
   }
 
   void mlp(Kernel product_kind, Kernel activation) {
-    if (!op_.moe) {
-      gated(product_kind, activation, t_, a_.dense_intermediate);
+    if (layer_.dense) {
+      gated(product_kind, activation, *layer_.dense);
       if (op_.pass == Pass::kForward) call(Kernel::kAdd, {t_, a_.hidden});
       return;
     }
-    for (const int64_t m : op_.expert_rows) gated_products(product_kind, m, a_.expert_intermediate);
-    activate(activation, expert_rows(), a_.expert_intermediate);
-    if (a_.shared_experts > 0) {
-      gated(product_kind, activation, t_, a_.shared_experts * a_.expert_intermediate);
-    }
+    for (const int64_t m : op_.expert_rows) gated_products(product_kind, m, *layer_.experts);
+    activate(activation, expert_rows(), layer_.experts->width);
+    if (layer_.shared) gated(product_kind, activation, *layer_.shared);
   }
 
   void dispatch() {
@@ -93,7 +84,7 @@ class Calls {
       copy(calls_.pack, op_.exchange->arrived * a_.hidden);
       reduce(a_.hidden + k);
       copy(calls_.work, t_ * a_.hidden);
-      if (a_.shared_experts > 0) add(calls_.work, t_, a_.hidden);
+      if (layer_.shared) add(calls_.work, t_, a_.hidden);
     } else {
       sum_rows(calls_.work, rows);
     }
@@ -106,7 +97,7 @@ class Calls {
         sum_rows(calls_.pack, rows);
         reduce(a_.hidden);
         add(calls_.work, t_, a_.hidden);
-        if (a_.shared_experts > 0) add(calls_.work, t_, a_.hidden);
+        if (layer_.shared) add(calls_.work, t_, a_.hidden);
       } else {
         sum_rows(calls_.work, rows);
       }
@@ -179,7 +170,7 @@ class Calls {
   void sum_rows(List& list, int64_t rows) {
     const int64_t tokens = op_.exchange ? op_.exchange->arrived : t_;
     if (tokens == 0) return;
-    append(list, Kernel::kUnpermute, {tokens, (rows + tokens - 1) / tokens, a_.hidden});
+    append(list, Kernel::kUnpermute, {tokens, ceil_div(rows, tokens), a_.hidden});
   }
   // The way back of an exchange: copies to where the tokens came from, summed there within the
   // node, and at their own rank across nodes.
@@ -193,28 +184,29 @@ class Calls {
   }
   void norm(int64_t width) { call(Kernel::kRmsNorm, {t_, width}); }
   void norm_backward(int64_t width) { call(Kernel::kRmsNormBackward, {t_, width}); }
-  void rope(int64_t heads) { call(Kernel::kRope, {t_, heads, a_.qk_rope}); }
+  void rope(const Rope& r) { call(Kernel::kRope, {t_, r.heads, r.width}); }
   void product(int64_t n, int64_t k) { call(Kernel::kMatmul, {t_, n, k}); }
   void grad_input(int64_t n, int64_t k) { call(Kernel::kMatmulGradInput, {t_, n, k}); }
   void grad_weight(int64_t n, int64_t k) { call(Kernel::kMatmulGradWeight, {t_, n, k}); }
-  void core(Kernel kernel) {
-    call(kernel, {op_.sequences, op_.length, a_.heads, a_.qk_head(), a_.v_head});
+  void core(Kernel kernel, const Core& c) {
+    call(kernel, {op_.sequences, op_.length, c.heads, c.qk, c.v});
   }
 
   // The two products of a gated FFN: gate and up in one, then down.
-  void gated_products(Kernel kind, int64_t m, int64_t width) {
-    call(kind, {m, 2 * width, a_.hidden});
-    call(kind, {m, a_.hidden, width});
+  void gated_products(Kernel kind, int64_t m, const Ffn& f) {
+    call(kind, {m, f.gate_up.out, f.gate_up.in});
+    call(kind, {m, f.down.out, f.down.in});
   }
   void activate(Kernel activation, int64_t m, int64_t width) {
     if (op_.pass != Pass::kWeight) call(activation, {m, width});
   }
-  void gated(Kernel kind, Kernel activation, int64_t m, int64_t width) {
-    gated_products(kind, m, width);
-    activate(activation, m, width);
+  void gated(Kernel kind, Kernel activation, const Ffn& f) {
+    gated_products(kind, t_, f);
+    activate(activation, t_, f.width);
   }
 
   const Architecture& a_;
+  const Layer& layer_;
   const OpShape& op_;
   int64_t t_;
   OpCalls calls_;
@@ -229,8 +221,8 @@ std::vector<KernelCall> OpCalls::all() const {
   return calls;
 }
 
-OpCalls op_kernels(const Architecture& a, const OpShape& op) {
-  Calls calls(a, op);
+OpCalls op_kernels(const Layers& layers, const OpShape& op) {
+  Calls calls(layers, op);
   switch (op.kind) {
     case OpKind::kAttn:
       if (op.pass == Pass::kForward) calls.attention_forward();
@@ -261,31 +253,6 @@ OpCalls op_kernels(const Architecture& a, const OpShape& op) {
       break;
   }
   return calls.take();
-}
-
-Flops layer_forward_flops(const Architecture& a, int64_t layer, int64_t length, bool causal) {
-  const auto d = [](int64_t x) { return static_cast<double>(x); };
-  const int64_t q_in = a.q_lora.value_or(a.hidden);
-  double weights = d(q_in * a.heads * a.qk_head()) + d((a.kv_lora + a.qk_rope) * a.hidden) +
-                   d(a.kv_lora * a.heads * (a.qk_nope + a.v_head)) +
-                   d(a.heads * a.v_head * a.hidden);
-  if (a.q_lora) weights += d(*a.q_lora * a.hidden);
-  if (a.is_moe(layer)) {
-    weights += d(a.experts * a.hidden) +
-               d((a.active_experts + a.shared_experts) * 3 * a.hidden * a.expert_intermediate);
-  } else {
-    weights += d(3 * a.hidden * a.dense_intermediate);
-  }
-  const double keys = causal ? (d(length) + 1) / 2 : d(length);
-  return Flops(2 * weights + 2 * keys * d(a.heads * (a.qk_head() + a.v_head)));
-}
-
-Flops training_flops_per_token(const Architecture& a, int64_t length, bool causal) {
-  Flops forward(2.0 * static_cast<double>(a.vocabulary * a.hidden));
-  for (int64_t layer = 0; layer < a.layers; ++layer) {
-    forward += layer_forward_flops(a, layer, length, causal);
-  }
-  return forward * 3.0;
 }
 
 }  // namespace rehearse

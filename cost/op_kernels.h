@@ -1,6 +1,8 @@
 #pragma once
-// Which kernels each op of a training step calls, at which shapes. The runtime does exactly this
-// work, calibration times exactly these calls, the simulator adds them up.
+// The work of each op of a training step as calls of this project's kernels: the runtime makes
+// these calls, calibration times them, the simulator adds them up. Not listed is what moves a few
+// integers per token (who chose which expert); sums of a token's rows are listed at their mean
+// number of rows.
 // Source for the split into ops: DeepSeek-V3 technical report, section 3.2.1; its published profile
 // for what stands in which op (the routing weight is applied inside SwiGLU, before combine).
 
@@ -8,37 +10,11 @@
 #include <span>
 #include <vector>
 
-#include "cost/architecture.h"
 #include "cost/kernel_call.h"
+#include "cost/layer.h"
+#include "cost/op_kind.h"
 
 namespace rehearse {
-
-// What an op does. attn, mlp, dispatch and combine exist per layer with three passes; the others
-// once per micro-batch (embed, head, mtp, send, recv) or per step.
-enum class OpKind : uint8_t {
-  kAttn,         // norms, MLA, residual, gate
-  kMlp,          // dense FFN, or shared and routed experts
-  kDispatch,     // tokens to their experts (B: the reduction of their gradients back)
-  kCombine,      // expert outputs back to tokens (B: output gradients to experts)
-  kEmbed,        // token embedding
-  kHead,         // final norm, output projection, loss
-  kMtp,          // the projection that enters a multi-token-prediction module
-  kSend,         // to the neighbouring pipeline stage
-  kRecv,         // from it
-  kCell,         // a whole cell, in Programs of chunk granularity
-  kGradReduce,   // gradients summed over a stage's replicas
-  kGradNorm,     // the global norm, for clipping
-  kOptimizer,    // AdamW on this rank's shard
-  kParamGather,  // updated weights back to every replica
-  kBiasUpdate,   // expert biases from the whole batch's expert load
-};
-
-enum class Pass : uint8_t {
-  kNone,
-  kForward,
-  kInput,   // backward for inputs ("B" in op names: attn.B)
-  kWeight,  // backward for weights
-};
 
 // Tokens that one rank handles in a dispatch-shaped exchange, counted once per message; a
 // combine-shaped one handles them backwards.
@@ -70,14 +46,6 @@ struct OpCalls {
 
   std::vector<KernelCall> all() const;
 };
-OpCalls op_kernels(const Architecture& a, const OpShape& op);
-
-// Forward flops of one token in `layer` at sequences of `length` tokens: matrix products and
-// attention alone. causal: attention over the (n+1)/2 keys a token sees on average, else all n.
-Flops layer_forward_flops(const Architecture& a, int64_t layer, int64_t length, bool causal);
-
-// Flops of one token's training step, layers and head, no MTP, no recomputation: three times the
-// forward pass.
-Flops training_flops_per_token(const Architecture& a, int64_t length, bool causal);
+OpCalls op_kernels(const Layers& layers, const OpShape& op);
 
 }  // namespace rehearse

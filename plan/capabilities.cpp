@@ -6,65 +6,43 @@
 namespace rehearse {
 
 const std::vector<Capability>& capabilities() {
-  static const std::vector<Capability> table = {
-      {"schedule 1f1b",
-       true,
-       true,
-       [](const Plan& p) { return p.layout.schedule == ScheduleKind::k1F1B; }},
-      {"schedule interleaved-1f1b",
-       true,
-       false,
-       [](const Plan& p) { return p.layout.schedule == ScheduleKind::kInterleaved; }},
-      {"schedule zb1p",
-       true,
-       true,
-       [](const Plan& p) { return p.layout.schedule == ScheduleKind::kZB1P; }},
-      {"schedule dualpipe",
-       true,
-       true,
-       [](const Plan& p) { return p.layout.schedule == ScheduleKind::kDualPipe; }},
-      {"schedule dualpipev",
-       true,
-       false,
-       [](const Plan& p) { return p.layout.schedule == ScheduleKind::kDualPipeV; }},
-      {"data parallelism (dp > 1)", true, true, [](const Plan& p) { return p.layout.dp > 1; }},
-      {"expert parallelism (ep > 1)", true, true, [](const Plan& p) { return p.layout.ep > 1; }},
-      {"tensor parallelism (tp > 1)", false, false, [](const Plan& p) { return p.layout.tp > 1; }},
-      {"context parallelism (context_parallel > 1)",
-       true,
-       false,
-       [](const Plan& p) { return p.training.context_parallel > 1; }},
-      {"zero_stage 0", true, true, [](const Plan& p) { return p.layout.zero_stage == 0; }},
-      {"zero_stage 1", true, true, [](const Plan& p) { return p.layout.zero_stage == 1; }},
-      {"precision fp32",
-       true,
-       true,
-       [](const Plan& p) { return p.training.precision == Precision::kFp32; }},
-      {"precision bf16",
-       true,
-       false,
-       [](const Plan& p) { return p.training.precision == Precision::kBf16; }},
-      {"precision fp8",
-       true,
-       false,
-       [](const Plan& p) { return p.training.precision == Precision::kFp8; }},
-      {"multi-token prediction (mtp_depth > 0)",
-       true,
-       false,
-       [](const Plan& p) { return p.model.architecture.mtp_depth > 0; }},
-      {"cluster of CPUs",
-       true,
-       true,
-       [](const Plan& p) { return p.cluster.device == DeviceKind::kCpu; }},
-      {"emulated cluster",
-       true,
-       true,
-       [](const Plan& p) { return p.cluster.device == DeviceKind::kEmulated; }},
-      {"cluster of GPUs",
-       true,
-       false,
-       [](const Plan& p) { return p.cluster.device == DeviceKind::kGpu; }},
-  };
+  static const std::vector<Capability> table = [] {
+    std::vector<Capability> list;
+    for (const auto& n : kSchedules.entries()) {
+      list.push_back(
+          {.feature = fmt::format("schedule {}", n.name),
+           .simulate = true,
+           .run = facts_of(n.value).runs,
+           .uses = [kind = n.value](const Plan& p) { return p.layout.schedule == kind; }});
+    }
+    const auto add = [&](std::string feature, bool simulate, bool run, auto uses) {
+      list.push_back({std::move(feature), simulate, run, uses});
+    };
+    add("data parallelism (dp > 1)", true, true, [](const Plan& p) { return p.layout.dp > 1; });
+    add("expert parallelism (ep > 1)", true, true, [](const Plan& p) { return p.layout.ep > 1; });
+    add("tensor parallelism (tp > 1)", false, false, [](const Plan& p) { return p.layout.tp > 1; });
+    add("context parallelism (context_parallel > 1)", true, false, [](const Plan& p) {
+      return p.training.context_parallel > 1;
+    });
+    for (const int64_t stage : {0, 1}) {
+      add(fmt::format("zero_stage {}", stage), true, true, [stage](const Plan& p) {
+        return p.layout.zero_stage == stage;
+      });
+    }
+    for (const auto& n : kPrecisions.entries()) {
+      const bool runs = n.value == Precision::kFp32;
+      add(fmt::format("precision {}", n.name), true, runs, [value = n.value](const Plan& p) {
+        return p.training.precision == value;
+      });
+    }
+    add("multi-token prediction (mtp_depth > 0)", true, false, [](const Plan& p) {
+      return p.model.architecture.mtp_depth > 0;
+    });
+    add("cluster of CPUs", true, true, [](const Plan& p) { return p.cluster.on_cores(); });
+    add("emulated cluster", true, true, [](const Plan& p) { return p.cluster.emulated(); });
+    add("cluster of GPUs", true, false, [](const Plan& p) { return p.cluster.of_gpus(); });
+    return list;
+  }();
   return table;
 }
 

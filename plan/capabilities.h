@@ -2,6 +2,7 @@
 // What can be simulated and what can be run, in one table. `train` refuses by name what it cannot
 // run; `inspect` prints it.
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,7 @@ struct Capability {
   std::string feature;
   bool simulate = false;
   bool run = false;
-  bool (*uses)(const Plan&) = nullptr;  // whether a plan needs it
+  std::function<bool(const Plan&)> uses;  // whether a plan needs it
 };
 
 const std::vector<Capability>& capabilities();

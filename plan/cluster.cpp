@@ -90,10 +90,8 @@ Cluster read_cluster(YamlMap top) {
   c.devices_per_node = top.integer("devices_per_node", {.min = 1, .max = 100'000});
 
   YamlMap device = top.map("device");
-  c.device = device.choice<DeviceKind>(
-      "kind",
-      {{"cpu", DeviceKind::kCpu}, {"gpu", DeviceKind::kGpu}, {"emulated", DeviceKind::kEmulated}});
-  if (c.device == DeviceKind::kCpu) {
+  c.device = device.choice("kind", kDeviceKinds);
+  if (c.on_cores()) {
     c.on_host = device.text("cores") == "host";
     c.cores = c.on_host ? host_cores() : device.integer("cores", {.min = 1, .max = 100'000});
     c.peak = positive_flops(device, "peak_per_core");
@@ -103,10 +101,10 @@ Cluster read_cluster(YamlMap top) {
   c.memory_bandwidth = device.rate("memory_bandwidth");
   if (c.memory_bandwidth.value() <= 0) device.fail("memory_bandwidth", "expected a rate above 0");
   c.memory = device.bytes("memory");
-  if (c.device == DeviceKind::kGpu) read_gpu(device, c);
+  if (c.of_gpus()) read_gpu(device, c);
   device.finish();
 
-  if (top.has("node_link") || c.device != DeviceKind::kCpu) {
+  if (top.has("node_link") || !c.on_cores()) {
     YamlMap link = top.map("node_link");
     c.node_link = read_link(link);
     link.finish();
@@ -121,7 +119,7 @@ Cluster read_cluster(YamlMap top) {
     network.finish();
   }
   if (top.has("faults")) {
-    if (c.device != DeviceKind::kGpu) top.fail("faults", "only clusters of GPUs can have faults");
+    if (!c.of_gpus()) top.fail("faults", "only clusters of GPUs can have faults");
     for (YamlMap& fault : top.maps("faults")) read_fault(fault, c);
   }
   const std::string unreachable =

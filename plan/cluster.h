@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "base/names.h"
 #include "base/units.h"
 #include "plan/fabric.h"
 
@@ -16,6 +17,10 @@ enum class DeviceKind : uint8_t {
   kEmulated,  // cores of this machine that hold each op for its roofline time at `peak`, and links
               // that take their time without taking cores: a small cluster on the wall's clock
 };
+
+inline constexpr NameTable kDeviceKinds{std::to_array<Named<DeviceKind>>(
+    {{DeviceKind::kCpu, "cpu"}, {DeviceKind::kGpu, "gpu"}, {DeviceKind::kEmulated, "emulated"}})};
+static_assert(kDeviceKinds.complete());
 
 struct Link {
   BytesPerSecond bandwidth;  // per device and direction
@@ -46,6 +51,14 @@ struct Cluster {
   std::map<int64_t, double> slow_devices;
 
   int64_t devices() const { return nodes * devices_per_node; }
+  int64_t node_of(int64_t d) const { return d / devices_per_node; }
+  bool same_node(int64_t a, int64_t b) const { return node_of(a) == node_of(b); }
+  // What kind of devices; every branch on the kind asks one of these.
+  bool on_cores() const { return device == DeviceKind::kCpu; }
+  bool of_gpus() const { return device == DeviceKind::kGpu; }
+  bool emulated() const { return device == DeviceKind::kEmulated; }
+  // Whether messages between some ranks take time on a link.
+  bool linked() const { return node_link || network; }
   // Whether all devices and NICs are alike.
   bool uniform() const { return slow_nics.empty() && slow_devices.empty(); }
   double speed(int64_t d) const {

@@ -227,13 +227,7 @@ void read_custom(YamlMap& map, Fabric& fabric, const FabricSetting& setting) {
 
 Fabric read_fabric(YamlMap map, const FabricSetting& setting) {
   Fabric fabric;
-  fabric.kind = map.choice<FabricKind>("kind",
-                                       {{"ideal", FabricKind::kIdeal},
-                                        {"single_switch", FabricKind::kSingleSwitch},
-                                        {"fat_tree", FabricKind::kFatTree},
-                                        {"multi_plane_fat_tree", FabricKind::kMultiPlaneFatTree},
-                                        {"multi_rail_fat_tree", FabricKind::kMultiRailFatTree},
-                                        {"custom", FabricKind::kCustom}});
+  fabric.kind = map.choice("kind", kFabricKinds);
   if (map.has("routing")) {
     fabric.adaptive = map.choice<bool>("routing", {{"adaptive", true}, {"static", false}});
   }

@@ -20,6 +20,16 @@ enum class FabricKind : uint8_t {
   kCustom,             // switches and links one by one
 };
 
+inline constexpr NameTable kFabricKinds{std::to_array<Named<FabricKind>>({
+    {FabricKind::kIdeal, "ideal"},
+    {FabricKind::kSingleSwitch, "single_switch"},
+    {FabricKind::kFatTree, "fat_tree"},
+    {FabricKind::kMultiPlaneFatTree, "multi_plane_fat_tree"},
+    {FabricKind::kMultiRailFatTree, "multi_rail_fat_tree"},
+    {FabricKind::kCustom, "custom"},
+})};
+static_assert(kFabricKinds.complete());
+
 struct Switch {
   std::string name;
   Duration latency;

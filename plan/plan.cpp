@@ -6,8 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "base/yaml.h"
-#include "plan/routing/placement.h"
-#include "plan/routing/routing_file.h"
+#include "plan/legal.h"
 
 namespace rehearse {
 namespace {
@@ -32,6 +31,13 @@ std::string find_file(YamlMap& top,
   top.fail(key, fmt::format("no file '{}'; looked for {}", name, fmt::join(tried, ", ")));
 }
 
+// Throws the first reason, at the key it speaks of.
+void refuse(const Reasons& reasons, const YamlMap& map) {
+  if (reasons.empty()) return;
+  const Reason& first = reasons.front();
+  map.fail(first.setting.substr(first.setting.rfind('.') + 1), first.message);
+}
+
 // What the map does not say is as in `base`.
 Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster, const Layout& base) {
   Layout l = base;
@@ -40,85 +46,22 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster, cons
   l.dp = map.integer("dp", kRanks, base.dp);
   l.ep = map.integer("ep", kRanks, base.ep);
   l.tp = map.integer("tp", kRanks, base.tp);
-  l.schedule = map.has("schedule")
-                   ? map.choice<ScheduleKind>("schedule",
-                                              {{"1f1b", ScheduleKind::k1F1B},
-                                               {"interleaved-1f1b", ScheduleKind::kInterleaved},
-                                               {"zb1p", ScheduleKind::kZB1P},
-                                               {"dualpipe", ScheduleKind::kDualPipe},
-                                               {"dualpipev", ScheduleKind::kDualPipeV}})
-                   : base.schedule;
+  l.schedule = map.choice("schedule", kSchedules, base.schedule);
   l.zero_stage = map.integer("zero_stage", {.min = 0, .max = 1}, base.zero_stage);
-  const Architecture& a = model.architecture;
-  if (l.schedule == ScheduleKind::kInterleaved) {
+  if (l.way() == Way::kRoundAgain) {
     l.chunks = map.integer("chunks", {.min = 1, .max = 10'000}, l.chunks);
-  }
-  if (a.layers < l.slots()) {
-    map.fail(
-        l.schedule == ScheduleKind::kInterleaved ? "chunks" : "schedule",
-        fmt::format("a rank of this schedule holds {} stages, and the model has {} layers: every "
-                    "stage needs at least one",
-                    l.slots(),
-                    a.layers));
-  }
-  if (a.layers < l.stages()) {
-    map.fail("pp",
-             fmt::format("{} pipeline stages for a model of {} layers: every stage needs at least "
-                         "one; use pp of at most {}",
-                         l.stages(),
-                         a.layers,
-                         a.layers * l.pp / l.stages()));
-  }
-  const std::string stages = check_stages(l.schedule, l.pp);
-  if (!stages.empty()) map.fail("pp", stages);
-  if (l.dp % l.ep != 0) {
-    map.fail("ep", fmt::format("ep of {} does not divide dp of {}", l.ep, l.dp));
-  }
-  if (l.ep > 1 && (a.experts == 0 || a.experts % l.ep != 0)) {
-    map.fail("ep", fmt::format("ep of {} does not divide the model's {} experts", l.ep, a.experts));
   }
   if (map.has("layers_per_stage")) {
     l.layers_per_stage = map.integers("layers_per_stage", {.min = 1, .max = 10'000});
-    int64_t sum = 0;
-    for (const int64_t n : l.layers_per_stage) sum += n;
-    if (static_cast<int64_t>(l.layers_per_stage.size()) != l.stages() || sum != a.layers) {
-      map.fail("layers_per_stage",
-               fmt::format("expected {} counts that add up to the model's {} layers, found {} "
-                           "that add up to {}",
-                           l.stages(),
-                           a.layers,
-                           l.layers_per_stage.size(),
-                           sum));
-    }
   } else if (static_cast<int64_t>(base.layers_per_stage.size()) != l.stages()) {
-    l.layers_per_stage = even_layers(a.layers, l.stages());
+    l.layers_per_stage.clear();
   }
-  if (l.world() > cluster.devices()) {
-    map.fail("pp",
-             fmt::format("pp x dp x tp is {} ranks, but cluster '{}' has {} devices",
-                         l.world(),
-                         cluster.name,
-                         cluster.devices()));
+  refuse(why_not(model.architecture, cluster, l), map);
+  if (l.layers_per_stage.empty()) {
+    l.layers_per_stage = even_layers(model.architecture.layers, l.stages());
   }
-  const std::string uneven = check_expert_groups(l, cluster);
-  if (!uneven.empty()) map.fail("ep", uneven);
   map.finish();
   return l;
-}
-
-constexpr int64_t kMostMicroBatches = 100'000;
-
-// Empty when the ranks of a layout can share sequences so; else what is wrong.
-std::string check_context(const Training& t, const Layout& layout) {
-  if (layout.dp % t.context_parallel != 0) {
-    return fmt::format(
-        "{} ranks per sequence do not divide dp of {}", t.context_parallel, layout.dp);
-  }
-  if (t.sequence_length % t.context_parallel != 0) {
-    return fmt::format(
-        "{} ranks do not divide a sequence of {} tokens", t.context_parallel, t.sequence_length);
-  }
-  return "";
 }
 
 Training read_training(YamlMap map, const Layout& layout) {
@@ -132,11 +75,7 @@ Training read_training(YamlMap map, const Layout& layout) {
   t.steps = map.integer("steps", kCount, t.steps);
   if (map.has("tokens")) t.tokens = map.tokens("tokens");
   t.seed = map.integer("seed", {.min = 0}, t.seed);
-  if (map.has("precision")) {
-    t.precision = map.choice<Precision>(
-        "precision",
-        {{"fp32", Precision::kFp32}, {"bf16", Precision::kBf16}, {"fp8", Precision::kFp8}});
-  }
+  t.precision = map.choice("precision", kPrecisions, t.precision);
   t.learning_rate = map.number("learning_rate", kNotNegative, t.learning_rate);
   t.final_learning_rate = map.number("final_learning_rate", kNotNegative, t.learning_rate / 10);
   t.warmup_steps = map.integer("warmup_steps", {.min = 0}, t.warmup_steps);
@@ -148,13 +87,8 @@ Training read_training(YamlMap map, const Layout& layout) {
   t.bias_update_speed = map.number("bias_update_speed", kNotNegative, t.bias_update_speed);
   t.balance_loss = map.number("balance_loss", kNotNegative, t.balance_loss);
   t.mtp_loss = map.number("mtp_loss", kNotNegative, t.mtp_loss);
-  if (map.has("context_parallel")) {
-    t.context_parallel = map.integer("context_parallel", kCount);
-    const std::string unfit = check_context(t, layout);
-    if (!unfit.empty()) map.fail("context_parallel", unfit);
-  }
-  const std::string wrong = check_micro_batches(layout.schedule, layout.pp, t.micro_batches);
-  if (!wrong.empty()) map.fail("micro_batches", wrong);
+  t.context_parallel = map.integer("context_parallel", kCount, t.context_parallel);
+  refuse(why_not(layout, t), map);
   map.finish();
   return t;
 }
@@ -173,8 +107,10 @@ Phase read_phase(YamlMap map, const Plan& plan) {
   t.micro_batch_size =
       map.integer("micro_batch_size", {.min = 1, .max = 1'000'000}, t.micro_batch_size);
   t.context_parallel = map.integer("context_parallel", kCount, t.context_parallel);
-  const std::string unfit = check_context(t, part.layout);
-  if (!unfit.empty()) map.fail("context_parallel", unfit);
+  if (const Reasons unfit = why_not(part.layout, t); !unfit.empty()) {
+    const bool of_context = unfit.front().setting == "training.context_parallel";
+    if (of_context) refuse(unfit, map);  // else of the plan's own batch
+  }
   const std::vector<int64_t> batches = map.integers("batches", kCount);
   if (batches.empty()) map.fail("batches", "expected at least one number of sequences per step");
   if (map.has("tokens") == map.has("steps")) {
@@ -186,34 +122,9 @@ Phase read_phase(YamlMap map, const Plan& plan) {
     part.tokens = map.has("tokens") ? map.tokens("tokens") * share
                                     : static_cast<double>(map.integer("steps", kCount)) * share *
                                           static_cast<double>(sequences * t.sequence_length);
-    const int64_t at_once = part.layout.dp * t.micro_batch_size / t.context_parallel;
-    if (sequences % at_once != 0) {
-      map.fail("batches",
-               fmt::format("{} sequences do not divide over {} at a time (dp {} x micro-batch size "
-                           "{} / context_parallel {}): use a multiple of {}",
-                           sequences,
-                           at_once,
-                           part.layout.dp,
-                           t.micro_batch_size,
-                           t.context_parallel,
-                           at_once));
-    }
-    t.micro_batches = sequences / at_once;
-    if (t.micro_batches > kMostMicroBatches) {
-      map.fail("batches",
-               fmt::format("{} sequences are {} micro-batches per rank: at most {}",
-                           sequences,
-                           t.micro_batches,
-                           kMostMicroBatches));
-    }
-    const std::string wrong =
-        check_micro_batches(part.layout.schedule, part.layout.pp, t.micro_batches);
-    if (!wrong.empty()) {
-      map.fail(
-          "batches",
-          fmt::format(
-              "{} sequences are {} micro-batches per rank: {}", sequences, t.micro_batches, wrong));
-    }
+    const MicroBatches fit = micro_batches_of(part.layout, t, sequences);
+    if (!fit.why_not.empty()) map.fail("batches", fit.why_not);
+    t.micro_batches = fit.count;
     phase.parts.push_back(part);
   }
   map.finish();
@@ -235,20 +146,6 @@ Budget read_budget(YamlMap map, const Plan& plan) {
   return b;
 }
 
-// Empty when recorded routing is of a model like the plan's; else what differs.
-std::string check_recorded(const RoutingShape& recorded, const Architecture& a) {
-  const auto differ = [](std::string_view what, int64_t there, int64_t here) {
-    return fmt::format("was recorded with {} {}, the model has {}", there, what, here);
-  };
-  if (recorded.experts != a.experts) return differ("experts", recorded.experts, a.experts);
-  if (recorded.active != a.active_experts) {
-    return differ("active experts", recorded.active, a.active_experts);
-  }
-  const int64_t layers = a.layers - a.dense_layers;
-  if (recorded.layers != layers) return differ("layers with experts", recorded.layers, layers);
-  return "";
-}
-
 ExpertLoadSpec read_expert_load(YamlMap map, const Plan& plan) {
   enum class Kind : uint8_t { kBalanced, kSynthetic, kRecorded };
   ExpertLoadSpec e;
@@ -257,7 +154,7 @@ ExpertLoadSpec read_expert_load(YamlMap map, const Plan& plan) {
                                       {"synthetic", Kind::kSynthetic},
                                       {"recorded", Kind::kRecorded}});
   if (kind != Kind::kBalanced) {
-    if (plan.cluster.device != DeviceKind::kGpu) {
+    if (!plan.cluster.of_gpus()) {
       map.fail("kind",
                "synthetic and recorded counts are for clusters of GPUs; others are simulated "
                "balanced");
@@ -267,18 +164,11 @@ ExpertLoadSpec read_expert_load(YamlMap map, const Plan& plan) {
       e.skew = map.number("skew", {.min = 0, .max = 10}, e.skew);
     } else {
       e.recorded = find_file(map, "file", plan.path, "routing");
-      const std::string wrong =
-          check_recorded(RoutingReader(e.recorded).shape(), plan.model.architecture);
-      if (!wrong.empty()) map.fail("file", fmt::format("'{}' {}", e.recorded, wrong));
+      e.recorded_at = map.place("file");
     }
     e.seed = map.integer("seed", {.min = 0}, e.seed);
     e.varies = LoadVaries::kMicroBatch;
-    if (map.has("varies")) {
-      e.varies = map.choice<LoadVaries>("varies",
-                                        {{"never", LoadVaries::kNever},
-                                         {"layer", LoadVaries::kLayer},
-                                         {"micro_batch", LoadVaries::kMicroBatch}});
-    }
+    e.varies = map.choice("varies", kLoadVaries, e.varies);
   }
   map.finish();
   return e;
@@ -301,18 +191,6 @@ DataSource read_data(YamlMap map, const std::string& plan_path) {
 }
 
 }  // namespace
-
-std::string_view name_of(Precision precision) {
-  switch (precision) {
-    case Precision::kFp32:
-      return "fp32";
-    case Precision::kBf16:
-      return "bf16";
-    case Precision::kFp8:
-      return "fp8";
-  }
-  return "?";
-}
 
 std::string share_folder() {
   // Beside an installed program, or the source tree around a build folder.
@@ -340,10 +218,7 @@ Plan load_plan(const std::string& path) {
   plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster, Layout{});
   plan.training = read_training(top.map("training"), plan.layout);
   if (top.has("data")) plan.data = read_data(top.map("data"), path);
-  if (top.has("routing")) {
-    plan.routing = top.choice<Routing>(
-        "routing", {{"learned", Routing::kLearned}, {"balanced", Routing::kBalanced}});
-  }
+  plan.routing = top.choice("routing", kRoutings, plan.routing);
   if (top.has("expert_load")) {
     plan.expert_load = read_expert_load(top.map("expert_load"), plan);
   }
@@ -358,20 +233,6 @@ Plan plan_of(const Plan& plan, const PhasePart& part) {
   p.training = part.training;
   p.budget = {};
   return p;
-}
-
-Program::Spec program_spec(const Plan& plan, Mode mode) {
-  const Architecture& a = plan.model.architecture;
-  return {.layout = plan.layout,
-          .micro_batches = plan.training.micro_batches,
-          .dense_layers = a.dense_layers,
-          .mtp = a.mtp_depth > 0,
-          .expert_bias = a.expert_bias,
-          .mode = mode};
-}
-
-Program build_program(const Plan& plan, Mode mode) {
-  return Program::build(program_spec(plan, mode));
 }
 
 }  // namespace rehearse

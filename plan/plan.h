@@ -6,15 +6,13 @@
 #include <string>
 
 #include "base/units.h"
+#include "base/yaml.h"
+#include "cost/precision.h"
 #include "plan/cluster.h"
 #include "plan/layout.h"
 #include "plan/model.h"
-#include "plan/program/program.h"
 
 namespace rehearse {
-
-enum class Precision : uint8_t { kFp32, kBf16, kFp8 };
-std::string_view name_of(Precision precision);
 
 struct Training {
   int64_t micro_batches = 0;     // per data-parallel rank and step
@@ -44,14 +42,25 @@ enum class Routing : uint8_t {
   kBalanced,  // a fixed balanced pattern (balanced_choice), as in published profiles
 };
 
+inline constexpr NameTable kRoutings{std::to_array<Named<Routing>>(
+    {{Routing::kLearned, "learned"}, {Routing::kBalanced, "balanced"}})};
+static_assert(kRoutings.complete());
+
 // How often the simulator's routing counts change.
 enum class LoadVaries : uint8_t { kNever, kLayer, kMicroBatch };
+inline constexpr NameTable kLoadVaries{
+    std::to_array<Named<LoadVaries>>({{LoadVaries::kNever, "never"},
+                                      {LoadVaries::kLayer, "layer"},
+                                      {LoadVaries::kMicroBatch, "micro_batch"}})};
+static_assert(kLoadVaries.complete());
 
 // Routing counts that `simulate` takes for clusters of GPUs (sim/expert_load.h).
 struct ExpertLoadSpec {
   bool synthetic = false;  // else balanced, or
-  std::string recorded;    // a file of recorded routing (plan/routing/routing_file.h), found; empty: none
-  double skew = 0;         // standard deviation of the logarithm of experts' popularity
+  std::string
+      recorded;  // a file of recorded routing (plan/routing/routing_file.h), found; empty: none
+  SourcePlace recorded_at;  // where the plan names it, for errors found when it is read
+  double skew = 0;          // standard deviation of the logarithm of experts' popularity
   int64_t seed = 1;
   LoadVaries varies = LoadVaries::kNever;  // kMicroBatch: by layer, micro-batch and EP group
   bool balanced() const { return !synthetic && recorded.empty(); }
@@ -96,25 +105,15 @@ struct Plan {
   int64_t micro_batch_tokens() const {
     return training.micro_batch_size * training.sequence_length / training.context_parallel;
   }
-  // Sequences of one step.
-  int64_t step_sequences() const {
-    return training.micro_batch_size * training.micro_batches * layout.dp /
-           training.context_parallel;
-  }
   int64_t step_tokens() const { return micro_batch_tokens() * training.micro_batches * layout.dp; }
-  int64_t local_experts() const { return model.architecture.experts / layout.ep; }
 };
 
 // Reads a plan and the files it names, which are looked for beside it, then in the share folder.
-// Every legality of the layout is checked here. Throws InputError naming file, line and key.
+// Refuses what is not legal (plan/legal.h). Throws InputError naming file, line and key.
 Plan load_plan(const std::string& path);
 
 // The plan as it is during a part of a phase.
 Plan plan_of(const Plan& plan, const PhasePart& part);
-
-// What the plan's ranks do in one step.
-Program::Spec program_spec(const Plan& plan, Mode mode = Mode::kTrain);
-Program build_program(const Plan& plan, Mode mode = Mode::kTrain);
 
 // The folder with the models and topologies that come with the program.
 std::string share_folder();

@@ -83,7 +83,7 @@ TEST(Emulator, OpsTakeTheirRooflineTimeAndNotLess) {
     if (op.kind != OpKind::kAttn) continue;
     const Span& s = t.spans[static_cast<size_t>(op.id)];
     EXPECT_GE(s.end - s.begin,
-              roofline(plan, op_work(plan, op, {}).all()) - Duration::microseconds(1));
+              roofline(plan, OpWork(plan).calls(op, {}).all()) - Duration::microseconds(1));
     ++held;
   }
   EXPECT_GT(held, 0);

@@ -10,6 +10,7 @@
 #include <sched.h>
 
 #include "base/big_memory.h"
+#include "base/random.h"
 #include "kernels/adamw/adamw.h"
 #include "kernels/add/add.h"
 #include "kernels/attention/attention.h"
@@ -22,7 +23,6 @@
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/swiglu/swiglu.h"
-#include "runtime/random.h"
 
 namespace rehearse {
 namespace {
@@ -532,7 +532,8 @@ std::vector<std::vector<KernelRound>> KernelBench::time(const std::vector<Kernel
     if (options.progress) options.progress(++done / conditions, calls[i]);
   };
   // The timing thread never sleeps: a step's threads do not either.
-  for (int64_t round = 0; round < options.rounds; ++round) {
+  const int64_t end = options.first_round + options.rounds;
+  for (int64_t round = options.first_round; round < end; ++round) {
     processors.stay_on(round);
     Operands& mine = *state_->operands.front();
     for (size_t i = 0; i < calls.size(); ++i) {

@@ -31,6 +31,7 @@ class KernelBench {
   struct Options {
     Duration budget;  // per kernel, condition and round; at least one call is made
     int64_t rounds = 1;
+    int64_t first_round = 0;  // each round is on another core than the one before
     std::function<void(int64_t done, const KernelCall& call)> progress;  // done of calls x rounds
   };
   // Goes through all calls once per round, so that a machine whose speed drifts shows that in every

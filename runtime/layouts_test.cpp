@@ -82,7 +82,7 @@ std::vector<Layout> layouts() {
   std::vector<Layout> list;
   for (const int64_t pp : {1, 2, 4}) {
     for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
-      if (check_stages(kind, pp).empty()) list.push_back({.pp = pp, .schedule = kind});
+      if (facts_of(kind).check_ranks(pp).empty()) list.push_back({.pp = pp, .schedule = kind});
     }
   }
   list.push_back({.pp = 2, .schedule = ScheduleKind::kDualPipe, .zero_stage = 0});

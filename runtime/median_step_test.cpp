@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-#include "runtime/random.h"
+#include "base/random.h"
 
 namespace rehearse {
 namespace {

@@ -6,12 +6,51 @@
 
 #include <fmt/format.h>
 
-#include "runtime/random.h"
+#include "base/random.h"
 
 namespace rehearse {
 
+void LayerIds::set(Part part, ParameterId id) {
+  switch (part) {
+    case Part::kInputNorm:
+      input_norm = id;
+      return;
+    case Part::kQueryDown:
+      q_a = id;
+      return;
+    case Part::kQueryNorm:
+      q_a_norm = id;
+      return;
+    case Part::kQueryUp:
+    case Part::kQuery:
+      q = id;
+      return;
+    case Part::kKeyValueDown:
+      kv_a = id;
+      return;
+    case Part::kKeyValueNorm:
+      kv_a_norm = id;
+      return;
+    case Part::kKeyValueUp:
+      kv_b = id;
+      return;
+    case Part::kOutput:
+      o = id;
+      return;
+    case Part::kPostNorm:
+      post_norm = id;
+      return;
+    case Part::kRouter:
+      gate = id;
+      return;
+    default:
+      CHECK(false) << name_of(part) << " is not of attention";
+  }
+}
+
 StageParameters::StageParameters(const Plan& plan, int64_t stage, int64_t ep_rank) {
-  const Architecture& a = plan.model.architecture;
+  const Layers model(plan.model.architecture);
+  const Architecture& a = model.architecture;
   const Layout& l = plan.layout;
   const auto add = [&](std::string name, Arena arena, int64_t rows, int64_t columns) {
     int64_t& size = arena == Arena::kDense ? dense_size : expert_size;
@@ -23,56 +62,46 @@ StageParameters::StageParameters(const Plan& plan, int64_t stage, int64_t ep_ran
     size += rows * columns;
     return static_cast<ParameterId>(list.size()) - 1;
   };
-  const auto matrix = [&](std::string name, int64_t rows, int64_t columns) {
-    return add(std::move(name), Arena::kDense, rows, columns);
-  };
   const auto gain = [&](std::string name, int64_t width) {
     const ParameterId id = add(std::move(name), Arena::kDense, 1, width);
     list.back().is_gain = true;
     return id;
   };
-  const auto ffn = [&](const std::string& name, Arena arena, int64_t width) {
-    const ParameterId gate_up = add(name + ".gate_up_proj", arena, 2 * width, a.hidden);
-    return FfnIds{gate_up, add(name + ".down_proj", arena, a.hidden, width)};
-  };
-
-  if (stage == 0) embedding = matrix("model.embed_tokens", a.vocabulary, a.hidden);
-  for (int64_t i = l.first_layer(stage); i < l.first_layer(stage + 1); ++i) {
-    const std::string layer = fmt::format("model.layers.{}", i);
-    const std::string attn = layer + ".self_attn";
+  if (stage == 0) embedding = add("model.embed_tokens", Arena::kDense, a.vocabulary, a.hidden);
+  for (int64_t i = l.first_layer(stage); i < l.end_layer(stage); ++i) {
+    const Layer& layer = model.at(i);
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    const auto name = [&](Part part) { return prefix + std::string(name_of(part)); };
     LayerIds ids;
-    ids.input_norm = gain(layer + ".input_layernorm", a.hidden);
-    if (a.q_lora) {
-      ids.q_a = matrix(attn + ".q_a_proj", *a.q_lora, a.hidden);
-      ids.q_a_norm = gain(attn + ".q_a_layernorm", *a.q_lora);
+    for (const Step& step : layer.attention) {
+      if (const auto* norm = std::get_if<Norm>(&step)) {
+        ids.set(norm->part, gain(name(norm->part), norm->width));
+      } else if (const auto* linear = std::get_if<Linear>(&step)) {
+        ids.set(linear->part, add(name(linear->part), Arena::kDense, linear->out, linear->in));
+      }
     }
-    ids.q = matrix(attn + (a.q_lora ? ".q_b_proj" : ".q_proj"),
-                   a.heads * a.qk_head(),
-                   a.q_lora.value_or(a.hidden));
-    ids.kv_a = matrix(attn + ".kv_a_proj_with_mqa", a.kv_lora + a.qk_rope, a.hidden);
-    ids.kv_a_norm = gain(attn + ".kv_a_layernorm", a.kv_lora);
-    ids.kv_b = matrix(attn + ".kv_b_proj", a.heads * (a.qk_nope + a.v_head), a.kv_lora);
-    ids.o = matrix(attn + ".o_proj", a.hidden, a.heads * a.v_head);
-    ids.post_norm = gain(layer + ".post_attention_layernorm", a.hidden);
-    if (!a.is_moe(i)) {
-      ids.dense = ffn(layer + ".mlp", Arena::kDense, a.dense_intermediate);
-    } else {
-      ids.gate = matrix(layer + ".mlp.gate", a.experts, a.hidden);
-      if (a.shared_experts > 0) {
-        ids.shared = ffn(
-            layer + ".mlp.shared_experts", Arena::kDense, a.shared_experts * a.expert_intermediate);
-      }
-      const int64_t count = a.experts / l.ep;
-      for (int64_t e = ep_rank * count; e < (ep_rank + 1) * count; ++e) {
-        ids.experts.push_back(
-            ffn(fmt::format("{}.mlp.experts.{}", layer, e), Arena::kExpert, a.expert_intermediate));
-      }
+    const auto ffn = [&](const Ffn& f) {
+      const auto matrix = [&](const Linear& w) {
+        return add(name(w.part), Arena::kDense, w.out, w.in);
+      };
+      const ParameterId gate_up = matrix(f.gate_up);
+      return FfnIds{gate_up, matrix(f.down)};
+    };
+    if (layer.dense) ids.dense = ffn(*layer.dense);
+    if (layer.shared) ids.shared = ffn(*layer.shared);
+    const int64_t experts = layer.experts ? l.experts_per_rank(a.experts) : 0;
+    for (int64_t e = ep_rank * experts; e < (ep_rank + 1) * experts; ++e) {
+      const auto matrix = [&](const Linear& w) {
+        return add(prefix + expert_name(w.part, e), Arena::kExpert, w.out, w.in);
+      };
+      const ParameterId gate_up = matrix(layer.experts->gate_up);
+      ids.experts.push_back({gate_up, matrix(layer.experts->down)});
     }
     layers.push_back(std::move(ids));
   }
-  if (stage == l.stages() - 1) {
+  if (l.is_last(stage)) {
     final_norm = gain("model.norm", a.hidden);
-    head = matrix("lm_head", a.vocabulary, a.hidden);
+    head = add("lm_head", Arena::kDense, a.vocabulary, a.hidden);
   }
 }
 

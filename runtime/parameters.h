@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/big_memory.h"
+#include "cost/layer.h"
 #include "plan/plan.h"
 
 namespace rehearse {
@@ -41,6 +42,9 @@ struct LayerIds {
   std::optional<FfnIds> dense, shared;
   std::optional<ParameterId> gate;
   std::vector<FfnIds> experts;  // of this rank, first one first
+
+  // Of attention or the router.
+  void set(Part part, ParameterId id);
 };
 
 // Which parameters a stage has on EP rank `ep_rank`, and where.

@@ -5,9 +5,9 @@
 #include <string>
 
 #include "base/file.h"
+#include "base/random.h"
 #include "runtime/communicators/local/local_communicator.h"
 #include "runtime/devices/cpu/cpu_device.h"
-#include "runtime/random.h"
 #include "runtime/train.h"
 
 namespace rehearse {

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cost/layer.h"
 #include "runtime/median_step.h"
 
 namespace rehearse {

@@ -10,10 +10,9 @@ namespace {
 
 // The first group's, over all links of its routes.
 std::vector<Duration> over_routes(const GpuWorld& world, const ExchangeShape& shape) {
-  const Layout& l = world.plan.layout;
   Sharing sharing;
   const Network network(
-      world.plan.cluster, {.pp = l.pp, .dp = l.dp, .count = l.dp}, &*world.fabric, sharing);
+      world.plan.cluster, RankBlock::all(world.layout()), &*world.fabric, sharing);
   return LoneExchange(
              shape,
              std::move(sharing),
@@ -42,7 +41,7 @@ std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan,
     const auto op = std::find_if(program.ops().begin(), program.ops().end(), [&](const Op& o) {
       return o.kind == kind && o.pass == pass;
     });
-    if (op != program.ops().end()) {
+    if (calibration && op != program.ops().end()) {
       terms.copy_slowdown = costs.of(*op, 0).copy_slowdown;
       terms.preparation = costs.of(*op, 0).preparation;
     }

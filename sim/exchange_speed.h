@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "plan/plan.h"
+#include "plan/program/program.h"
 #include "sim/price/calibration.h"
 
 namespace rehearse {

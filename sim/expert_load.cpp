@@ -4,18 +4,13 @@
 #include <cmath>
 #include <numbers>
 
+#include <fmt/format.h>
+
+#include "base/random.h"
 #include "plan/routing/routing_file.h"
 
 namespace rehearse {
 namespace {
-
-// SplitMix64: the next number of a sequence, and a hash.
-uint64_t mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15ULL;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
 
 double uniform(uint64_t x) {  // in (0, 1)
   return (static_cast<double>(x >> 11) + 0.5) * 0x1.0p-53;
@@ -27,9 +22,9 @@ constexpr size_t kLibrary = 128;
 constexpr size_t kKept = 512;
 
 // Chooses experts by scores, as the gate does.
-class Gate {
+class Chooser {
  public:
-  explicit Gate(const Architecture& a)
+  explicit Chooser(const Architecture& a)
       : a_(a), size_(a.experts / a.groups), groups_(static_cast<size_t>(a.groups)) {}
 
   void choose(std::span<const float> scores, std::span<int32_t> chosen) {
@@ -68,6 +63,20 @@ class Gate {
   std::vector<std::pair<float, int32_t>> candidates_;
 };
 
+// Empty when recorded routing is of a model like this; else what differs.
+std::string differs(const RoutingShape& recorded, const Architecture& a) {
+  const auto differ = [](std::string_view what, int64_t there, int64_t here) {
+    return fmt::format("was recorded with {} {}, the model has {}", there, what, here);
+  };
+  if (recorded.experts != a.experts) return differ("experts", recorded.experts, a.experts);
+  if (recorded.active != a.active_experts) {
+    return differ("active experts", recorded.active, a.active_experts);
+  }
+  const int64_t layers = a.layers - a.dense_layers;
+  if (recorded.layers != layers) return differ("layers with experts", recorded.layers, layers);
+  return "";
+}
+
 }  // namespace
 
 ExpertLoad::ExpertLoad(const Plan& plan)
@@ -75,12 +84,12 @@ ExpertLoad::ExpertLoad(const Plan& plan)
   if (experts_ == 0) {
     known_.emplace(0, GroupLoad{.flows = {}, .members = {MemberLoad{}}, .symmetric = true});
   } else if (spec_.balanced()) {
-    known_.emplace(0, finish(0, balanced_routing(plan, group_)));
+    known_.emplace(0, group_load(0, group_, balanced_routing(plan, group_)));
   } else {
     first_layer_ = static_cast<int32_t>(plan.model.architecture.dense_layers);
     spec_.synthetic ? draw_library(plan) : read_library(plan);
     if (uniform()) {
-      known_.emplace(0, make(0, first_layer_, mix(static_cast<uint64_t>(spec_.seed))));
+      known_.emplace(0, make(0, first_layer_, split_mix(static_cast<uint64_t>(spec_.seed))));
     }
   }
 }
@@ -88,8 +97,8 @@ ExpertLoad::ExpertLoad(const Plan& plan)
 void ExpertLoad::draw_library(const Plan& plan) {
   const Architecture& a = plan.model.architecture;
   const auto experts = static_cast<size_t>(a.experts);
-  uint64_t state = mix(static_cast<uint64_t>(spec_.seed) ^ 0x6c62272e07bb0142ULL);
-  const auto next = [&] { return state = mix(state); };
+  uint64_t state = split_mix(static_cast<uint64_t>(spec_.seed) ^ 0x6c62272e07bb0142ULL);
+  const auto next = [&] { return state = split_mix(state); };
   std::vector<float> popularity(experts);
   for (float& p : popularity) {
     const double radius = std::sqrt(-2 * std::log(rehearse::uniform(next())));
@@ -111,7 +120,7 @@ void ExpertLoad::draw_library(const Plan& plan) {
   const size_t drawn = std::min(tokens, kDrawn);
   std::vector<float> scores(experts);
   std::vector<int32_t> chosen(drawn * active);
-  Gate gate(a);
+  Chooser gate(a);
   for (size_t s = 0; s < kLibrary; ++s) {
     for (size_t t = 0; t < drawn; ++t) {
       uint64_t bits = 0;
@@ -131,6 +140,9 @@ void ExpertLoad::draw_library(const Plan& plan) {
 void ExpertLoad::read_library(const Plan& plan) {
   const RoutingReader reader(spec_.recorded);
   const RoutingShape& shape = reader.shape();
+  if (const std::string other = differs(shape, plan.model.architecture); !other.empty()) {
+    spec_.recorded_at.fail("expert_load.file", fmt::format("'{}' {}", spec_.recorded, other));
+  }
   std::vector<std::vector<Source>> library(static_cast<size_t>(shape.layers));
   const int64_t used = std::min<int64_t>(shape.micro_batches, kLibrary);
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
@@ -163,14 +175,14 @@ GroupLoad ExpertLoad::make(int64_t id, int32_t layer, uint64_t seed) const {
   const auto positions = static_cast<size_t>(group_.per_node);
   const auto per_member = static_cast<size_t>(group_.experts_per_member);
   // One load for all layers is drawn as it comes; drawn layers differ in where hot experts stand.
-  const uint64_t turn = uniform() ? 0 : mix(static_cast<uint64_t>(layer));
-  const size_t turn_node = spec_.synthetic ? mix(turn) % nodes : 0;
-  const size_t turn_position = spec_.synthetic ? mix(turn + 1) % positions : 0;
+  const uint64_t turn = uniform() ? 0 : split_mix(static_cast<uint64_t>(layer));
+  const size_t turn_node = spec_.synthetic ? split_mix(turn) % nodes : 0;
+  const size_t turn_position = spec_.synthetic ? split_mix(turn + 1) % positions : 0;
   const auto place = static_cast<size_t>(std::max(0, layer - first_layer_));
   const std::vector<Source>& library = (*library_)[std::min(place, library_->size() - 1)];
   RoutingCounts counts;
   for (int64_t src = 0; src < group_.size; ++src) {
-    const Source& drawn = library[mix(seed + static_cast<uint64_t>(src)) % library.size()];
+    const Source& drawn = library[split_mix(seed + static_cast<uint64_t>(src)) % library.size()];
     std::vector<int64_t> to_node(nodes), to_rank(nodes * positions), rows(drawn.rows.size());
     for (size_t n = 0; n < nodes; ++n) {
       const size_t node = (n + turn_node) % nodes;
@@ -188,33 +200,7 @@ GroupLoad ExpertLoad::make(int64_t id, int32_t layer, uint64_t seed) const {
     counts.to_rank.push_back(std::move(to_rank));
     counts.rows.push_back(std::move(rows));
   }
-  return finish(id, counts);
-}
-
-GroupLoad ExpertLoad::finish(int64_t id, const RoutingCounts& counts) const {
-  GroupLoad load{.id = id, .flows = {}, .members = {}};
-  if (group_.size > 1) load.flows = exchange_flows(group_, counts);
-  for (int64_t m = 0; m < group_.size; ++m) load.members.push_back(member_load(group_, counts, m));
-  const auto alike = [](const std::vector<ExchangeFlow>& flows) {
-    return std::all_of(flows.begin(), flows.end(), [&](const ExchangeFlow& f) {
-      return f.tokens == flows.front().tokens;
-    });
-  };
-  const auto busy = [](const std::vector<ExchangeFlow>& flows, int64_t members) {
-    std::vector<int64_t> in(static_cast<size_t>(members), 0), out = in;
-    for (const ExchangeFlow& f : flows) {
-      ++out[static_cast<size_t>(f.from)];
-      ++in[static_cast<size_t>(f.to)];
-    }
-    return std::all_of(in.begin(), in.end(), [&](int64_t n) { return n == in.front(); }) &&
-           out == in;
-  };
-  load.symmetric = alike(load.flows.across) && alike(load.flows.within) &&
-                   busy(load.flows.across, group_.size) && busy(load.flows.within, group_.size) &&
-                   std::all_of(load.members.begin(), load.members.end(), [&](const MemberLoad& m) {
-                     return m == load.members.front();
-                   });
-  return load;
+  return group_load(id, group_, counts);
 }
 
 const GroupLoad& ExpertLoad::of(int32_t layer, int32_t micro_batch, int64_t group) {
@@ -230,7 +216,8 @@ const GroupLoad& ExpertLoad::of(int32_t layer, int32_t micro_batch, int64_t grou
     order_.pop_front();
   }
   order_.push_back(id);
-  const uint64_t seed = mix(static_cast<uint64_t>(id) ^ mix(static_cast<uint64_t>(spec_.seed)));
+  const uint64_t seed =
+      split_mix(static_cast<uint64_t>(id) ^ split_mix(static_cast<uint64_t>(spec_.seed)));
   return known_.emplace(id, make(id, layer, seed)).first->second;
 }
 

@@ -8,22 +8,11 @@
 #include <unordered_map>
 #include <vector>
 
-#include "plan/program/op_work.h"
-#include "plan/routing/placement.h"
 #include "plan/plan.h"
 #include "plan/routing/counts.h"
+#include "plan/routing/placement.h"
 
 namespace rehearse {
-
-// The counts of one all-to-all, and what they mean for the members of its group.
-struct GroupLoad {
-  int64_t id = 0;  // equal ids, equal counts
-  ExchangeFlows flows;
-  std::vector<MemberLoad> members;
-  // Whether every member sends, receives and computes the same, and all messages between nodes, and
-  // all within them, are of one size: then no member is ever ahead of another.
-  bool symmetric = false;
-};
 
 // Synthetic counts (plan key `expert_load`): every expert has a popularity, log-normal of standard
 // deviation `skew`; a token's scores are log popularity plus Gumbel noise, and its experts are
@@ -37,6 +26,7 @@ struct GroupLoad {
 // proportion.
 class ExpertLoad {
  public:
+  // Throws InputError when recorded routing is not of a model like the plan's.
   explicit ExpertLoad(const Plan& plan);
 
   // Until the next call. group: data rank / EP.
@@ -53,7 +43,6 @@ class ExpertLoad {
   void read_library(const Plan& plan);
   Source count(const Plan& plan, std::span<const int32_t> choices, int64_t tokens) const;
   GroupLoad make(int64_t id, int32_t layer, uint64_t seed) const;
-  GroupLoad finish(int64_t id, const RoutingCounts& counts) const;
 
   ExpertLoadSpec spec_;
   ExpertGroup group_;

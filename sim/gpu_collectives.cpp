@@ -10,8 +10,7 @@ namespace rehearse {
 
 int64_t GpuWork::collective_key(OpId id) const {
   const Op& op = world_.program.op(id);
-  const int64_t member =
-      op.group == Group::kExpertReplicas ? world_.program.data_rank(id) % world_.plan.layout.ep : 0;
+  const int64_t member = op.group == Group::kExpertReplicas ? member_of(id) : 0;
   return (((static_cast<int64_t>(op.kind) * 8 + static_cast<int64_t>(op.group)) << 20 |
            (op.group == Group::kWorld ? 0 : op.stage))
           << 24) |
@@ -29,7 +28,7 @@ GpuWorld::Collective GpuWork::plan_of(OpId id) const {
   c.missing = c.members.size() * 3;
   // Ranks per node, where all nodes have as many of the group; else one by one.
   std::map<int64_t, int64_t> on_node;
-  for (const int64_t r : c.ranks) ++on_node[r / cluster.devices_per_node];
+  for (const int64_t r : c.ranks) ++on_node[cluster.node_of(r)];
   const bool even = std::all_of(on_node.begin(), on_node.end(), [&](const auto& n) {
     return n.second == on_node.begin()->second;
   });
@@ -55,7 +54,7 @@ const Network::Ports& GpuWork::transfer_ports(size_t transfer) const {
 // ports, a flow from the moment that something does.
 void GpuWork::transfer(OpId id, size_t transfer, Bytes bytes) {
   if (bytes == Bytes()) {
-    wait(Duration(), payload(Event::kPart, static_cast<uint64_t>(id)));
+    wait(Duration(), payload_of(Event::kPart, id));
     return;
   }
   // No exchange has these links: a rank's collectives and all-to-alls are of one lane.
@@ -74,7 +73,7 @@ void GpuWork::transfer(OpId id, size_t transfer, Bytes bytes) {
   const double rate =
       std::min(clock_.sharing.capacity(ports.out), clock_.sharing.capacity(ports.in));
   wait(Duration::picoseconds(static_cast<int64_t>(std::nearbyint(t.bytes / rate))),
-       payload(Event::kTransferred, transfer, t.generation));
+       payload_of(Event::kTransferred, transfer, t.generation));
 }
 
 // The transfer's ports are about to be shared: what is left of it becomes a flow.
@@ -91,7 +90,22 @@ void GpuWork::share_transfer(size_t transfer) {
                        std::max(0.0, t.bytes - passed * rate),
                        Sharing::kNoBound,
                        uses,
-                       payload(Event::kPart, static_cast<uint64_t>(t.op)));
+                       payload_of(Event::kPart, t.op));
+}
+
+// What the links take at best: other traffic beside a collective is rare.
+void GpuWork::record_collective(int64_t rank, const CollectivePlan& plan) {
+  if (!world_.load.wants(rank)) return;
+  const auto add = [&](LinkKind out, LinkKind in, Bytes bytes, const std::optional<Link>& link) {
+    if (bytes == Bytes() || !link) return;
+    const Duration end = clock_.now + bytes / link->bandwidth;
+    for (const LinkKind k : {out, in}) {
+      world_.load.add(rank, k, clock_.now, end, static_cast<double>(bytes.count()));
+    }
+  };
+  const Cluster& cluster = world_.plan.cluster;
+  add(LinkKind::kNetworkOut, LinkKind::kNetworkIn, plan.network, cluster.network);
+  add(LinkKind::kNodeOut, LinkKind::kNodeIn, plan.node, cluster.node_link);
 }
 
 void GpuWork::begin_collective(OpId id) {
@@ -103,7 +117,7 @@ void GpuWork::begin_collective(OpId id) {
   // does. Each rank's end of a link is counted at that rank; where links between switches matter,
   // the network's flows go their whole way.
   wait(at_speed(world_.costs.of(world_.program.op(id), member_of(id)).work.alone, rank),
-       payload(Event::kPart, static_cast<uint64_t>(id)));
+       payload_of(Event::kPart, id));
   if (world_.shared_links && c.plan.network > Bytes()) {
     // To the same position on the group's next node.
     const auto at = std::lower_bound(c.ranks.begin(), c.ranks.end(), rank) - c.ranks.begin();
@@ -112,18 +126,7 @@ void GpuWork::begin_collective(OpId id) {
   } else {
     transfer(id, 2 * block_.index(rank) + 1, cluster.network ? c.plan.network : Bytes());
   }
-  if (world_.load.wants(rank)) {
-    // What the links take at best: other traffic is rare by then.
-    const auto add = [&](LinkKind out, LinkKind in, Bytes bytes, const std::optional<Link>& link) {
-      if (bytes == Bytes() || !link) return;
-      const Duration end = clock_.now + bytes / link->bandwidth;
-      for (const LinkKind k : {out, in}) {
-        world_.load.add(rank, k, clock_.now, end, static_cast<double>(bytes.count()));
-      }
-    };
-    add(LinkKind::kNetworkOut, LinkKind::kNetworkIn, c.plan.network, cluster.network);
-    add(LinkKind::kNodeOut, LinkKind::kNodeIn, c.plan.node, cluster.node_link);
-  }
+  record_collective(rank, c.plan);
   transfer(id, 2 * block_.index(rank), cluster.node_link ? c.plan.node : Bytes());
 }
 
@@ -134,10 +137,7 @@ void GpuWork::part_ended(OpId id) {
   const Duration end = clock_.now + c.plan.latency;
   for (const OpId m : c.members) {
     GpuWork& there = *world_.works[static_cast<size_t>(world_.program.data_rank(m) / count_)];
-    Sharing::wait(clock_.now,
-                  end - clock_.now,
-                  there.clock_.queue,
-                  payload(Event::kEnded, static_cast<uint64_t>(m)));
+    Sharing::wait(clock_.now, end - clock_.now, there.clock_.queue, payload_of(Event::kEnded, m));
   }
   world_.collectives.erase(key);
 }

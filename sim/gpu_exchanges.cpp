@@ -28,7 +28,7 @@ bool GpuWork::links_idle(OpId first, int32_t members) const {
 void GpuWork::begin_exchange(OpId id) {
   const Op& op = world_.program.op(id);
   const Plan& plan = world_.plan;
-  const int64_t group = world_.program.data_rank(id) / world_.group.size;
+  const int32_t group = group_of(id);
   const int32_t links =
       world_.links_of[static_cast<size_t>(op.pp_rank)][static_cast<size_t>(group)];
   const GroupLoad& load = load_.of(*op.layer, *op.micro_batch, group);
@@ -90,7 +90,7 @@ void GpuWork::begin_exchange(OpId id) {
   std::sort(times.begin(), times.end());
   times.erase(std::unique(times.begin(), times.end()), times.end());
   for (const Duration t : times) {
-    wait(t, payload(Event::kExchangeEnds, static_cast<uint64_t>(slot), x.generation));
+    wait(t, payload_of(Event::kExchangeEnds, static_cast<size_t>(slot), x.generation));
   }
   for (int32_t m = 0; m < group_members_; ++m) {
     device_of(rank_of(member_op(x, m))).exchange = slot;
@@ -102,7 +102,7 @@ void GpuWork::go_live(int32_t slot) {
   Exchange& x = exchanges_[static_cast<size_t>(slot)];
   for (int32_t m = 0; m < group_members_; ++m) {
     Device& d = device_of(rank_of(member_op(x, m)));
-    if (d.exchange == slot) d.exchange = -1;
+    if (d.exchange == slot) d.exchange.reset();
   }
   ++disturbed_;
   LoneExchange so_far(*x.shape, *x.ports);
@@ -145,7 +145,7 @@ void GpuWork::start_live(int32_t slot, const LoneExchange* so_far) {
                          *left,
                          Sharing::kNoBound,
                          uses,
-                         payload(Event::kExchangeFlow, static_cast<uint64_t>(slot), i));
+                         payload_of(Event::kExchangeFlow, static_cast<size_t>(slot), i));
   }
 }
 
@@ -156,9 +156,9 @@ void GpuWork::schedule_ends(int32_t slot, const ExchangeRun::Ends& ends) {
     if (x.ended[static_cast<size_t>(member)]) continue;
     const Duration at = std::max(x.begin + end, clock_.now);
     wait(at - clock_.now,
-         payload(Event::kExchangeFlow,
-                 static_cast<uint64_t>(slot),
-                 x.shape->flows.size() + static_cast<size_t>(member)));
+         payload_of(Event::kExchangeFlow,
+                    static_cast<size_t>(slot),
+                    x.shape->flows.size() + static_cast<size_t>(member)));
   }
 }
 
@@ -169,7 +169,7 @@ void GpuWork::end_member(int32_t slot, int32_t member) {
   const OpId id = member_op(x, member);
   const int64_t rank = rank_of(id);
   Device& d = device_of(rank);
-  if (d.exchange == slot) d.exchange = -1;
+  if (d.exchange == slot) d.exchange.reset();
   communicate(rank, -1);
   if (world_.load.wants(rank)) record_load(x, member);
   clock_.happened.push_back({id, true});

@@ -12,8 +12,7 @@ GpuWork::GpuWork(
       clock_(clock),
       count_(count),
       group_members_(static_cast<int32_t>(std::min<int64_t>(world.group.size, count))),
-      block_{
-          .pp = world.plan.layout.pp, .dp = world.plan.layout.dp, .first = first, .count = count},
+      block_{.layout = world.plan.layout, .first = first, .count = count},
       network_(world.plan.cluster, block_, world.fabric ? &*world.fabric : nullptr, clock.sharing),
       devices_(static_cast<size_t>(block_.size())) {
   world.works.push_back(this);
@@ -25,11 +24,63 @@ LocalCost GpuWork::local_cost(OpId id) {
   const Op& op = world_.program.op(id);
   const bool moe = op.layer && world_.plan.model.architecture.is_moe(*op.layer);
   if (moe && op.kind == OpKind::kMlp && !load_.uniform()) {
-    const int32_t data_rank = world_.program.data_rank(id);
-    const GroupLoad& load = load_.of(*op.layer, *op.micro_batch, data_rank / world_.group.size);
+    const GroupLoad& load = load_.of(*op.layer, *op.micro_batch, group_of(id));
     return world_.costs.price_work(op, load.members[static_cast<size_t>(member_of(id))]);
   }
   return world_.costs.of(op, member_of(id)).work;
+}
+
+// Ranks that share a sequence gather each other's part of it, before the op computes: an all-gather
+// as any other, over each rank's ends of the links, beside whatever else is on them.
+void GpuWork::gather(OpId id) {
+  const Cluster& cluster = world_.plan.cluster;
+  const int64_t rank = rank_of(id);
+  const int64_t ranks = world_.plan.training.context_parallel;
+  const Place place = world_.layout().place_of(rank);
+  const int64_t first = world_.layout().rank_of(place.pp_rank, place.data_rank / ranks * ranks);
+  const int64_t nodes = cluster.node_of(first + ranks - 1) - cluster.node_of(first) + 1;
+  const bool even = ranks % nodes == 0;
+  const Bytes bytes = world_.costs.of(world_.program.op(id), member_of(id)).gathered;
+  const CollectivePlan plan = plan_collective(
+      cluster, even ? nodes : ranks, even ? ranks / nodes : 1, bytes, /*reduce_all=*/false);
+  Device& d = device_of(rank);
+  d.gather_latency = plan.latency;
+  d.gathering = 1;  // this call itself
+  use_links(rank);
+  const auto flow = [&](Bytes size, const Network::Ports& ports) {
+    const Use uses[] = {{ports.out, 1}, {ports.in, 1}};
+    clock_.sharing.start(clock_.now,
+                         static_cast<double>(size.count()),
+                         Sharing::kNoBound,
+                         uses,
+                         payload_of(Event::kGathered, id));
+    ++d.gathering;
+  };
+  if (cluster.node_link && plan.node > Bytes()) flow(plan.node, network_.node_ports(rank));
+  if (cluster.network && plan.network > Bytes()) {
+    if (world_.shared_links) {
+      // The whole way, to the group's next node.
+      const int64_t next = first + (rank - first + ranks / nodes) % ranks;
+      start_flow(id, rank, next, plan.network, Event::kGathered);
+      ++d.gathering;
+    } else {
+      flow(plan.network, network_.network_ports(rank));
+    }
+  }
+  record_collective(rank, plan);
+  gathered(id);
+}
+
+void GpuWork::gathered(OpId id) {
+  Device& d = device_of(rank_of(id));
+  if (--d.gathering > 0) return;
+  if (d.gather_latency > Duration()) {
+    d.gathering = 1;
+    wait(d.gather_latency, payload_of(Event::kGathered, id));
+    d.gather_latency = {};
+    return;
+  }
+  compute(id);
 }
 
 void GpuWork::compute(OpId id) {
@@ -54,7 +105,7 @@ void GpuWork::schedule(Device& d, size_t index) {
   const double time = std::nearbyint(d.left / speed(d));
   ++d.generation;
   wait(Duration::picoseconds(static_cast<int64_t>(time)),
-       payload(Event::kComputed, index, d.generation));
+       payload_of(Event::kComputed, index, d.generation));
 }
 
 // A communication kernel comes to the rank's device (+1) or leaves it (-1).
@@ -88,25 +139,25 @@ void GpuWork::begin(OpId id) {
   } else if (op.kind == OpKind::kSend) {
     send(id);
   } else if (op.lane == Lane::kCompute) {
-    compute(id);
+    const bool gathers = world_.costs.of(op, member_of(id)).gathered > Bytes();
+    gathers ? gather(id) : compute(id);
   } else {  // a lone rank's dispatch and combine, recv
     const LocalCost cost = local_cost(id);
     if (op.kind == OpKind::kRecv || cost.alone == Duration()) {
       clock_.happened.push_back({id, true});
     } else {
-      wait(at_speed(cost.alone, rank_of(id)), payload(Event::kEnded, static_cast<uint64_t>(id)));
+      wait(at_speed(cost.alone, rank_of(id)), payload_of(Event::kEnded, id));
     }
   }
 }
 
-void GpuWork::event(uint64_t value) {
-  const auto kind = static_cast<Event>(value & 7);
-  value >>= 3;
-  const auto high = static_cast<size_t>(value >> 32);
-  const auto low = static_cast<uint32_t>(value);
-  switch (kind) {
+void GpuWork::event(uint64_t what) {
+  const auto high = static_cast<size_t>(payload::high(what));
+  const auto low = static_cast<uint32_t>(payload::low(what));
+  const auto of_op = static_cast<OpId>(payload::value(what));
+  switch (payload::kind<Event>(what)) {
     case Event::kEnded: {
-      const auto id = static_cast<OpId>(value);
+      const OpId id = of_op;
       if (world_.program.op(id).group != Group::kNone) communicate(rank_of(id), -1);
       clock_.happened.push_back({id, true});
       return;
@@ -119,12 +170,11 @@ void GpuWork::event(uint64_t value) {
       return;
     }
     case Event::kSent: {
-      const auto id = static_cast<OpId>(value);
+      const OpId id = of_op;
       const Op& op = world_.program.op(id);
       const int64_t to = world_.program.global_rank({*op.peer, world_.program.data_rank(id)});
       record_send(id, to);
-      wait(network_.route(rank_of(id), to)->latency,
-           payload(Event::kEnded, static_cast<uint64_t>(id)));
+      wait(network_.route(rank_of(id), to)->latency, payload_of(Event::kEnded, id));
       return;
     }
     case Event::kExchangeEnds: {
@@ -152,7 +202,7 @@ void GpuWork::event(uint64_t value) {
       return;
     }
     case Event::kPart:
-      part_ended(static_cast<OpId>(value));
+      part_ended(of_op);
       return;
     case Event::kTransferred: {
       Transfer& t = transfers_[high];
@@ -161,6 +211,9 @@ void GpuWork::event(uint64_t value) {
       part_ended(t.op);
       return;
     }
+    case Event::kGathered:
+      gathered(of_op);
+      return;
   }
 }
 
@@ -168,8 +221,7 @@ void GpuWork::event(uint64_t value) {
 
 // Somebody else is about to use the links of `rank`.
 void GpuWork::use_links(int64_t rank) {
-  const int32_t slot = device_of(rank).exchange;
-  if (slot >= 0) go_live(slot);
+  if (const auto slot = device_of(rank).exchange) go_live(*slot);
   if (transfers_.empty()) return;
   for (const size_t t : {2 * block_.index(rank), 2 * block_.index(rank) + 1}) {
     if (transfers_[t].active) share_transfer(t);
@@ -184,7 +236,7 @@ void GpuWork::start_flow(OpId id, int64_t from, int64_t to, Bytes bytes, Event t
                        static_cast<double>(bytes.count()),
                        Sharing::kNoBound,
                        route->uses,
-                       payload(then, static_cast<uint64_t>(id)));
+                       payload_of(then, id));
 }
 
 void GpuWork::record_send(OpId id, int64_t to) {
@@ -192,8 +244,7 @@ void GpuWork::record_send(OpId id, int64_t to) {
   if (!world_.load.wants(from) && !world_.load.wants(to)) return;
   const Duration begin = send_begins_.at(id);
   send_begins_.erase(id);
-  const int64_t per_node = world_.plan.cluster.devices_per_node;
-  const bool inside = from / per_node == to / per_node;
+  const bool inside = world_.plan.cluster.same_node(from, to);
   const auto bytes =
       static_cast<double>(world_.costs.of(world_.program.op(id), member_of(id)).message.count());
   if (world_.load.wants(from)) {

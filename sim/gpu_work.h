@@ -5,10 +5,12 @@
 
 #include <map>
 #include <memory>
+#include <optional>
+#include <tuple>
 #include <vector>
 
-#include "sim/gpu_world.h"
 #include "sim/engine/walk.h"
+#include "sim/gpu_world.h"
 
 namespace rehearse {
 
@@ -40,12 +42,13 @@ class GpuWork {
     kExchangeFlow,  // slot, flow
     kPart,          // op: a part of its collective
     kTransferred,   // transfer, generation: a lone one
+    kGathered,      // op: a part of what it gathers before it computes
   };
-  static uint64_t payload(Event kind, uint64_t value) {
-    return ((value << 3) | static_cast<uint64_t>(kind)) << 2;
+  static uint64_t payload_of(Event kind, OpId op) {
+    return payload::of_work(kind, static_cast<uint64_t>(op));
   }
-  static uint64_t payload(Event kind, uint64_t high, uint64_t low) {
-    return payload(kind, (high << 32) | low);
+  static uint64_t payload_of(Event kind, size_t high, size_t low) {
+    return payload::of_work(kind, high, low);
   }
 
   // A rank's device.
@@ -57,7 +60,9 @@ class GpuWork {
     double beside = 1;          // its speed beside communication
     int64_t since = 0;
     uint32_t generation = 0;
-    int32_t exchange = -1;  // slot of the lone exchange that its links carry
+    std::optional<int32_t> exchange;  // slot of the lone exchange that its links carry
+    int32_t gathering = 0;            // parts that the op at hand waits for
+    Duration gather_latency;          // of all its steps, not yet waited for
   };
   struct Exchange {
     bool active = false;
@@ -90,7 +95,12 @@ class GpuWork {
 
   int64_t rank_of(OpId id) const { return world_.program.global_rank(id); }
   Device& device_of(int64_t rank) { return devices_[block_.index(rank)]; }
-  int64_t member_of(OpId id) const { return world_.program.data_rank(id) % world_.group.size; }
+  int64_t member_of(OpId id) const {
+    return world_.layout().expert_index_of(world_.program.data_rank(id));
+  }
+  int32_t group_of(OpId id) const {
+    return static_cast<int32_t>(world_.layout().expert_group_of(world_.program.data_rank(id)));
+  }
   bool is_exchange(const Op& op) const {
     return op.group == Group::kExpertParallel && is_all_to_all(op.kind);
   }
@@ -104,12 +114,15 @@ class GpuWork {
   }
   double speed(const Device& d) const { return d.communicating > 0 ? d.beside : 1; }
 
+  void gather(OpId id);
+  void gathered(OpId id);
   void compute(OpId id);
   void schedule(Device& d, size_t index);
   void communicate(int64_t rank, int32_t change);
   LocalCost local_cost(OpId id);
   void send(OpId id);
   void record_send(OpId id, int64_t to);
+  void record_collective(int64_t rank, const CollectivePlan& plan);
   void start_flow(OpId id, int64_t from, int64_t to, Bytes bytes, Event then);
   void use_links(int64_t rank);
 

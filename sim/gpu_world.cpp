@@ -1,7 +1,6 @@
 #include "sim/gpu_world.h"
 
 #include <algorithm>
-#include <bit>
 
 namespace rehearse {
 
@@ -20,13 +19,12 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
   }
   const Layout& l = plan.layout;
   Sharing unused;
-  const Network network(
-      cluster, {.pp = l.pp, .dp = l.dp, .count = l.dp}, fabric ? &*fabric : nullptr, unused);
+  const Network network(cluster, RankBlock::all(l), fabric ? &*fabric : nullptr, unused);
   links_of.resize(static_cast<size_t>(l.pp));
   for (int64_t r = 0; r < l.pp && l.ep > 1; ++r) {
-    for (int64_t g = 0; g < l.dp / l.ep; ++g) {
+    for (int64_t g = 0; g < l.expert_groups(); ++g) {
       GroupLinks of_group;
-      const int64_t first = r * l.dp + g * l.ep;
+      const int64_t first = l.rank_of(r, g * l.ep);
       for (int64_t a = 0; a < group.nodes; ++a) {
         for (int64_t b = 0; b < group.nodes; ++b) {
           const auto route =
@@ -59,13 +57,12 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
   // Pipeline messages: every data rank's takes as long, over the same kind of link.
   for (int64_t r = 0; r < l.pp; ++r) {
     for (const int64_t to : {(r + 1) % l.pp, l.pp - 1 - r}) {
-      const auto model = network.route(r * l.dp, to * l.dp);
+      const auto model = network.route(l.rank_of(r, 0), l.rank_of(to, 0));
       const auto inside = [&](int64_t d) {
-        return (r * l.dp + d) / cluster.devices_per_node ==
-               (to * l.dp + d) / cluster.devices_per_node;
+        return cluster.same_node(l.rank_of(r, d), l.rank_of(to, d));
       };
       for (int64_t d = 1; d < l.dp && groups_alike; ++d) {
-        const auto route = network.route(r * l.dp + d, to * l.dp + d);
+        const auto route = network.route(l.rank_of(r, d), l.rank_of(to, d));
         groups_alike &= inside(d) == inside(0) && route.has_value() == model.has_value() &&
                         (!route || (route->latency == model->latency &&
                                     route->uses.size() == model->uses.size()));
@@ -89,46 +86,6 @@ ExchangeTerms GpuWorld::exchange_terms(bool dispatch, Bytes token, int32_t links
           .within = cluster.node_link ? cluster.node_link->latency : Duration(),
           .copy = copy,
           .members = group.size};
-}
-
-CollectivePlan plan_collective(
-    const Cluster& cluster, int64_t nodes, int64_t per_node, Bytes bytes, bool reduce_all) {
-  const Duration network = cluster.network ? cluster.network->latency : Duration();
-  const Duration node = cluster.node_link ? cluster.node_link->latency : Duration();
-  const int64_t ranks = nodes * per_node;
-  const int64_t passes = reduce_all ? 2 : 1;  // reduce, then broadcast
-  const auto steps = [](int64_t n) {
-    return static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(n - 1)));
-  };
-  using Algorithm = CollectivePlan::Algorithm;
-  std::vector<CollectivePlan> candidates;
-  // Parallel rings, one per position, enter and leave every node by another NIC each: a rank's NIC
-  // carries its share of the node's traffic, its NVLink all but that.
-  const Bytes out = nodes > 1 ? Bytes(bytes.count() / per_node) : Bytes();
-  const Bytes inside = per_node > 1 ? Bytes(bytes.count() - bytes.count() / per_node) : Bytes();
-  candidates.push_back({.algorithm = Algorithm::kRing,
-                        .network = out,
-                        .node = inside,
-                        .latency = (network * nodes + node * (ranks - nodes)) * passes});
-  candidates.push_back({.algorithm = Algorithm::kHierarchical,
-                        .network = out,
-                        .node = inside,
-                        .latency = (network * (nodes - 1) + node * (per_node - 1)) * passes});
-  if (reduce_all) {
-    candidates.push_back({.algorithm = Algorithm::kTree,
-                          .network = out,
-                          .node = inside,
-                          .latency = (network * steps(nodes) + node * (per_node - 1)) * passes});
-  }
-  const auto time = [&](const CollectivePlan& p) {
-    Duration link;
-    if (cluster.network) link = std::max(link, p.network / cluster.network->bandwidth);
-    if (cluster.node_link) link = std::max(link, p.node / cluster.node_link->bandwidth);
-    return link + p.latency;
-  };
-  return *std::min_element(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) {
-    return time(a) < time(b);
-  });
 }
 
 }  // namespace rehearse

@@ -6,30 +6,20 @@
 #include <unordered_map>
 #include <vector>
 
+#include "sim/expert_load.h"
+#include "sim/network/collective.h"
 #include "sim/network/exchange.h"
 #include "sim/network/link_load.h"
 #include "sim/network/network.h"
-#include "sim/price/op_cost.h"
+#include "sim/price/op_costs.h"
 
 namespace rehearse {
-
-// How a collective of `nodes` x `per_node` ranks runs: NCCL's choice by predicted time among a ring
-// over all ranks, a tree over nodes, and a ring per position across nodes within a ring inside
-// each (hierarchical).
-struct CollectivePlan {
-  enum class Algorithm : uint8_t { kRing, kTree, kHierarchical } algorithm = Algorithm::kRing;
-  Bytes network;     // that every rank sends to another node
-  Bytes node;        // and within its own
-  Duration latency;  // of all steps, one after the other
-};
-// bytes: that every rank of one ring over all ranks would send in all. reduce_all: the result goes
-// to every rank (all-reduce), which a tree can do; reduce-scatter and all-gather cannot.
-CollectivePlan plan_collective(
-    const Cluster& cluster, int64_t nodes, int64_t per_node, Bytes bytes, bool reduce_all);
 
 // What the work of all islands has in common, made once before they run.
 struct GpuWorld {
   GpuWorld(const Plan& plan, const Program& program, const OpCosts& costs, int32_t data_ranks);
+
+  const Layout& layout() const { return plan.layout; }
 
   const Plan& plan;
   const Program& program;

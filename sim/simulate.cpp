@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
+#include "sim/engine/walk.h"
 #include "sim/gpu_work.h"
 #include "sim/host_work.h"
-#include "sim/price/op_cost.h"
-#include "sim/engine/walk.h"
+#include "sim/price/op_costs.h"
 
 namespace rehearse {
 namespace {
@@ -23,7 +24,9 @@ class UnitWork {
   Duration meeting_delay(OpId) const { return {}; }
   void shrink() {}
   bool pack(OpId) { return true; }
-  void event(uint64_t payload) { clock_.happened.push_back({static_cast<OpId>(payload), true}); }
+  void event(uint64_t what) {
+    clock_.happened.push_back({static_cast<OpId>(payload::value(what)), true});
+  }
 
   void begin(OpId id) {
     const Op& op = program_.op(id);
@@ -33,14 +36,14 @@ class UnitWork {
       const CellKind kind = program_.schedule(op.pp_rank)[static_cast<size_t>(op.cell)].kind;
       units = kind == CellKind::kOverlapped ? 3 : kind == CellKind::kBackward ? 2 : 1;
     } else if (op.kind == OpKind::kAttn || op.kind == OpKind::kMlp) {
-      const bool mtp = *op.layer >= program_.layout().first_layer(program_.layout().stages());
+      const bool mtp = *op.layer >= program_.layout().mtp_layer();
       units = mtp ? 0 : 1;
       parts = 2 * program_.layout().layers_per_stage[static_cast<size_t>(op.stage)];
     }
     Sharing::wait(clock_.now,
                   Duration::picoseconds(unit_.picoseconds() * units / parts),
                   clock_.queue,
-                  static_cast<uint64_t>(id) << 2);
+                  payload::of_work(0, static_cast<uint64_t>(id)));
   }
 
  private:
@@ -67,14 +70,14 @@ class Recorder : public TimelineSink {
     summary_.record(id, span, waited);
     if (!timeline_.spans.empty()) timeline_.spans[static_cast<size_t>(id)] = span;
     if (chosen_.empty()) return;
-    const int64_t rank = program_.global_rank(id);
-    for (auto& [wanted, spans] : chosen_) {
+    const Place here = program_.layout().place_of(program_.global_rank(id));
+    for (auto& [rank, spans] : chosen_) {
       // A rank that another stands for did the same.
-      if (wanted / program_.replicas() != rank / program_.replicas()) continue;
-      const int64_t wanted_data = wanted % program_.replicas();
-      if (wanted_data % data_ranks_ != rank % program_.replicas()) continue;
-      spans.emplace_back(program_.global_id(program_.op(id).id, static_cast<int32_t>(wanted_data)),
-                         span);
+      const Place wanted = program_.layout().place_of(rank);
+      if (wanted.pp_rank != here.pp_rank || wanted.data_rank % data_ranks_ != here.data_rank) {
+        continue;
+      }
+      spans.emplace_back(program_.global_id(program_.op(id).id, wanted.data_rank), span);
     }
   }
 
@@ -127,13 +130,13 @@ void run_gpus(const Plan& plan,
       .data_ranks = world.data_ranks,
       .island = world.shared_links ? world.data_ranks : std::min(ep, world.data_ranks),
       .threads = options.threads};
+  prediction.data_ranks = world.data_ranks;
   if (options.link_load) {
     for (const int64_t rank : options.ranks) {
       // A rank that is not simulated has its load from the one that stands for it.
-      world.load.choose(rank / dp * dp + rank % dp % world.data_ranks);
+      world.load.choose(prediction.stand_in(plan.layout, rank));
     }
   }
-  prediction.data_ranks = world.data_ranks;
   prediction.islands = scope.data_ranks / scope.island;
   Recorder recorder(program, options, world.data_ranks);
   {
@@ -164,7 +167,7 @@ Prediction simulate(const Plan& plan,
   ExpertLoad load(plan);
   const OpCosts costs(plan, program, calibration, options.variation, load.of(0, 0, 0));
   Prediction prediction;
-  if (plan.cluster.device == DeviceKind::kGpu) {
+  if (plan.cluster.of_gpus()) {
     run_gpus(plan, program, costs, load, options, prediction);
   } else {
     const auto dp = static_cast<int32_t>(plan.layout.dp);
@@ -184,6 +187,19 @@ Prediction simulate(const Plan& plan,
   prediction.sources = costs.sources();
   prediction.simulated_ops = prediction.data_ranks * static_cast<int64_t>(program.ops().size());
   return prediction;
+}
+
+std::vector<KernelCall> kernels_of(const Plan& plan, const Program& program) {
+  ExpertLoad load(plan);
+  const OpWork work(plan);
+  std::set<KernelCall> calls;
+  for (const Op& op : program.ops()) {
+    for (const MemberLoad& member : load.of(0, 0, 0).members) {
+      const std::vector<KernelCall> of_op = work.calls(op, member).all();
+      calls.insert(of_op.begin(), of_op.end());
+    }
+  }
+  return {calls.begin(), calls.end()};
 }
 
 Timeline simulate_unit_costs(const Program& program, Duration unit) {

@@ -3,31 +3,12 @@
 
 #include <functional>
 #include <optional>
-#include <set>
-#include <string>
 
-#include "plan/plan.h"
 #include "plan/program/timeline.h"
-#include "sim/price/calibration.h"
 #include "sim/network/link_load.h"
+#include "sim/price/price.h"
 
 namespace rehearse {
-
-// How the costs of one simulation differ from the calibration's medians.
-struct CostVariation {
-  double common = 1;        // factor on every measured time
-  double interpolated = 0;  // standard deviation, in logarithms, of each interpolated time
-  uint64_t seed = 0;        // of those
-};
-
-// Where the costs of a prediction came from.
-struct CostSources {
-  int64_t measured = 0;      // kernel calls that the calibration has timed at their shape
-  int64_t interpolated = 0;  // calls priced from the calibration's neighbouring shapes
-  int64_t roofline = 0;      // calls priced by flops and bytes, since nothing was measured
-  int64_t stated = 0;        // calls of an emulated device, whose roofline is what they take
-  std::set<std::string> unmeasured;  // those calls
-};
 
 enum class Keep : uint8_t { kSummary, kRanks, kAll };
 
@@ -61,10 +42,16 @@ struct Prediction {
   int64_t simulated_ops = 0;
   int32_t data_ranks = 0;  // simulated; the layout's, unless folded
   int32_t islands = 1;     // that could run side by side
+  // The rank that was simulated for `rank`: itself, unless data ranks were folded.
+  int64_t stand_in(const Layout& layout, int64_t rank) const {
+    const Place p = layout.place_of(rank);
+    return layout.rank_of(p.pp_rank, p.data_rank % data_ranks);
+  }
 };
 
 // One step of `plan`'s `program`, every rank. calibration: none prices every op by its roofline.
-// Throws ScheduleError, naming every stuck rank, when the Program cannot run to its end.
+// Throws ScheduleError, naming every stuck rank, when the Program cannot run to its end, and as
+// make_price.
 Prediction simulate(const Plan& plan,
                     const Program& program,
                     const std::optional<Calibration>& calibration,
@@ -73,5 +60,8 @@ Prediction simulate(const Plan& plan,
 // Costs given by hand, ops costing nothing else: the setting of the bubble formulas, in which a
 // chunk's F, Bi and W each take `unit`, an overlapped pair three, and communication nothing.
 Timeline simulate_unit_costs(const Program& program, Duration unit);
+
+// The kernel calls of every distinct op of a plan: what `calibrate` measures.
+std::vector<KernelCall> kernels_of(const Plan& plan, const Program& program);
 
 }  // namespace rehearse

@@ -1,10 +1,13 @@
 #include "sim/simulate.h"
 
+#include <map>
+
 #include <gtest/gtest.h>
 
 #include "plan/routing/counts.h"
 #include "plan/testing.h"
-#include "sim/price/op_cost.h"
+#include "sim/expert_load.h"
+#include "sim/price/op_costs.h"
 
 namespace rehearse {
 namespace {
@@ -41,7 +44,7 @@ TEST(Bubble, EqualsTheFormulaOnEveryRank) {
                        .micro_batches = c.n,
                        .granularity = Granularity::kCell};
     spec.layout.layers_per_stage.assign(static_cast<size_t>(spec.layout.stages()), 4);
-    EXPECT_DOUBLE_EQ(bubble_formula(spec.layout, {}), c.bubble);
+    EXPECT_DOUBLE_EQ(facts_of(c.kind).bubble(static_cast<double>(c.pp), {}), c.bubble);
     for (const double idle : idle_units(spec)) {
       EXPECT_DOUBLE_EQ(idle, c.bubble) << name_of(c.kind) << " " << c.pp << " x " << c.n;
     }
@@ -140,10 +143,20 @@ TEST(Simulate, CalibratedTimesAreUsedAndTheRestIsSaidToBeRoofline) {
   EXPECT_TRUE(some.sources.unmeasured.contains("cross_entropy tokens=32 vocabulary=256"));
 }
 
-// An all-to-all's known answer: both members send at once through ports of their own, so it takes
-// the larger message over the bandwidth, and the latency; across two nodes twice, once for each
-// phase.
+// An all-to-all's known answer. The small model's balanced tokens t choose the groups t and t + 1
+// (modulo 4) of two experts each, and a rank has 32 of them.
+//   One node, 2 ranks of two groups: from each to the other go t = 0, 1, 3 (or 1, 2, 3) of every 4:
+//     24 tokens, over the node's link.
+//   Two nodes of 2 ranks, a group each: 24 tokens go to the other node, and each rank passes on, of
+//     its own and its peer's, those that have the neighbour's group: 2 x 16 tokens.
+// A phase takes its bytes over the bandwidth, and the latency; the network's 200 kB/s and 500 us,
+// the node's 1 MB/s and 300 us. Bytes of a token of 32 FP32 values, with weights and choices of 2
+// experts (8 bytes each) on its way out, with the weights' gradients (4 each) on its way back.
 TEST(Simulate, AllToAllTakesItsBytesOverTheLinks) {
+  const std::map<OpName, int64_t> bytes = {{{OpKind::kDispatch, Pass::kForward}, 128 + 16},
+                                           {{OpKind::kCombine, Pass::kForward}, 128},
+                                           {{OpKind::kCombine, Pass::kInput}, 128},
+                                           {{OpKind::kDispatch, Pass::kInput}, 128 + 8}};
   for (const int64_t nodes : {1, 2}) {
     const int64_t ep = 2 * nodes;
     Plan plan = small_plan({.dp = ep, .ep = ep});
@@ -153,24 +166,19 @@ TEST(Simulate, AllToAllTakesItsBytesOverTheLinks) {
     plan.cluster.node_link = Link{BytesPerSecond(1e6), Duration::microseconds(300)};
     plan.cluster.network = Link{BytesPerSecond(2e5), Duration::microseconds(500)};
     const Program program = build_program(plan);
-    const ExpertGroup group(plan, 0, 0);
-    const ExchangeFlows flows = exchange_flows(group, balanced_routing(plan, group));
     const Timeline t = simulate(plan, program, std::nullopt).timeline;
+    int64_t seen = 0;
     for (const Op& op : program.ops()) {
       if (!is_all_to_all(op.kind)) continue;
-      const Bytes token = exchange_message(plan, op.kind, op.pass);
-      Duration expected;
-      for (const auto* phase : {&flows.across, &flows.within}) {
-        if (phase->empty()) continue;
-        int64_t most = 0;
-        for (const ExchangeFlow& f : *phase) most = std::max(most, f.tokens);
-        const Link& link = phase == &flows.across ? *plan.cluster.network : *plan.cluster.node_link;
-        expected += token * most / link.bandwidth + link.latency;
-      }
+      const auto token = static_cast<double>(bytes.at({op.kind, op.pass}));
+      const double expected = nodes == 1 ? 24 * token / 1e6 + 300e-6
+                                         : 24 * token / 2e5 + 500e-6 + 32 * token / 1e6 + 300e-6;
       const Span& s = t.spans[static_cast<size_t>(op.id)];
-      EXPECT_NEAR((s.end - s.begin).seconds(), expected.seconds(), 2e-12)
+      EXPECT_NEAR((s.end - s.begin).seconds(), expected, 2e-12)
           << to_string(op) << " on " << nodes << " nodes";
+      ++seen;
     }
+    EXPECT_EQ(seen, 3 * 4 * 8);  // layers with experts, all-to-alls of each, micro-batches
   }
 }
 
@@ -203,7 +211,7 @@ TEST(Simulate, ExchangesWorkOnCores) {
   int64_t seen = 0;
   for (const Op& op : program.ops()) {
     if (!is_all_to_all(op.kind)) continue;
-    const OpCalls calls = op_work(plan, op, load);
+    const OpCalls calls = OpWork(plan).calls(op, load);
     EXPECT_FALSE(calls.pack.empty());
     const auto after = static_cast<int64_t>(calls.forward.size() + calls.work.size());
     const Span& span = t.spans[static_cast<size_t>(op.id)];

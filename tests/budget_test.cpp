@@ -188,11 +188,7 @@ TEST_F(Budget, CalibrationsThatDoNotFitAreRefused) {
   expect_refused(replaced(replaced(v3(), "h800-2048.yaml", "a100-1024.yaml"), "dp: 128", "dp: 64"),
                  "states no peak_fp8: its devices have no FP8 tensor cores; use bf16");
   expect_refused(replaced(v3(), "precision: fp8", "precision: fp32"),
-                 "a calibration of GPUs has times of fp8 and bf16");
-  expect_refused(replaced(replaced(v3(), "calibration: h800", "# "),
-                          "  precision: fp8",
-                          "  precision: fp8\n  context_parallel: 2"),
-                 "context_parallel: needs a cluster of GPUs and a calibration of GPUs");
+                 "training.precision: GPUs are priced in bf16 and fp8, not in fp32");
 }
 
 // What a run of training records, a simulation of a cluster of GPUs takes: every micro-batch of

@@ -85,12 +85,31 @@ TEST_F(GpuClusters, TimelinesAndLoadOfChosenRanks) {
     ++seen;
   }
   EXPECT_EQ(seen * 32, static_cast<int64_t>(spans.size()));
-  // Everything that left rank 0 over the network: half of its tokens' node-messages, and messages
-  // to the other stage.
+  // Everything that left rank 0 over the network, by hand. EP16 stands on two nodes; of 512
+  // balanced tokens t those with t modulo 8 in 1..7 have an expert of the other node's four groups:
+  // 448. Bytes of a token out and back, forward and backward: 7168 values in FP8 with 56 scales, or
+  // BF16; with 8 weights and numbers, or the weights' gradients. A rank of this DualPipe holds both
+  // stages, each for 2 of the 4 micro-batches: of 30 layers 27 with experts, of 31 all and the MTP
+  // module's.
+  const double token = (7168 + 224 + 64) + 14336 + (7168 + 224) + (14336 + 32);
+  const double exchanged = 448 * token * 2 * (27 + 32);
+  // To the other stage go 2 activations and 2 gradients, in BF16.
+  const double sent = 4 * 512 * 7168 * 2.0;
+  // Gradients in FP32 and weights in BF16 go round the ring of a stage's 64 ranks, 8 to a node that
+  // share its traffic; those of 16 of 256 experts round 4 ranks on 4 nodes.
+  const double attention =
+      1536 * (7168.0 + 1 + 24576) + 576 * 7168.0 + 512 + 512 * 32768.0 + 16384 * 7168.0 + 2 * 7168;
+  const double expert = 3 * 7168.0 * 2048;
+  const double moe = attention + 256 * 7168 + expert;  // and the shared one
+  const double ends = 129280 * 7168.0;
+  const double first = 3 * (attention + 3 * 7168.0 * 18432) + 27 * moe + ends;
+  const double second = 32 * moe + ends + 7168 + 2 * 7168.0 * 7168 + 3 * 7168;
+  const double reduced =
+      (first + second) * 63 / 64 * (4 + 2) / 8 + (27 + 32) * 16 * expert * 3 / 4 * (4 + 2);
   const Json load = Json::parse(read("load.json"));
   double bytes = 0;
   for (const Json& b : load["bytes"]["0"]["network_out"]) bytes += b.get<double>();
-  EXPECT_GT(bytes, 1e6);
+  EXPECT_NEAR(bytes / (exchanged + sent + reduced), 1, 1e-6);
   // Rank 33's is that of the rank that stands for it: rank 32, of the other stage.
   EXPECT_EQ(load["bytes"].size(), 2u);
   EXPECT_TRUE(load["bytes"].contains("33"));
@@ -143,6 +162,10 @@ TEST_F(GpuClusters, EveryFileThatComesAlongIsGood) {
       continue;
     }
     text.replace(text.find("dp: 32\n  ep: 16"), 15, "dp: 8\n  ep: 8");
+    // Devices without FP8 tensor cores train in BF16.
+    if (read_file(entry.path().string()).find("peak_fp8") == std::string::npos) {
+      text.replace(text.find("precision: fp8"), 14, "precision: bf16");
+    }
     write("plan.yaml", text);
     const CommandResult r = rehearse("simulate plan.yaml --fold --json");
     EXPECT_EQ(r.exit_code, 0) << entry.path() << r.err;

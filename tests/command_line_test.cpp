@@ -1,6 +1,9 @@
 // The whole line through the program: one plan file is inspected, calibrated, simulated, trained
 // and compared; results keep their JSON contract.
 
+#include <map>
+#include <set>
+
 #include <nlohmann/json.hpp>
 
 #include "cost/kernel_call.h"
@@ -60,11 +63,35 @@ TEST_F(CommandLine, FromPlanToComparison) {
   EXPECT_LE(s["interval_s"][0], s["step_time_s"]);
   EXPECT_GE(s["interval_s"][1], s["step_time_s"]);
   EXPECT_EQ(s["costs"]["roofline_calls"], 0) << s["costs"];
-  double sum = 0;
-  for (const auto& part : {"f", "b", "w", "fb", "bubble", "optimizer"}) {
-    sum += s["breakdown_s"][part].get<double>();
+  // Rank 0's breakdown, told from its timeline: cells' spans, each from where the one before ended;
+  // the optimizer from the last cell's end; the rest is bubble.
+  std::map<int64_t, std::pair<double, double>> cells;  // us
+  double step_us = 0;
+  const Json predicted_timeline = Json::parse(read("p.json"));
+  for (const Json& e : predicted_timeline["traceEvents"]) {
+    if (e["ph"] != "X") continue;
+    const double begin = e["ts"];
+    const double end = begin + e["dur"].get<double>();
+    step_us = std::max(step_us, end);
+    const std::string kind =
+        e["cat"].get<std::string>().substr(0, e["cat"].get<std::string>().find('.'));
+    const std::set<std::string> in_cells = {"attn", "mlp", "embed", "head", "dispatch", "combine"};
+    if (e["pid"] != 0 || !in_cells.contains(kind)) continue;
+    const auto [at, fresh] = cells.try_emplace(e["args"]["cell"], begin, end);
+    at->second = {std::min(at->second.first, begin), std::max(at->second.second, end)};
   }
-  EXPECT_NEAR(sum, s["step_time_s"].get<double>(), 1e-9);
+  double in_cells = 0;
+  double last = 0;
+  for (const auto& [cell, span] : cells) {
+    in_cells += std::max(0.0, span.second - std::max(span.first, last));
+    last = std::max(last, span.second);
+  }
+  const auto part = [&](const char* name) { return s["breakdown_s"][name].get<double>() * 1e6; };
+  EXPECT_GT(cells.size(), 4u);
+  EXPECT_NEAR(s["step_time_s"].get<double>() * 1e6, step_us, 1e-3);
+  EXPECT_NEAR(part("f") + part("b") + part("w") + part("fb"), in_cells, 1e-3);
+  EXPECT_NEAR(part("optimizer"), step_us - last, 1e-3);
+  EXPECT_NEAR(part("bubble"), last - in_cells, 1e-3);
 
   const Json t = json_of("train plan.yaml --data text.txt --steps 8 --out run --json");
   expect_keys(t,

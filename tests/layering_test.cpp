@@ -23,6 +23,51 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"cli", {"base", "cost", "plan", "sim", "search", "kernels", "runtime", "cli"}},
 };
 
+// Within a folder arrows run one way too: what a room may include of its own folder. A room without
+// a slash is the folder's own files.
+const std::map<std::string, std::set<std::string>> kRoomMayInclude = {
+    {"plan", {"plan"}},
+    {"plan/routing", {"plan", "plan/routing"}},
+    {"plan/program", {"plan", "plan/routing", "plan/program"}},
+    {"sim/engine", {"sim/engine"}},
+    {"sim/network", {"sim/engine", "sim/network"}},
+    {"sim/price", {"sim/engine", "sim/price"}},
+    {"sim", {"sim/engine", "sim/network", "sim/price", "sim"}},
+    {"sim/import", {"sim/engine", "sim/network", "sim/price", "sim", "sim/import"}},
+};
+
+TEST(Layering, RoomsIncludeOneWay) {
+  const std::regex include("^\\s*#\\s*include\\s+\"([^\"]+)\"");
+  const auto room_of = [](const std::string& file) { return file.substr(0, file.rfind('/')); };
+  std::map<std::string, int> seen;
+  for (const std::string folder : {"plan", "sim"}) {
+    const fs::path root = fs::path(REHEARSE_SOURCE_DIR) / folder;
+    for (const auto& entry : fs::recursive_directory_iterator(root)) {
+      const std::string extension = entry.path().extension().string();
+      const std::string stem = entry.path().stem().string();
+      // Tests look at a room from outside.
+      const bool test =
+          stem.ends_with("_test") || stem.ends_with("_benchmark") || stem == "testing";
+      if ((extension != ".h" && extension != ".cpp") || test) continue;
+      const std::string room =
+          room_of(fs::relative(entry.path(), fs::path(REHEARSE_SOURCE_DIR)).string());
+      ASSERT_TRUE(kRoomMayInclude.contains(room))
+          << room << ": a new room? say what it may include";
+      std::ifstream in(entry.path());
+      for (std::string line; std::getline(in, line);) {
+        std::smatch match;
+        if (!std::regex_search(line, match, include)) continue;
+        const std::string header = match[1];
+        if (!header.starts_with(folder + "/")) continue;
+        ++seen[room];
+        EXPECT_TRUE(kRoomMayInclude.at(room).contains(room_of(header)))
+            << entry.path().string() << ": " << room << " may not include " << header;
+      }
+    }
+  }
+  for (const auto& [room, allowed] : kRoomMayInclude) EXPECT_GT(seen[room], 0) << room;
+}
+
 TEST(Layering, IncludesKeepToTheTable) {
   const std::regex include("^\\s*#\\s*include\\s+\"([^\"]+)\"");
   const std::set<std::string> kSources = {".h", ".cpp", ".cu", ".cuh"};

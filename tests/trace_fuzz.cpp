@@ -3,6 +3,7 @@
 
 #include "plan/cluster.h"
 #include "sim/import/profile.h"
+#include "sim/price/gpu_costs.h"
 #include "tests/fuzzing.h"
 
 namespace rehearse {
@@ -58,11 +59,12 @@ const ProfileMap& map() {
 void price(const GpuCalibration& c) {
   const GpuCosts costs(c, small_plan().cluster);
   static const MemberLoad load = expected_load(small_plan());
+  static const OpWork work(small_plan());
   for (const OpKind kind : {OpKind::kAttn, OpKind::kMlp, OpKind::kDispatch}) {
     for (const Pass pass : {Pass::kForward, Pass::kInput, Pass::kWeight}) {
-      const std::vector<GpuTask> tasks = layer_tasks(small_plan(), {kind, pass}, load);
+      const std::vector<GpuTask> tasks = work.layer_tasks({kind, pass}, load);
       const GpuCosts::Time t = costs.time(kind, pass, tasks);
-      CHECK(t.beside >= 0 && t.alone >= 0) << t.beside << " " << t.alone;
+      CHECK(t.beside >= Duration() && t.alone >= Duration()) << t.beside.picoseconds();
       CHECK(costs.copy_slowdown(kind, pass, 0.3) >= 1);
     }
   }

@@ -89,7 +89,7 @@ class Builder {
   bool is_moe(int32_t layer) const { return layer >= spec_.dense_layers; }
   int32_t mtp_layer() const {
     const Layout& l = spec_.layout;
-    return static_cast<int32_t>(l.first_layer(l.stages()));
+    return static_cast<int32_t>(l.mtp_layer());
   }
 
   int32_t emit(Op op, std::vector<int32_t> after) {
@@ -429,8 +429,8 @@ class Builder {
       return Op{
           .lane = lane, .kind = kind, .group = group, .stage = c.stage, .direction = c.direction};
     };
-    const bool replicated = layout.copies() * layout.dp > 1;
-    const bool experts_replicated = layout.copies() * layout.dp / layout.ep > 1;
+    const bool replicated = layout.replicas() > 1;
+    const bool experts_replicated = layout.expert_replicas() > 1;
     const auto last_use = last_of_direction_;
     std::vector<int32_t> reduced;
     for (const Copy& c : copies) {
@@ -489,10 +489,25 @@ Program Program::build(const Spec& spec) {
   const Layout& l = spec.layout;
   CHECK(static_cast<int64_t>(l.layers_per_stage.size()) == l.stages())
       << "one layer count per stage";
-  CHECK(check_stages(l.schedule, l.pp).empty()) << check_stages(l.schedule, l.pp);
+  const std::string wrong = facts_of(l.schedule).check_ranks(l.pp);
+  CHECK(wrong.empty()) << wrong;
   CHECK(spec.mode != Mode::kPair || l.pp == 1) << "a pair is of one pipeline rank";
   CHECK(l.dp % l.ep == 0) << "EP " << l.ep << " does not divide DP " << l.dp;
   return Builder(spec).build();
+}
+
+Program::Spec program_spec(const Plan& plan, Mode mode) {
+  const Architecture& a = plan.model.architecture;
+  return {.layout = plan.layout,
+          .micro_batches = plan.training.micro_batches,
+          .dense_layers = a.dense_layers,
+          .mtp = a.mtp_depth > 0,
+          .expert_bias = a.expert_bias,
+          .mode = mode};
+}
+
+Program build_program(const Plan& plan, Mode mode) {
+  return Program::build(program_spec(plan, mode));
 }
 
 }  // namespace rehearse

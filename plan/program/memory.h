@@ -14,10 +14,6 @@ struct RankMemory {
   Bytes total() const { return parameters + gradients + optimizer + activations; }
 };
 
-// Elements that one token leaves behind in a layer between its forward and its weight gradients,
-// everything kept, nothing recomputed.
-int64_t activation_elements(const Architecture& a, int64_t layer);
-
 // Weights of one stage, in elements.
 struct StageWeights {
   int64_t dense = 0;   // held by every rank of the stage
@@ -27,5 +23,10 @@ StageWeights stage_weights(const Plan& plan, int64_t stage);
 
 // Of pipeline rank `pp_rank`, any data rank.
 RankMemory rank_memory(const Plan& plan, int64_t pp_rank);
+
+// What the most loaded device must hold: on a CPU node all of its ranks share the memory.
+Bytes device_need(const Plan& plan);
+// Whether that is there.
+bool fits_memory(const Plan& plan);
 
 }  // namespace rehearse

@@ -1,91 +1,40 @@
 #include "plan/program/op.h"
 
-#include <array>
-
 #include <fmt/format.h>
+
+#include "base/names.h"
 
 namespace rehearse {
 namespace {
 
-constexpr std::array<std::string_view, kLanes> kLaneNames = {
-    "compute", "a2a", "send0", "send1", "recv0", "recv1"};
-constexpr std::array<std::string_view, 15> kKindNames = {"attn",
-                                                         "mlp",
-                                                         "dispatch",
-                                                         "combine",
-                                                         "embed",
-                                                         "head",
-                                                         "mtp",
-                                                         "send",
-                                                         "recv",
-                                                         "cell",
-                                                         "grad_reduce",
-                                                         "grad_norm",
-                                                         "optimizer",
-                                                         "param_gather",
-                                                         "bias_update"};
-constexpr std::array<std::string_view, 5> kGroupNames = {
-    "none", "ep", "replicas", "expert_replicas", "world"};
-constexpr std::array<std::string_view, 4> kPassNames = {"", "F", "B", "W"};
-
-template <typename T, size_t N>
-std::optional<T> named(const std::array<std::string_view, N>& names, std::string_view name) {
-  for (size_t i = 0; i < N; ++i) {
-    if (names[i] == name) return static_cast<T>(i);
-  }
-  return std::nullopt;
-}
+constexpr NameTable kLaneNames{std::to_array<Named<Lane>>({{Lane::kCompute, "compute"},
+                                                           {Lane::kAllToAll, "a2a"},
+                                                           {Lane::kSend0, "send0"},
+                                                           {Lane::kSend1, "send1"},
+                                                           {Lane::kRecv0, "recv0"},
+                                                           {Lane::kRecv1, "recv1"}})};
+static_assert(kLaneNames.complete() && kLaneNames.size() == kLanes);
+constexpr NameTable kGroupNames{
+    std::to_array<Named<Group>>({{Group::kNone, "none"},
+                                 {Group::kExpertParallel, "ep"},
+                                 {Group::kStageReplicas, "replicas"},
+                                 {Group::kExpertReplicas, "expert_replicas"},
+                                 {Group::kWorld, "world"}})};
+static_assert(kGroupNames.complete());
 
 }  // namespace
 
 std::string_view name_of(Lane lane) {
-  return kLaneNames[static_cast<size_t>(lane)];
-}
-std::string_view name_of(OpKind kind) {
-  return kKindNames[static_cast<size_t>(kind)];
+  return kLaneNames[lane];
 }
 std::string_view name_of(Group group) {
-  return kGroupNames[static_cast<size_t>(group)];
-}
-std::string_view name_of(Pass pass) {
-  return kPassNames[static_cast<size_t>(pass)];
+  return kGroupNames[group];
 }
 std::optional<Lane> lane_named(std::string_view name) {
-  return named<Lane>(kLaneNames, name);
-}
-std::optional<OpKind> op_kind_named(std::string_view name) {
-  return named<OpKind>(kKindNames, name);
+  return kLaneNames.find(name);
 }
 std::optional<Group> group_named(std::string_view name) {
-  return named<Group>(kGroupNames, name);
-}
-std::optional<Pass> pass_named(std::string_view name) {
-  return named<Pass>(kPassNames, name);
-}
-
-std::string to_string(OpName name) {
-  return fmt::format("{}.{}", name_of(name.first), name_of(name.second));
-}
-
-std::optional<OpName> op_named(std::string_view name) {
-  const size_t dot = name.rfind('.');
-  if (dot == std::string_view::npos) return std::nullopt;
-  const auto kind = op_kind_named(name.substr(0, dot));
-  const auto pass = pass_named(name.substr(dot + 1));
-  return kind && pass ? std::optional(OpName{*kind, *pass}) : std::nullopt;
-}
-
-bool is_cell_compute(OpKind kind) {
-  return kind == OpKind::kAttn || kind == OpKind::kMlp || kind == OpKind::kEmbed ||
-         kind == OpKind::kHead || kind == OpKind::kMtp || kind == OpKind::kCell;
-}
-
-bool is_all_to_all(OpKind kind) {
-  return kind == OpKind::kDispatch || kind == OpKind::kCombine;
-}
-
-bool is_dispatch_shaped(OpKind kind, Pass pass) {
-  return (kind == OpKind::kDispatch) == (pass == Pass::kForward);
+  return kGroupNames.find(name);
 }
 
 std::string to_string(const Op& op) {

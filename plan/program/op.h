@@ -5,9 +5,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 
-#include "cost/op_kernels.h"
+#include "cost/op_kind.h"
 
 namespace rehearse {
 
@@ -43,27 +42,9 @@ struct Op {
 };
 
 std::string_view name_of(Lane lane);
-std::string_view name_of(OpKind kind);
 std::string_view name_of(Group group);
-// "", "F", "B", "W"
-std::string_view name_of(Pass pass);
 std::optional<Lane> lane_named(std::string_view name);
-std::optional<OpKind> op_kind_named(std::string_view name);
 std::optional<Group> group_named(std::string_view name);
-std::optional<Pass> pass_named(std::string_view name);
-
-// What an op is called without its place: attn.F, mlp.W, dispatch.B.
-using OpName = std::pair<OpKind, Pass>;
-std::string to_string(OpName name);
-std::optional<OpName> op_named(std::string_view name);
-
-// Whether the op does arithmetic inside a cell (attn, mlp, embed, head, mtp, a whole cell).
-bool is_cell_compute(OpKind kind);
-// dispatch or combine.
-bool is_all_to_all(OpKind kind);
-// Of an all-to-all: whether it sends tokens to experts (dispatch.F, and combine.B, the gradient of
-// combine), the others bringing them back.
-bool is_dispatch_shaped(OpKind kind, Pass pass);
 
 // "attn.F s0 l3 m7", "send.B s1 m2 to 0", "grad_reduce s0 group replicas".
 std::string to_string(const Op& op);

@@ -1,35 +1,50 @@
 #pragma once
-// The kernel calls of any op of a plan, those that end a step included, and their roofline.
+// What any op of a plan computes, those that end a step included: as kernel calls of this project's
+// runtime, and as a GPU's tasks.
 
 #include <span>
 #include <vector>
 
-#include "cost/gpu_work.h"
+#include "cost/gpu_tasks.h"
 #include "plan/plan.h"
+#include "plan/program/op.h"
 #include "plan/routing/counts.h"
 
 namespace rehearse {
 
-// What routing leaves for one member of an EP group to do in one layer and micro-batch.
-struct MemberLoad {
-  std::vector<int64_t> expert_rows;        // of each expert that it holds
-  std::optional<ExchangeTokens> exchange;  // where it holds not all of them
-  bool operator==(const MemberLoad&) const = default;
-};
-MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, int64_t member);
-
 // How a plan's Linears are computed on GPUs.
 GpuRecipe gpu_recipe(const Plan& plan);
-// What `op` computes on a GPU: inside cells by kind of work, at a step's end as arrays that stream
-// through the device.
-std::vector<GpuTask> gpu_work(const Plan& plan, const Op& op, const MemberLoad& load);
 
-// What `op` computes on its rank.
-OpCalls op_work(const Plan& plan, const Op& op, const MemberLoad& load);
+class OpWork {
+ public:
+  explicit OpWork(const Plan& plan);  // must outlive it
 
-// The time that flops over peak, or bytes over memory bandwidth, allow at best. sms, memory: the
-// shares of the device's multiprocessors and of its memory bandwidth that the call has.
-Duration roofline(const Plan& plan, const KernelCall& call, double sms = 1, double memory = 1);
+  // What `op` computes on its rank.
+  OpCalls calls(const Op& op, const MemberLoad& load) const;
+  // The same on a GPU: inside cells by kind of work, at a step's end as arrays that stream through
+  // the device; of all-to-alls nothing (see layer_tasks).
+  std::vector<GpuTask> tasks(const Op& op, const MemberLoad& load) const;
+  // Of an op of the model's last layer whose rank has `load`; of an all-to-all what goes before its
+  // data.
+  std::vector<GpuTask> layer_tasks(OpName op, const MemberLoad& load) const;
+  // Bytes that one rank sends of `op`: of a pipeline message, or round a ring of `members`; none
+  // for other ops.
+  Bytes message(const Op& op, int64_t members) const;
+  // Bytes that a rank gathers of the others' part of its sequence, before the core of attention can
+  // start: compressed keys and values; in backward once more, and their gradients going back.
+  Bytes gathered(const Op& op) const;
+
+ private:
+  OpShape shape(const Op& op, const MemberLoad& load) const;
+  OpCalls step_calls(const Op& op) const;
+
+  const Plan& plan_;
+  Layers layers_;
+};
+
+// The time that flops over peak, or bytes over memory bandwidth, allow a call of this project's
+// kernels at best, on one core or emulated device: what such a device is emulated by.
+Duration roofline(const Plan& plan, const KernelCall& call);
 Duration roofline(const Plan& plan, std::span<const KernelCall> calls);  // their sum
 
 // Bytes that each member of a ring of `members` sends on to reduce or gather `elements` elements:

@@ -82,7 +82,7 @@ std::vector<Place> Program::members(const Op& op, int32_t data_rank) const {
       places.push_back({op.pp_rank, data_rank});
       break;
     case Group::kExpertParallel: {
-      const int32_t first = data_rank / ep * ep;
+      const auto first = static_cast<int32_t>(layout.first_of_expert_group(data_rank));
       add(op.pp_rank, first, first + ep, 1);
       break;
     }
@@ -93,7 +93,10 @@ std::vector<Place> Program::members(const Op& op, int32_t data_rank) const {
         const auto holder = layout.copies() == 1
                                 ? op.pp_rank
                                 : static_cast<int32_t>(layout.pp_rank_of(op.stage, copy));
-        add(holder, experts ? data_rank % ep : 0, dp, experts ? ep : 1);
+        add(holder,
+            experts ? static_cast<int32_t>(layout.expert_index_of(data_rank)) : 0,
+            dp,
+            experts ? ep : 1);
       }
       std::sort(places.begin(), places.end());
       break;

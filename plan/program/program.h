@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "plan/layout.h"
+#include "plan/plan.h"
 #include "plan/program/op.h"
 #include "plan/program/schedule.h"
 
@@ -33,12 +34,12 @@ enum class Mode : uint8_t {
   kPair,  // one overlapped pair of all layers, without embedding, head and step's end (PP1)
 };
 
-// A place in the world: pipeline rank and data-parallel rank.
-struct Place {
-  int32_t pp_rank = 0;
-  int32_t data_rank = 0;
-  auto operator<=>(const Place&) const = default;
-};
+inline constexpr NameTable kGranularities{
+    std::to_array<Named<Granularity>>({{Granularity::kOp, "op"}, {Granularity::kCell, "cell"}})};
+static_assert(kGranularities.complete());
+inline constexpr NameTable kModes{std::to_array<Named<Mode>>(
+    {{Mode::kTrain, "train"}, {Mode::kForward, "forward"}, {Mode::kPair, "pair"}})};
+static_assert(kModes.complete());
 
 class Program {
  public:
@@ -53,7 +54,7 @@ class Program {
     bool operator==(const Spec&) const = default;
   };
 
-  // REQUIRES: a spec that check_stages and check_micro_batches accept.
+  // REQUIRES: a spec that plan/legal.h has nothing against.
   static Program build(const Spec& spec);
 
   // Assembles a Program from its parts, as the parser does. dependencies[i] are op i's.
@@ -86,7 +87,7 @@ class Program {
   int32_t data_rank(OpId global) const {
     return static_cast<int32_t>(global / static_cast<int64_t>(ops_.size()));
   }
-  int64_t global_rank(Place p) const { return p.pp_rank * spec_.layout.dp + p.data_rank; }
+  int64_t global_rank(Place p) const { return spec_.layout.rank_of(p); }
   int64_t global_rank(OpId global) const {
     return global_rank({op(global).pp_rank, data_rank(global)});
   }
@@ -107,6 +108,10 @@ class Program {
   std::vector<int32_t> dependent_offsets_, dependents_;
   std::vector<int32_t> lane_offsets_, lane_ops_;  // by pipeline rank x lane
 };
+
+// What a plan's ranks do in one step.
+Program::Spec program_spec(const Plan& plan, Mode mode = Mode::kTrain);
+Program build_program(const Plan& plan, Mode mode = Mode::kTrain);
 
 // The plain list over all replicas: every op with its global id, rank and dependencies.
 struct MaterializedOp {

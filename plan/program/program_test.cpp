@@ -56,6 +56,19 @@ TEST(Golden, DualPipeVWholeCells) {
   expect_golden("dualpipev_pp2_n5_cells.txt", Program::build(s));
 }
 
+// The number of chunks stands in the text: ranks of four stages read back as such.
+TEST(ProgramText, InterleavedChunksReadBack) {
+  Program::Spec s = spec(ScheduleKind::kInterleaved, 2, 4, std::vector<int64_t>(8, 1));
+  s.layout.chunks = 4;
+  const Program program = Program::build(s);
+  const std::string text = print_program(program);
+  EXPECT_NE(text.find(" chunks=4 "), std::string::npos);
+  EXPECT_EQ(parse_program(text, "p.txt"), program);
+  std::string without = text;
+  without.erase(without.find(" chunks=4"), std::string(" chunks=4").size());
+  EXPECT_THROW(parse_program(without, "p.txt"), InputError);
+}
+
 std::vector<Program::Spec> many_specs() {
   std::vector<Program::Spec> specs;
   for (const auto kind : {ScheduleKind::k1F1B,
@@ -64,7 +77,7 @@ std::vector<Program::Spec> many_specs() {
                           ScheduleKind::kDualPipe,
                           ScheduleKind::kDualPipeV}) {
     for (const int64_t pp : {1, 2, 4, 8}) {
-      if (!check_stages(kind, pp).empty()) continue;
+      if (!facts_of(kind).check_ranks(pp).empty()) continue;
       for (const auto granularity : {Granularity::kOp, Granularity::kCell}) {
         for (const auto mode : {Mode::kTrain, Mode::kForward}) {
           const int64_t n = kind == ScheduleKind::kInterleaved ? 3 * pp : 2 * pp + 2;

@@ -201,75 +201,6 @@ RankSchedule forward_only(const Layout& layout, int64_t n) {
   return list;
 }
 
-std::string check_stages(ScheduleKind kind, int64_t pp) {
-  if (kind == ScheduleKind::kDualPipe && pp % 2 != 0) {
-    return fmt::format(
-        "dualpipe needs an even number of pipeline ranks, found {}; use {} or {}, or another "
-        "schedule",
-        pp,
-        pp > 1 ? pp - 1 : 2,
-        pp > 1 ? pp + 1 : 4);
-  }
-  return "";
-}
-
-std::string check_micro_batches(ScheduleKind kind, int64_t pp, int64_t n) {
-  if (kind == ScheduleKind::kDualPipeV && n < 2 * pp) {
-    return fmt::format(
-        "dualpipev on {} pipeline ranks needs at least {} micro-batches; found {}", pp, 2 * pp, n);
-  }
-  if (kind == ScheduleKind::kInterleaved && n % pp != 0) {
-    return fmt::format(
-        "interleaved-1f1b on {} pipeline ranks needs a multiple of {} micro-batches; found {}, use "
-        "{}",
-        pp,
-        pp,
-        n,
-        (n / pp + 1) * pp);
-  }
-  if (kind == ScheduleKind::kDualPipe && (n % 2 != 0 || n < 2 * pp)) {
-    return fmt::format(
-        "dualpipe on {} pipeline ranks needs an even number of micro-batches, at least {}; "
-        "found {}",
-        pp,
-        2 * pp,
-        n);
-  }
-  return "";
-}
-
-double bubble_formula(const Layout& layout, ChunkCosts c) {
-  const auto p = static_cast<double>(layout.pp);
-  switch (layout.schedule) {
-    case ScheduleKind::k1F1B:
-    case ScheduleKind::kInterleaved:
-      return (p - 1) * (c.f + c.b);
-    case ScheduleKind::kZB1P:
-      return (p - 1) * (c.f + c.b - 2 * c.w);
-    case ScheduleKind::kDualPipe:
-      return (p / 2 - 1) * (c.fb + c.b - 3 * c.w);
-    case ScheduleKind::kDualPipeV:
-      return (p - 1) * (c.fb + c.b - 3 * c.w);
-  }
-  CHECK(false) << "schedule " << static_cast<int>(layout.schedule);
-}
-
-std::string bubble_formula_text(ScheduleKind kind) {
-  switch (kind) {
-    case ScheduleKind::k1F1B:
-      return "(PP-1)(F+B)";
-    case ScheduleKind::kInterleaved:
-      return "(PP-1)(F+B), F and B of one chunk";
-    case ScheduleKind::kZB1P:
-      return "(PP-1)(F+B-2W)";
-    case ScheduleKind::kDualPipe:
-      return "(PP/2-1)(F&B+B-3W)";
-    case ScheduleKind::kDualPipeV:
-      return "(stages/2-1)(F&B+B-3W), stages = 2 PP";
-  }
-  CHECK(false) << "schedule " << static_cast<int>(kind);
-}
-
 namespace {
 
 template <typename Counts>
@@ -295,48 +226,15 @@ int64_t peak_micro_batches(const RankSchedule& schedule, int32_t direction) {
   return peak(schedule, [&](const MicroBatch& m) { return m.direction == direction; });
 }
 
-int64_t peak_micro_batches_formula(const Layout& layout) {
-  switch (layout.schedule) {
-    case ScheduleKind::k1F1B:
-    case ScheduleKind::kZB1P:
-      return layout.pp;
-    case ScheduleKind::kInterleaved:
-      return layout.pp * (layout.chunks + 1) - 1;
-    case ScheduleKind::kDualPipe:
-    case ScheduleKind::kDualPipeV:
-      return layout.stages() + 1;
-  }
-  CHECK(false) << "schedule " << static_cast<int>(layout.schedule);
-}
-
-std::string peak_micro_batches_formula_text(ScheduleKind kind) {
-  switch (kind) {
-    case ScheduleKind::k1F1B:
-    case ScheduleKind::kZB1P:
-      return "PP";
-    case ScheduleKind::kInterleaved:
-      return "PP(chunks+1)-1, each of one chunk";
-    case ScheduleKind::kDualPipe:
-      return "PP+1";
-    case ScheduleKind::kDualPipeV:
-      return "stages+1";
-  }
-  CHECK(false) << "schedule " << static_cast<int>(kind);
-}
-
-std::string parameters_formula_text(ScheduleKind kind) {
-  switch (kind) {
-    case ScheduleKind::k1F1B:
-    case ScheduleKind::kZB1P:
-      return "1 stage of PP";
-    case ScheduleKind::kInterleaved:
-      return "chunks stages of PP x chunks";
-    case ScheduleKind::kDualPipe:
-      return "2 stages of PP";
-    case ScheduleKind::kDualPipeV:
-      return "2 stages of 2 PP";
-  }
-  CHECK(false) << "schedule " << static_cast<int>(kind);
+std::string_view name_of(CellKind kind) {
+  static constexpr NameTable kNames{
+      std::to_array<Named<CellKind>>({{CellKind::kForward, "F"},
+                                      {CellKind::kBackward, "B"},
+                                      {CellKind::kBackwardInput, "Bi"},
+                                      {CellKind::kBackwardWeight, "W"},
+                                      {CellKind::kOverlapped, "F&B"}})};
+  static_assert(kNames.complete());
+  return kNames[kind];
 }
 
 std::string to_string(const Cell& cell) {

@@ -199,24 +199,24 @@ TEST(Schedule, HeldMicroBatchesFormulas) {
     for (int64_t rank = 0; rank < 4; ++rank) {
       most = std::max(most, peak_micro_batches(build_schedule(layout, 24, rank)));
     }
-    EXPECT_EQ(most, peak_micro_batches_formula(layout)) << name_of(kind);
+    EXPECT_EQ(most, facts_of(kind).peak_micro_batches(layout.pp, layout.chunks)) << name_of(kind);
   }
 }
 
 TEST(Schedule, SaysWhatWouldBeRight) {
-  EXPECT_EQ(check_stages(ScheduleKind::kDualPipe, 3),
+  EXPECT_EQ(facts_of(ScheduleKind::kDualPipe).check_ranks(3),
             "dualpipe needs an even number of pipeline ranks, found 3; use 2 or 4, or another "
             "schedule");
-  EXPECT_EQ(check_micro_batches(ScheduleKind::kDualPipe, 8, 14),
+  EXPECT_EQ(facts_of(ScheduleKind::kDualPipe).check_micro_batches(8, 14),
             "dualpipe on 8 pipeline ranks needs an even number of micro-batches, at least 16; "
             "found 14");
-  EXPECT_EQ(check_micro_batches(ScheduleKind::kDualPipe, 8, 16), "");
-  EXPECT_EQ(check_micro_batches(ScheduleKind::k1F1B, 8, 4), "");
+  EXPECT_EQ(facts_of(ScheduleKind::kDualPipe).check_micro_batches(8, 16), "");
+  EXPECT_EQ(facts_of(ScheduleKind::k1F1B).check_micro_batches(8, 4), "");
   EXPECT_EQ(
-      check_micro_batches(ScheduleKind::kInterleaved, 4, 10),
+      facts_of(ScheduleKind::kInterleaved).check_micro_batches(4, 10),
       "interleaved-1f1b on 4 pipeline ranks needs a multiple of 4 micro-batches; found 10, use "
       "12");
-  EXPECT_EQ(check_micro_batches(ScheduleKind::kDualPipeV, 4, 7),
+  EXPECT_EQ(facts_of(ScheduleKind::kDualPipeV).check_micro_batches(4, 7),
             "dualpipev on 4 pipeline ranks needs at least 8 micro-batches; found 7");
 }
 

@@ -107,9 +107,10 @@ class Parser {
     return value;
   }
 
-  // "name key=value key=value" into a map; the keys must be exactly these.
+  // "name key=value key=value" into a map; the keys must be these, and `optional` may be there.
   std::map<std::string_view, std::string_view> fields(std::string_view name,
-                                                      const std::vector<std::string_view>& keys) {
+                                                      const std::vector<std::string_view>& keys,
+                                                      std::string_view optional = {}) {
     if (!next()) fail(fmt::format("expected a line '{} ...'", name));
     const auto w = words(line_);
     std::map<std::string_view, std::string_view> found;
@@ -118,7 +119,8 @@ class Parser {
       if (equals != std::string_view::npos) found[w[i].substr(0, equals)] = w[i].substr(equals + 1);
     }
     for (const auto key : keys) {
-      if (w.empty() || w[0] != name || !found.contains(key) || found.size() != keys.size()) {
+      const size_t others = found.size() - found.count(optional);
+      if (w.empty() || w[0] != name || !found.contains(key) || others != keys.size()) {
         fail(fmt::format("expected '{}' with {}", name, fmt::join(keys, ", ")));
       }
     }
@@ -126,29 +128,28 @@ class Parser {
   }
 
   void read_layout() {
-    auto f = fields("layout", {"pp", "dp", "ep", "tp", "schedule", "zero", "layers"});
+    auto f = fields("layout", {"pp", "dp", "ep", "tp", "schedule", "zero", "layers"}, "chunks");
     Layout& l = spec_.layout;
     l.pp = integer(f["pp"]);
     l.dp = integer(f["dp"]);
     l.ep = integer(f["ep"]);
     l.tp = integer(f["tp"]);
     l.zero_stage = integer(f["zero"]);
-    bool known = false;
-    for (const auto kind : {ScheduleKind::k1F1B,
-                            ScheduleKind::kInterleaved,
-                            ScheduleKind::kZB1P,
-                            ScheduleKind::kDualPipe,
-                            ScheduleKind::kDualPipeV}) {
-      if (name_of(kind) == f["schedule"]) {
-        l.schedule = kind;
-        known = true;
-      }
+    const auto schedule = kSchedules.find(f["schedule"]);
+    if (!schedule) {
+      fail(fmt::format("unknown schedule '{}'; known: {}", f["schedule"], kSchedules.list()));
     }
-    if (!known) fail(fmt::format("unknown schedule '{}'", f["schedule"]));
+    l.schedule = *schedule;
+    const bool chunked = l.way() == Way::kRoundAgain;
+    if (chunked != f.contains("chunks")) {
+      fail(chunked ? "expected 'chunks', the stages of a rank under this schedule"
+                   : "this schedule has no 'chunks'");
+    }
+    if (chunked) l.chunks = integer(f["chunks"]);
     std::string list(f["layers"]);
     for (char& c : list) c = c == ',' ? ' ' : c;
     for (const auto word : words(list)) l.layers_per_stage.push_back(integer(word));
-    if (l.pp < 1 || l.dp < 1 || l.ep < 1 || l.dp % l.ep != 0 ||
+    if (l.pp < 1 || l.dp < 1 || l.ep < 1 || l.chunks < 1 || l.dp % l.ep != 0 ||
         static_cast<int64_t>(l.layers_per_stage.size()) != l.stages()) {
       fail("expected pp, dp, ep of at least 1, ep dividing dp, one layer count per stage");
     }
@@ -161,13 +162,15 @@ class Parser {
     spec_.dense_layers = integer(f["dense_layers"]);
     spec_.mtp = one_of(f["mtp"], "no", "yes");
     spec_.expert_bias = one_of(f["expert_bias"], "no", "yes");
-    spec_.granularity =
-        one_of(f["granularity"], "op", "cell") ? Granularity::kCell : Granularity::kOp;
-    if (f["mode"] == "pair") {
-      spec_.mode = Mode::kPair;
-    } else {
-      spec_.mode = one_of(f["mode"], "train", "forward") ? Mode::kForward : Mode::kTrain;
-    }
+    spec_.granularity = named(f["granularity"], kGranularities);
+    spec_.mode = named(f["mode"], kModes);
+  }
+
+  template <typename E, size_t N>
+  E named(std::string_view text, const NameTable<E, N>& table) const {
+    const auto value = table.find(text);
+    if (!value) fail(fmt::format("expected one of {}, found '{}'", table.list(), text));
+    return *value;
   }
 
   // False for `a`, true for `b`.
@@ -305,12 +308,13 @@ std::string print_program(const Program& program) {
   const Program::Spec& s = program.spec();
   const Layout& l = s.layout;
   std::string out = fmt::format("{}\n", kFirstLine);
-  out += fmt::format("layout pp={} dp={} ep={} tp={} schedule={} zero={} layers={}\n",
+  out += fmt::format("layout pp={} dp={} ep={} tp={} schedule={}{} zero={} layers={}\n",
                      l.pp,
                      l.dp,
                      l.ep,
                      l.tp,
                      name_of(l.schedule),
+                     l.way() == Way::kRoundAgain ? fmt::format(" chunks={}", l.chunks) : "",
                      l.zero_stage,
                      fmt::join(l.layers_per_stage, ","));
   out += fmt::format(
@@ -319,10 +323,8 @@ std::string print_program(const Program& program) {
       s.dense_layers,
       yes_no(s.mtp),
       yes_no(s.expert_bias),
-      s.granularity == Granularity::kOp ? "op" : "cell",
-      s.mode == Mode::kTrain  ? "train"
-      : s.mode == Mode::kPair ? "pair"
-                              : "forward");
+      kGranularities[s.granularity],
+      kModes[s.mode]);
   int32_t rank = -1;
   int32_t cell = -1;
   for (const Op& op : program.ops()) {

@@ -1,6 +1,9 @@
 #include "plan/routing/counts.h"
 
+#include <algorithm>
 #include <set>
+
+#include "base/integers.h"
 
 namespace rehearse {
 
@@ -38,7 +41,7 @@ RoutingCounts count_routing(const ExpertGroup& group,
 
 void balanced_choice(const Architecture& a, int64_t token, std::span<int32_t> chosen) {
   const int64_t size = a.experts / a.groups;
-  const int64_t per_group = (a.active_experts + a.kept_groups - 1) / a.kept_groups;
+  const int64_t per_group = ceil_div(a.active_experts, a.kept_groups);
   // Choices take the kept groups in turn; within a group they lie as far apart as they can, so that
   // few share a rank, from a place that moves on each time all groups have been first.
   const int64_t apart = size / per_group;
@@ -92,25 +95,68 @@ ExchangeFlows exchange_flows(const ExpertGroup& group, const RoutingCounts& coun
   return flows;
 }
 
+MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, int64_t member) {
+  MemberLoad load;
+  const int64_t first = member * group.experts_per_member;
+  for (int64_t e = first; e < first + group.experts_per_member; ++e) {
+    load.expert_rows.push_back(counts.expert_rows(e));
+  }
+  if (group.size == 1) return load;
+  ExchangeTokens x;
+  const auto at = [](const auto& table, int64_t row, int64_t column) {
+    return table[static_cast<size_t>(row)][static_cast<size_t>(column)];
+  };
+  const int64_t here = group.node_of(member);
+  for (int64_t node = 0; node < group.nodes; ++node) {
+    x.sent += at(counts.to_node, member, node);
+    const int64_t source = group.member(node, group.position_of(member));
+    x.received += at(counts.to_node, source, here);
+    for (int64_t p = 0; p < group.per_node; ++p) {
+      x.forwarded += at(counts.to_rank, source, group.member(here, p));
+    }
+  }
+  for (int64_t source = 0; source < group.size; ++source) {
+    x.arrived += at(counts.to_rank, source, member);
+  }
+  load.exchange = x;
+  return load;
+}
+
+GroupLoad group_load(int64_t id, const ExpertGroup& group, const RoutingCounts& counts) {
+  GroupLoad load{.id = id, .flows = {}, .members = {}};
+  if (group.size > 1) load.flows = exchange_flows(group, counts);
+  for (int64_t m = 0; m < group.size; ++m) load.members.push_back(member_load(group, counts, m));
+  const auto alike = [](const std::vector<ExchangeFlow>& flows) {
+    return std::all_of(flows.begin(), flows.end(), [&](const ExchangeFlow& f) {
+      return f.tokens == flows.front().tokens;
+    });
+  };
+  const auto busy = [](const std::vector<ExchangeFlow>& flows, int64_t members) {
+    std::vector<int64_t> in(static_cast<size_t>(members), 0), out = in;
+    for (const ExchangeFlow& f : flows) {
+      ++out[static_cast<size_t>(f.from)];
+      ++in[static_cast<size_t>(f.to)];
+    }
+    return std::all_of(in.begin(), in.end(), [&](int64_t n) { return n == in.front(); }) &&
+           out == in;
+  };
+  load.symmetric = alike(load.flows.across) && alike(load.flows.within) &&
+                   busy(load.flows.across, group.size) && busy(load.flows.within, group.size) &&
+                   std::all_of(load.members.begin(), load.members.end(), [&](const MemberLoad& m) {
+                     return m == load.members.front();
+                   });
+  return load;
+}
+
 Bytes exchange_message(const Plan& plan, OpKind kind, Pass pass) {
   const Architecture& a = plan.model.architecture;
-  const bool outward = is_dispatch_shaped(kind, pass);
+  const Precision precision = plan.training.precision;
   const int64_t choices = kind == OpKind::kCombine ? 0
                           : pass == Pass::kForward ? 2 * a.active_experts
                                                    : a.active_experts;
   constexpr int64_t kChoice = 4;
-  int64_t token = 0;
-  switch (plan.training.precision) {
-    case Precision::kFp32:
-      token = 4 * a.hidden;
-      break;
-    case Precision::kBf16:
-      token = 2 * a.hidden;
-      break;
-    case Precision::kFp8:
-      token = outward ? a.hidden + (a.hidden + 127) / 128 * 4 : 2 * a.hidden;
-      break;
-  }
+  const int64_t token = is_dispatch_shaped(kind, pass) ? dispatched_bytes(precision, a.hidden)
+                                                       : a.hidden * bytes_of(precision).message;
   return Bytes(token + choices * kChoice);
 }
 

@@ -7,8 +7,9 @@
 #include <span>
 #include <vector>
 
-#include "plan/routing/placement.h"
+#include "cost/op_kernels.h"
 #include "plan/plan.h"
+#include "plan/routing/placement.h"
 
 namespace rehearse {
 
@@ -47,6 +48,25 @@ struct ExchangeFlows {
   std::vector<ExchangeFlow> across, within;
 };
 ExchangeFlows exchange_flows(const ExpertGroup& group, const RoutingCounts& counts);
+
+// What routing leaves for one member of an EP group to do in one layer and micro-batch.
+struct MemberLoad {
+  std::vector<int64_t> expert_rows;        // of each expert that it holds
+  std::optional<ExchangeTokens> exchange;  // where it holds not all of them
+  bool operator==(const MemberLoad&) const = default;
+};
+MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, int64_t member);
+
+// The counts of one all-to-all, and what they mean for the members of its group.
+struct GroupLoad {
+  int64_t id = 0;  // equal ids, equal counts
+  ExchangeFlows flows;
+  std::vector<MemberLoad> members;
+  // Whether every member sends, receives and computes the same, and all messages between nodes, and
+  // all within them, are of one size: then no member is ever ahead of another.
+  bool symmetric = false;
+};
+GroupLoad group_load(int64_t id, const ExpertGroup& group, const RoutingCounts& counts);
 
 // Bytes of one token's message: dispatch.F carries the token, its weights and choices; combine.B
 // (the gradient of combine) the token; combine.F and dispatch.B come back, the latter with the

@@ -11,7 +11,7 @@ namespace rehearse {
 
 // The EP group of one rank, its members numbered from 0 in the order of ranks, spread over nodes.
 struct ExpertGroup {
-  // REQUIRES: every node of the group holds equally many of its members (load_plan checks it).
+  // REQUIRES: every node of the group holds equally many of its members (plan/legal.h).
   ExpertGroup(const Plan& plan, int64_t pp_rank, int64_t data_rank);
 
   int64_t size = 1;
@@ -29,8 +29,5 @@ struct ExpertGroup {
   std::vector<int64_t> across_nodes() const;
   std::vector<int64_t> within_node() const;
 };
-
-// Empty when every EP group of the plan spreads evenly over nodes; else what is wrong.
-std::string check_expert_groups(const Layout& layout, const Cluster& cluster);
 
 }  // namespace rehearse

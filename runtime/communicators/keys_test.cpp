@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "base/errors.h"
+#include "plan/program/program.h"
 #include "plan/testing.h"
 
 namespace rehearse {

@@ -7,7 +7,7 @@
 
 #include "base/errors.h"
 #include "base/file.h"
-#include "runtime/random.h"
+#include "base/random.h"
 
 namespace rehearse {
 

@@ -7,7 +7,7 @@ std::unique_ptr<TrainingDevice> make_device(const Plan& plan,
                                             const TextData& data,
                                             Communicator& communicator) {
   // An emulated device computes on the CPU too, and then holds its ops.
-  CHECK(plan.cluster.device == DeviceKind::kCpu || plan.cluster.device == DeviceKind::kEmulated)
+  CHECK(plan.cluster.on_cores() || plan.cluster.emulated())
       << "no device that trains on cluster " << plan.cluster.name;
   return std::make_unique<CpuDevice>(plan, program, data, communicator);
 }

@@ -6,7 +6,7 @@
 namespace rehearse {
 namespace {
 
-Ffn dense_ffn(const LayerContext& c, const LayerWeights& w) {
+FfnCall dense_ffn(const LayerContext& c, const LayerWeights& w) {
   return {.ids = *w.ids.dense,
           .rows = c.tokens(),
           .hidden = c.model.hidden,

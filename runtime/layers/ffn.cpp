@@ -6,40 +6,40 @@
 namespace rehearse {
 namespace {
 
-kernels::MatmulShape up_shape(const Ffn& f) {
+kernels::MatmulShape up_shape(const FfnCall& f) {
   return {.m = f.rows, .n = 2 * f.width, .k = f.hidden};
 }
-kernels::MatmulShape down_shape(const Ffn& f) {
+kernels::MatmulShape down_shape(const FfnCall& f) {
   return {.m = f.rows, .n = f.hidden, .k = f.width};
 }
 
 }  // namespace
 
-void ffn_up(const Ffn& f, const LayerWeights& w, const float* x, float* gate_up) {
+void ffn_up(const FfnCall& f, const LayerWeights& w, const float* x, float* gate_up) {
   kernels::matmul(up_shape(f), x, w.weights.of(f.ids.gate_up), gate_up);
 }
 
-void ffn_down(const Ffn& f, const LayerWeights& w, const float* activated, float* y) {
+void ffn_down(const FfnCall& f, const LayerWeights& w, const float* activated, float* y) {
   kernels::matmul(down_shape(f), activated, w.weights.of(f.ids.down), y);
 }
 
-void ffn_down_input(const Ffn& f, const LayerWeights& w, const float* dy, float* d_activated) {
+void ffn_down_input(const FfnCall& f, const LayerWeights& w, const float* dy, float* d_activated) {
   kernels::matmul_grad_input(
       down_shape(f), dy, w.weights.of(f.ids.down), d_activated, kernels::Store::kOverwrite);
 }
 
-void ffn_up_input(const Ffn& f, const LayerWeights& w, const float* d_gate_up, float* dx) {
+void ffn_up_input(const FfnCall& f, const LayerWeights& w, const float* d_gate_up, float* dx) {
   kernels::matmul_grad_input(
       up_shape(f), d_gate_up, w.weights.of(f.ids.gate_up), dx, kernels::Store::kOverwrite);
 }
 
-void ffn_weight(const Ffn& f, const LayerWeights& w, const FfnWeightInputs& in) {
+void ffn_weight(const FfnCall& f, const LayerWeights& w, const FfnWeightInputs& in) {
   kernels::matmul_grad_weight(down_shape(f), in.dy, in.activated, w.gradients.of(f.ids.down));
   kernels::matmul_grad_weight(up_shape(f), in.d_gate_up, in.x, w.gradients.of(f.ids.gate_up));
 }
 
 void ffn_forward(const LayerContext& c,
-                 const Ffn& f,
+                 const FfnCall& f,
                  const LayerWeights& w,
                  const float* x,
                  FfnActivations& a,
@@ -52,7 +52,7 @@ void ffn_forward(const LayerContext& c,
 }
 
 void ffn_input(const LayerContext& c,
-               const Ffn& f,
+               const FfnCall& f,
                const LayerWeights& w,
                const float* dy,
                FfnActivations& a,

@@ -7,7 +7,7 @@
 
 namespace rehearse {
 
-struct Ffn {
+struct FfnCall {
   FfnIds ids;
   int64_t rows = 0;
   int64_t hidden = 0;
@@ -15,13 +15,13 @@ struct Ffn {
 };
 
 // gate_up = x gate_up_weight^T.  x: [rows, hidden]; gate_up: [rows, 2 width].
-void ffn_up(const Ffn& f, const LayerWeights& w, const float* x, float* gate_up);
+void ffn_up(const FfnCall& f, const LayerWeights& w, const float* x, float* gate_up);
 // y = activated down_weight^T.  activated: [rows, width]; y: [rows, hidden].
-void ffn_down(const Ffn& f, const LayerWeights& w, const float* activated, float* y);
+void ffn_down(const FfnCall& f, const LayerWeights& w, const float* activated, float* y);
 // d_activated = dy down_weight.
-void ffn_down_input(const Ffn& f, const LayerWeights& w, const float* dy, float* d_activated);
+void ffn_down_input(const FfnCall& f, const LayerWeights& w, const float* dy, float* d_activated);
 // dx = d_gate_up gate_up_weight.
-void ffn_up_input(const Ffn& f, const LayerWeights& w, const float* d_gate_up, float* dx);
+void ffn_up_input(const FfnCall& f, const LayerWeights& w, const float* d_gate_up, float* dx);
 // Both weight gradients are added to.
 struct FfnWeightInputs {
   const float* x = nullptr;
@@ -29,18 +29,18 @@ struct FfnWeightInputs {
   const float* activated = nullptr;
   const float* dy = nullptr;
 };
-void ffn_weight(const Ffn& f, const LayerWeights& w, const FfnWeightInputs& in);
+void ffn_weight(const FfnCall& f, const LayerWeights& w, const FfnWeightInputs& in);
 
 // The whole network for rows that share one set of weights: x [rows, hidden] -> y.
 void ffn_forward(const LayerContext& c,
-                 const Ffn& f,
+                 const FfnCall& f,
                  const LayerWeights& w,
                  const float* x,
                  FfnActivations& a,
                  float* y);
 // dy -> dx.
 void ffn_input(const LayerContext& c,
-               const Ffn& f,
+               const FfnCall& f,
                const LayerWeights& w,
                const float* dy,
                FfnActivations& a,

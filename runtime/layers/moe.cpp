@@ -10,7 +10,7 @@
 namespace rehearse {
 namespace {
 
-Ffn shared_ffn(const LayerContext& c, const LayerWeights& w) {
+FfnCall shared_ffn(const LayerContext& c, const LayerWeights& w) {
   return {.ids = *w.ids.shared,
           .rows = c.tokens(),
           .hidden = c.model.hidden,
@@ -26,7 +26,7 @@ void for_each_expert(const LayerContext& c,
   int64_t first = 0;
   for (size_t e = 0; e < w.ids.experts.size(); ++e) {
     const int64_t rows = a.rows.expert_rows[e];
-    work(Ffn{.ids = w.ids.experts[e],
+    work(FfnCall{.ids = w.ids.experts[e],
              .rows = rows,
              .hidden = c.model.hidden,
              .width = c.model.expert_intermediate},
@@ -107,13 +107,13 @@ void experts_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
   a.routed.gate_up = Tensor(c.pool, rows, 2 * width);
   a.routed.activated = Tensor(c.pool, rows, width);
   a.routed_out = Tensor(c.pool, rows, m.hidden);
-  for_each_expert(c, w, a, [&](const Ffn& f, int64_t first) {
+  for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
     ffn_up(
         f, w, a.routed_in.data() + first * m.hidden, a.routed.gate_up.data() + first * 2 * width);
   });
   kernels::swiglu(
       {rows, width}, a.routed.gate_up.data(), a.row_weights.data(), a.routed.activated.data());
-  for_each_expert(c, w, a, [&](const Ffn& f, int64_t first) {
+  for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
     ffn_down(
         f, w, a.routed.activated.data() + first * width, a.routed_out.data() + first * m.hidden);
   });
@@ -150,7 +150,7 @@ void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivation
   const int64_t rows = row_count(a);
   const int64_t width = m.expert_intermediate;
   Tensor d_activated(c.pool, rows, width);
-  for_each_expert(c, w, a, [&](const Ffn& f, int64_t first) {
+  for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
     ffn_down_input(
         f, w, a.d_routed_out.data() + first * m.hidden, d_activated.data() + first * width);
   });
@@ -163,7 +163,7 @@ void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivation
                            a.routed.d_gate_up.data(),
                            a.d_row_weights.data());
   a.d_routed_in = Tensor(c.pool, rows, m.hidden);
-  for_each_expert(c, w, a, [&](const Ffn& f, int64_t first) {
+  for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
     ffn_up_input(f,
                  w,
                  a.routed.d_gate_up.data() + first * 2 * width,
@@ -209,7 +209,7 @@ void dispatch_input(const LayerContext& c, const ExchangeCall* call, LayerActiva
 void experts_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   const Architecture& m = c.model;
   const int64_t width = m.expert_intermediate;
-  for_each_expert(c, w, a, [&](const Ffn& f, int64_t first) {
+  for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
     ffn_weight(f,
                w,
                {.x = a.routed_in.data() + first * m.hidden,

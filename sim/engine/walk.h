@@ -4,6 +4,7 @@
 // kept per rank is where each lane stands.
 
 #include <atomic>
+#include <concepts>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -18,6 +19,7 @@
 #include "plan/program/program.h"
 #include "plan/program/timeline.h"
 #include "sim/engine/event_queue.h"
+#include "sim/engine/payload.h"
 #include "sim/engine/sharing.h"
 
 namespace rehearse {
@@ -46,20 +48,33 @@ struct Clock {
   std::vector<Happened> happened;  // by Work, not yet seen by the Walk
 };
 
+// What an op does to the clock: one class per kind of cluster.
+template <typename W>
+concept Work = requires(W work, OpId op, bool woken, uint64_t payload) {
+  // Whether the op of a collective begins, for the timeline, when its rank comes to it (a kernel
+  // that waits on the device) or when all have.
+  { W::kSpanHoldsWaiting } -> std::convertible_to<bool>;
+  // What is added before an op starts (woken: its lane slept), and before a collective begins.
+  { work.start_delay(op, woken) } -> std::same_as<Duration>;
+  { work.meeting_delay(op) } -> std::same_as<Duration>;
+  // A rank has come to a collective; true when it has nothing to prepare and takes part at once.
+  { work.pack(op) } -> std::same_as<bool>;
+  // All members take part (or it is no collective): starts its activities.
+  { work.begin(op) } -> std::same_as<void>;
+  // What comes back from the clock (sim/engine/payload.h). Like pack and begin it may report what
+  // happened to ops.
+  { work.event(payload) } -> std::same_as<void>;
+  // Little is left to do.
+  { work.shrink() } -> std::same_as<void>;
+};
+
 // Walks the Program: keeps, per lane, which op is next and whether it runs, and starts an op when
 // its dependencies are done and, for a collective, when every member has come to it.
-//
-// `Work` says what an op does to the clock. pack(id): a rank has come to a collective; true when it
-// has nothing to prepare and takes part at once. begin(id): all members take part (or it is no
-// collective): starts its activities. What comes back from the clock goes to event(payload). All
-// three may report what happened to ops. shrink(): little is left to do. start_delay and
-// meeting_delay: what the runtime adds before an op begins. kSpanHoldsWaiting: whether the op of a
-// collective begins, for the timeline, when its rank comes to it (a kernel that waits on the
-// device) or when all have.
-template <typename Work>
+template <Work TheWork>
 class Walk {
  public:
-  using MakeWork = std::function<std::unique_ptr<Work>(Clock& clock, int32_t first, int32_t count)>;
+  using MakeWork =
+      std::function<std::unique_ptr<TheWork>(Clock& clock, int32_t first, int32_t count)>;
 
   Walk(const Program& program, WalkScope scope, const MakeWork& make_work, TimelineSink& sink)
       : program_(program), scope_(scope), sink_(sink) {
@@ -158,7 +173,7 @@ class Walk {
   struct Island {
     int32_t first = 0;  // data rank
     Clock clock;
-    std::unique_ptr<Work> work;
+    std::unique_ptr<TheWork> work;
     std::vector<LaneState> lanes;  // by lane list x data rank
     // By pipeline rank x data rank: how long the rank's collective at hand waited for its members,
     // and, at the first member's place, how many of them have come to an EP group's.
@@ -216,7 +231,7 @@ class Walk {
     island.clock.now = Duration::picoseconds(event.time);
     island.ended.clear();
     island.clock.sharing.finish(event, island.ended);
-    for (const uint64_t payload : island.ended) handle(island, payload);
+    for (const uint64_t ended : island.ended) handle(island, ended);
     settle(island);
     if (progress_ && !together_ && island.first == 0 &&
         island.finished - island.told > kTellEvery) {
@@ -247,24 +262,21 @@ class Walk {
     if (!ready(island, op, data_rank)) return;
     state.running = true;
     const OpId id = program_.global_id(op, data_rank);
-    after(island, island.work->start_delay(id, woken), id, Step::kProceed);
+    after(island, island.work->start_delay(id, woken), id, Owner::kWalkOp);
   }
 
-  enum class Step : uint64_t { kWork, kProceed, kBegin };  // the payload's lowest bits
+  using Owner = payload::Owner;
 
-  void after(Island& island, Duration delay, OpId id, Step step) {
+  void after(Island& island, Duration delay, OpId id, Owner step) {
     if (delay == Duration()) {
       take(island, id, step);
     } else {
-      Sharing::wait(island.clock.now,
-                    delay,
-                    island.clock.queue,
-                    (static_cast<uint64_t>(id) << 2) | static_cast<uint64_t>(step));
+      Sharing::wait(island.clock.now, delay, island.clock.queue, payload::of_walk(step, id));
     }
   }
 
-  void take(Island& island, OpId id, Step step) {
-    if (step == Step::kBegin) {
+  void take(Island& island, OpId id, Owner step) {
+    if (step == Owner::kWalkMeeting) {
       LaneState& state = lane_of(island, id);
       const int64_t now = island.clock.now.picoseconds();
       if (program_.op(id).group != Group::kNone) waited(island, id) = now - state.begin;
@@ -273,7 +285,7 @@ class Walk {
       return;
     }
     if (program_.op(id).group == Group::kNone) {
-      take(island, id, Step::kBegin);
+      take(island, id, Owner::kWalkMeeting);
     } else if (island.work->pack(id)) {
       came(island, id);
     }
@@ -301,7 +313,7 @@ class Walk {
     count = 0;
     for (int32_t d = first; d < first + size; ++d) {
       const OpId m = program_.global_id(op.id, d);
-      after(island, island.work->meeting_delay(m), m, Step::kBegin);
+      after(island, island.work->meeting_delay(m), m, Owner::kWalkMeeting);
     }
   }
 
@@ -310,7 +322,7 @@ class Walk {
     const Op& op = program_.op(id);
     const int32_t data_rank = program_.data_rank(id);
     const int64_t of_replica =
-        op.group == Group::kExpertReplicas ? data_rank % program_.layout().ep : 0;
+        op.group == Group::kExpertReplicas ? program_.layout().expert_index_of(data_rank) : 0;
     Meeting& meeting = meetings_[program_.global_id(canonical_[static_cast<size_t>(op.id)],
                                                     static_cast<int32_t>(of_replica))];
     if (meeting.members.empty()) {
@@ -334,16 +346,16 @@ class Walk {
       Sharing::wait(now,
                     there.work->meeting_delay(m),
                     there.clock.queue,
-                    (static_cast<uint64_t>(m) << 2) | static_cast<uint64_t>(Step::kBegin));
+                    payload::of_walk(Owner::kWalkMeeting, m));
     }
   }
 
-  void handle(Island& island, uint64_t payload) {
-    const auto step = static_cast<Step>(payload & 3);
-    if (step == Step::kWork) {
-      island.work->event(payload >> 2);
+  void handle(Island& island, uint64_t event) {
+    const Owner owner = payload::owner(event);
+    if (owner == Owner::kWork) {
+      island.work->event(event);
     } else {
-      take(island, static_cast<OpId>(payload >> 2), step);
+      take(island, payload::walk_op(event), owner);
     }
   }
 
@@ -353,7 +365,7 @@ class Walk {
     LaneState& state = lane(island, slots_[op], data_rank);
     const bool exchange = program_.ops()[op].group == Group::kExpertParallel;
     const int64_t wait = exchange ? waited(island, id) : 0;
-    const int64_t begin = Work::kSpanHoldsWaiting ? state.begin - wait : state.begin;
+    const int64_t begin = TheWork::kSpanHoldsWaiting ? state.begin - wait : state.begin;
     sink_.record(id, {Duration::picoseconds(begin), island.clock.now}, Duration::picoseconds(wait));
     state.running = false;
     ++state.next;

@@ -5,14 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "base/units.h"
+#include "sim/price/gpu_calibration.h"
 
 namespace rehearse {
-
-struct LinkMeasurement {
-  BytesPerSecond bandwidth;         // per device and direction
-  std::optional<Duration> latency;  // of one message
-};
 
 // One output of one program.
 struct LinkBenchmark {

@@ -1,6 +1,7 @@
 #include "sim/import/profile.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 
 #include <fmt/format.h>
@@ -9,6 +10,7 @@
 #include "base/yaml.h"
 #include "plan/program/op_work.h"
 #include "sim/expert_load.h"
+#include "sim/price/gpu_costs.h"
 
 namespace rehearse {
 namespace {
@@ -31,7 +33,26 @@ int64_t blocks(const DeviceEvent& e) {
   return e.grid[0] == 0 || product > 1e12 ? 0 : static_cast<int64_t>(product);
 }
 
-// Sweeps over kernels: time to the first kind in `order` that runs.
+// Whose a moment is when kernels of several kinds run at once: the first of these. Products and
+// attention are what the others hide behind, data what waiting hides behind.
+constexpr std::array kPriority = {WorkKind::kProduct,
+                                  WorkKind::kAttention,
+                                  WorkKind::kCast,
+                                  WorkKind::kNorm,
+                                  WorkKind::kRope,
+                                  WorkKind::kActivation,
+                                  WorkKind::kPermute,
+                                  WorkKind::kGate,
+                                  WorkKind::kElementwise,
+                                  WorkKind::kStream,
+                                  WorkKind::kData,
+                                  WorkKind::kWaiting};
+unsigned bit_of(WorkKind kind) {
+  const auto at = std::find(kPriority.begin(), kPriority.end(), kind);
+  CHECK(at != kPriority.end()) << name_of(kind) << " has no priority";
+  return 1U << static_cast<unsigned>(at - kPriority.begin());
+}
+
 class Sweep {
  public:
   explicit Sweep(const ProfiledOp& op) {
@@ -40,21 +61,18 @@ class Sweep {
       edges_.emplace(k.end, 0);
     }
     for (const ProfiledOp::Kernel& k : op.kernels) {
-      for (auto at = edges_.find(k.begin); at->first < k.end; ++at) {
-        at->second |= 1U << static_cast<unsigned>(k.kind);
-      }
+      for (auto at = edges_.find(k.begin); at->first < k.end; ++at) at->second |= bit_of(k.kind);
     }
   }
-  // Time in which `kind` runs and none of the kinds before it in the enumeration; kGap: none does.
+  // Time that belongs to `kind`; kGap: in which nothing runs.
   Duration of(WorkKind kind) const {
     Duration sum;
     for (auto at = edges_.begin(); at != edges_.end(); ++at) {
       const auto next = std::next(at);
       if (next == edges_.end()) break;
       const unsigned running = at->second;
-      const unsigned bit = 1U << static_cast<unsigned>(kind);
-      const bool mine = kind == WorkKind::kGap ? running == 0
-                                               : (running & bit) != 0 && (running & (bit - 1)) == 0;
+      const unsigned first = running & (~running + 1);  // the lowest bit
+      const bool mine = kind == WorkKind::kGap ? running == 0 : first == bit_of(kind);
       if (mine) sum += next->first - at->first;
     }
     return sum;
@@ -104,7 +122,7 @@ ProfileMap load_profile_map(const std::string& path) {
     ProfileMap::KernelRule r;
     r.name = rule.text("name");
     const std::string kind = rule.text("work");
-    if (!work_kind_named(kind) || kind == "gap") {
+    if (!work_kind_named(kind) || *work_kind_named(kind) == WorkKind::kGap) {
       rule.fail("work",
                 fmt::format("unknown kind of work '{}'; known: product, attention, cast, norm, "
                             "rope, activation, permute, gate, elementwise, stream, data, waiting",
@@ -180,9 +198,9 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
   };
   for (const DeviceEvent& e : trace.events) {
     const ProfileMap::OpRule* rule =
-        e.annotation >= 0 ? by_annotation[static_cast<size_t>(e.annotation)] : nullptr;
+        e.annotation ? by_annotation[static_cast<size_t>(*e.annotation)] : nullptr;
     if (rule != nullptr) {
-      const auto [at, fresh] = of_annotation.emplace(e.annotation, ops.size());
+      const auto [at, fresh] = of_annotation.emplace(*e.annotation, ops.size());
       if (fresh) ops.push_back({.op = rule->op});
       add(ops[at->second], e);
       continue;
@@ -215,19 +233,6 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
   return ops;
 }
 
-std::vector<GpuTask> layer_tasks(const Plan& plan, OpName op, const MemberLoad& load) {
-  const Architecture& a = plan.model.architecture;
-  return gpu_tasks(a,
-                   {.kind = op.first,
-                    .pass = op.second,
-                    .moe = a.is_moe(a.layers - 1),
-                    .sequences = plan.training.micro_batch_size,
-                    .length = plan.training.sequence_length,
-                    .expert_rows = load.expert_rows,
-                    .exchange = load.exchange},
-                   gpu_recipe(plan));
-}
-
 MemberLoad expected_load(const Plan& plan) {
   Plan random = plan;
   random.expert_load = {.synthetic = true, .skew = 0, .varies = LoadVaries::kNever};
@@ -252,25 +257,13 @@ MemberLoad expected_load(const Plan& plan) {
   return mean;
 }
 
-GpuCosts::OpTasks tasks_beside(const Plan& plan, OpName exchange, const MemberLoad& load) {
-  const bool forward = exchange.second == Pass::kForward;
-  const std::vector<OpName> ops =
-      exchange.first == OpKind::kDispatch
-          ? (forward ? std::vector<OpName>{{OpKind::kMlp, Pass::kInput}}
-                     : std::vector<OpName>{{OpKind::kMlp, Pass::kWeight},
-                                           {OpKind::kMlp, Pass::kForward}})
-          : std::vector<OpName>{{OpKind::kAttn, forward ? Pass::kInput : Pass::kForward}};
-  GpuCosts::OpTasks tasks;
-  for (const OpName& op : ops) tasks.emplace_back(op, layer_tasks(plan, op, load));
-  return tasks;
-}
-
 void set_demands(GpuCalibration& calibration, const Plan& plan) {
   const GpuCosts costs(calibration, plan.cluster);
+  const OpWork work(plan);
   const MemberLoad load = expected_load(plan);
   for (GpuEntry& e : calibration.entries) {
     if (e.kind == WorkKind::kData && e.op) {
-      e.demand = std::min(1.0, costs.demand(tasks_beside(plan, *e.op, load)));
+      e.demand = std::min(1.0, costs.demand(tasks_beside(work, *e.op, load)));
     }
   }
 }
@@ -298,7 +291,7 @@ namespace {
 class Importer {
  public:
   Importer(const Plan& plan, const MemberLoad& load, OpName op, std::vector<const ProfiledOp*> runs)
-      : plan_(plan), load_(load), op_(op), runs_(std::move(runs)) {}
+      : plan_(plan), work_(plan), load_(load), op_(op), runs_(std::move(runs)) {}
 
   std::vector<GpuEntry> entries() {
     if (is_all_to_all(op_.first)) {
@@ -307,12 +300,11 @@ class Importer {
     }
     std::vector<std::vector<GpuTask>> tasks;
     for (const ProfiledOp* run : runs_) {
-      tasks.push_back(layer_tasks(plan_, op_, with_rows(load_, *run)));
+      tasks.push_back(work_.layer_tasks(op_, with_rows(load_, *run)));
     }
     products(tasks);
-    for (int k = static_cast<int>(WorkKind::kAttention); k <= static_cast<int>(WorkKind::kStream);
-         ++k) {
-      of_kind(static_cast<WorkKind>(k), tasks);
+    for (const WorkKind k : work_kinds()) {
+      if (is_task(k) && k != WorkKind::kProduct) of_kind(k, tasks);
     }
     times(WorkKind::kGap);
     return std::move(entries_);
@@ -432,9 +424,9 @@ class Importer {
                                    to_string(op_)));
     }
     // Casts and layouts come before the data.
-    const std::vector<std::vector<GpuTask>> tasks(runs_.size(), layer_tasks(plan_, op_, load_));
-    for (int k = 0; k <= static_cast<int>(WorkKind::kStream); ++k) {
-      of_kind(static_cast<WorkKind>(k), tasks);
+    const std::vector<std::vector<GpuTask>> tasks(runs_.size(), work_.layer_tasks(op_, load_));
+    for (const WorkKind k : work_kinds()) {
+      if (is_task(k)) of_kind(k, tasks);
     }
     times(WorkKind::kWaiting);
     GpuEntry e = entry(WorkKind::kData);
@@ -453,6 +445,7 @@ class Importer {
   }
 
   const Plan& plan_;
+  OpWork work_;
   const MemberLoad& load_;
   OpName op_;
   std::vector<const ProfiledOp*> runs_;
@@ -467,12 +460,12 @@ GpuCalibration import_profile(const std::vector<ProfiledOp>& ops,
                               const std::string& source,
                               const ImportOptions& options) {
   const Cluster& cluster = plan.cluster;
-  if (cluster.device != DeviceKind::kGpu || !cluster.peak_fp8 || !cluster.copy_per_sm) {
+  if (!cluster.of_gpus() || !cluster.peak_fp8 || !cluster.copy_per_sm) {
     throw InputError(plan.path +
                      ": a profile is imported under a plan whose cluster is of GPUs and states "
                      "peak_fp8 and copy_per_sm");
   }
-  if (plan.training.precision == Precision::kFp32) {
+  if (!bytes_of(plan.training.precision).linears) {
     throw InputError(plan.path + ": training.precision: a profile is imported as of fp8 or bf16");
   }
   const auto differ = [&](std::string_view what, int64_t there, int64_t here) {
@@ -503,14 +496,14 @@ GpuCalibration import_profile(const std::vector<ProfiledOp>& ops,
                                    of_op.size()));
     }
     if (!options.only.empty() && !options.only.contains(op)) continue;
-    if (options.leave_out >= 0) {
-      if (options.leave_out >= static_cast<int64_t>(of_op.size()) || of_op.size() < 2) {
+    if (options.leave_out) {
+      if (*options.leave_out >= of_op.size() || of_op.size() < 2) {
         throw InputError(fmt::format("{}: has {} repetitions; {} cannot be left out",
                                      source,
                                      of_op.size(),
-                                     options.leave_out));
+                                     *options.leave_out));
       }
-      of_op.erase(of_op.begin() + options.leave_out);
+      of_op.erase(of_op.begin() + static_cast<ptrdiff_t>(*options.leave_out));
     }
     const std::vector<GpuEntry> entries = Importer(plan, load, op, of_op).entries();
     c.entries.insert(c.entries.end(), entries.begin(), entries.end());

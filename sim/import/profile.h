@@ -2,14 +2,15 @@
 // From a profiler's trace to calibration entries: which op every kernel belongs to, which kind of
 // work it does, and how much work a plan says that was.
 
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
-#include "plan/program/op_work.h"
 #include "plan/plan.h"
-#include "sim/price/gpu_calibration.h"
+#include "plan/program/op_work.h"
 #include "sim/import/trace.h"
+#include "sim/price/gpu_calibration.h"
 
 namespace rehearse {
 
@@ -63,7 +64,7 @@ struct ProfiledOp {
     Duration begin, end;
   };
   std::vector<Kernel> kernels;  // by begin
-  // Time of each kind: products first where several run at once, gaps where none does.
+  // Time of each kind; where several run at once, the one that has priority (profile.cpp).
   Duration of(WorkKind kind) const;
 };
 
@@ -74,8 +75,8 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
                                     const std::string& path);
 
 struct ImportOptions {
-  std::set<OpName> only;   // ops to take; empty: all
-  int64_t leave_out = -1;  // repetition of every op that is not taken, from 0
+  std::set<OpName> only;            // ops to take; empty: all
+  std::optional<size_t> leave_out;  // repetition of every op that is not taken, from 0
 };
 // The plan says what was profiled: model, sequence, EP, precision; its cluster which device, and
 // how fast communication SMs copy when nothing computes. Each op must have run equally often.
@@ -86,15 +87,10 @@ GpuCalibration import_profile(const std::vector<ProfiledOp>& ops,
                               const std::string& source,
                               const ImportOptions& options = {});
 
-// Of a MoE layer (the plan's last) whose rank has `load`.
-std::vector<GpuTask> layer_tasks(const Plan& plan, OpName op, const MemberLoad& load);
 // What an average rank has when no expert is preferred and the choice is random.
 MemberLoad expected_load(const Plan& plan);
 // That with the rows and arrived tokens that a profiled op had, where these are known.
 MemberLoad with_rows(MemberLoad load, const ProfiledOp& op);
-// What runs beside an all-to-all in an overlapped pair (report, section 3.2.1, and its profile), in
-// a layer whose rank has `load`.
-GpuCosts::OpTasks tasks_beside(const Plan& plan, OpName exchange, const MemberLoad& load);
 // GpuEntry::demand of all-to-alls profiled under `plan`, as the calibration itself prices what ran
 // beside them.
 void set_demands(GpuCalibration& calibration, const Plan& plan);

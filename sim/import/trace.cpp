@@ -397,7 +397,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     Nanoseconds begin, end;
     std::optional<int64_t> correlation;
   };
-  std::vector<int32_t> innermost(const std::vector<Launch>& launches) const;
+  std::vector<std::optional<int32_t>> innermost(const std::vector<Launch>& launches) const;
 
   Source& source_;
   std::vector<int32_t> stack_;  // entries seen so far, by depth
@@ -416,13 +416,13 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
 
 // For each launch the shortest annotation around it: of its own thread, else of another thread of
 // its process (autograd launches from threads of its own while the program waits in an annotation).
-std::vector<int32_t> Reader::innermost(const std::vector<Launch>& launches) const {
+std::vector<std::optional<int32_t>> Reader::innermost(const std::vector<Launch>& launches) const {
   std::vector<size_t> order(launches.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
     return launches[a].at < launches[b].at;
   });
-  std::vector<int32_t> found(launches.size(), -1);
+  std::vector<std::optional<int32_t>> found(launches.size());
   std::vector<int32_t> open;
   size_t next = 0;
   for (const size_t i : order) {
@@ -442,7 +442,7 @@ std::vector<int32_t> Reader::innermost(const std::vector<Launch>& launches) cons
     };
     for (const int32_t a : open) {
       if (annotations_[static_cast<size_t>(a)].process != l.process) continue;
-      if (found[i] < 0 || better(a, found[i])) found[i] = a;
+      if (!found[i] || better(a, *found[i])) found[i] = a;
     }
   }
   return found;
@@ -461,7 +461,7 @@ Trace Reader::finish() {
     if (launch == launches_.end()) ++trace_.orphans;
     launches.push_back(launch == launches_.end() ? Launch{.at = INT64_MIN} : launch->second);
   }
-  const std::vector<int32_t> annotation = innermost(launches);
+  const auto annotation = innermost(launches);
   const Nanoseconds origin = device_.empty() ? 0 : device_.front().begin;
   // Picoseconds of 64 bits hold 106 days.
   const auto since = [&](Nanoseconds t) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,8 @@ namespace rehearse {
 struct DeviceEvent {
   int32_t name = 0;  // index in Trace::names
   int32_t stream = 0;
-  int32_t annotation = -1;  // index in Trace::annotations: the innermost that launched it, or -1
+  // Index in Trace::annotations: the innermost that launched it, if any did.
+  std::optional<int32_t> annotation;
   int32_t grid[3] = {0, 0, 0};  // blocks; 0 for copies and fills
   Duration begin, end;          // since the trace's first device event
 };

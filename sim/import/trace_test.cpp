@@ -39,7 +39,7 @@ TEST(Trace, TakesDeviceEventsAndTheAnnotationsThatLaunchedThem) {
   ASSERT_EQ(t.events.size(), 5u);
   ASSERT_EQ(t.annotations.size(), 3u);
   const auto of = [&](size_t i) {
-    return t.annotations[static_cast<size_t>(t.events[i].annotation)].name;
+    return t.annotations[static_cast<size_t>(t.events[i].annotation.value())].name;
   };
   EXPECT_EQ(of(0), "attn(F)");
   EXPECT_EQ(of(1), "attn(F)");  // launched by another thread while the first one waits
@@ -58,7 +58,7 @@ TEST(Trace, ABareArrayWithFractionsAndWithoutLaunches) {
       read_file(std::string(REHEARSE_SOURCE_DIR) + "/tests/corpus/trace/bare.txt"), "t.json");
   ASSERT_EQ(t.events.size(), 3u);
   EXPECT_EQ(t.orphans, 3);
-  EXPECT_EQ(t.events[0].annotation, -1);
+  EXPECT_EQ(t.events[0].annotation, std::nullopt);
   EXPECT_EQ(t.events[0].end, Duration::nanoseconds(2250));
   EXPECT_EQ(t.events[1].begin, Duration::nanoseconds(3500));
 }
@@ -103,7 +103,7 @@ TEST(Trace, NestedAnnotations) {
   events.pop_back();
   const Trace t = parse_trace("[" + events + "]", "t.json");
   const auto of = [&](size_t i) {
-    return t.annotations[static_cast<size_t>(t.events[i].annotation)].name;
+    return t.annotations[static_cast<size_t>(t.events[i].annotation.value())].name;
   };
   EXPECT_EQ(of(0), "outer");
   EXPECT_EQ(of(1), "inner");

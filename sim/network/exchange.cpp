@@ -106,23 +106,23 @@ void ExchangeRun::flow_ended(size_t flow, Duration now, Ends& ends) {
 LoneExchange::LoneExchange(const ExchangeShape& shape, const ExchangePorts& ports)
     : shape_(shape), run_(shape), ended_(shape.flows.size(), 0) {
   struct Ids {
-    ResourceId node_out, node_in, network_out, network_in;
+    std::optional<ResourceId> node_out, node_in, network_out, network_in;
   };
   std::vector<Ids> ids;
   const auto add = [&](double capacity) {
-    return capacity > 0 ? sharing_.add_resource(capacity) : ResourceId{-1};
+    return capacity > 0 ? std::optional(sharing_.add_resource(capacity)) : std::nullopt;
   };
   for (const ExchangePorts::Member& m : ports.members) {
-    const ResourceId node_out = add(m.node_out);
-    const ResourceId node_in = add(m.node_in);
-    const ResourceId network_out = add(m.network_out);
+    const auto node_out = add(m.node_out);
+    const auto node_in = add(m.node_in);
+    const auto network_out = add(m.network_out);
     ids.push_back({node_out, node_in, network_out, add(m.network_in)});
   }
   start([&](const ExchangeShape::Flow& f) -> std::vector<Use> {
     const Ids& from = ids[static_cast<size_t>(f.from)];
     const Ids& to = ids[static_cast<size_t>(f.to)];
-    return {{f.across ? from.network_out : from.node_out, f.copies},
-            {f.across ? to.network_in : to.node_in, f.copies}};
+    return {{(f.across ? from.network_out : from.node_out).value(), f.copies},
+            {(f.across ? to.network_in : to.node_in).value(), f.copies}};
   });
 }
 

@@ -10,9 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include "sim/expert_load.h"
-#include "sim/network/network.h"
+#include "plan/routing/counts.h"
+#include "sim/engine/event_queue.h"
 #include "sim/engine/sharing.h"
+#include "sim/network/network.h"
 
 namespace rehearse {
 

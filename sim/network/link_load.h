@@ -6,9 +6,11 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <string>
+#include <utility>
 #include <vector>
 
-#include "base/units.h"
+#include "plan/cluster.h"
 
 namespace rehearse {
 
@@ -46,5 +48,11 @@ class LinkLoad {
   Duration bin_;
   std::map<int64_t, Bins> loads_;  // by rank
 };
+
+// As JSON, of every rank asked for, each with the rank that was simulated for it: bin_s, the links'
+// rates, and bytes per bin by rank and kind.
+std::string print_link_load(const LinkLoad& load,
+                            const std::vector<std::pair<int64_t, int64_t>>& ranks,
+                            const Cluster& cluster);
 
 }  // namespace rehearse

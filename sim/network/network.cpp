@@ -6,6 +6,8 @@
 #include <boost/graph/adjacency_list.hpp>
 #include <boost/graph/breadth_first_search.hpp>
 
+#include "base/integers.h"
+
 namespace rehearse {
 namespace {
 
@@ -156,10 +158,9 @@ Network::Network(const Cluster& cluster,
     const ResourceId out = sharing.add_resource(rate);
     ports.push_back({out, sharing.add_resource(rate)});
   };
-  const int64_t ranks = block.pp * block.dp;
+  const int64_t ranks = block.ranks();
   const int64_t per_node = cluster.devices_per_node;
-  const int64_t idle =
-      block.count == block.dp ? (ranks + per_node - 1) / per_node * per_node - ranks : 0;
+  const int64_t idle = block.count == block.layout.dp ? round_up(ranks, per_node) - ranks : 0;
   const auto size = static_cast<size_t>(block.size() + idle);
   if (cluster.node_link) node_ports_.reserve(size);
   if (cluster.network) network_ports_.reserve(size);
@@ -171,15 +172,17 @@ Network::Network(const Cluster& cluster,
   }
   if (routes == nullptr || !routes->any_binding()) return;
   for (size_t l = 0; l < routes->binding().size(); ++l) {
-    const bool binds = routes->binding()[l] != 0;
-    link_resources_.push_back(binds ? sharing.add_resource(routes->bandwidth(l) * 1e-12) : -1);
+    link_resources_.emplace_back();
+    if (routes->binding()[l]) {
+      link_resources_.back() = sharing.add_resource(routes->bandwidth(l) * 1e-12);
+    }
   }
 }
 
 std::optional<Network::Route> Network::route(int64_t from, int64_t to) const {
   if (from == to) return std::nullopt;
   const int64_t per_node = cluster_.devices_per_node;
-  if (from / per_node == to / per_node) {
+  if (cluster_.same_node(from, to)) {
     if (!cluster_.node_link) return std::nullopt;
     return Route{{{node_ports(from).out}, {node_ports(to).in}}, cluster_.node_link->latency};
   }
@@ -198,8 +201,7 @@ std::optional<Network::Route> Network::route(int64_t from, int64_t to) const {
   if (routes_ != nullptr) {
     if (routes_->any_binding()) {
       for (const FabricRoutes::Part& p : routes_->path(leaves, to)) {
-        const ResourceId r = link_resources_[p.link];
-        if (r >= 0) route.uses.push_back({r, p.share});
+        if (const auto& r = link_resources_[p.link]) route.uses.push_back({*r, p.share});
       }
     }
     route.latency += routes_->latency(leaves, to);

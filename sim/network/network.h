@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "plan/cluster.h"
+#include "plan/layout.h"
 #include "sim/engine/sharing.h"
 
 namespace rehearse {
@@ -65,18 +66,22 @@ class FabricRoutes {
 // count`. Where these are fewer than the layout has and stand for the others, the others' links are
 // theirs.
 struct RankBlock {
-  int64_t pp = 1;
-  int64_t dp = 1;
+  Layout layout;
   int64_t first = 0;
   int64_t count = 1;
-  int64_t size() const { return pp * count; }
+  int64_t ranks() const { return layout.rank_of(layout.pp, 0); }
+  int64_t size() const { return layout.pp * count; }
   // Of a rank or the one that stands for it; devices beyond the layout's ranks follow all ranks.
   size_t index(int64_t rank) const {
-    if (rank >= pp * dp) return static_cast<size_t>(size() + rank - pp * dp);
-    const int64_t d = (rank % dp - first) % count;
-    return static_cast<size_t>(rank / dp * count + (d < 0 ? d + count : d));
+    if (rank >= ranks()) return static_cast<size_t>(size() + rank - ranks());
+    const Place p = layout.place_of(rank);
+    const int64_t d = (p.data_rank - first) % count;
+    return static_cast<size_t>(p.pp_rank * count + (d < 0 ? d + count : d));
   }
-  int64_t rank(int64_t index) const { return index / count * dp + first + index % count; }
+  int64_t rank(int64_t index) const { return layout.rank_of(index / count, first + index % count); }
+  static RankBlock all(const Layout& layout) {
+    return {.layout = layout, .first = 0, .count = layout.dp};
+  }
 };
 
 class Network {
@@ -114,7 +119,8 @@ class Network {
   RankBlock block_;
   std::vector<Ports> node_ports_, network_ports_;  // by index in the block
   const FabricRoutes* routes_;
-  std::vector<ResourceId> link_resources_;  // by directed link; of those that bind
+  // By directed link; of those that bind.
+  std::vector<std::optional<ResourceId>> link_resources_;
 };
 
 }  // namespace rehearse

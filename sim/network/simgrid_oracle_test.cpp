@@ -136,10 +136,8 @@ void run_ours(const Cluster& cluster, std::vector<Flow>& flows) {
   Sharing sharing;
   std::optional<FabricRoutes> fabric;
   if (cluster.network) fabric.emplace(cluster);
-  const Network network(cluster,
-                        {.dp = cluster.devices(), .count = cluster.devices()},
-                        fabric ? &*fabric : nullptr,
-                        sharing);
+  const Network network(
+      cluster, RankBlock::all({.dp = cluster.devices()}), fabric ? &*fabric : nullptr, sharing);
   EventQueue queue;
   for (size_t i = 0; i < flows.size(); ++i) {
     Sharing::wait(Duration(), flows[i].start, queue, 2 * i);

@@ -1,6 +1,7 @@
 #pragma once
-// Measured costs of kernels and of the runtime on one machine, with the conditions they were
-// measured under, and what they say about shapes between the measured ones.
+// Calibration files: measured costs of kernels and of the runtime on one machine, with the
+// conditions they were measured under, or those of GPUs. What they say about shapes between the
+// measured ones: sim/price/estimate.h, sim/price/gpu_costs.h.
 
 #include <map>
 #include <memory>
@@ -46,19 +47,5 @@ struct Calibration {
 // its count of kernels.
 Calibration load_calibration(const std::string& path);
 std::string print_calibration(const Calibration& calibration);
-
-// Shapes that cover what plans of small models need, whatever their widths: every combination of a
-// few values per entry of a kernel's shape.
-std::vector<KernelCall> grid_calls();
-
-struct KernelEstimate {
-  KernelTime time;
-  bool measured = false;  // at this very shape
-};
-// The time of a call from measured ones of its kernel: itself; between neighbours that differ in
-// rows alone; within the grid, linear in every entry at once (which is exact for costs like
-// m n k + m k + n k + a constant; attention's time per token is taken, its cost being quadratic in
-// the length); in proportion beyond what was measured. Nothing when there is nothing to go by.
-std::optional<KernelEstimate> estimate(const Calibration& calibration, const KernelCall& call);
 
 }  // namespace rehearse

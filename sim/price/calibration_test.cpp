@@ -1,10 +1,9 @@
-#include "sim/price/calibration.h"
-
 #include <filesystem>
 
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "sim/price/estimate.h"
 
 namespace rehearse {
 namespace {

@@ -10,6 +10,7 @@
 #include "base/errors.h"
 #include "base/file.h"
 #include "sim/import/profile.h"
+#include "sim/price/gpu_costs.h"
 
 namespace rehearse {
 namespace {
@@ -59,7 +60,7 @@ TEST(GpuCalibration, ACutOffFileIsRecognised) {
 TEST(GpuCosts, MeasuredProductsAreTheirMedians) {
   const GpuCosts costs(h800(), cluster("h800-2048"));
   const GpuCosts::Time t = costs.time(kAttnF.first, kAttnF.second, product(4096, 7168, 16384));
-  EXPECT_NEAR(t.beside * 1e6, 894, 0.5);
+  EXPECT_NEAR(t.beside.microseconds(), 894, 0.5);
   EXPECT_EQ(t.measured, t.beside);
   EXPECT_LT(t.alone, t.beside);
 }
@@ -70,8 +71,8 @@ TEST(GpuCosts, OtherShapesLieBetweenTheirNeighbours) {
   const auto rate = [&](int64_t n, int64_t k) {
     const GpuTask task = product(4096, n, k);
     const GpuCosts::Time t = costs.time(OpKind::kMlp, Pass::kForward, task);
-    EXPECT_EQ(t.measured, 0);
-    return task.flops.count() / t.beside * 1e-12;
+    EXPECT_EQ(t.measured, Duration());
+    return task.flops.count() / t.beside.seconds() * 1e-12;
   };
   EXPECT_GT(rate(18432, 7168), 800);
   EXPECT_LT(rate(18432, 7168), 1200);
@@ -81,9 +82,9 @@ TEST(GpuCosts, OtherShapesLieBetweenTheirNeighbours) {
 TEST(GpuCosts, FewerSmsSlowTensorWorkByTheirShare) {
   Cluster c = cluster("h800-2048");
   const GpuTask task = product(4096, 7168, 16384);
-  const double at20 = GpuCosts(h800(), c).time(kAttnF.first, kAttnF.second, task).beside;
+  const Duration at20 = GpuCosts(h800(), c).time(kAttnF.first, kAttnF.second, task).beside;
   c.communication_sms = 40;
-  const double at40 = GpuCosts(h800(), c).time(kAttnF.first, kAttnF.second, task).beside;
+  const Duration at40 = GpuCosts(h800(), c).time(kAttnF.first, kAttnF.second, task).beside;
   EXPECT_NEAR(at40 / at20, 112.0 / 92.0, 1e-9);
   // Alone it has all of them, and its clock and caches to itself.
   const GpuCosts costs(h800(), c);
@@ -103,21 +104,21 @@ TEST(GpuCosts, CalibrationsThatKnowNothing) {
   EXPECT_EQ(costs.repetition_spread(), 0);
   const GpuCosts::Time t = costs.time(kAttnF.first, kAttnF.second, product(4096, 7168, 16384));
   EXPECT_FALSE(t.known);
-  EXPECT_GT(t.beside, 0);
+  EXPECT_GT(t.beside, Duration());
   EXPECT_EQ(costs.copy_slowdown(OpKind::kDispatch, Pass::kForward, 0.3), 1);
 }
 
 TEST(GpuCosts, AnotherDeviceReachesTheSameShareOfItsLimits) {
   const GpuTask stream{.kind = WorkKind::kStream, .bytes = Bytes(1'000'000'000)};
-  const double h800_s =
+  const Duration h800_s =
       GpuCosts(h800(), cluster("h800-2048")).time(OpKind::kEmbed, Pass::kForward, stream).alone;
-  const double h200_s =
+  const Duration h200_s =
       GpuCosts(h800(), cluster("h200-1024")).time(OpKind::kEmbed, Pass::kForward, stream).alone;
   EXPECT_NEAR(h800_s / h200_s, 4.8 / 3.35, 1e-6);
   const GpuTask bf16 = product(4096, 7168, 16384, Format::kBf16);
-  const double a100 =
+  const Duration a100 =
       GpuCosts(h800(), cluster("a100-1024")).time(kAttnF.first, kAttnF.second, bf16).beside;
-  const double h =
+  const Duration h =
       GpuCosts(h800(), cluster("h800-2048")).time(kAttnF.first, kAttnF.second, bf16).beside;
   EXPECT_GT(a100 / h, 2.5);  // 312 against 989.5 TFLOP/s, 108 against 132 SMs
   EXPECT_LT(a100 / h, 3.5);
@@ -151,7 +152,7 @@ TEST(GpuCosts, ContentionComesFromProductsMeasuredBothWays) {
   grouped.groups = 4;
   grouped.bytes = Bytes(32768L * 7168 + 4L * 4096 * 7168 + 32768L * 4096 * 2);
   const GpuCosts::Time t = both.time(OpKind::kMlp, Pass::kForward, grouped);
-  EXPECT_NEAR(grouped.flops.count() / t.alone * 1e-12, 1346, 15);  // DeepGEMM's figure
+  EXPECT_NEAR(grouped.flops.count() / t.alone.seconds() * 1e-12, 1346, 15);  // DeepGEMM's figure
   EXPECT_NEAR(t.beside / t.alone, 132.0 / 112.0 * both.contention(), 1e-9);
 }
 

@@ -23,7 +23,7 @@ LinkShaper::LinkShaper(const Cluster& cluster, int64_t ranks)
     : cluster_(cluster),
       ranks_(ranks),
       // Where ranks compute in real time, a thread that waits awake would take a core from them.
-      awake_before_(cluster.device == DeviceKind::kEmulated ? kAwakeBefore : kAwakeBefore.zero()) {
+      awake_before_(cluster.emulated() ? kAwakeBefore : kAwakeBefore.zero()) {
   const auto add = [&](const std::optional<Link>& link) {
     const double rate = link ? link->bandwidth.value() : 1;
     capacity_.insert(capacity_.end(), static_cast<size_t>(2 * ranks), rate);

@@ -18,6 +18,7 @@ CpuDevice::CpuDevice(const Plan& plan,
       program_(program),
       data_(data),
       communicator_(communicator),
+      op_work_(plan),
       rope_(plan.training.sequence_length,
             plan.model.architecture.qk_rope,
             plan.model.architecture.rope_theta) {
@@ -27,7 +28,7 @@ CpuDevice::CpuDevice(const Plan& plan,
     const Place p = place_of(program, global);
     auto rank = std::make_unique<CpuRank>();
     for (int64_t slot = 0; slot < l.slots(); ++slot) {
-      rank->copies.emplace_back(plan, l.stage_of(p.pp_rank, slot), p.data_rank % l.ep);
+      rank->copies.emplace_back(plan, l.stage_of(p.pp_rank, slot), l.expert_index_of(p.data_rank));
     }
     if (l.ep > 1) rank->experts.emplace(plan, p.pp_rank, p.data_rank);
     ranks_[static_cast<size_t>(global)] = std::move(rank);
@@ -99,7 +100,7 @@ void CpuDevice::run_op(const Op& op, int32_t data_rank, const std::function<void
   // Messages take their time on the links; everything else holds its lane.
   const bool local =
       op.lane == Lane::kCompute || (is_all_to_all(op.kind) && op.group == Group::kNone);
-  const bool held = plan_.cluster.device == DeviceKind::kEmulated && local;
+  const bool held = plan_.cluster.emulated() && local;
   if (held) hold(op, data_rank, begin);
 }
 
@@ -112,7 +113,7 @@ void CpuDevice::hold(const Op& op, int32_t data_rank, std::chrono::steady_clock:
                            .layers[s.local_layer(*op.layer)]
                            .rows.expert_rows;
   }
-  const Duration target = roofline(plan_, op_work(plan_, op, load).all());
+  const Duration target = roofline(plan_, op_work_.calls(op, load).all());
   const auto end = begin + std::chrono::nanoseconds(target.picoseconds() / 1000);
   if (std::chrono::steady_clock::now() > end) ++overruns_;
   sleep_until_exactly(end);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "plan/program/op_work.h"
 #include "runtime/devices/cpu/cpu_rank.h"
 #include "runtime/devices/device.h"
 
@@ -51,6 +52,7 @@ class CpuDevice : public TrainingDevice {
   const Program& program_;
   const TextData& data_;
   Communicator& communicator_;
+  OpWork op_work_;
   kernels::RopeTable rope_;
   std::vector<std::unique_ptr<CpuRank>> ranks_;  // by global rank; null: on another process
   StepSettings settings_;

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "cli/results.h"
+#include "plan/program/timeline.h"
 
-namespace rehearse::cli {
+namespace rehearse {
 
 // Errors are predicted / measured - 1, signed.
 struct Comparison {
@@ -32,11 +32,20 @@ struct Comparison {
     Pair work, waiting;
   };
   std::vector<Rank> ranks;
+
+  // Parts of the step, mean over ranks: F, B, W, F&B, bubble, optimizer, exposed communication.
+  std::vector<Pair> phases() const;
+  // What moved the measured step away from the predicted one most.
+  struct Cause {
+    Duration in_ops, in_waiting;  // per rank, on the compute lane
+    // The kind of op, or the waiting, that differs most of the larger part; none without ops.
+    bool mostly_ops = false;
+    const Pair* most = nullptr;
+  };
+  Cause cause() const;
 };
 Comparison compare_timelines(const Program& program,
                              const Timeline& predicted,
                              const Timeline& measured);
-Json comparison_json(const Comparison& c);
-std::string comparison_text(const Comparison& c);
 
-}  // namespace rehearse::cli
+}  // namespace rehearse

@@ -9,15 +9,24 @@
 
 namespace rehearse {
 
+constexpr uint64_t kSplitMixStep = 0x9e3779b97f4a7c15ULL;
+
+// The number behind `state` in SplitMix64's sequence; as a function of it, a hash.
+constexpr uint64_t split_mix(uint64_t state) {
+  uint64_t z = state + kSplitMixStep;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+  return z ^ (z >> 31);
+}
+
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
 
   uint64_t next() {
-    uint64_t z = (state_ += 0x9e3779b97f4a7c15ULL);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-    return z ^ (z >> 31);
+    const uint64_t number = split_mix(state_);
+    state_ += kSplitMixStep;
+    return number;
   }
   // In (0, 1].
   double uniform() { return (static_cast<double>(next() >> 11) + 1) * 0x1.0p-53; }
@@ -32,7 +41,7 @@ class Random {
 
 // A seed for the stream that `name` names (FNV-1a).
 inline uint64_t stream_seed(uint64_t seed, std::string_view name) {
-  uint64_t hash = 0xcbf29ce484222325ULL ^ (seed * 0x9e3779b97f4a7c15ULL);
+  uint64_t hash = 0xcbf29ce484222325ULL ^ (seed * kSplitMixStep);
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
   return hash;
 }

@@ -1,0 +1,118 @@
+#include "plan/legal.h"
+
+#include <map>
+#include <optional>
+
+#include <gtest/gtest.h>
+
+#include "plan/testing.h"
+
+namespace rehearse {
+namespace {
+
+// The settings that reasons speak of, in their order.
+std::vector<std::string> settings(const Reasons& reasons) {
+  std::vector<std::string> list;
+  for (const Reason& r : reasons) list.push_back(r.setting);
+  return list;
+}
+using List = std::vector<std::string>;
+
+Reasons of_layout(const Layout& layout) {
+  const Plan plan = small_plan({});
+  return why_not(plan.model.architecture, plan.cluster, layout);
+}
+
+TEST(Legal, LayoutsOfTheSmallModel) {
+  // 4 layers, 8 experts, one node of 64 devices.
+  EXPECT_EQ(of_layout({.pp = 4, .dp = 8, .ep = 4}), Reasons{});
+  EXPECT_EQ(of_layout({.pp = 2, .schedule = ScheduleKind::kDualPipe}), Reasons{});
+  EXPECT_EQ(settings(of_layout({.pp = 5})), List{"layout.pp"});
+  EXPECT_EQ(settings(of_layout({.pp = 3, .schedule = ScheduleKind::kDualPipe})), List{"layout.pp"});
+  EXPECT_EQ(settings(of_layout({.schedule = ScheduleKind::kInterleaved, .chunks = 5})),
+            (List{"layout.chunks", "layout.pp"}));
+  EXPECT_EQ(settings(of_layout({.dp = 6, .ep = 4})), List{"layout.ep"});
+  EXPECT_EQ(settings(of_layout({.dp = 3, .ep = 3})), List{"layout.ep"});
+  EXPECT_EQ(settings(of_layout({.pp = 2, .dp = 64})), List{"layout.pp"});
+  EXPECT_EQ(settings(of_layout({.pp = 2, .layers_per_stage = {1, 2}})),
+            List{"layout.layers_per_stage"});
+  // Several at once, each said.
+  EXPECT_EQ(settings(of_layout({.pp = 5, .dp = 30, .ep = 4})),
+            (List{"layout.pp", "layout.ep", "layout.pp"}));
+}
+
+TEST(Legal, ReasonsSayWhatWouldBeRight) {
+  EXPECT_EQ(of_layout({.pp = 5}).front().message,
+            "5 pipeline stages for a model of 4 layers: every stage needs at least one; use pp of "
+            "at most 4");
+}
+
+// EP groups lie on nodes alike: of 4 devices per node, 6 ranks of a group do not; nor do groups of
+// 2 when each node has 3 devices.
+TEST(Legal, ExpertGroupsSpreadEvenlyOverNodes) {
+  Plan plan = small_plan({});
+  plan.model.architecture.experts = 24;
+  plan.cluster.nodes = 100;
+  for (const int64_t devices : {1, 2, 3, 4, 6, 8}) {
+    plan.cluster.devices_per_node = devices;
+    for (const int64_t ep : {1, 2, 3, 4, 6, 8, 12}) {
+      const Layout layout{.pp = 2, .dp = 24, .ep = ep};
+      // By looking at every group.
+      bool even = true;
+      std::optional<size_t> nodes_of_first;
+      for (int64_t first = 0; first < 48; first += ep) {
+        std::map<int64_t, int64_t> members;
+        for (int64_t r = first; r < first + ep; ++r) ++members[r / devices];
+        for (const auto& [node, n] : members) even &= n == members.begin()->second;
+        if (!nodes_of_first) nodes_of_first = members.size();
+        even &= members.size() == *nodes_of_first;
+      }
+      const Reasons reasons = why_not(plan.model.architecture, plan.cluster, layout);
+      EXPECT_EQ(reasons.empty(), even) << devices << " devices, EP" << ep;
+    }
+  }
+}
+
+TEST(Legal, StepsOfALayout) {
+  const Layout dualpipe{.pp = 4, .dp = 4, .schedule = ScheduleKind::kDualPipe};
+  Training t{.micro_batches = 8, .micro_batch_size = 2, .sequence_length = 16};
+  EXPECT_EQ(why_not(dualpipe, t), Reasons{});
+  t.micro_batches = 6;
+  EXPECT_EQ(settings(why_not(dualpipe, t)), List{"training.micro_batches"});
+  t.micro_batches = 8;
+  t.context_parallel = 3;
+  EXPECT_EQ(settings(why_not(dualpipe, t)), List{"training.context_parallel"});
+  t.context_parallel = 4;
+  EXPECT_EQ(why_not(dualpipe, t), Reasons{});
+  t.sequence_length = 18;
+  EXPECT_EQ(settings(why_not(dualpipe, t)), List{"training.context_parallel"});
+}
+
+TEST(Legal, WhatDevicesCannotCompute) {
+  Plan plan = small_plan({});
+  EXPECT_EQ(why_not(plan), Reasons{});
+  plan = small_plan({.dp = 2});
+  plan.training.context_parallel = 2;
+  EXPECT_EQ(settings(why_not(plan)), List{"training.context_parallel"});  // on cores
+  plan.training.context_parallel = 1;
+  plan.cluster.device = DeviceKind::kGpu;
+  EXPECT_EQ(settings(why_not(plan)), List{"training.precision"});  // FP32
+  plan.training.precision = Precision::kFp8;
+  EXPECT_EQ(settings(why_not(plan)), List{"training.precision"});  // no peak_fp8
+  plan.cluster.peak_fp8 = FlopsPerSecond(1e12);
+  EXPECT_EQ(why_not(plan), Reasons{});
+}
+
+TEST(Legal, BatchesOfAPhase) {
+  const Layout layout{.pp = 2, .dp = 8, .schedule = ScheduleKind::kDualPipe};
+  const Training t{.micro_batch_size = 2, .sequence_length = 16, .context_parallel = 4};
+  // 8 ranks in fours hold two sequences' parts each: 4 at a time.
+  EXPECT_EQ(micro_batches_of(layout, t, 32).count, 8);
+  EXPECT_EQ(micro_batches_of(layout, t, 32).why_not, "");
+  EXPECT_NE(micro_batches_of(layout, t, 33).why_not.find("use a multiple of 4"), std::string::npos);
+  EXPECT_NE(micro_batches_of(layout, t, 12).why_not.find("at least 4; found 3"), std::string::npos);
+  EXPECT_NE(micro_batches_of(layout, t, 4'000'000).why_not.find("at most"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace rehearse

@@ -1,0 +1,52 @@
+#include "sim/price/op_costs.h"
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+namespace rehearse {
+
+OpCosts::OpCosts(const Plan& plan,
+                 const Program& program,
+                 const std::optional<Calibration>& calibration,
+                 const CostVariation& variation,
+                 const GroupLoad& load)
+    : program_(program), work_(plan), price_(make_price(plan, work_, calibration, variation)) {
+  std::vector<const MemberLoad*> kinds;
+  for (const MemberLoad& m : load.members) {
+    const auto same =
+        std::find_if(kinds.begin(), kinds.end(), [&](const MemberLoad* k) { return *k == m; });
+    member_class_.push_back(static_cast<size_t>(same - kinds.begin()));
+    if (same == kinds.end()) kinds.push_back(&m);
+  }
+  members_ = kinds.size();
+  using Key = std::tuple<OpKind, Pass, bool, int32_t, Group, bool>;
+  std::map<Key, int32_t> classes;
+  for (const Op& op : program.ops()) {
+    const bool moe = op.layer && plan.model.architecture.is_moe(*op.layer);
+    const bool pair = plan.cluster.of_gpus() && overlapped(op);
+    const Key key{op.kind, op.pass, moe, op.micro_batch ? 0 : op.stage, op.group, pair};
+    const auto [at, fresh] = classes.emplace(key, static_cast<int32_t>(classes.size()));
+    class_of_.push_back(at->second);
+    if (!fresh) continue;
+    const auto group = static_cast<int64_t>(is_ring(op.kind) ? program.members(op, 0).size() : 1);
+    for (size_t k = 0; k < kinds.size(); ++k) {
+      // Members' loads matter to ops of layers with experts alone.
+      if (k > 0 && !moe) {
+        table_.push_back(table_.back());
+        continue;
+      }
+      table_.push_back(price_->of({op, *kinds[k], pair}, sources_));
+      table_.back().message = work_.message(op, group);
+    }
+  }
+}
+
+bool OpCosts::overlapped(const Op& op) const {
+  const RankSchedule& schedule = program_.schedule(op.pp_rank);
+  const auto cell = static_cast<size_t>(op.cell);
+  return program_.layout().ep > 1 && cell < schedule.size() &&
+         schedule[cell].kind == CellKind::kOverlapped;
+}
+
+}  // namespace rehearse

@@ -1,0 +1,47 @@
+#include "sim/price/price.h"
+
+#include <fmt/format.h>
+
+#include "base/random.h"
+#include "plan/legal.h"
+
+namespace rehearse {
+
+std::unique_ptr<Price> make_price(const Plan& plan,
+                                  const OpWork& work,
+                                  const std::optional<Calibration>& calibration,
+                                  const CostVariation& variation) {
+  const Cluster& cluster = plan.cluster;
+  if (calibration && cluster.of_gpus() != (calibration->gpu != nullptr)) {
+    throw InputError(fmt::format("{}: its calibration is of {}, its cluster '{}' is not",
+                                 plan.path,
+                                 calibration->gpu ? "GPUs" : "a CPU's kernels",
+                                 cluster.name));
+  }
+  const Reasons impossible = why_not(cluster, plan.training);
+  if (!impossible.empty()) {
+    const Reason& first = impossible.front();
+    throw InputError(fmt::format("{}: {}: {}", plan.path, first.setting, first.message));
+  }
+  if (cluster.emulated()) return ideal_price(plan, work);
+  if (cluster.of_gpus()) {
+    return gpu_price(
+        plan, work, calibration ? *calibration->gpu : uncalibrated(cluster), variation);
+  }
+  return host_price(plan, work, calibration.value_or(Calibration{}), variation);
+}
+
+double normal_of(uint64_t seed, const KernelCall& call) {
+  uint64_t state = seed;
+  const auto next = [&](uint64_t value) {
+    state = split_mix(state + value);
+    return static_cast<double>(state >> 11) * 0x1.0p-53;
+  };
+  next(static_cast<uint64_t>(call.kernel));
+  for (const int64_t entry : call.shape) next(static_cast<uint64_t>(entry));
+  double sum = -6;
+  for (uint64_t i = 0; i < 12; ++i) sum += next(i);
+  return sum;
+}
+
+}  // namespace rehearse

@@ -1,0 +1,92 @@
+#pragma once
+// One question: what does this op take? Answered by a host's calibration, by a calibration of GPUs,
+// or by the ideal times of an emulated device. Where nothing was measured, each falls back to what
+// flops and bytes allow, and says so.
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "plan/program/op_work.h"
+#include "plan/program/program.h"
+#include "sim/price/calibration.h"
+
+namespace rehearse {
+
+// Work on a rank's own device.
+struct LocalCost {
+  Duration alone;
+  Duration beside;  // on a GPU while communication kernels hold their SMs and memory bandwidth
+  double memory_weight = 0;  // share of the node's memory system it takes at full speed, 0 to 1
+};
+
+struct OpCost {
+  LocalCost pack, forward, work;  // as in OpCalls
+  Bytes message;                  // to each receiver, over links when these are modelled
+  Bytes gathered;                 // of other ranks' part of the sequence, before the work
+  // Of an all-to-all on GPUs, inside an overlapped pair or not: how much slower its SMs copy, and
+  // what goes before its data.
+  double copy_slowdown = 1;
+  Duration preparation;
+};
+
+// How the costs of one simulation differ from the calibration's medians.
+struct CostVariation {
+  double common = 1;        // factor on every measured time
+  double interpolated = 0;  // standard deviation, in logarithms, of each interpolated time
+  uint64_t seed = 0;        // of those
+};
+
+// Where the costs of a prediction came from.
+struct CostSources {
+  int64_t measured = 0;      // kernel calls that the calibration has timed at their shape
+  int64_t interpolated = 0;  // calls priced from the calibration's neighbouring shapes
+  int64_t roofline = 0;      // calls priced by flops and bytes, since nothing was measured
+  int64_t stated = 0;        // calls of an emulated device, whose roofline is what they take
+  std::set<std::string> unmeasured;  // those calls
+};
+
+// An op to price. overlapped: in a cell in which one micro-batch computes while the other
+// communicates, so that its kernels are launched for the SMs that communication leaves, whether or
+// not it is there at the moment.
+struct PricedOp {
+  const Op& op;
+  const MemberLoad& load;
+  bool overlapped = false;
+};
+
+class Price {
+ public:
+  virtual ~Price() = default;
+  // All but messages. Adds to `sources`.
+  virtual OpCost of(const PricedOp& op, CostSources& sources) const = 0;
+  // OpCost::work alone, for loads that change from op to op.
+  virtual LocalCost work(const PricedOp& op) const = 0;
+  // What the runtime adds between ops.
+  virtual Overheads overheads() const { return {}; }
+};
+
+// The price of the plan's cluster; all arguments must outlive it. Throws InputError when the
+// calibration is of other devices, or when the devices cannot compute the plan.
+std::unique_ptr<Price> make_price(const Plan& plan,
+                                  const OpWork& work,
+                                  const std::optional<Calibration>& calibration,
+                                  const CostVariation& variation);
+
+// One per kind of device, for make_price.
+std::unique_ptr<Price> host_price(const Plan& plan,
+                                  const OpWork& work,
+                                  const Calibration& calibration,
+                                  const CostVariation& variation);
+std::unique_ptr<Price> gpu_price(const Plan& plan,
+                                 const OpWork& work,
+                                 const GpuCalibration& calibration,
+                                 const CostVariation& variation);
+std::unique_ptr<Price> ideal_price(const Plan& plan, const OpWork& work);
+
+// A standard normal number that follows from `seed` and `call` alone: the sum of twelve uniform
+// numbers less six.
+double normal_of(uint64_t seed, const KernelCall& call);
+
+}  // namespace rehearse
