@@ -65,11 +65,10 @@ void scale(Calibration& calibration, const std::vector<std::string>& factors) {
 }
 
 SimulateOptions read_options(const Options& options, const Plan& plan) {
-  SimulateOptions how{
-      .keep = options.has("timeline") ? Keep::kAll : Keep::kSummary,
-      .memoise = !options.has("no-memo"),
-      .fold = options.has("fold"),
-      .threads = static_cast<int32_t>(options.integer("threads", {.min = 1}))};
+  SimulateOptions how{.keep = options.has("timeline") ? Keep::kAll : Keep::kSummary,
+                      .memoise = !options.has("no-memo"),
+                      .fold = options.has("fold"),
+                      .threads = static_cast<int32_t>(options.integer("threads", {.min = 1}))};
   if (options.has("ranks")) {
     if (!options.has("timeline") && !options.has("link-load")) {
       throw UsageError("simulate: --ranks needs --timeline or --link-load");

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <numbers>
 
-#include <nlohmann/json.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "cost/layer.h"
 #include "runtime/median_step.h"
@@ -180,20 +181,28 @@ std::vector<int32_t> Trainer::recorded_choices(int64_t layer,
 }
 
 std::string print_step(const StepLog& log) {
-  nlohmann::ordered_json j = {{"step", log.step},
-                              {"loss", log.loss},
-                              {"gradient_norm", log.gradient_norm},
-                              {"learning_rate", log.learning_rate},
-                              {"step_time_s", log.time.seconds()},
-                              {"tokens_per_s", log.tokens_per_s},
-                              {"tflops_per_rank", log.tflops_per_rank},
-                              {"activation_bytes", log.memory.count()},
-                              {"max_expert_load", log.max_expert_load},
-                              {"expert_load", log.expert_load},
-                              {"expert_load_p95", log.expert_load_p95}};
-  if (log.overruns > 0) j["overruns"] = log.overruns;
-  if (log.validation_loss) j["validation_loss"] = *log.validation_loss;
-  return j.dump();
+  // JSON has no NaN and no infinity.
+  const auto number = [](double x) {
+    return std::isfinite(x) ? fmt::format("{}", x) : std::string("null");
+  };
+  std::string out = fmt::format(
+      "{{\"step\":{},\"loss\":{},\"gradient_norm\":{},\"learning_rate\":{},\"step_time_s\":{},"
+      "\"tokens_per_s\":{},\"tflops_per_rank\":{},\"activation_bytes\":{},\"max_expert_load\":{},"
+      "\"expert_load\":[{}],\"expert_load_p95\":[{}]",
+      log.step,
+      log.loss,
+      number(log.gradient_norm),
+      log.learning_rate,
+      log.time.seconds(),
+      log.tokens_per_s,
+      log.tflops_per_rank,
+      log.memory.count(),
+      log.max_expert_load,
+      fmt::join(log.expert_load, ","),
+      fmt::join(log.expert_load_p95, ","));
+  if (log.overruns > 0) out += fmt::format(",\"overruns\":{}", log.overruns);
+  if (log.validation_loss) out += fmt::format(",\"validation_loss\":{}", number(*log.validation_loss));
+  return out + "}";
 }
 
 }  // namespace rehearse

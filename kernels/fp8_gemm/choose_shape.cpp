@@ -7,12 +7,19 @@
 namespace rehearse::kernels {
 namespace {
 
+// Reads of L2 per clock and SM: 5,120 bytes per clock (NVIDIA's A100 whitepaper, "L2 cache"), taken
+// to hold for the H100's 132 SMs as well.
 constexpr double kL2BytesPerClock = 5120.0 / 132;
+// Dense FP8 of an SM: 1979 TFLOP/s over 132 SMs at 1.83 GHz, two per multiply-add (NVIDIA H100
+// datasheet).
 constexpr double kMultiplyAddsPerClock = 4096;
 constexpr int64_t kTileM = 128;
-constexpr int64_t kTileK = 128;
-constexpr double kTileOverhead = 1000;  // clocks: the pipeline fills, the first results leave
-constexpr double kClocksPerColumn = 4;  // of the epilogue
+constexpr int64_t kTileK = 128;  // values per scale (report, section 3.3.2)
+// Estimates, until kernels_bench has measured them: before a tile's first product the ring of
+// stages fills, a latency of device memory and its barriers; results leave in columns of 128 rows x
+// 2 bytes, at 64 bytes per clock.
+constexpr double kTileOverhead = 1000;
+constexpr double kClocksPerColumn = 4;
 
 }  // namespace
 

@@ -66,7 +66,8 @@ class Guarded {
   std::vector<float> values_;
 };
 
-// |got - want| <= bound * max(1, |want|, floor) everywhere; prints the worst coordinate.
+// |got - want| <= bound * max(1, |want|) everywhere, and some of it is not zero; prints the worst
+// coordinate.
 inline void expect_close(const float* got,
                          const std::vector<double>& want,
                          double bound,
@@ -88,11 +89,11 @@ inline void expect_close(const float* got,
                           << want[where];
 }
 
-// The rounding error of a sum of n products of unit size in FP32: each of the n additions rounds
-// (2^-24 relative), errors of random sign grow with sqrt(n); the factor 8 covers the tail.
+// The rounding error of a sum of n products of unit size and random sign in FP32: the sum is of
+// size sqrt(n), each of the n additions rounds it (2^-24 of its size), and errors of random sign
+// grow with another sqrt(n); the factor 8 covers the tail.
 inline double sum_bound(int64_t n) {
-  return 8 * std::sqrt(static_cast<double>(n)) * std::ldexp(1.0, -24) *
-         std::max(1.0, std::sqrt(static_cast<double>(n)));
+  return 8 * static_cast<double>(std::max<int64_t>(1, n)) * std::ldexp(1.0, -24);
 }
 
 // Checks d_x, the gradient of sum(dy * f(x)), against central differences of the reference f along
