@@ -31,7 +31,7 @@ constexpr bool is_enumerator() {
 // Values must count from 0. Use, beside the enum's other functions:
 //
 //     constexpr NameTable kNames{std::to_array<Named<Lane>>({{Lane::kCompute, "compute"}, ...})};
-//     static_assert(kNames.complete<Lane>());
+//     static_assert(kNames.complete());
 template <typename E, size_t N>
 class NameTable {
  public:

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "cli/report.h"
+#include "plan/legal.h"
 #include "sim/exchange_speed.h"
 #include "sim/import/link_benchmarks.h"
 
@@ -28,6 +29,7 @@ std::vector<Beside> beside(const Plan& plan, const std::vector<LinkBenchmark::Al
           "a figure of {} SMs, but devices of '{}' have {}", a.sms, p.cluster.name, p.cluster.sms));
     }
     p.cluster.communication_sms = a.sms;
+    if (!why_not(p.cluster, p.training).empty()) continue;  // FP8 figures beside devices without it
     for (const ExchangeSpeed& s : exchange_speeds(p, build_program(p))) {
       const bool same =
           s.pass == Pass::kForward && (s.kind == OpKind::kDispatch) == (a.op == "dispatch");

@@ -21,9 +21,9 @@ namespace {
 // What each part may take on this machine, so that the first prediction is there within a minute
 // and the end within four: the number of rounds, of steps and of runs follows from how fast the
 // machine shows itself to be.
-constexpr double kCalibrateSeconds = 35;
-constexpr double kTrainSeconds = 45;    // each of two trainings
-constexpr double kLayoutsSeconds = 40;  // all other layouts together
+const Duration kCalibrate = Duration::seconds(35);
+const Duration kTrain = Duration::seconds(45);    // each of two trainings
+const Duration kLayouts = Duration::seconds(40);  // all other layouts together
 constexpr int64_t kFewestSteps = 20;
 
 struct TrainedRun {
@@ -126,9 +126,9 @@ std::vector<Plan> other_layouts(const Plan& plan) {
   return plans;
 }
 
-// How many steps, at most `most`, fit so many seconds.
-int64_t steps_in(double seconds, Duration step, int64_t most) {
-  const auto fit = static_cast<int64_t>(seconds / step.seconds());
+// How many steps, at most `most`, fit `time`.
+int64_t steps_in(Duration time, Duration step, int64_t most) {
+  const auto fit = static_cast<int64_t>(time / step);
   return std::clamp(fit, std::min(kFewestSteps, most), most);
 }
 
@@ -156,7 +156,10 @@ int demo(const Arguments& args) {
   Plan plan = load_plan(options.has("plan") ? options.text("plan")
                                             : share_folder() + "/experiments/demo/plan.yaml");
   require_run(plan);
-  const TextData check(text, plan);  // before minutes of work
+  // Before minutes of work.
+  const TextData check(text, plan);
+  std::optional<int64_t> asked;
+  if (options.has("steps")) asked = options.integer("steps", {.min = 1});
   const Program program = build_program(plan);
   // Everything is shown as soon as it is there, and reported as a whole for programs.
   Report whole;
@@ -172,9 +175,8 @@ int demo(const Arguments& args) {
   // The kernels of the layouts that come last too: single ones, whose shapes differ little.
   std::vector<Plan> plans = other_layouts(plan);
   plans.push_back(plan);
-  const Calibration calibration = measure(
-      plans,
-      {.grid = false, .limit = Duration::seconds(kCalibrateSeconds), .quiet = options.quiet()});
+  const Calibration calibration =
+      measure(plans, {.grid = false, .limit = kCalibrate, .quiet = options.quiet()});
   plans.pop_back();
   write_file(out + "/calibration.yaml", print_calibration(calibration));
   say(fmt::format(
@@ -186,17 +188,14 @@ int demo(const Arguments& args) {
   show("prediction", prediction_report(plan, program, prediction));
 
   const int64_t wanted = plan.training.steps;
-  plan.training.steps = options.has("steps")
-                            ? options.integer("steps", {.min = 1})
-                            : steps_in(kTrainSeconds, prediction.summary.step, wanted);
+  plan.training.steps = asked ? *asked : steps_in(kTrain, prediction.summary.step, wanted);
   say(fmt::format("\n3. Train {} steps on {} bytes of {}\n",
                   plan.training.steps,
                   check.training_bytes(),
                   text));
   if (plan.training.steps < wanted) {
-    say(fmt::format("  (of the plan's {}: as many as this machine does in {:.0f} seconds)\n",
-                    wanted,
-                    kTrainSeconds));
+    say(fmt::format(
+        "  (of the plan's {}: as many as this machine does in {})\n", wanted, to_string(kTrain)));
   }
   const TrainedRun run = train_run(plan, text, "train", out, options.quiet());
   say("\n");
@@ -239,9 +238,9 @@ int demo(const Arguments& args) {
   constexpr int64_t kRuns = 3;
   constexpr int64_t kSteps = 8;
   // A layout's step takes about as long as the first one's: the same work on the same cores.
-  const double each = kLayoutsSeconds / static_cast<double>(plans.size() * kRuns);
+  const Duration each = kLayouts.scaled(1 / static_cast<double>(plans.size() * kRuns));
   const int64_t steps =
-      std::clamp<int64_t>(static_cast<int64_t>(each / run.result.median_step.seconds()), 3, kSteps);
+      std::clamp<int64_t>(static_cast<int64_t>(each / run.result.median_step), 3, kSteps);
   for (const Plan& other : plans) {
     others.push_back(validate_plan(other,
                                    calibration,

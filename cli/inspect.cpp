@@ -120,31 +120,31 @@ Report inspect_report(const Plan& plan, const Program& program, std::optional<in
                                   {"", "total"}}};
   std::string shown;
   for (int32_t rank = 0; rank < l.pp; ++rank) {
-    if (only && *only != rank) continue;
     const auto i = static_cast<size_t>(rank);
     const RankSchedule& schedule = program.schedule(rank);
     const int64_t peak = peak_micro_batches(schedule);
     const RankMemory memory = rank_memory(plan, rank);
-    table.row({std::to_string(rank),
-               fmt::format("{:g}", cells[i]),
-               fmt::format("{:.4g}", ops[i]),
-               peak,
-               memory.parameters,
-               memory.gradients,
-               memory.optimizer,
-               memory.activations,
-               memory.total()});
+    const bool seen = !only || *only == rank;
+    (seen ? table.rows : table.unseen)
+        .push_back({std::to_string(rank),
+                    fmt::format("{:g}", cells[i]),
+                    fmt::format("{:.4g}", ops[i]),
+                    peak,
+                    memory.parameters,
+                    memory.gradients,
+                    memory.optimizer,
+                    memory.activations,
+                    memory.total()});
     Report& of_rank = r.item("ranks");
     of_rank.put("rank", static_cast<int64_t>(rank));
     of_rank.put("bubble_cells", cells[i]);
     of_rank.put("bubble_ops", ops[i]);
     of_rank.put("peak_micro_batches", peak);
     put_memory(of_rank.section("memory_bytes"), memory);
+    for (const Cell& c : schedule) put_cell(of_rank.item("cells"), c, rank, l);
+    if (!seen) continue;
     shown += fmt::format("  rank {}:", rank);
-    for (const Cell& c : schedule) {
-      put_cell(of_rank.item("cells"), c, rank, l);
-      shown += " " + to_string(c);
-    }
+    for (const Cell& c : schedule) shown += " " + to_string(c);
     shown += "\n";
   }
   r.table("", std::move(table));
@@ -225,7 +225,7 @@ int inspect(const Arguments& args) {
                    "  rehearse inspect plan.yaml --all-to-all\n"
                    "  rehearse inspect --capabilities\n",
        .plan = PlanArgument::kNoneOrOne});
-  options.value("rank", "N", "show this pipeline rank alone")
+  options.value("rank", "N", "show this pipeline rank alone (--json has all of them)")
       .flag("ops", "print the Program's text form")
       .value("program", "FILE", "check a Program in text form instead of a plan")
       .flag("all-to-all", "clusters of GPUs: how fast the plan's all-to-alls are alone")

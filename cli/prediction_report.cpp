@@ -98,16 +98,16 @@ void add_budget(Report& report, const BudgetResult& b) {
   if (b.energy_mwh) report.line("energy_mwh", "energy, MWh", *b.energy_mwh);
 }
 
-// A table of breakdowns, given to programs under `key`.
-const std::vector<Report::Table::Column> kParts = {{"", "pipeline rank"},
-                                                   {"f", "F"},
-                                                   {"b", "B"},
-                                                   {"w", "W"},
-                                                   {"fb", "F&B"},
-                                                   {"bubble", "bubble"},
-                                                   {"optimizer", "optimizer"},
-                                                   {"exposed_comm", "exposed comm"},
-                                                   {"exchange_wait", ""}};
+// The parts of a breakdown, as columns.
+const std::vector<Report::Table::Column> kBreakdown = {{"", "pipeline rank"},
+                                                       {"f", "F"},
+                                                       {"b", "B"},
+                                                       {"w", "W"},
+                                                       {"fb", "F&B"},
+                                                       {"bubble", "bubble"},
+                                                       {"optimizer", "optimizer"},
+                                                       {"exposed_comm", "exposed comm"},
+                                                       {"exchange_wait", ""}};
 std::vector<Value> parts_of(const std::string& name, const Breakdown& b) {
   return {name, b.f, b.b, b.w, b.fb, b.bubble, b.optimizer, b.exposed_comm, b.exchange_wait};
 }
@@ -118,7 +118,7 @@ constexpr size_t kShownRanks = 16;
 
 void put_breakdown(Report& object, const Breakdown& b) {
   const std::vector<Value> parts = parts_of("", b);
-  for (size_t i = 1; i < parts.size(); ++i) object.put(kParts[i].key, parts[i]);
+  for (size_t i = 1; i < parts.size(); ++i) object.put(kBreakdown[i].key, parts[i]);
 }
 
 void put_memory(Report& object, const RankMemory& m) {
@@ -130,7 +130,7 @@ void put_memory(Report& object, const RankMemory& m) {
 }
 
 Report::Table breakdown_table(const Program& program, const Summary& s) {
-  Report::Table table{.columns = kParts, .shown = kShownRanks};
+  Report::Table table{.columns = kBreakdown, .shown = kShownRanks};
   for (int32_t r = 0; r < program.layout().pp; ++r) {
     const auto rank = static_cast<size_t>(program.global_rank({r, 0}));
     table.row(parts_of(std::to_string(r), s.ranks[rank]));

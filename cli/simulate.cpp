@@ -65,10 +65,11 @@ void scale(Calibration& calibration, const std::vector<std::string>& factors) {
 }
 
 SimulateOptions read_options(const Options& options, const Plan& plan) {
-  SimulateOptions how{.keep = options.has("timeline") ? Keep::kAll : Keep::kSummary,
-                      .memoise = !options.has("no-memo"),
-                      .fold = options.has("fold"),
-                      .threads = static_cast<int32_t>(options.integer("threads", {.min = 1}))};
+  SimulateOptions how{
+      .keep = options.has("timeline") ? Keep::kAll : Keep::kSummary,
+      .memoise = !options.has("no-memo"),
+      .fold = options.has("fold"),
+      .threads = static_cast<int32_t>(options.integer("threads", {.min = 1, .max = 1024}))};
   if (options.has("ranks")) {
     if (!options.has("timeline") && !options.has("link-load")) {
       throw UsageError("simulate: --ranks needs --timeline or --link-load");
@@ -118,8 +119,8 @@ int simulate(const Arguments& args) {
   Options options({.name = "simulate",
                    .about =
                        "Predicts one training step of the plan: every rank, every op. Costs come\n"
-                       "from the plan's calibration; what nobody measured is priced by its\n"
-                       "roofline, and the result says so.",
+                       "from the plan's calibration; what nobody measured takes what flops\n"
+                       "and bytes allow, and the result says so.",
                    .examples = "  rehearse simulate plan.yaml\n"
                                "  rehearse simulate plan.yaml --timeline step.json --json\n"
                                "  rehearse simulate plan.yaml --ranks 0,128 --timeline two.json\n"

@@ -46,7 +46,7 @@ int train(const Arguments& args) {
            "out, with every op timed. Writes into the output folder:\n"
            "  log.jsonl      a JSON object per step: loss, gradient norm, learning rate, time,\n"
            "                 tokens/s, expert load per layer, memory\n"
-           "  timeline.json  the measured timeline of the median step (ui.perfetto.dev)\n"
+           "  timeline.json  the measured timeline of a step of median time (ui.perfetto.dev)\n"
            "  result.json    what --json prints",
        .examples = "  rehearse train plan.yaml --data book.txt\n"
                    "  rehearse train plan.yaml --data book.txt --steps 20 --json\n"});

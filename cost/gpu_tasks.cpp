@@ -303,7 +303,7 @@ double kept_bytes(const Layer& layer, int64_t hidden, const PrecisionBytes& prec
   double bytes = 2 * 2 * d(hidden);  // both residuals
   for (const Linear& l : layer.projections(Role::kCompress)) bytes += 2 * d(l.out);
   for (const Linear& l : layer.projections(Role::kExpand)) {
-    if (l.in == hidden) bytes += 2 * d(hidden);  // not compressed: the norm's output
+    if (l.part == Part::kQuery) bytes += 2 * d(l.in);  // not compressed: the norm's output
   }
   // The core's output and its log-sums.
   bytes +=

@@ -98,8 +98,6 @@ int64_t parameters_with(const Architecture& a, int64_t routed_experts) {
 
 }  // namespace
 
-const size_t kParts = kNames.size();
-
 std::string_view name_of(Part part) {
   return kNames[part];
 }

@@ -36,7 +36,6 @@ enum class Part : uint8_t {
   kExpertGateUp,
   kExpertDown,
 };
-extern const size_t kParts;
 // As Hugging Face's checkpoints call it within model.layers.N, such as "self_attn.o_proj"; of an
 // expert without its number. Gate and up projections are one matrix here, gate first.
 std::string_view name_of(Part part);

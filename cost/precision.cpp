@@ -8,8 +8,9 @@ namespace rehearse {
 
 const PrecisionBytes& bytes_of(Precision precision) {
   static constexpr std::array<PrecisionBytes, kPrecisions.size()> kTable = {{
-      {.linears = {}},
-      {.weight = 2,
+      {.precision = Precision::kFp32, .linears = {}},
+      {.precision = Precision::kBf16,
+       .weight = 2,
        .master = 4,
        .moment = 4,
        .activation = 2,
@@ -17,7 +18,8 @@ const PrecisionBytes& bytes_of(Precision precision) {
        .linears = Format::kBf16},
       // Report, section 3.3: moments BF16, activations cached mostly FP8, messages that are sums
       // BF16.
-      {.weight = 1,
+      {.precision = Precision::kFp8,
+       .weight = 1,
        .master = 4,
        .moment = 2,
        .activation = 1,
@@ -26,6 +28,12 @@ const PrecisionBytes& bytes_of(Precision precision) {
        .kept_output_input = 1.5,
        .linears = Format::kFp8},
   }};
+  static_assert([] {
+    for (size_t i = 0; i < kTable.size(); ++i) {
+      if (static_cast<size_t>(kTable[i].precision) != i) return false;
+    }
+    return true;
+  }());
   return kTable.at(static_cast<size_t>(precision));
 }
 

@@ -14,6 +14,7 @@ enum class Precision : uint8_t { kFp32, kBf16, kFp8 };
 
 // Bytes per element, but for what says otherwise.
 struct PrecisionBytes {
+  Precision precision = Precision::kFp32;
   int64_t weight = 4;      // as computed with
   int64_t master = 0;      // FP32 copy, where weights are not that themselves
   int64_t moment = 4;      // each of AdamW's two

@@ -31,9 +31,11 @@ const std::vector<Capability>& capabilities() {
     }
     for (const auto& n : kPrecisions.entries()) {
       const bool runs = n.value == Precision::kFp32;
-      add(fmt::format("precision {}", n.name), true, runs, [value = n.value](const Plan& p) {
-        return p.training.precision == value;
-      });
+      const bool gpus = bytes_of(n.value).linears.has_value();
+      add(fmt::format("precision {}{}", n.name, gpus ? "" : " (not on GPUs)"),
+          true,
+          runs,
+          [value = n.value](const Plan& p) { return p.training.precision == value; });
     }
     add("multi-token prediction (mtp_depth > 0)", true, false, [](const Plan& p) {
       return p.model.architecture.mtp_depth > 0;

@@ -96,9 +96,10 @@ struct Plan {
   Layout layout;
   Training training;
   DataSource data;
-  Routing routing = Routing::kLearned;     // of `train`
-  ExpertLoadSpec expert_load;              // of `simulate`
-  std::optional<std::string> calibration;  // path, found; none: costs are rooflines
+  Routing routing = Routing::kLearned;  // of `train`
+  ExpertLoadSpec expert_load;           // of `simulate`
+  std::optional<std::string>
+      calibration;  // path, found; none: costs are what flops and bytes allow
   Budget budget;
 
   // Of one rank.
@@ -109,7 +110,8 @@ struct Plan {
 };
 
 // Reads a plan and the files it names, which are looked for beside it, then in the share folder.
-// Refuses what is not legal (plan/legal.h). Throws InputError naming file, line and key.
+// Refuses layouts and steps that are not legal (plan/legal.h); what devices cannot compute is
+// refused where it is priced. Throws InputError naming file, line and key.
 Plan load_plan(const std::string& path);
 
 // The plan as it is during a part of a phase.

@@ -79,7 +79,8 @@ int64_t peak_dualpipev(int64_t pp, int64_t) {
 
 // In the order of ScheduleKind.
 constexpr std::array<ScheduleFacts, kSchedules.size()> kFacts = {{
-    {.way = Way::kOnce,
+    {.kind = ScheduleKind::k1F1B,
+     .way = Way::kOnce,
      .runs = true,
      .check_ranks = any_ranks,
      .check_micro_batches = any_micro_batches,
@@ -88,7 +89,8 @@ constexpr std::array<ScheduleFacts, kSchedules.size()> kFacts = {{
      .peak_micro_batches = peak_ranks,
      .peak_text = "PP",
      .parameters_text = "1 stage of PP"},
-    {.way = Way::kRoundAgain,
+    {.kind = ScheduleKind::kInterleaved,
+     .way = Way::kRoundAgain,
      .runs = false,
      .check_ranks = any_ranks,
      .check_micro_batches = multiple_of_ranks,
@@ -97,7 +99,8 @@ constexpr std::array<ScheduleFacts, kSchedules.size()> kFacts = {{
      .peak_micro_batches = peak_interleaved,
      .peak_text = "PP(chunks+1)-1, each of one chunk",
      .parameters_text = "chunks stages of PP x chunks"},
-    {.way = Way::kOnce,
+    {.kind = ScheduleKind::kZB1P,
+     .way = Way::kOnce,
      .runs = true,
      .check_ranks = any_ranks,
      .check_micro_batches = any_micro_batches,
@@ -106,7 +109,8 @@ constexpr std::array<ScheduleFacts, kSchedules.size()> kFacts = {{
      .peak_micro_batches = peak_ranks,
      .peak_text = "PP",
      .parameters_text = "1 stage of PP"},
-    {.way = Way::kFromBothEnds,
+    {.kind = ScheduleKind::kDualPipe,
+     .way = Way::kFromBothEnds,
      .runs = true,
      .check_ranks = even_ranks,
      .check_micro_batches = even_and_enough,
@@ -115,7 +119,8 @@ constexpr std::array<ScheduleFacts, kSchedules.size()> kFacts = {{
      .peak_micro_batches = peak_dualpipe,
      .peak_text = "PP+1",
      .parameters_text = "2 stages of PP"},
-    {.way = Way::kThereAndBack,
+    {.kind = ScheduleKind::kDualPipeV,
+     .way = Way::kThereAndBack,
      .runs = false,
      .check_ranks = any_ranks,
      .check_micro_batches = enough,
@@ -125,6 +130,12 @@ constexpr std::array<ScheduleFacts, kSchedules.size()> kFacts = {{
      .peak_text = "stages+1",
      .parameters_text = "2 stages of 2 PP"},
 }};
+static_assert([] {
+  for (size_t i = 0; i < kFacts.size(); ++i) {
+    if (static_cast<size_t>(kFacts[i].kind) != i || kFacts[i].bubble == nullptr) return false;
+  }
+  return true;
+}());
 
 }  // namespace
 

@@ -41,6 +41,7 @@ struct ChunkCosts {
 };
 
 struct ScheduleFacts {
+  ScheduleKind kind = ScheduleKind::k1F1B;
   Way way = Way::kOnce;
   // Whether this program's runtime executes it; all are simulated.
   bool runs = false;

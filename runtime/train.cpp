@@ -5,7 +5,6 @@
 #include <numbers>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "cost/layer.h"
 #include "runtime/median_step.h"
@@ -180,28 +179,39 @@ std::vector<int32_t> Trainer::recorded_choices(int64_t layer,
   return {choices.begin(), choices.end()};
 }
 
+namespace {
+
+// As JSON, which has no NaN and no infinity; a whole number keeps its point.
+std::string number(double x) {
+  if (!std::isfinite(x)) return "null";
+  const std::string text = fmt::format("{}", x);
+  return text.find_first_of(".e") == std::string::npos ? text + ".0" : text;
+}
+std::string numbers(const std::vector<double>& list) {
+  std::string text;
+  for (const double x : list) text += (text.empty() ? "" : ",") + number(x);
+  return "[" + text + "]";
+}
+
+}  // namespace
+
 std::string print_step(const StepLog& log) {
-  // JSON has no NaN and no infinity.
-  const auto number = [](double x) {
-    return std::isfinite(x) ? fmt::format("{}", x) : std::string("null");
+  std::string out = fmt::format("{{\"step\":{}", log.step);
+  const auto add = [&](std::string_view key, const std::string& value) {
+    out += fmt::format(",\"{}\":{}", key, value);
   };
-  std::string out = fmt::format(
-      "{{\"step\":{},\"loss\":{},\"gradient_norm\":{},\"learning_rate\":{},\"step_time_s\":{},"
-      "\"tokens_per_s\":{},\"tflops_per_rank\":{},\"activation_bytes\":{},\"max_expert_load\":{},"
-      "\"expert_load\":[{}],\"expert_load_p95\":[{}]",
-      log.step,
-      log.loss,
-      number(log.gradient_norm),
-      log.learning_rate,
-      log.time.seconds(),
-      log.tokens_per_s,
-      log.tflops_per_rank,
-      log.memory.count(),
-      log.max_expert_load,
-      fmt::join(log.expert_load, ","),
-      fmt::join(log.expert_load_p95, ","));
-  if (log.overruns > 0) out += fmt::format(",\"overruns\":{}", log.overruns);
-  if (log.validation_loss) out += fmt::format(",\"validation_loss\":{}", number(*log.validation_loss));
+  add("loss", number(log.loss));
+  add("gradient_norm", number(log.gradient_norm));
+  add("learning_rate", number(log.learning_rate));
+  add("step_time_s", number(log.time.seconds()));
+  add("tokens_per_s", number(log.tokens_per_s));
+  add("tflops_per_rank", number(log.tflops_per_rank));
+  add("activation_bytes", std::to_string(log.memory.count()));
+  add("max_expert_load", number(log.max_expert_load));
+  add("expert_load", numbers(log.expert_load));
+  add("expert_load_p95", numbers(log.expert_load_p95));
+  if (log.overruns > 0) add("overruns", std::to_string(log.overruns));
+  if (log.validation_loss) add("validation_loss", number(*log.validation_loss));
   return out + "}";
 }
 

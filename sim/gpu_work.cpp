@@ -35,14 +35,10 @@ LocalCost GpuWork::local_cost(OpId id) {
 void GpuWork::gather(OpId id) {
   const Cluster& cluster = world_.plan.cluster;
   const int64_t rank = rank_of(id);
-  const int64_t ranks = world_.plan.training.context_parallel;
-  const Place place = world_.layout().place_of(rank);
-  const int64_t first = world_.layout().rank_of(place.pp_rank, place.data_rank / ranks * ranks);
-  const int64_t nodes = cluster.node_of(first + ranks - 1) - cluster.node_of(first) + 1;
-  const bool even = ranks % nodes == 0;
+  const ContextGroup group(world_.plan, rank);
   const Bytes bytes = world_.costs.of(world_.program.op(id), member_of(id)).gathered;
   const CollectivePlan plan = plan_collective(
-      cluster, even ? nodes : ranks, even ? ranks / nodes : 1, bytes, /*reduce_all=*/false);
+      cluster, group.size / group.per_node, group.per_node, bytes, /*reduce_all=*/false);
   Device& d = device_of(rank);
   d.gather_latency = plan.latency;
   d.gathering = 1;  // this call itself
@@ -60,7 +56,7 @@ void GpuWork::gather(OpId id) {
   if (cluster.network && plan.network > Bytes()) {
     if (world_.shared_links) {
       // The whole way, to the group's next node.
-      const int64_t next = first + (rank - first + ranks / nodes) % ranks;
+      const int64_t next = group.first + (rank - group.first + group.per_node) % group.size;
       start_flow(id, rank, next, plan.network, Event::kGathered);
       ++d.gathering;
     } else {

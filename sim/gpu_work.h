@@ -44,6 +44,7 @@ class GpuWork {
     kTransferred,   // transfer, generation: a lone one
     kGathered,      // op: a part of what it gathers before it computes
   };
+  static_assert(static_cast<int>(Event::kGathered) < 1 << payload::kKindBits);
   static uint64_t payload_of(Event kind, OpId op) {
     return payload::of_work(kind, static_cast<uint64_t>(op));
   }

@@ -176,6 +176,12 @@ TEST(GpuSimulation, GatheringAndAllToAllsShareTheNetwork) {
   plan.training.context_parallel = 8;
   const ExchangeCounts together = exchanges();
   EXPECT_GT(together.disturbed, apart.disturbed);
+  // Also where groups of ranks that share a sequence do not all lie on nodes alike: of 6 ranks on
+  // nodes of 4 some stand on two nodes, some on three.
+  Plan uneven = gpu_plan({.dp = 24}, 6);
+  uneven.training.context_parallel = 6;
+  uneven.training.sequence_length = 768;
+  EXPECT_EQ(timeline_of(uneven, {.fold = true}), timeline_of(uneven, {}));
   for (const SimulateOptions& o : {SimulateOptions{.memoise = false},
                                    SimulateOptions{.threads = 2},
                                    SimulateOptions{.fold = true}}) {

@@ -1,8 +1,21 @@
 #include "sim/gpu_world.h"
 
 #include <algorithm>
+#include <map>
 
 namespace rehearse {
+
+ContextGroup::ContextGroup(const Plan& plan, int64_t rank) : size(plan.training.context_parallel) {
+  const Place p = plan.layout.place_of(rank);
+  first = plan.layout.rank_of(p.pp_rank, p.data_rank / size * size);
+  std::map<int64_t, int64_t> on_node;
+  for (int64_t r = first; r < first + size; ++r) ++on_node[plan.cluster.node_of(r)];
+  nodes = static_cast<int64_t>(on_node.size());
+  const bool even = std::all_of(on_node.begin(), on_node.end(), [&](const auto& n) {
+    return n.second == on_node.begin()->second;
+  });
+  per_node = even ? on_node.begin()->second : 1;
+}
 
 GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t ranks)
     : plan(p), program(prog), costs(c), data_ranks(ranks), group(p, 0, 0) {
@@ -67,6 +80,13 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
                         (!route || (route->latency == model->latency &&
                                     route->uses.size() == model->uses.size()));
       }
+    }
+  }
+  // Ranks that share a sequence gather it within nodes or across them: alike for all.
+  const ContextGroup first_context(plan, 0);
+  for (int64_t r = 0; r < l.pp && first_context.size > 1; ++r) {
+    for (int64_t d = 0; d < l.dp && groups_alike; d += first_context.size) {
+      groups_alike &= first_context.alike(ContextGroup(plan, l.rank_of(r, d)));
     }
   }
   groups_alike &= cluster.uniform() && !shared_links;

@@ -15,6 +15,18 @@
 
 namespace rehearse {
 
+// The ranks that share a sequence with `rank`: a run of neighbours.
+struct ContextGroup {
+  ContextGroup(const Plan& plan, int64_t rank);
+  int64_t first = 0;
+  int64_t size = 1;
+  int64_t per_node = 1;  // of them on each node, where that is the same; else one by one
+  bool alike(const ContextGroup& g) const { return per_node == g.per_node && nodes == g.nodes; }
+
+ private:
+  int64_t nodes = 1;
+};
+
 // What the work of all islands has in common, made once before they run.
 struct GpuWorld {
   GpuWorld(const Plan& plan, const Program& program, const OpCosts& costs, int32_t data_ranks);

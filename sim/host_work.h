@@ -60,6 +60,7 @@ class HostWork {
     Duration since;
   };
 
+  static_assert(static_cast<int>(Event::kArrived) < 1 << payload::kKindBits);
   static uint64_t payload_of(OpId id, Event kind) {
     return payload::of_work(kind, static_cast<uint64_t>(id));
   }

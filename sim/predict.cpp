@@ -96,7 +96,7 @@ StepPrediction predict(const Plan& plan,
   const auto begin = std::chrono::steady_clock::now();
   StepPrediction p;
   p.median = simulate(plan, program, calibration, options);
-  p.summary = std::move(p.median.summary);
+  p.summary = p.median.summary;
   const double spread = calibration ? step_spread(plan, program, *calibration) : 0;
   p.low = p.summary.step.scaled(std::exp(-kNinety * spread));
   p.high = p.summary.step.scaled(std::exp(kNinety * spread));

@@ -49,9 +49,9 @@ struct Prediction {
   }
 };
 
-// One step of `plan`'s `program`, every rank. calibration: none prices every op by its roofline.
-// Throws ScheduleError, naming every stuck rank, when the Program cannot run to its end, and as
-// make_price.
+// One step of `plan`'s `program`, every rank. calibration: none prices work by what flops and bytes
+// allow. Throws ScheduleError, naming every stuck rank, when the Program cannot run to its end, and
+// as make_price.
 Prediction simulate(const Plan& plan,
                     const Program& program,
                     const std::optional<Calibration>& calibration,

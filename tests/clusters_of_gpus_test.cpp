@@ -133,7 +133,7 @@ TEST_F(GpuClusters, Usage) {
   expect_usage_error("simulate plan.yaml --ranks 64 --timeline t.json",
                      "expected ranks from 0 to 63, such as 0,128 or 0-7");
   expect_usage_error("simulate plan.yaml --ranks 3-1 --timeline t.json", "expected ranks from 0");
-  expect_usage_error("simulate plan.yaml --threads 0", "--threads must be at least 1");
+  expect_usage_error("simulate plan.yaml --threads 0", "--threads must be from 1 to 1024");
   EXPECT_FALSE(exists("t.json"));
   EXPECT_FALSE(exists("l.json"));
 }

@@ -65,6 +65,7 @@ std::vector<JudgedOp> judge_ops(const Profile& profile,
                                 const Plan& plan,
                                 const GpuCalibration& calibration,
                                 const std::set<size_t>& judged) {
+  require_computable(plan);
   const GpuCosts costs(calibration, plan.cluster);
   const OpWork work(plan);
   const MemberLoad load = expected_load(plan);

@@ -37,7 +37,7 @@ namespace rehearse {
 // that the computation beside them uses, c from profiled all-to-alls.
 class GpuCosts {
  public:
-  // Throws InputError when `target` lacks what the calibration's formats need.
+  // REQUIRES: a target that can compute what will be asked for (require_computable).
   GpuCosts(const GpuCalibration& calibration, const Cluster& target);
   GpuCosts(const GpuCosts&) = delete;  // products_ point into calibration_
   GpuCosts& operator=(const GpuCosts&) = delete;

@@ -19,6 +19,8 @@ class OpCosts {
           const std::optional<Calibration>& calibration,
           const CostVariation& variation,
           const GroupLoad& load);
+  OpCosts(const OpCosts&) = delete;  // price_ refers to work_
+  OpCosts& operator=(const OpCosts&) = delete;
 
   // member: of the op's EP group, whose ranks may have different loads.
   const OpCost& of(const Op& op, int64_t member) const {

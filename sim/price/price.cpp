@@ -7,6 +7,13 @@
 
 namespace rehearse {
 
+void require_computable(const Plan& plan) {
+  const Reasons impossible = why_not(plan.cluster, plan.training);
+  if (impossible.empty()) return;
+  const Reason& first = impossible.front();
+  throw InputError(fmt::format("{}: {}: {}", plan.path, first.setting, first.message));
+}
+
 std::unique_ptr<Price> make_price(const Plan& plan,
                                   const OpWork& work,
                                   const std::optional<Calibration>& calibration,
@@ -18,11 +25,7 @@ std::unique_ptr<Price> make_price(const Plan& plan,
                                  calibration->gpu ? "GPUs" : "a CPU's kernels",
                                  cluster.name));
   }
-  const Reasons impossible = why_not(cluster, plan.training);
-  if (!impossible.empty()) {
-    const Reason& first = impossible.front();
-    throw InputError(fmt::format("{}: {}: {}", plan.path, first.setting, first.message));
-  }
+  require_computable(plan);
   if (cluster.emulated()) return ideal_price(plan, work);
   if (cluster.of_gpus()) {
     return gpu_price(

@@ -44,7 +44,7 @@ struct CostSources {
   int64_t interpolated = 0;  // calls priced from the calibration's neighbouring shapes
   int64_t roofline = 0;      // calls priced by flops and bytes, since nothing was measured
   int64_t stated = 0;        // calls of an emulated device, whose roofline is what they take
-  std::set<std::string> unmeasured;  // those calls
+  std::set<std::string> unmeasured;  // the roofline calls, by name
 };
 
 // An op to price. overlapped: in a cell in which one micro-batch computes while the other
@@ -67,8 +67,11 @@ class Price {
   virtual Overheads overheads() const { return {}; }
 };
 
-// The price of the plan's cluster; all arguments must outlive it. Throws InputError when the
-// calibration is of other devices, or when the devices cannot compute the plan.
+// Throws InputError when the plan's devices cannot compute what it says (plan/legal.h).
+void require_computable(const Plan& plan);
+
+// The price of the plan's cluster; plan and work must outlive it. Throws InputError when the
+// calibration is of other devices, and as require_computable.
 std::unique_ptr<Price> make_price(const Plan& plan,
                                   const OpWork& work,
                                   const std::optional<Calibration>& calibration,
