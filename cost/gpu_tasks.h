@@ -20,9 +20,8 @@ struct GpuRecipe {
 };
 
 // The tasks of an op that computes inside a cell, products in the order in which they run; of an
-// all-to-all what goes before its data. `op`
-// as for op_kernels; op.length is the whole sequence, of which this rank has one part of
-// context_parallel.
+// all-to-all what goes before its data. `op` as for op_kernels; op.length is the whole sequence, of
+// which this rank has one part of context_parallel.
 std::vector<GpuTask> gpu_tasks(const Layers& layers, const OpShape& op, const GpuRecipe& recipe);
 
 // Bytes of one token that a layer on a GPU keeps for backward: RMSNorm, products that expand and

@@ -7,8 +7,9 @@
 namespace rehearse {
 namespace {
 
-const std::vector<std::pair<std::string_view, ScoreFunction>> kScores = {
-    {"sigmoid", ScoreFunction::kSigmoid}, {"softmax", ScoreFunction::kSoftmax}};
+constexpr NameTable kScores{std::to_array<Named<ScoreFunction>>(
+    {{ScoreFunction::kSigmoid, "sigmoid"}, {ScoreFunction::kSoftmax, "softmax"}})};
+static_assert(kScores.complete());
 
 // What both forms must satisfy; `place` says where to point.
 void check(const Architecture& a, const YamlMap& top) {
@@ -73,7 +74,7 @@ Model read_ours(YamlMap top) {
     a.active_experts = moe.integer("active_experts", kPositive);
     a.groups = moe.integer("groups", kPositive, 1);
     a.kept_groups = moe.integer("kept_groups", kPositive, a.groups);
-    a.score = moe.has("score") ? moe.choice("score", kScores) : ScoreFunction::kSigmoid;
+    a.score = moe.choice("score", kScores, ScoreFunction::kSigmoid);
     a.normalize_weights = moe.boolean("normalize_weights", true);
     a.expert_bias = moe.boolean("expert_bias", true);
     a.routed_scaling = moe.number("routed_scaling", {.min = 0}, a.routed_scaling);
@@ -168,7 +169,7 @@ std::string print_model(const Model& model) {
                    a.active_experts,
                    a.groups,
                    a.kept_groups,
-                   kScores[static_cast<size_t>(a.score)].first,
+                   kScores[a.score],
                    a.normalize_weights,
                    a.expert_bias,
                    a.routed_scaling);

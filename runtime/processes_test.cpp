@@ -157,7 +157,7 @@ using Weights = std::vector<float>;
 Weights weights_of(Trainer& trainer, int64_t rank) {
   Weights all;
   const Layout& l = trainer.program().layout();
-  const Place p = place_of(trainer.program(), rank);
+  const Place p = l.place_of(rank);
   for (int32_t slot = 0; slot < l.slots(); ++slot) {
     Stage& s = cpu_device(trainer).stage(p.pp_rank, p.data_rank, slot);
     for (const Arena arena : {Arena::kDense, Arena::kExpert}) {

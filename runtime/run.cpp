@@ -43,7 +43,7 @@ struct Workers::State {
     ranks.resize(static_cast<size_t>(p.layout().pp * p.replicas()));
     if (local.empty()) {
       for (size_t r = 0; r < ranks.size(); ++r)
-        local.push_back(place_of(p, static_cast<int64_t>(r)));
+        local.push_back(p.layout().place_of(static_cast<int64_t>(r)));
     }
     for (const Place& place : local) {
       ranks[static_cast<size_t>(p.global_rank(place))] = std::make_unique<RankProgress>();

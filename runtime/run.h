@@ -26,12 +26,6 @@ class Device {
 // Longer than any op of a plan that somebody would run on CPU cores, and short enough to wait for.
 constexpr Duration kDefaultHangTimeout = Duration::nanoseconds(60'000'000'000);
 
-// Where global rank `rank` stands: the inverse of Program::global_rank.
-inline Place place_of(const Program& program, int64_t rank) {
-  return {static_cast<int32_t>(rank / program.replicas()),
-          static_cast<int32_t>(rank % program.replicas())};
-}
-
 struct RunOptions {
   std::vector<Place> local;                    // the ranks of this process; empty: all
   Duration no_progress = kDefaultHangTimeout;  // no op ends for so long: the step has failed

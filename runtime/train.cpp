@@ -15,7 +15,7 @@ namespace {
 
 std::vector<Place> places_of(const Program& program, std::span<const int64_t> ranks) {
   std::vector<Place> places;
-  for (const int64_t rank : ranks) places.push_back(place_of(program, rank));
+  for (const int64_t rank : ranks) places.push_back(program.layout().place_of(rank));
   return places;
 }
 

@@ -41,7 +41,7 @@ void HostWork::begin(OpId id) {
   if (is_exchange(op)) {
     part_of(id).begun = true;
     // The end of empty phases comes by an event, like every end.
-    wait(Duration(), exchange_check(id));
+    wait(Duration(), payload_of(id, Event::kBegun));
   } else if (op.group == Group::kNone) {
     // A send's message is made first. Nothing else has both.
     const bool message = cost_of(id).message > Bytes();
@@ -87,6 +87,9 @@ void HostWork::event(uint64_t what) {
       wait(latency, payload_of(id, Event::kArrived));
       return;
     }
+    case Event::kBegun:
+      proceed(id);
+      return;
     case Event::kArrived:
       break;
   }
@@ -225,7 +228,7 @@ void HostWork::ring_step_arrived(OpId id) {
 }
 
 void HostWork::arrived(OpId id, int phase) {
-  if (phase != kCheck) --part_of(id).missing[phase];
+  --part_of(id).missing[phase];
   proceed(id);
 }
 

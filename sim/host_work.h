@@ -40,7 +40,7 @@ class HostWork {
   void event(uint64_t payload);
 
  private:
-  enum class Event : uint8_t { kOpDone, kPacked, kForwarded, kWoken, kSent, kArrived };
+  enum class Event : uint8_t { kOpDone, kPacked, kForwarded, kWoken, kSent, kArrived, kBegun };
 
   // A transfer under way and the op it belongs to: the sender's of a pipeline message or ring, the
   // receiver's of an all-to-all.
@@ -119,10 +119,6 @@ class HostWork {
 
   ExchangePart& part_of(OpId id);
 
-  uint64_t exchange_check(OpId id) {
-    return payload_of(keep({.op = id, .phase = kCheck}), Event::kArrived);
-  }
-
   void send_phase(OpId id, int phase);
 
   // A ring goes round as fast as its slowest link; then all members work on what they have.
@@ -134,8 +130,6 @@ class HostWork {
   void proceed(OpId id);
 
   void second_phase(OpId id);
-
-  static constexpr int kCheck = 2;  // no phase: looks whether the one at hand has ended
 
   const Plan& plan_;
   const Program& program_;

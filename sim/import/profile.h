@@ -23,8 +23,7 @@ namespace rehearse {
 //       - {name: "*GemmKernel*", work: product}
 //       - {name: "*notify*", work: waiting}
 //       - {name: "*", work: elementwise}
-//     rows:       # of MoE ops: blocks of a kernel's grid (its largest) say how many rows there
-//     were
+//     rows:       # of MoE ops: blocks of a kernel's grid (its largest) count its rows
 //       - {op: mlp.F, kernel: "*swiglu*", rows: x}           # or: y, and times: 128
 //       - {op: mlp.F, kernel: "*reduce*", tokens: x}         # tokens that arrived
 struct ProfileMap {

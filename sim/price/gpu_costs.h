@@ -25,10 +25,9 @@ namespace rehearse {
 //   gaps        between kernels: as long as the same op's, else as large a share of the time as in
 //               all measured ops together.
 //   other kinds at the share of memory bandwidth that the same op's work of this kind has, else
-//   this
-//               kind's in all ops (a stream as permutations), else that of all memory-bound work;
-//               small kernels of all sorts (elementwise) of an op that was not measured go to the
-//               last at once, since as a kind they have no rate of their own.
+//               this kind's in all ops (a stream as permutations), else that of all memory-bound
+//               work; small kernels of all sorts (elementwise) of an op that was not measured go to
+//               the last at once, since as a kind they have no rate of their own.
 // What is like nothing measured takes its ideal time.
 // From alone to beside communication: tensor work has fewer SMs, and is slower by a factor common
 // to all (power, caches), which products measured both ways give; memory-bound work has the

@@ -25,7 +25,7 @@ CpuDevice::CpuDevice(const Plan& plan,
   const Layout& l = plan.layout;
   ranks_.resize(static_cast<size_t>(l.world()));
   for (const int64_t global : communicator.local_ranks()) {
-    const Place p = place_of(program, global);
+    const Place p = l.place_of(global);
     auto rank = std::make_unique<CpuRank>();
     for (int64_t slot = 0; slot < l.slots(); ++slot) {
       rank->copies.emplace_back(plan, l.stage_of(p.pp_rank, slot), l.expert_index_of(p.data_rank));
@@ -309,7 +309,7 @@ StepResults CpuDevice::results() const {
     const CpuRank& rank = rank_at(global);
     results.peak_memory[static_cast<size_t>(global)] = rank.pool.peak();
     if (!norm) norm = rank.gradient_norm;
-    const int64_t first = place_of(program_, global).data_rank * plan_.training.micro_batches;
+    const int64_t first = l.place_of(global).data_rank * plan_.training.micro_batches;
     for (const Stage& s : rank.copies) {
       for (size_t layer = 0; layer < s.expert_load.size(); ++layer) {
         const int64_t row = (s.first_layer + static_cast<int64_t>(layer)) * experts;
@@ -318,7 +318,7 @@ StepResults CpuDevice::results() const {
         }
       }
       // Of the copies of the last stage one had the micro-batch; the others' loss is 0.
-      if (s.index != l.stages() - 1) continue;
+      if (!l.is_last(s.index)) continue;
       for (size_t m = 0; m < s.chunks.size(); ++m) {
         results.losses[static_cast<size_t>(first) + m] += s.chunks[m].loss;
       }
@@ -335,7 +335,7 @@ std::span<const int32_t> CpuDevice::recorded_choices(int64_t layer,
   const Layout& l = plan_.layout;
   const int64_t index = l.stage_of_layer(layer);
   for (const int64_t global : communicator_.local_ranks()) {
-    if (place_of(program_, global).data_rank != data_rank) continue;
+    if (l.place_of(global).data_rank != data_rank) continue;
     for (const Stage& s : rank_at(global).copies) {
       if (s.index != index) continue;
       const auto& choices =

@@ -14,7 +14,7 @@ namespace rehearse {
 
 class CpuDevice : public TrainingDevice {
  public:
-  // `data`, `program` (and the forward-only one, if any) and `communicator` must outlive it.
+  // All five must outlive it.
   CpuDevice(const Plan& plan, const Program& program, const TextData& data, Communicator& c);
 
   void run_op(const Op& op, int32_t data_rank, const Ready& ready) override;
