@@ -27,9 +27,9 @@ void for_each_expert(const LayerContext& c,
   for (size_t e = 0; e < w.ids.experts.size(); ++e) {
     const int64_t rows = a.rows.expert_rows[e];
     work(FfnCall{.ids = w.ids.experts[e],
-             .rows = rows,
-             .hidden = c.model.hidden,
-             .width = c.model.expert_intermediate},
+                 .rows = rows,
+                 .hidden = c.model.hidden,
+                 .width = c.model.expert_intermediate},
          first);
     first += rows;
   }
