@@ -67,14 +67,14 @@ target_include_directories(rehearse_mutants INTERFACE ${mutants_dir})
 
 set(gemm fp8_gemm/fp8_gemm.cuh)
 rehearse_mutant(no_full_wait gemm ${gemm} "multiplies without waiting for the copies"
-  "ptx::wait_barrier(ring.full(), ring.parity);\n      const float row0" "const float row0")
+  "ptx::wait_barrier(ring.full(), ring.parity, \"full\");\n      const float row0" "const float row0")
 rehearse_mutant(no_empty_wait gemm ${gemm} "copies over a stage that is still read"
-  "ptx::wait_barrier(ring.empty(), ring.parity ^ 1)" "")
+  "ptx::wait_barrier(ring.empty(), ring.parity ^ 1, \"empty\")" "")
 rehearse_mutant(wrong_empty_parity gemm ${gemm} "wrong phase bit of the producer"
-  "ptx::wait_barrier(ring.empty(), ring.parity ^ 1)" "ptx::wait_barrier(ring.empty(), ring.parity)")
+  "ptx::wait_barrier(ring.empty(), ring.parity ^ 1, \"empty\")" "ptx::wait_barrier(ring.empty(), ring.parity, \"empty\")")
 rehearse_mutant(wrong_full_parity gemm ${gemm} "wrong phase bit of the consumers"
-  "ptx::wait_barrier(ring.full(), ring.parity);\n      const float row0"
-  "ptx::wait_barrier(ring.full(), ring.parity ^ 1);\n      const float row0")
+  "ptx::wait_barrier(ring.full(), ring.parity, \"full\");\n      const float row0"
+  "ptx::wait_barrier(ring.full(), ring.parity ^ 1, \"full\");\n      const float row0")
 rehearse_mutant(parity_stays gemm ${gemm} "the phase bit does not flip when the ring comes round"
   "parity ^= 1;" "")
 rehearse_mutant(no_product_wait gemm ${gemm} "reads sums while products are under way"

@@ -1,14 +1,18 @@
 // kernels_check: every check of the GPU kernels, on this machine's GPU (built with the CUDA toolkit
 // alone, kernels/CMakeLists.txt) or, in the whole project's build, on the CPU by imitation.
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "kernels/checking/json_line.h"
 #include "kernels/checking/program.h"
+#include "kernels/checking/report.h"
+#include "kernels/checking/supervisor.h"
 #include "kernels/fp8_cast/fp8_cast_check.h"
 #include "kernels/fp8_gemm/fp8_gemm_check.h"
 
@@ -22,8 +26,13 @@ constexpr char kHelp[] =
     "events\n"
     "or between guard bytes; on small integers results must be equal to the bit, on random codes\n"
     "within bounds that follow from the tensor cores' 14 bits.\n"
-    "  --small            only the small cases, in every compiled tile shape\n"
-    "  --list             names the cases and ends\n"
+    "Every case runs in every compiled tile shape, each check under a time limit and in a process\n"
+    "that a hang or a crash ends without the others'.\n"
+    "  --first            only the smallest case of every kernel, and one large case\n"
+    "  --small            only the small cases\n"
+    "  --list             names the checks and ends\n"
+    "  --limit S          seconds that one check may take (default 60)\n"
+    "  --dry-run          everything but the kernels: what the checks cost the host\n"
     "  --only TEXT        only cases whose name contains TEXT\n"
     "  --gemm M,N,K       only a product of these sizes: y[M,N] over K\n"
     "  --gradient M,N,T   only a weight gradient: dw[M,N] over T tokens\n"
@@ -36,10 +45,10 @@ constexpr char kHelp[] =
     "2 wrong usage.\n";
 
 struct Options {
-  bool small = false, list = false;
+  bool first = false, small = false, list = false, dry_run = false;
   std::string only, json;
   std::vector<int64_t> gemm, gradient, rows;
-  int64_t sms = 4, random = 0, seed = 1;
+  int64_t sms = 4, random = 0, seed = 1, limit = 60;
 };
 
 class UsageError : public std::runtime_error {
@@ -86,8 +95,14 @@ Options parse(int argc, char** argv) {
       if (i + 1 >= argc) throw UsageError(arg + " needs a value");
       return argv[++i];
     };
-    if (arg == "--small") {
+    if (arg == "--first") {
+      o.first = true;
+    } else if (arg == "--small") {
       o.small = true;
+    } else if (arg == "--dry-run") {
+      o.dry_run = true;
+    } else if (arg == "--limit") {
+      o.limit = one(arg, value());
     } else if (arg == "--list") {
       o.list = true;
     } else if (arg == "--only") {
@@ -120,104 +135,119 @@ Options parse(int argc, char** argv) {
 struct Cases {
   std::vector<CastCase> casts;
   std::vector<GemmCase> gemms;
-  size_t all_shapes = 0;  // so many of the products are checked in every tile shape
 };
 
-Cases choose(const Options& o, bool large) {
+Cases choose(const Options& o) {
   Cases c;
   if (!o.gemm.empty() || !o.gradient.empty()) {
     const std::vector<int64_t>& s = o.gemm.empty() ? o.gradient : o.gemm;
     c.gemms.push_back(gemm_case(
         o.gemm.empty(), s[0], s[1], s[2], std::vector<int32_t>(o.rows.begin(), o.rows.end())));
     c.gemms.back().sms = static_cast<int>(o.sms);
-  } else if (o.random > 0) {
+    return c;
+  }
+  if (o.random > 0) {
     for (int64_t i = 0; i < o.random; ++i) {
       c.gemms.push_back(random_gemm_case(static_cast<uint64_t>(o.seed + i)));
     }
-  } else {
-    c.casts = small_cast_cases();
-    c.gemms = small_gemm_cases();
+    return c;
   }
-  c.all_shapes = c.gemms.size();
-  if (large && !o.small && !c.casts.empty()) {
-    for (const CastCase& cast : v3_cast_cases()) c.casts.push_back(cast);
-    for (const GemmCase& gemm : v3_gemm_cases()) c.gemms.push_back(gemm);
+  // The smallest first: where a kernel hangs, they say so soonest.
+  c.casts = small_cast_cases();
+  c.gemms = small_gemm_cases();
+  const auto size = [](const GemmCase& g) { return g.m * g.n * g.k; };
+  std::stable_sort(c.gemms.begin(), c.gemms.end(), [&](const GemmCase& a, const GemmCase& b) {
+    return size(a) < size(b);
+  });
+  std::stable_sort(c.casts.begin(), c.casts.end(), [](const CastCase& a, const CastCase& b) {
+    return a.m * a.k < b.m * b.k;
+  });
+  if (o.first) {
+    std::set<bool> gemm_seen;
+    std::erase_if(c.gemms,
+                  [&](const GemmCase& g) { return !gemm_seen.insert(g.weight_gradient).second; });
+    std::set<CastKind> cast_seen;
+    std::erase_if(c.casts, [&](const CastCase& k) { return !cast_seen.insert(k.kind).second; });
+  }
+  if (!o.small && kLargeCases) {
+    for (const GemmCase& g : large_gemm_cases()) c.gemms.push_back(g);
   }
   return c;
 }
 
-class Report {
- public:
-  explicit Report(const Options& o) {
-    if (o.json == "-") {
-      json_ = stdout;
-    } else if (!o.json.empty() && !(json_ = std::fopen(o.json.c_str(), "w"))) {
-      throw std::runtime_error("cannot write " + o.json);
-    }
-  }
-  ~Report() {
-    if (json_ && json_ != stdout) std::fclose(json_);
-  }
-  Report(const Report&) = delete;
-  Report& operator=(const Report&) = delete;
+// What a process has.
+struct Process {
+  CheckProgram program;
+  // Operands of the last product, which the next check has in common.
+  std::string of;
+  std::unique_ptr<GemmData> data;
+  std::unique_ptr<GemmOperands> operands;
 
-  void add(const Outcome& o) {
-    ++(o.passed ? passed_ : failed_);
-    std::printf("%s  %-72s %s\n", o.passed ? "ok  " : "FAIL", o.name.c_str(), o.found.c_str());
-    std::fflush(stdout);
-    if (!json_) return;
-    JsonLine line;
-    line.add("case", o.name).add("passed", o.passed).add("found", o.found);
-    line.add("worst_share_of_bound", o.worst).add("rms_share_of_expected", o.rms);
-    std::fprintf(json_, "%s\n", line.text().c_str());
-    std::fflush(json_);
+  void take(const GemmCase& c, GemmInputs inputs) {
+    const std::string key = c.name + (inputs == GemmInputs::kExact ? " exact" : " random");
+    if (of == key) return;
+    of.clear();
+    operands.reset();
+    data = std::make_unique<GemmData>(c, inputs);
+    operands = std::make_unique<GemmOperands>(*data, *program.target);
+    of = key;
   }
-  int end() const {
-    std::printf("%d checks passed, %d failed\n", passed_, failed_);
-    return failed_ > 0 || passed_ == 0;
-  }
-
- private:
-  std::FILE* json_ = nullptr;
-  int passed_ = 0, failed_ = 0;
 };
 
-int run(const Options& options) {
+std::vector<Job> jobs_of(const Options& options, Process& process) {
   const auto wanted = [&](const std::string& name) {
     return options.only.empty() || name.find(options.only) != std::string::npos;
   };
+  const Cases cases = choose(options);
+  std::vector<Job> jobs;
+  for (const CastCase& c : cases.casts) {
+    if (!wanted(c.name)) continue;
+    jobs.push_back({c.name, [c, &process](const Emit& emit) {
+                      emit(result_of(check_cast(c, *process.program.target)));
+                    }});
+  }
+  for (const GemmCase& c : cases.gemms) {
+    if (!wanted(c.name)) continue;
+    for (const GemmInputs inputs : {GemmInputs::kExact, GemmInputs::kRandom}) {
+      for (const TileShape& shape : c.shapes()) {
+        const std::string name = c.name + " (" + to_string(shape) + ", " +
+                                 (inputs == GemmInputs::kExact ? "exact" : "random") + ")";
+        jobs.push_back({name, [c, inputs, shape, &process](const Emit& emit) {
+                          process.take(c, inputs);
+                          Target& target = *process.program.target;
+                          emit(result_of(check_gemm(*process.data,
+                                                    *process.operands,
+                                                    shape,
+                                                    target,
+                                                    target.kernels,
+                                                    process.program.modelled)));
+                        }});
+      }
+    }
+  }
+  return jobs;
+}
+
+int run(const Options& options) {
+  Process process;
+  const std::vector<Job> jobs = jobs_of(options, process);
   if (options.list) {
-    const Cases cases = choose(options, true);
-    for (const CastCase& c : cases.casts) std::printf("%s\n", c.name.c_str());
-    for (const GemmCase& c : cases.gemms) std::printf("%s\n", c.name.c_str());
+    for (const Job& job : jobs) std::printf("%s\n", job.name.c_str());
     return 0;
   }
-  const CheckProgram program = check_program();
-  const Cases cases = choose(options, program.large);
-  std::printf("on %s\n", program.target->name().c_str());
-  Report report(options);
-  for (const CastCase& c : cases.casts) {
-    if (wanted(c.name)) report.add(check_cast(c, *program.target));
-  }
-  for (size_t i = 0; i < cases.gemms.size(); ++i) {
-    const GemmCase& c = cases.gemms[i];
-    if (!wanted(c.name)) continue;
-    std::vector<TileShape> shapes = c.shapes();
-    if (i >= cases.all_shapes) {
-      shapes.resize(1);
-      if (program.oracle && c.rows.empty()) {
-        Outcome o = check_gemm(c, shapes[0], GemmInputs::kRandom, *program.oracle, false);
-        o.name = c.name + " (cuBLASLt)";
-        report.add(o);
-      }
-    }
-    for (const TileShape& shape : shapes) {
-      for (const GemmInputs inputs : {GemmInputs::kExact, GemmInputs::kRandom}) {
-        report.add(check_gemm(c, shape, inputs, *program.target, program.modelled));
-      }
-    }
-  }
-  return report.end();
+  Report report(options.json);
+  const double seconds =
+      supervise(jobs,
+                {.prepare = [&] { process.program = check_program(options.dry_run); },
+                 .broken = [&] { return process.program.target->broken(); },
+                 .limit_s = static_cast<double>(options.limit)},
+                [&](const Result& r) { report.add(r); });
+  std::fprintf(options.json == "-" ? stderr : stdout,
+               "%d checks passed, %d failed; %.1f s of a processor\n",
+               report.passed(),
+               report.failed(),
+               seconds);
+  return report.failed() > 0 || report.passed() == 0;
 }
 
 }  // namespace

@@ -12,17 +12,32 @@ class ImitatedTarget : public Target {
   using Target::Target;
   void* allocate(size_t bytes) override { return memory().allocate(bytes); }
   void release(void* p) override { memory().release(p); }
+  void check_guards(void*) override {}
   void upload(void* to, const void* from, size_t bytes) override {
     memory().upload(to, from, bytes);
   }
   void download(void* to, const void* from, size_t bytes) override {
     memory().download(to, from, bytes);
   }
+  void copy(void* to, const void* from, size_t bytes) override {
+    upload(to, bytes_at(from, bytes).data(), bytes);
+  }
+  void fill(void* to, uint8_t value, size_t bytes) override {
+    upload(to, std::vector<uint8_t>(bytes, value).data(), bytes);
+  }
+  bool same(const void* a, const void* b, size_t bytes) override {
+    return bytes_at(a, bytes) == bytes_at(b, bytes);
+  }
   void synchronize() override {}
   void vary(int run) override { imitation::set_schedule_seed(static_cast<uint64_t>(run) + 1); }
   std::string name() const override { return "the imitation"; }
 
  private:
+  static std::vector<uint8_t> bytes_at(const void* p, size_t bytes) {
+    std::vector<uint8_t> out(bytes);
+    memory().download(out.data(), p, bytes);
+    return out;
+  }
   static imitation::GlobalMemory& memory() { return imitation::GlobalMemory::instance(); }
 };
 

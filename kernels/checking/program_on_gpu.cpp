@@ -3,17 +3,26 @@
 
 namespace rehearse::kernels {
 
-CheckProgram check_program() {
-  KernelSet cublaslt;
-  cublaslt.fp8_gemm = [](const Fp8Product& p, const TileShape&, Stream stream) {
-    gpu::CublasLtProduct(p).run(stream);
-  };
-  cublaslt.fp8_weight_gradient = [](const Fp8WeightGradient& p, const TileShape&, Stream stream) {
-    gpu::CublasLtProduct(p).run(stream);
-  };
+const bool kLargeCases = true;
+
+CheckProgram check_program(bool dry_run) {
   CheckProgram program;
+  if (dry_run) {
+    program.target = no_target();
+    return program;
+  }
   program.target = gpu_target();
-  program.oracle = gpu_target(cublaslt);
+  program.oracle_name = gpu::cublaslt_version();
+  if (!program.oracle_name.empty()) {
+    program.oracle.emplace();
+    program.oracle->fp8_gemm = [](const Fp8Product& p, const TileShape&, Stream stream) {
+      gpu::CublasLtProduct(p).run(stream);
+    };
+    program.oracle->fp8_weight_gradient =
+        [](const Fp8WeightGradient& p, const TileShape&, Stream stream) {
+          gpu::CublasLtProduct(p).run(stream);
+        };
+  }
   return program;
 }
 

@@ -1,5 +1,9 @@
 #include <algorithm>
+#include <chrono>
+#include <stdexcept>
 #include <vector>
+
+#include <dlfcn.h>
 
 #include "kernels/checking/stopwatch.h"
 #include "kernels/ptx/gpu/clock.cuh"
@@ -10,7 +14,8 @@ namespace {
 
 constexpr int kRuns = 30;
 constexpr size_t kFlush = 256 << 20;      // several times the L2
-constexpr double kSustainedMicros = 2e5;  // of back-to-back runs
+constexpr double kSustainedMicros = 1e5;  // of back-to-back runs
+constexpr double kGraphMicros = 2e4;      // of a graph
 constexpr int kMaxSms = 256;
 
 struct Sample {
@@ -60,6 +65,70 @@ double quantile(std::vector<double> v, double q) {
   return v[static_cast<size_t>(q * static_cast<double>(v.size() - 1) + 0.5)];
 }
 
+// What the driver's management library says, where there is one.
+class Nvml {
+ public:
+  static const Nvml& instance() {
+    static const Nvml nvml;
+    return nvml;
+  }
+  double power_w() const {
+    unsigned milliwatts = 0;
+    return power_ && power_(device_, &milliwatts) == 0 ? milliwatts * 1e-3 : 0;
+  }
+  uint64_t clock_reasons() const {
+    unsigned long long bits = 0;
+    return reasons_ && reasons_(device_, &bits) == 0 ? bits : 0;
+  }
+
+ private:
+  Nvml() {
+    void* library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+    if (!library) return;
+    const auto init = reinterpret_cast<int (*)()>(dlsym(library, "nvmlInit_v2"));
+    const auto get = reinterpret_cast<int (*)(unsigned, void**)>(
+        dlsym(library, "nvmlDeviceGetHandleByIndex_v2"));
+    if (!init || !get || init() != 0 || get(0, &device_) != 0) return;
+    power_ = reinterpret_cast<decltype(power_)>(dlsym(library, "nvmlDeviceGetPowerUsage"));
+    reasons_ = reinterpret_cast<decltype(reasons_)>(
+        dlsym(library, "nvmlDeviceGetCurrentClocksThrottleReasons"));
+  }
+  void* device_ = nullptr;
+  int (*power_)(void*, unsigned*) = nullptr;
+  int (*reasons_)(void*, unsigned long long*) = nullptr;
+};
+
+// One thread per block, as much shared memory as an SM has: blocks that are alone on their SMs
+// until told to end, or for ten seconds.
+__global__ void spin(volatile int* state) {
+  atomicAdd_system(const_cast<int*>(&state[1]), 1);
+  const uint64_t begin = ptx::nanoseconds();
+  while (state[0] == 0 && ptx::nanoseconds() - begin < 10'000'000'000) __nanosleep(2000);
+}
+
+// Of work that is captured once.
+class Graph {
+ public:
+  Graph(const std::function<void(Stream)>& run, int repeats) {
+    cudaStream_t stream = nullptr;
+    REHEARSE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    REHEARSE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+    for (int i = 0; i < repeats; ++i) run({stream});
+    cudaGraph_t graph = nullptr;
+    REHEARSE_CUDA(cudaStreamEndCapture(stream, &graph));
+    REHEARSE_CUDA(cudaGraphInstantiate(&graph_, graph, 0));
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+  }
+  ~Graph() { cudaGraphExecDestroy(graph_); }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void launch() { REHEARSE_CUDA(cudaGraphLaunch(graph_, nullptr)); }
+
+ private:
+  cudaGraphExec_t graph_ = nullptr;
+};
+
 std::vector<Sample> sample_clocks(const Scratch& room) {
   std::vector<Sample> samples(kMaxSms);
   REHEARSE_CUDA(
@@ -69,37 +138,49 @@ std::vector<Sample> sample_clocks(const Scratch& room) {
 
 }  // namespace
 
-Timing time_gpu(const std::function<void()>& run, const std::function<void()>& reset) {
+Timing time_gpu(const std::function<void(Stream)>& run) {
   const Scratch flush(kFlush);
   Timing t;
-  for (int i = 0; i < 3; ++i) run();
+  for (int i = 0; i < 3; ++i) run({});
   REHEARSE_CUDA(cudaDeviceSynchronize());
 
   std::vector<double> times;
   for (int i = 0; i < kRuns; ++i) {
     Event before, after;
-    reset();
     REHEARSE_CUDA(cudaMemsetAsync(flush.get(), i, kFlush));
     before.record();
-    run();
+    run({});
     after.record();
     times.push_back(after.micros_since(before));
   }
   t.median_us = quantile(times, 0.5);
   t.spread = (quantile(times, 0.9) - quantile(times, 0.1)) / t.median_us;
 
+  const int repeats = std::clamp(static_cast<int>(kGraphMicros / t.median_us), 4, 200);
+  Graph graph(run, repeats);
+  for (int i = 0; i < 2; ++i) {
+    Event before, after;
+    before.record();
+    graph.launch();
+    after.record();
+    t.graph_us = after.micros_since(before) / repeats;
+  }
+
   const int runs = std::clamp(static_cast<int>(kSustainedMicros / t.median_us), 10, 20000);
   const Scratch first(kMaxSms * sizeof(Sample));
   const Scratch last(kMaxSms * sizeof(Sample));
   constexpr int kBlocks = 32 * kMaxSms;
-  for (int i = 0; i < runs / 4; ++i) run();  // the clock settles
+  for (int i = 0; i < runs / 4; ++i) run({});  // the clock settles
   Event before, after;
   read_clocks<<<kBlocks, 1>>>(static_cast<Sample*>(first.get()));
   before.record();
-  for (int i = 0; i < runs; ++i) run();
+  for (int i = 0; i < runs; ++i) run({});
   after.record();
   read_clocks<<<kBlocks, 1>>>(static_cast<Sample*>(last.get()));
   REHEARSE_CUDA(cudaGetLastError());
+  // Launches run ahead of the GPU, which is still busy here.
+  t.power_w = Nvml::instance().power_w();
+  t.clock_reasons = Nvml::instance().clock_reasons();
   t.sustained_us = after.micros_since(before) / runs;
   const std::vector<Sample> a = sample_clocks(first);
   const std::vector<Sample> b = sample_clocks(last);
@@ -113,11 +194,50 @@ Timing time_gpu(const std::function<void()>& run, const std::function<void()>& r
   return t;
 }
 
+double time_beside_spinner(const std::function<void(Stream)>& run, int sms) {
+  constexpr int kShared = kMaxSharedBytes;
+  int* state = nullptr;
+  REHEARSE_CUDA(cudaHostAlloc(&state, 2 * sizeof(int), cudaHostAllocMapped));
+  state[0] = state[1] = 0;
+  cudaStream_t stream = nullptr;
+  REHEARSE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  REHEARSE_CUDA(cudaFuncSetAttribute(spin, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
+  std::vector<Event> events(2 * kRuns);
+  run({});
+  REHEARSE_CUDA(cudaDeviceSynchronize());
+  spin<<<sms, 1, kShared, stream>>>(state);
+  REHEARSE_CUDA(cudaGetLastError());
+  const auto begin = std::chrono::steady_clock::now();
+  while (static_cast<volatile int*>(state)[1] < sms) {
+    if (std::chrono::steady_clock::now() - begin > std::chrono::seconds(5)) {
+      throw std::runtime_error("the spinner's blocks did not all start");
+    }
+  }
+  for (int i = 0; i < kRuns; ++i) {
+    events[2 * i].record();
+    run({});
+    events[2 * i + 1].record();
+  }
+  std::vector<double> times;
+  for (int i = 0; i < kRuns; ++i) times.push_back(events[2 * i + 1].micros_since(events[2 * i]));
+  static_cast<volatile int*>(state)[0] = 1;
+  REHEARSE_CUDA(cudaDeviceSynchronize());
+  REHEARSE_CUDA(cudaStreamDestroy(stream));
+  REHEARSE_CUDA(cudaFreeHost(state));
+  return quantile(times, 0.5);
+}
+
 Device measure_device() {
   Device d;
   int device = 0;
   REHEARSE_CUDA(cudaGetDevice(&device));
   REHEARSE_CUDA(cudaDeviceGetAttribute(&d.sms, cudaDevAttrMultiProcessorCount, device));
+  cudaDeviceProp properties;
+  REHEARSE_CUDA(cudaGetDeviceProperties(&properties, device));
+  d.name = properties.name;
+  int driver = 0;
+  REHEARSE_CUDA(cudaDriverGetVersion(&driver));
+  d.driver = std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10);
   constexpr size_t kBytes = size_t{4} << 30;
   const Scratch from(kBytes);
   const Scratch to(kBytes);

@@ -1,24 +1,32 @@
 #pragma once
-// Times of GPU work, and the clock the SMs had meanwhile.
+// Times of GPU work, and the clock and the power that the GPU had meanwhile.
 
 #include <cstdint>
 #include <functional>
+#include <string>
+
+#include "kernels/ptx/tensor_map.h"
 
 namespace rehearse::kernels::gpu {
 
 struct Timing {
-  double median_us = 0;  // of single runs, each with a cold L2
+  double median_us = 0;  // of single runs by events, each with a cold L2
   double spread = 0;     // 90th less 10th percentile, over the median
+  double graph_us = 0;   // of a graph of many runs: no launch gaps
   // Of runs back to back, as in training, long enough for clock and power to settle.
   double sustained_us = 0;
-  double clock_mhz = 0;  // of the SMs in that time, the median SM
+  double clock_mhz = 0;        // of the SMs in that time, the median SM
+  double power_w = 0;          // at its end, by NVML; 0: not known
+  uint64_t clock_reasons = 0;  // what held clocks down then: NVML's bits (4: power)
 };
 
-// Times `run`, which starts work on the default stream. `reset` goes before every single run,
-// outside the time.
-Timing time_gpu(const std::function<void()>& run, const std::function<void()>& reset);
+// Times `run`, which starts work on the stream it is given.
+Timing time_gpu(const std::function<void(Stream)>& run);
+// The median of single runs while blocks that do nothing but run hold `sms` SMs, one each.
+double time_beside_spinner(const std::function<void(Stream)>& run, int sms);
 
 struct Device {
+  std::string name, driver;
   int sms = 0;
   double copy_bytes_per_second = 0;  // of a device-to-device copy, read and written bytes together
 };

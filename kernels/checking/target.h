@@ -29,15 +29,24 @@ class Target {
 
   // Device memory aligned to 256 bytes, full of NaN, between guards.
   virtual void* allocate(size_t bytes) = 0;
-  // Throws std::runtime_error where a guard was overwritten.
   virtual void release(void* p) = 0;
+  // Throws std::runtime_error where a guard of this memory was overwritten.
+  virtual void check_guards(void* p) = 0;
   virtual void upload(void* to, const void* from, size_t bytes) = 0;
   virtual void download(void* to, const void* from, size_t bytes) = 0;
+  // Within the target's memory.
+  virtual void copy(void* to, const void* from, size_t bytes) = 0;
+  virtual void fill(void* to, uint8_t value, size_t bytes) = 0;
+  virtual bool same(const void* a, const void* b, size_t bytes) = 0;
   // Waits for all kernels started; throws what went wrong in them.
   virtual void synchronize() = 0;
   // Has the next run take another order of events, where that can be chosen.
   virtual void vary(int run) = 0;
   virtual std::string name() const = 0;
+  // Whether nothing more can run in this process after what went wrong.
+  virtual bool broken() { return false; }
+  // Whether kernels run at all: without, a check only prepares what it would compare.
+  virtual bool runs() const { return true; }
 
   const KernelSet kernels;
 };
@@ -50,8 +59,9 @@ std::unique_ptr<Target> gpu_target();
 std::unique_ptr<Target> gpu_target(const KernelSet& set);
 // Why gpu_target() would throw, or nothing.
 std::string why_no_gpu();
+// Runs nothing and holds nothing: what checks cost the host.
+std::unique_ptr<Target> no_target();
 
-// An array on the target; released, and its guards checked, by release() or silently at the end.
 template <class T>
 class DeviceArray {
  public:
@@ -60,12 +70,7 @@ class DeviceArray {
   DeviceArray(Target& target, const std::vector<T>& values) : DeviceArray(target, values.size()) {
     target.upload(p_, values.data(), count_ * sizeof(T));
   }
-  ~DeviceArray() {
-    try {
-      release();
-    } catch (...) {  // a failed check releases on its way out; its error counts
-    }
-  }
+  ~DeviceArray() { target_->release(p_); }
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;
 
@@ -76,11 +81,8 @@ class DeviceArray {
     return out;
   }
   std::vector<T> values() const { return values(0, count_); }
-  void release() {
-    T* p = p_;
-    p_ = nullptr;
-    if (p) target_->release(p);
-  }
+  // Throws std::runtime_error where a kernel wrote before or behind the array.
+  void check_guards() const { target_->check_guards(p_); }
 
  private:
   Target* target_;

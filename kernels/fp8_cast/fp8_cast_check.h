@@ -2,7 +2,6 @@
 // The cases of the casts to FP8, listed once for checks and benchmarks, and their check.
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,11 +30,23 @@ struct CastCase {
 std::vector<CastCase> small_cast_cases();
 std::vector<CastCase> v3_cast_cases();
 
-// Runs the case twice: codes and scales must be those of the reference to the bit, and what is not
-// to be written as it was.
-Outcome check_cast(const CastCase& c, Target& target);
+// A case with its operands on a target.
+class CastCheck {
+ public:
+  CastCheck(const CastCase& c, Target& target);
+  ~CastCheck();
+  // Starts the kernel.
+  void start(Stream stream);
+  // Runs it twice: codes and scales must be those of the reference to the bit, and what is not to
+  // be written as it was, guards of arrays included.
+  Outcome check();
 
-// The case ready to be run again and again on a target, for benchmarks.
-std::function<void()> prepare_cast(const CastCase& c, Target& target);
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// The check by itself.
+Outcome check_cast(const CastCase& c, Target& target);
 
 }  // namespace rehearse::kernels

@@ -107,7 +107,7 @@ __device__ __forceinline__ void produce(const GemmArguments& args, uint32_t base
     for (int i = 0; i < tile.k_blocks; ++i, ring.advance()) {
       const int k = tile.k_begin + i;
       const int weights = S::kDepth ? 0 : tile.group;
-      ptx::wait_barrier(ring.empty(), ring.parity ^ 1);
+      ptx::wait_barrier(ring.empty(), ring.parity ^ 1, "empty");
       ptx::arrive_expecting(ring.full(), S::kStageBytes);
       ptx::load_tensor(ring.a(), args.a, ring.full(), k * kTileK, tile.row, 0);
       ptx::load_tensor(ring.scales_a(), args.a_scales, ring.full(), tile.row, k, 0);
@@ -248,7 +248,7 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
   for (Tile tile; tiles.next(tile);) {
     if (tile.idle) {
       for (int i = 0; i < tile.k_blocks; ++i, ring.advance()) {
-        ptx::wait_barrier(ring.full(), ring.parity);
+        ptx::wait_barrier(ring.full(), ring.parity, "full");
         ptx::sync_warp();
         release<S>(ring, lane);
         if (lead > 0 && --lead == 0) let_second_begin();
@@ -275,7 +275,7 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
           if constexpr (128 % S::kWidth != 0) second[h] = ptx::load_global(scales[h].second + i);
         }
       }
-      ptx::wait_barrier(ring.full(), ring.parity);
+      ptx::wait_barrier(ring.full(), ring.parity, "full");
       const float row0 = ptx::load_shared<float>(ring.scales_a() + own_row * 4);
       const float row1 = ptx::load_shared<float>(ring.scales_a() + (own_row + 8) * 4);
       const uint64_t a = ptx::operand(ring.a() + group * 64 * kTileK);

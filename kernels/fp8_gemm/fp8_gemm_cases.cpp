@@ -116,6 +116,13 @@ std::vector<GemmCase> small_gemm_cases() {
   return list;
 }
 
+std::vector<GemmCase> large_gemm_cases() {
+  return {dense(4000, 2120, 3600),
+          grouped("unequal", {1311, 0, 905, 1532}, 2120, 1552, 256),
+          gradient(4000, 1540, 3600),
+          grouped_gradient("unequal", 1100, 1540, {1311, 0, 905, 1532}, 256)};
+}
+
 GemmCase gemm_case(
     bool weight_gradient, int64_t m, int64_t n, int64_t k, std::vector<int32_t> rows) {
   const Arguments arguments("this case");

@@ -5,6 +5,9 @@
 
 #include <cstdint>
 
+#include "kernels/ptx/gpu/hang.cuh"
+#include "kernels/ptx/label.h"
+
 namespace rehearse::kernels::gpu::ptx {
 
 // 8 bytes at an address that is a multiple of 8; made visible by fence_barrier_init and a barrier.
@@ -41,17 +44,34 @@ __device__ __forceinline__ void arrive_at_rank(uint32_t barrier, int rank) {
       : "memory");
 }
 
-// Waits until the phase of this parity is complete; at once where it is the one before the first.
-__device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
+// Whether the phase of this parity is complete; may take a while to say no.
+__device__ __forceinline__ bool try_barrier(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
   asm volatile(
       "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}" ::"r"(barrier),
-      "r"(parity)
+      ".reg .pred p;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.b32 %0, 1, 0, p;\n"
+      "}"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
       : "memory");
+  return done != 0;
+}
+
+// Waits until the phase of this parity is complete; at once where it is the one before the first.
+// `name`: of the barrier, said when it is never complete (hang.cuh).
+__device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity, Label name) {
+#ifdef REHEARSE_TRAP_HANGS
+  if (try_barrier(barrier, parity)) return;
+  const uint64_t begin = nanoseconds();
+  while (!try_barrier(barrier, parity)) {
+    if (nanoseconds() - begin > kHangNanoseconds) say_hang(barrier, parity, name.text);
+  }
+#else
+  while (!try_barrier(barrier, parity)) {
+  }
+#endif
 }
 
 }  // namespace rehearse::kernels::gpu::ptx

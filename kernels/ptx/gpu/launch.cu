@@ -1,10 +1,13 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include <cuda.h>
 
+#include "kernels/ptx/gpu/hang.cuh"
 #include "kernels/ptx/gpu/launch.cuh"
+#include "kernels/ptx/label.h"
 
 namespace rehearse::kernels::gpu {
 
@@ -13,6 +16,45 @@ void check_cuda(cudaError_t error, const char* what, const char* file, int line)
   throw std::runtime_error(std::string(file) + ":" + std::to_string(line) + ": " + what + ": " +
                            cudaGetErrorString(error));
 }
+
+#ifdef REHEARSE_TRAP_HANGS
+namespace {
+Hang* hang = nullptr;  // in the host's memory, never freed: kernels may still write it
+std::vector<const void*>& hang_pointers() {
+  static std::vector<const void*> list;
+  return list;
+}
+}  // namespace
+
+HangPointer::HangPointer(const void* symbol) {
+  hang_pointers().push_back(symbol);
+}
+
+void watch_for_hangs() {
+  if (hang) return;
+  REHEARSE_CUDA(cudaHostAlloc(&hang, sizeof(*hang), cudaHostAllocMapped));
+  *hang = {};
+  Hang* on_device = nullptr;
+  REHEARSE_CUDA(cudaHostGetDevicePointer(&on_device, hang, 0));
+  for (const void* symbol : hang_pointers()) {
+    REHEARSE_CUDA(cudaMemcpyToSymbol(symbol, &on_device, sizeof(on_device)));
+  }
+}
+
+std::string describe_hang() {
+  if (!hang || hang->claimed == 0) return "";
+  return "hangs: block " + std::to_string(hang->block) + ", warp " +
+         std::to_string(hang->thread / 32) + " (thread " + std::to_string(hang->thread) +
+         ") waited over " + std::to_string(kHangNanoseconds / 1'000'000'000) +
+         " s for the phase of parity " + std::to_string(hang->parity) + " of mbarrier '" +
+         label_text(hang->barrier) + "' at shared address " + std::to_string(hang->address);
+}
+#else
+void watch_for_hangs() {}
+std::string describe_hang() {
+  return "";
+}
+#endif
 
 namespace ptx {
 

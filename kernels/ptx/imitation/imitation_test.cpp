@@ -46,7 +46,7 @@ TEST(Imitation, DeadlockSaysWhoWaitsWhereForWhat) {
     ptx::sync_block();
     if (ptx::thread_index() == 0) ptx::arrive_expecting(barrier, 64);
     if (ptx::thread_index() < 32) {
-      ptx::wait_barrier(barrier, 0);
+      ptx::wait_barrier(barrier, 0, "full");
     } else if (ptx::thread_index() < 64) {
       ptx::sync_named(3, 96);
     }
@@ -146,7 +146,7 @@ TEST(Imitation, CopiesTensorBoxesSwizzled) {
           ptx::load_tensor(base, map, barrier, 16, 6, 0);
         }
         ptx::sync_block();
-        ptx::wait_barrier(barrier, 0);
+        ptx::wait_barrier(barrier, 0, "full");
         for (int r = 0; r < 4; ++r) {
           for (int c = 0; c < 8; ++c) {
             const uint32_t word =

@@ -10,6 +10,7 @@
 #include <source_location>
 
 #include "kernels/formats/formats.h"
+#include "kernels/ptx/label.h"
 #include "kernels/ptx/tensor_map.h"
 
 // The language extensions in kernel sources.
@@ -103,7 +104,7 @@ void fence_barrier_init(Where where = Where::current());
 void arrive_expecting(uint32_t barrier, int bytes, Where where = Where::current());
 void arrive(uint32_t barrier, Where where = Where::current());
 void arrive_at_rank(uint32_t barrier, int rank, Where where = Where::current());
-void wait_barrier(uint32_t barrier, uint32_t parity, Where where = Where::current());
+void wait_barrier(uint32_t barrier, uint32_t parity, Label name, Where where = Where::current());
 
 // tensor_copy.cuh
 inline void prefetch_map(const TensorMap&) {}

@@ -43,6 +43,7 @@ struct Meeting {
 
 struct Barrier {
   std::string name;
+  uint64_t label = 0;
   int count = 0;
   int pending = 0;    // arrivals
   int64_t bytes = 0;  // expected and not yet come

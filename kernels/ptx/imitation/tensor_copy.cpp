@@ -177,6 +177,7 @@ void barrier_init(uint32_t address, int count, const char* name, Where where) {
   write_shared(address, &zero, 8, where);
   Barrier& b = t.block->barriers[address];
   if (b.agent != 0) c.fail("initialises an mbarrier twice", where);
+  b.label = label_of(name);
   b.name = std::string("mbarrier ") + name + " at byte " +
            std::to_string(address - SharedMemory::kBase) + " of block " +
            std::to_string(t.block->index);
@@ -241,9 +242,12 @@ void arrive_at_rank(uint32_t barrier, int rank, Where where) {
   c.fail("arrives at a barrier of a block that has ended", where);
 }
 
-void wait_barrier(uint32_t barrier, uint32_t parity, Where where) {
+void wait_barrier(uint32_t barrier, uint32_t parity, Label name, Where where) {
   Thread& t = Cluster::self();
   Barrier& b = seen_barrier(*t.block, barrier, where);
+  if (name.text != b.label) {
+    Cluster::current().fail("calls " + b.name + " '" + label_text(name.text) + "'", where);
+  }
   if (parity > 1) Cluster::current().fail("waits for a parity that is neither 0 nor 1", where);
   Cluster::current().wait_until(
       [&b, parity] { return b.completed % 2 != parity; },
