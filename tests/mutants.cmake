@@ -78,7 +78,11 @@ rehearse_mutant(wrong_full_parity gemm ${gemm} "wrong phase bit of the consumers
 rehearse_mutant(parity_stays gemm ${gemm} "the phase bit does not flip when the ring comes round"
   "parity ^= 1;" "")
 rehearse_mutant(no_product_wait gemm ${gemm} "reads sums while products are under way"
-  "ptx::wait_products<0>();" "")
+  "ptx::wait_products<0>();\n          ptx::keep(product);\n          if (h" "if (h")
+rehearse_mutant(no_gradient_wait gradient ${gemm} "reads a gradient's sums while products are under way"
+  "ptx::wait_products<0>();\n          ptx::keep(product);\n          promote<" "promote<")
+rehearse_mutant(column_scale_late gradient ${gemm} "a column's scale is the one of eight columns before"
+  "load(i + kAhead)" "load(i + kAhead - 1)")
 rehearse_mutant(no_product_fence gemm ${gemm} "no fence before products"
   "ptx::fence_products();" "")
 rehearse_mutant(keeps_accumulating gemm ${gemm} "carries a sum over into the next 128"
@@ -94,7 +98,9 @@ rehearse_mutant(scale_of_wrong_group gemm ${gemm} "the first expert's weight sca
 rehearse_mutant(scale_of_next_row gemm ${gemm} "an activation's scale of the row below"
   "(own_row + 8) * 4" "(own_row + 9) * 4")
 rehearse_mutant(split_off gemm ${gemm} "the edge between two weight scales 8 columns late"
-  "split = (block + 1) * 128 - column" "split = (block + 1) * 128 - column + 8" "96, 2, 2, 2")
+  "split = (block + 1) * 128 - column" "split = (block + 1) * 128 - column + 8" "192, 1, 2, 2")
+rehearse_mutant(edge_not_seen gemm ${gemm} "takes the wrong one of the edges it is compiled for"
+  "split == kSplit" "split != kSplit" "160, 1, 2, 2")
 rehearse_mutant(peer_not_counted gemm ${gemm} "a stage counts as free before the other block read it"
   "ptx::barrier_init(ring.empty(), S::kCluster * S::kMathWarps"
   "ptx::barrier_init(ring.empty(), S::kMathWarps")

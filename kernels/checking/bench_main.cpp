@@ -45,7 +45,8 @@ constexpr char kHelp[] =
     "measured\n"
     "first), and the share of the FP8 peak expected on paper; speed relative to cuBLASLt's (back "
     "to\n"
-    "back), to the published H800 figure (by graph) and to the H800 profile's time; of cases on\n"
+    "back), to the published H800 figure (single runs) and to the H800 profile's time; of cases "
+    "on\n"
     "fewer SMs than there are, the time while a spinning kernel holds the others, over that "
     "without.\n\n"
     "Exit codes: 0 done, 1 failed or no GPU of compute capability 9.0, 2 wrong usage.\n";
@@ -113,8 +114,9 @@ Result result_of(const Row& r, const gpu::Device& device) {
   const double cublaslt = r.cublaslt_us / r.timing.sustained_us;
   // Others time single kernels.
   const double published =
-      r.published_tflops > 0 ? flops / (r.timing.graph_us * 1e-6) * 1e-12 / r.published_tflops : 0;
+      r.published_tflops > 0 ? flops / (r.timing.median_us * 1e-6) * 1e-12 / r.published_tflops : 0;
   const double profile = r.profile_us / r.timing.median_us;
+  const double spinner = r.spinner_us / r.timing.graph_us;
   char text[400];
   std::snprintf(
       text,
@@ -137,7 +139,7 @@ Result result_of(const Row& r, const gpu::Device& device) {
       ratio(cublaslt).c_str(),
       ratio(published).c_str(),
       ratio(profile).c_str(),
-      ratio(r.spinner_us / r.timing.median_us).c_str());
+      ratio(spinner).c_str());
   JsonLine line;
   line.add("case", r.name).add("tiles", r.shape).add("sms", static_cast<double>(r.sms));
   line.add("median_us", r.timing.median_us).add("spread", r.timing.spread);

@@ -100,7 +100,8 @@ class GpuTarget : public Target {
   }
   void synchronize() override {
     const cudaError_t error = cudaDeviceSynchronize();
-    if (const std::string hang = gpu::describe_hang(); !hang.empty()) throw std::runtime_error(hang);
+    if (const std::string hang = gpu::describe_hang(); !hang.empty())
+      throw std::runtime_error(hang);
     gpu::check_cuda(error, "cudaDeviceSynchronize()", __FILE__, __LINE__);
   }
   void vary(int) override {}

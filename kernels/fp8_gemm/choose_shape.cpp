@@ -13,6 +13,8 @@ constexpr double kL2BytesPerClock = 5120.0 / 132;
 // Dense FP8 of an SM: 1979 TFLOP/s over 132 SMs at 1.83 GHz, two per multiply-add (NVIDIA H100
 // datasheet).
 constexpr double kMultiplyAddsPerClock = 4096;
+// Shared memory of an SM, read and written together: 32 banks of 4 bytes.
+constexpr double kSharedBytesPerClock = 128;
 constexpr int64_t kTileM = 128;
 constexpr int64_t kTileK = 128;  // values per scale (report, section 3.3.2)
 // Estimates, until kernels_bench has measured them: before a tile's first product the ring of
@@ -22,6 +24,21 @@ constexpr double kTileOverhead = 1000;
 constexpr double kClocksPerColumn = 4;
 
 }  // namespace
+
+double shared_clocks(const TileShape& s, bool weight_gradient) {
+  const int64_t tile_n = int64_t{s.width} * s.halves;
+  // Every product of a warp group reads its 64 rows of one operand and its columns of the other
+  // again; the copies write both once.
+  constexpr int64_t kWarpGroups = 2;
+  const int64_t products = kWarpGroups * s.halves * (kTileM / kWarpGroups + s.width) * kTileK;
+  const int64_t copies =
+      (kTileM + tile_n) * kTileK + kTileM * 4 + (weight_gradient ? tile_n * 4 : 0);
+  // Scales are read by 8 warps, 8 bytes of every row, or every 8 columns, at a time: an access
+  // takes a clock however few bytes it reads.
+  const int64_t accesses = 8 * (2 + (weight_gradient ? tile_n / 8 : 0));
+  return static_cast<double>(products + copies) / kSharedBytesPerClock +
+         static_cast<double>(accesses);
+}
 
 double estimate_clocks(const ProductSize& size, const TileShape& s) {
   const int64_t tile_n = int64_t{s.width} * s.halves;
@@ -37,7 +54,8 @@ double estimate_clocks(const ProductSize& size, const TileShape& s) {
   // quarters of the rate: about half of that time is won.
   const double overhead = kTileOverhead + kClocksPerColumn * static_cast<double>(tile_n);
   return static_cast<double>(waves) *
-         (static_cast<double>(ceil_div(depth, kTileK)) * std::max(products, copied) +
+         (static_cast<double>(ceil_div(depth, kTileK)) *
+              std::max({products, copied, shared_clocks(s, size.weight_gradient)}) +
           (s.lead > 0 ? overhead / 2 : overhead));
 }
 
@@ -49,12 +67,17 @@ std::string to_string(const TileShape& s) {
 
 std::vector<TileShape> compiled_shapes(bool weight_gradient) {
   // The largest tile also without a lead, to measure what that gains.
-  std::vector<TileShape> list = {
-      {128, 2, 2, 2}, {128, 2, 2, 0}, {128, 2, 1, 2}, {128, 1, 2, 2}, {128, 1, 1, 2}};
+  std::vector<TileShape> list = {{128, 2, 2, 2},
+                                 {128, 2, 2, 0},
+                                 {128, 2, 1, 2},
+                                 {128, 1, 2, 2},
+                                 {128, 1, 1, 2},
+                                 {192, 1, 2, 2},
+                                 {192, 1, 1, 2}};
   if (!weight_gradient) {
     list.insert(list.end(),
-                {{96, 2, 2, 2},
-                 {96, 2, 1, 2},
+                {{160, 1, 2, 2},
+                 {160, 1, 1, 2},
                  {112, 1, 2, 2},
                  {112, 1, 1, 2},
                  {64, 1, 2, 2},

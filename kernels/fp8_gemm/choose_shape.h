@@ -29,10 +29,14 @@ struct ProductSize {
   bool weight_gradient = false;
 };
 
+// Clocks that 128 of the contraction keep an SM's shared memory busy: operands as `wgmma` reads
+// them, what the copies write, scales.
+double shared_clocks(const TileShape& shape, bool weight_gradient);
+
 // Clocks of an SM, on paper: waves of tiles over the SMs, each as long as its tensor-core work
-// (4096 FP8 multiply-adds per clock) or its reads from L2 (about 39 bytes per clock and SM: 5120
-// over 132 SMs), whichever takes longer, and what is not hidden behind them. No figure is fitted to
-// a run.
+// (4096 FP8 multiply-adds per clock), its traffic of shared memory (128 bytes per clock) or its
+// reads from L2 (about 39 bytes per clock and SM: 5120 over 132 SMs), whichever takes longest, and
+// what is not hidden behind them. No figure is fitted to a run.
 double estimate_clocks(const ProductSize& size, const TileShape& shape);
 
 // The compiled shape with the least of these.

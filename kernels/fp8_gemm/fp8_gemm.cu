@@ -79,6 +79,7 @@ void start(const GemmArguments& args, int sms, Stream stream) {
   shape.blocks = sms / S::kCluster * S::kCluster;
   shape.threads = S::kThreads;
   shape.shared_bytes = S::kSharedBytes;
+  shape.waits_itself = true;
   ptx::launch<fp8_gemm_kernel<S>>(shape, stream, args);
 }
 
@@ -122,10 +123,11 @@ void dispatch(const TileShape& s, const Problem& p, Stream stream) {
   bool known =
       run_if.template operator()<128, 2, 2, 2>() || run_if.template operator()<128, 2, 2, 0>() ||
       run_if.template operator()<128, 2, 1, 2>() || run_if.template operator()<128, 1, 2, 2>() ||
-      run_if.template operator()<128, 1, 1, 2>();
+      run_if.template operator()<128, 1, 1, 2>() || run_if.template operator()<192, 1, 2, 2>() ||
+      run_if.template operator()<192, 1, 1, 2>();
   if constexpr (!kDepth) {
-    known = known || run_if.template operator()<96, 2, 2, 2>() ||
-            run_if.template operator()<96, 2, 1, 2>() ||
+    known = known || run_if.template operator()<160, 1, 2, 2>() ||
+            run_if.template operator()<160, 1, 1, 2>() ||
             run_if.template operator()<112, 1, 2, 2>() ||
             run_if.template operator()<112, 1, 1, 2>() ||
             run_if.template operator()<64, 1, 2, 2>() || run_if.template operator()<64, 1, 1, 2>();

@@ -65,7 +65,9 @@ struct GemmShape {
   static constexpr int kBarriers = kScalesB + kStages * kBytesScalesB;
   static constexpr int kSharedBytes = kBarriers + 2 * kStages * 8;
 
-  static_assert(kTileN <= 256 && kWidth % 16 == 0 && kWidth <= 128);
+  static_assert(kTileN <= 256 && kWidth % 16 == 0);
+  // A product and all sums lie in registers, of which 192 are left for them.
+  static_assert(kWidth / 2 + kTileN / 2 <= 192);
   static_assert(kBytesB / kCluster % 1024 == 0 && kBoxBytes % 1024 == 0 && kWidth % 8 == 0);
   static_assert(kStages >= kLead + 1 && kStages >= 3 && kSharedBytes <= kMaxSharedBytes);
 };
@@ -157,43 +159,92 @@ struct BlockScales {
   }
 };
 
+// What a 128-block of one thread's two rows, 8 apart, and kWidth columns is multiplied by.
+struct StageScales {
+  float row0, row1;
+  float first, second;  // of the columns below the split and of the others
+};
+
+// sums += product * scales of one 128-block, whose weights' scales change at column kSplit.
+template <int kWidth, int kSplit>
+__device__ __forceinline__ void promote(float (&sums)[kWidth / 2],
+                                        const float (&product)[kWidth / 2],
+                                        const StageScales& scales) {
+  const float of_row0[2] = {scales.row0 * scales.first, scales.row0 * scales.second};
+  const float of_row1[2] = {scales.row1 * scales.first, scales.row1 * scales.second};
+#pragma unroll
+  for (int i = 0; i < kWidth / 8; ++i) {
+    const float s0 = of_row0[8 * i >= kSplit];
+    const float s1 = of_row1[8 * i >= kSplit];
+    sums[4 * i] = ptx::multiply_add(product[4 * i], s0, sums[4 * i]);
+    sums[4 * i + 1] = ptx::multiply_add(product[4 * i + 1], s0, sums[4 * i + 1]);
+    sums[4 * i + 2] = ptx::multiply_add(product[4 * i + 2], s1, sums[4 * i + 2]);
+    sums[4 * i + 3] = ptx::multiply_add(product[4 * i + 3], s1, sums[4 * i + 3]);
+  }
+}
+
+// The columns where the scales of kWidth weights can change are multiples of the largest power of
+// two that divides kWidth. Code for each: known edges cost nothing.
+template <int kWidth, int kSplit = (kWidth & -kWidth)>
+__device__ __forceinline__ void promote_split(int split,
+                                              float (&sums)[kWidth / 2],
+                                              const float (&product)[kWidth / 2],
+                                              const StageScales& scales) {
+  if constexpr (kSplit >= kWidth || kSplit == 128) {
+    promote<kWidth, kSplit>(sums, product, scales);
+  } else if (split == kSplit) {
+    promote<kWidth, kSplit>(sums, product, scales);
+  } else {
+    promote_split<kWidth, kSplit + (kWidth & -kWidth)>(split, sums, product, scales);
+  }
+}
+
 struct alignas(8) Pair {
   float x, y;
 };
 
-// What a 128-block of one thread's rows and kWidth columns is multiplied by.
-struct StageScales {
-  float row0, row1;  // of the thread's rows, 8 apart
-  // Forward: the weights' scales, of columns below `split` and of the others.
-  float first, second;
-  int split;
-  // Weight gradient: where the columns' own scales lie in shared memory.
-  uint32_t columns;
+// The scales of a weight gradient's columns, of which every thread needs two in eight: read from
+// shared memory some steps of eight ahead of their use, the first of them while the products are
+// still made, since the tensor cores leave shared memory little time.
+template <int kWidth>
+class ColumnScales {
+ public:
+  static constexpr int kAhead = 8;
+  __device__ __forceinline__ ColumnScales(uint32_t scales, int lane)
+      : own_(scales + static_cast<uint32_t>(2 * (lane % 4) * 4)) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) load(i);
+  }
+  __device__ __forceinline__ Pair at(int i) const {
+    return values_[i % kAhead];
+  }
+  // When the one at i has been used.
+  __device__ __forceinline__ void used(int i) {
+    if (i + kAhead < kWidth / 8) load(i + kAhead);
+  }
+
+ private:
+  __device__ __forceinline__ void load(int i) {
+    values_[i % kAhead] = ptx::load_shared<Pair>(own_ + static_cast<uint32_t>(8 * i * 4));
+  }
+  uint32_t own_;
+  Pair values_[kAhead];
 };
 
-// sums += product * scales of one 128-block, for one half of the columns.
-template <class S>
-__device__ __forceinline__ void promote(float (&sums)[S::kWidth / 2],
-                                        const float (&product)[S::kWidth / 2],
-                                        const StageScales& scales,
-                                        int lane) {
+template <int kWidth>
+__device__ __forceinline__ void promote(float (&sums)[kWidth / 2],
+                                        const float (&product)[kWidth / 2],
+                                        float row0,
+                                        float row1,
+                                        ColumnScales<kWidth>& columns) {
 #pragma unroll
-  for (int i = 0; i < S::kWidth / 8; ++i) {
-    float s00, s01, s10, s11;
-    if constexpr (S::kDepth) {
-      const Pair column = ptx::load_shared<Pair>(scales.columns + (8 * i + 2 * (lane % 4)) * 4);
-      s00 = scales.row0 * column.x, s01 = scales.row0 * column.y;
-      s10 = scales.row1 * column.x, s11 = scales.row1 * column.y;
-    } else {
-      const bool before = 128 % S::kWidth == 0 || 8 * i < scales.split;
-      const float column = before ? scales.first : scales.second;
-      s00 = s01 = scales.row0 * column;
-      s10 = s11 = scales.row1 * column;
-    }
-    sums[4 * i] = ptx::multiply_add(product[4 * i], s00, sums[4 * i]);
-    sums[4 * i + 1] = ptx::multiply_add(product[4 * i + 1], s01, sums[4 * i + 1]);
-    sums[4 * i + 2] = ptx::multiply_add(product[4 * i + 2], s10, sums[4 * i + 2]);
-    sums[4 * i + 3] = ptx::multiply_add(product[4 * i + 3], s11, sums[4 * i + 3]);
+  for (int i = 0; i < kWidth / 8; ++i) {
+    const Pair column = columns.at(i);
+    columns.used(i);
+    sums[4 * i] = ptx::multiply_add(product[4 * i], row0 * column.x, sums[4 * i]);
+    sums[4 * i + 1] = ptx::multiply_add(product[4 * i + 1], row0 * column.y, sums[4 * i + 1]);
+    sums[4 * i + 2] = ptx::multiply_add(product[4 * i + 2], row1 * column.x, sums[4 * i + 2]);
+    sums[4 * i + 3] = ptx::multiply_add(product[4 * i + 3], row1 * column.y, sums[4 * i + 3]);
   }
 }
 
@@ -291,17 +342,21 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
         }
         ptx::commit_products();
         ptx::keep(product);
-        ptx::wait_products<0>();
-        ptx::keep(product);
-        // The weight gradient's column scales are read below.
-        if (!S::kDepth && h == S::kHalves - 1) release<S>(ring, lane);
-        const StageScales stage = {.row0 = row0,
-                                   .row1 = row1,
-                                   .first = first[h],
-                                   .second = second[h],
-                                   .split = S::kDepth ? 0 : scales[h].split,
-                                   .columns = ring.scales_b() + h * S::kWidth * 4};
-        promote<S>(sums[h], product, stage, lane);
+        if constexpr (S::kDepth) {
+          ColumnScales<S::kWidth> columns(ring.scales_b() + h * S::kWidth * 4, lane);
+          ptx::wait_products<0>();
+          ptx::keep(product);
+          promote<S::kWidth>(sums[h], product, row0, row1, columns);
+        } else {
+          ptx::wait_products<0>();
+          ptx::keep(product);
+          if (h == S::kHalves - 1) release<S>(ring, lane);
+          promote_split<S::kWidth>(
+              scales[h].split,
+              sums[h],
+              product,
+              {.row0 = row0, .row1 = row1, .first = first[h], .second = second[h]});
+        }
       }
       if constexpr (S::kDepth) {
         ptx::sync_warp();
@@ -358,6 +413,9 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   } else {
     ptx::sync_block();
   }
+  // All before this may run while the kernel before still ends.
+  ptx::wait_for_kernel_before();
+  ptx::let_next_kernel_start();
   // 128 * 40 + 256 * 232 registers are the 64K of an SM.
   const int warp = ptx::uniform(thread / 32);
   const int group = warp / 4;

@@ -41,6 +41,7 @@ struct LaunchShape {
   int threads = 32;
   int cluster = 1;
   int shared_bytes = 0;
+  bool waits_itself = false;  // the kernel calls wait_for_kernel_before, and may start before
 };
 
 inline constexpr int kMaxSharedBytes = 227 * 1024;  // of a block, sm_90

@@ -69,6 +69,16 @@ __device__ __forceinline__ bool elect_one() {
   return elected != 0;
 }
 
+// What the kernel started before on the stream has written is there from here on; no memory may be
+// touched earlier. Before: it may still run.
+__device__ __forceinline__ void wait_for_kernel_before() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+// The next kernel of the stream may start on what this one leaves free; it waits for all of this.
+__device__ __forceinline__ void let_next_kernel_start() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 // Registers per thread of this warp group from here on.
 template <int kCount>
 __device__ __forceinline__ void increase_registers() {

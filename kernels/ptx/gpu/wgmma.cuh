@@ -59,6 +59,10 @@ __device__ __forceinline__ void multiply_e4m3(float (&d)[kN / 2],
 #define REHEARSE_NAMES_5 "%40, %41, %42, %43, %44, %45, %46, %47"
 #define REHEARSE_NAMES_6 "%48, %49, %50, %51, %52, %53, %54, %55"
 #define REHEARSE_NAMES_7 "%56, %57, %58, %59, %60, %61, %62, %63"
+#define REHEARSE_NAMES_8 "%64, %65, %66, %67, %68, %69, %70, %71"
+#define REHEARSE_NAMES_9 "%72, %73, %74, %75, %76, %77, %78, %79"
+#define REHEARSE_NAMES_10 "%80, %81, %82, %83, %84, %85, %86, %87"
+#define REHEARSE_NAMES_11 "%88, %89, %90, %91, %92, %93, %94, %95"
 #define REHEARSE_SUMS_0 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
 #define REHEARSE_SUMS_1 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
 #define REHEARSE_SUMS_2 "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23])
@@ -67,6 +71,10 @@ __device__ __forceinline__ void multiply_e4m3(float (&d)[kN / 2],
 #define REHEARSE_SUMS_5 "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
 #define REHEARSE_SUMS_6 "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55])
 #define REHEARSE_SUMS_7 "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+#define REHEARSE_SUMS_8 "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71])
+#define REHEARSE_SUMS_9 "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79])
+#define REHEARSE_SUMS_10 "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87])
+#define REHEARSE_SUMS_11 "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
 // clang-format on
 
 // NAMES and the last arguments: the kN / 2 registers of the sums; A, B, ACCUMULATE: the numbers of
@@ -91,18 +99,6 @@ REHEARSE_MULTIPLY(64,
                   REHEARSE_SUMS_1,
                   REHEARSE_SUMS_2,
                   REHEARSE_SUMS_3)
-REHEARSE_MULTIPLY(96,
-                  REHEARSE_NAMES_0 ", " REHEARSE_NAMES_1 ", " REHEARSE_NAMES_2 ", " REHEARSE_NAMES_3
-                                   ", " REHEARSE_NAMES_4 ", " REHEARSE_NAMES_5,
-                  "%48",
-                  "%49",
-                  "%50",
-                  REHEARSE_SUMS_0,
-                  REHEARSE_SUMS_1,
-                  REHEARSE_SUMS_2,
-                  REHEARSE_SUMS_3,
-                  REHEARSE_SUMS_4,
-                  REHEARSE_SUMS_5)
 REHEARSE_MULTIPLY(112,
                   REHEARSE_NAMES_0 ", " REHEARSE_NAMES_1 ", " REHEARSE_NAMES_2 ", " REHEARSE_NAMES_3
                                    ", " REHEARSE_NAMES_4 ", " REHEARSE_NAMES_5
@@ -132,6 +128,44 @@ REHEARSE_MULTIPLY(128,
                   REHEARSE_SUMS_5,
                   REHEARSE_SUMS_6,
                   REHEARSE_SUMS_7)
+REHEARSE_MULTIPLY(160,
+                  REHEARSE_NAMES_0 ", " REHEARSE_NAMES_1 ", " REHEARSE_NAMES_2 ", " REHEARSE_NAMES_3
+                                   ", " REHEARSE_NAMES_4 ", " REHEARSE_NAMES_5 ", " REHEARSE_NAMES_6
+                                   ", " REHEARSE_NAMES_7 ", " REHEARSE_NAMES_8
+                                   ", " REHEARSE_NAMES_9,
+                  "%80",
+                  "%81",
+                  "%82",
+                  REHEARSE_SUMS_0,
+                  REHEARSE_SUMS_1,
+                  REHEARSE_SUMS_2,
+                  REHEARSE_SUMS_3,
+                  REHEARSE_SUMS_4,
+                  REHEARSE_SUMS_5,
+                  REHEARSE_SUMS_6,
+                  REHEARSE_SUMS_7,
+                  REHEARSE_SUMS_8,
+                  REHEARSE_SUMS_9)
+REHEARSE_MULTIPLY(192,
+                  REHEARSE_NAMES_0 ", " REHEARSE_NAMES_1 ", " REHEARSE_NAMES_2 ", " REHEARSE_NAMES_3
+                                   ", " REHEARSE_NAMES_4 ", " REHEARSE_NAMES_5 ", " REHEARSE_NAMES_6
+                                   ", " REHEARSE_NAMES_7 ", " REHEARSE_NAMES_8 ", " REHEARSE_NAMES_9
+                                   ", " REHEARSE_NAMES_10 ", " REHEARSE_NAMES_11,
+                  "%96",
+                  "%97",
+                  "%98",
+                  REHEARSE_SUMS_0,
+                  REHEARSE_SUMS_1,
+                  REHEARSE_SUMS_2,
+                  REHEARSE_SUMS_3,
+                  REHEARSE_SUMS_4,
+                  REHEARSE_SUMS_5,
+                  REHEARSE_SUMS_6,
+                  REHEARSE_SUMS_7,
+                  REHEARSE_SUMS_8,
+                  REHEARSE_SUMS_9,
+                  REHEARSE_SUMS_10,
+                  REHEARSE_SUMS_11)
 #undef REHEARSE_NAMES_0
 #undef REHEARSE_SUMS_0
 #undef REHEARSE_NAMES_1
@@ -148,6 +182,14 @@ REHEARSE_MULTIPLY(128,
 #undef REHEARSE_SUMS_6
 #undef REHEARSE_NAMES_7
 #undef REHEARSE_SUMS_7
+#undef REHEARSE_NAMES_8
+#undef REHEARSE_SUMS_8
+#undef REHEARSE_NAMES_9
+#undef REHEARSE_SUMS_9
+#undef REHEARSE_NAMES_10
+#undef REHEARSE_SUMS_10
+#undef REHEARSE_NAMES_11
+#undef REHEARSE_SUMS_11
 #undef REHEARSE_MULTIPLY
 
 }  // namespace rehearse::kernels::gpu::ptx

@@ -41,6 +41,8 @@ float shuffle_xor(float value, int mask, Where where = Where::current());
 float shuffle(float value, int lane, Where where = Where::current());
 int uniform(int value, Where where = Where::current());
 bool elect_one(Where where = Where::current());
+inline void wait_for_kernel_before() {}  // kernels run one after the other here
+inline void let_next_kernel_start() {}
 void set_registers(int count, bool increase, Where where);
 template <int kCount>
 void increase_registers(Where where = Where::current()) {
