@@ -10,6 +10,9 @@ set(mutants_table "")
 # SHAPE (width, halves, cluster, lead) of one kind: a sixteenth of what the kernel has.
 function(rehearse_mutant name kernel file what from to)
   set(shape "128, 1, 2, 2")
+  if(kernel STREQUAL "gradient")
+    set(shape "128, 1, 2, 0")
+  endif()
   if(ARGC GREATER 6)
     set(shape "${ARGV6}")
   endif()
@@ -67,22 +70,22 @@ target_include_directories(rehearse_mutants INTERFACE ${mutants_dir})
 
 set(gemm fp8_gemm/fp8_gemm.cuh)
 rehearse_mutant(no_full_wait gemm ${gemm} "multiplies without waiting for the copies"
-  "ptx::wait_barrier(ring.full(), ring.parity, \"full\");\n      const float row0" "const float row0")
+  "ptx::wait_barrier(ring.full(), ring.parity, \"full\");\n        const float row0" "const float row0")
 rehearse_mutant(no_empty_wait gemm ${gemm} "copies over a stage that is still read"
   "ptx::wait_barrier(ring.empty(), ring.parity ^ 1, \"empty\")" "")
 rehearse_mutant(wrong_empty_parity gemm ${gemm} "wrong phase bit of the producer"
   "ptx::wait_barrier(ring.empty(), ring.parity ^ 1, \"empty\")" "ptx::wait_barrier(ring.empty(), ring.parity, \"empty\")")
 rehearse_mutant(wrong_full_parity gemm ${gemm} "wrong phase bit of the consumers"
-  "ptx::wait_barrier(ring.full(), ring.parity, \"full\");\n      const float row0"
-  "ptx::wait_barrier(ring.full(), ring.parity ^ 1, \"full\");\n      const float row0")
+  "ptx::wait_barrier(ring.full(), ring.parity, \"full\");\n        const float row0"
+  "ptx::wait_barrier(ring.full(), ring.parity ^ 1, \"full\");\n        const float row0")
 rehearse_mutant(parity_stays gemm ${gemm} "the phase bit does not flip when the ring comes round"
   "parity ^= 1;" "")
 rehearse_mutant(no_product_wait gemm ${gemm} "reads sums while products are under way"
   "ptx::wait_products<0>();\n          ptx::keep(product);\n          if (h" "if (h")
 rehearse_mutant(no_gradient_wait gradient ${gemm} "reads a gradient's sums while products are under way"
-  "ptx::wait_products<0>();\n          ptx::keep(product);\n          promote<" "promote<")
-rehearse_mutant(column_scale_late gradient ${gemm} "a column's scale is the one of eight columns before"
-  "load(i + kAhead)" "load(i + kAhead - 1)")
+  "ptx::wait_products<0>();\n          ptx::keep(product);\n          if (h" "if (h")
+rehearse_mutant(column_scale_off gradient ${gemm} "the scales of the lane's neighbours' columns"
+  "static_cast<uint32_t>((8 * i + 2 * (lane % 4)) * 4)" "static_cast<uint32_t>((8 * i + 2 * (lane % 2)) * 4)")
 rehearse_mutant(no_product_fence gemm ${gemm} "no fence before products"
   "ptx::fence_products();" "")
 rehearse_mutant(keeps_accumulating gemm ${gemm} "carries a sum over into the next 128"
@@ -94,7 +97,7 @@ rehearse_mutant(no_swizzle_in gemm fp8_gemm/fp8_gemm.cu "operands are copied wit
 rehearse_mutant(tile_off_by_one gemm fp8_gemm/tiles.cuh "the last column of tiles twice, the first never"
   "tile.column = column * kTileN" "tile.column = (column + 1) * kTileN")
 rehearse_mutant(scale_of_wrong_group gemm ${gemm} "the first expert's weight scales for all"
-  "static_cast<int64_t>(group) * blocks" "static_cast<int64_t>(0) * blocks")
+  "static_cast<int64_t>(tile.group) * blocks" "static_cast<int64_t>(0) * blocks")
 rehearse_mutant(scale_of_next_row gemm ${gemm} "an activation's scale of the row below"
   "(own_row + 8) * 4" "(own_row + 9) * 4")
 rehearse_mutant(split_off gemm ${gemm} "the edge between two weight scales 8 columns late"
@@ -128,15 +131,13 @@ rehearse_mutant(no_barrier_fence gemm ${gemm} "copies complete on barriers they 
 rehearse_mutant(everyone_stores gemm ${gemm} "128 threads store the same box"
   "if (warp == 0 && ptx::elect_one()) {\n          if constexpr (S::kDepth) {\n            ptx::add_tensor"
   "{\n          if constexpr (S::kDepth) {\n            ptx::add_tensor")
-rehearse_mutant(column_scales_freed gradient ${gemm} "frees a stage whose column scales lanes still read"
-  "ptx::sync_warp();\n        release<S>(ring, lane);\n      }\n      if" "release<S>(ring, lane);\n      }\n      if")
 rehearse_mutant(reader_fences gemm ${gemm} "the storing thread fences, not those who wrote"
   "ptx::fence_async_shared();\n        ptx::sync_named(1 + group, 128);\n        if (warp == 0 && ptx::elect_one()) {"
   "ptx::sync_named(1 + group, 128);\n        if (warp == 0 && ptx::elect_one()) {\n          ptx::fence_async_shared();")
 rehearse_mutant(operands_misaligned gemm ${gemm} "operands begin 512 bytes past a multiple of 1024"
   "static constexpr int kA = 0;" "static constexpr int kA = 512;")
 rehearse_mutant(one_warp_gives_registers gemm ${gemm} "one warp of the producer's group gives up registers"
-  "ptx::decrease_registers<40>();\n    if" "if (warp == S::kMathWarps) ptx::decrease_registers<40>();\n    if")
+  "ptx::decrease_registers<24>();\n    if" "if (warp == S::kMathWarps) ptx::decrease_registers<24>();\n    if")
 rehearse_mutant(second_never_begins gemm ${gemm} "with few stages the second warp group waits for ever"
   "if (lead > 0) let_second_begin();" "")
 rehearse_mutant(first_tokens_for_all gradient fp8_gemm/tiles.cuh "every expert's gradient from the first tokens"

@@ -64,7 +64,8 @@ struct Row {
   std::string name, shape;
   gpu::Timing timing;
   GpuTask task;
-  int sms = 0;  // that multiply; 0: none do
+  int sms = 0;          // that multiply; 0: none do
+  bool beside = false;  // other kernels hold the rest
   double expected_share = 0;
   double cublaslt_us = 0, published_tflops = 0, profile_us = 0, spinner_us = 0;
 };
@@ -141,7 +142,13 @@ Result result_of(const Row& r, const gpu::Device& device) {
       ratio(profile).c_str(),
       ratio(spinner).c_str());
   JsonLine line;
-  line.add("case", r.name).add("tiles", r.shape).add("sms", static_cast<double>(r.sms));
+  line.add("case", r.name).add("work", std::string(rehearse::name_of(r.task.kind)));
+  if (r.task.kind == rehearse::WorkKind::kProduct) {
+    line.add("tiles", r.shape).add("sms", static_cast<double>(r.sms));
+    line.add("beside", r.beside).add("family", std::string(rehearse::name_of(r.task.family)));
+    line.add("format", std::string(rehearse::name_of(r.task.format)));
+    line.add("shape", std::vector<int64_t>{r.task.groups, r.task.m, r.task.n, r.task.k});
+  }
   line.add("median_us", r.timing.median_us).add("spread", r.timing.spread);
   line.add("graph_us", r.timing.graph_us).add("sustained_us", r.timing.sustained_us);
   line.add("clock_mhz", r.timing.clock_mhz).add("power_w", or_nan(r.timing.power_w));
@@ -247,6 +254,7 @@ void bench_gemm(const GemmCase& c, const Options& options, Process& process, con
             .timing = gpu::time_gpu(run),
             .task = c.task(),
             .sms = fitted.sms,
+            .beside = fitted.shares_device,
             .expected_share = expected_share(fitted, shape),
             .cublaslt_us = cublaslt_us,
             .published_tflops = c.published_tflops,

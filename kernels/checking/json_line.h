@@ -3,8 +3,10 @@
 // for it.
 
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 namespace rehearse::kernels {
 
@@ -15,6 +17,11 @@ class JsonLine {
   }
   JsonLine& add(const std::string& key, const char* value) { return add(key, std::string(value)); }
   JsonLine& add(const std::string& key, bool value) { return raw(key, value ? "true" : "false"); }
+  JsonLine& add(const std::string& key, const std::vector<int64_t>& values) {
+    std::string list;
+    for (const int64_t v : values) list += (list.empty() ? "" : ", ") + std::to_string(v);
+    return raw(key, "[" + list + "]");
+  }
   // null for what is not a number.
   JsonLine& add(const std::string& key, double value) {
     char text[32];

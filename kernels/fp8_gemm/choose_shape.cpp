@@ -17,11 +17,18 @@ constexpr double kMultiplyAddsPerClock = 4096;
 constexpr double kSharedBytesPerClock = 128;
 constexpr int64_t kTileM = 128;
 constexpr int64_t kTileK = 128;  // values per scale (report, section 3.3.2)
-// Estimates, until kernels_bench has measured them: before a tile's first product the ring of
-// stages fills, a latency of device memory and its barriers; results leave in columns of 128 rows x
-// 2 bytes, at 64 bytes per clock.
-constexpr double kTileOverhead = 1000;
-constexpr double kClocksPerColumn = 4;
+
+// Measured by kernels_bench on an H200, from two cases (m32768 n7168 k16384 and m32768 n32768 k512;
+// of gradients 4 x 8192 m4096 n7168 and m16384 n7168 with 4096 tokens); all others are predicted by
+// them (docs/gpu-kernels.md).
+// What 128 of the contraction take beyond the limit that binds: nothing where a warp group makes
+// 64 or 128 columns at a time.
+constexpr double kWideExcess = 1.08;      // 160 or 192 columns at once
+constexpr double kGradientExcess = 1.20;  // two scales per element, read by threads
+// A tile's beginning and the way out of its results, of which little is hidden.
+constexpr double kTileOverhead = 300;
+constexpr double kClocksPerColumn = 9;
+constexpr double kClocksPerGradientColumn = 36;  // 4 bytes an element, read and added to
 
 }  // namespace
 
@@ -33,9 +40,8 @@ double shared_clocks(const TileShape& s, bool weight_gradient) {
   const int64_t products = kWarpGroups * s.halves * (kTileM / kWarpGroups + s.width) * kTileK;
   const int64_t copies =
       (kTileM + tile_n) * kTileK + kTileM * 4 + (weight_gradient ? tile_n * 4 : 0);
-  // Scales are read by 8 warps, 8 bytes of every row, or every 8 columns, at a time: an access
-  // takes a clock however few bytes it reads.
-  const int64_t accesses = 8 * (2 + (weight_gradient ? tile_n / 8 : 0));
+  // 8 warps read a gradient's column scales, those of 8 columns at a time, a clock each.
+  const int64_t accesses = weight_gradient ? 8 * tile_n / 8 : 0;
   return static_cast<double>(products + copies) / kSharedBytesPerClock +
          static_cast<double>(accesses);
 }
@@ -50,13 +56,13 @@ double estimate_clocks(const ProductSize& size, const TileShape& s) {
   const double products = static_cast<double>(kTileM * tile_n * kTileK) / kMultiplyAddsPerClock;
   const double copied =
       static_cast<double>(kTileM * kTileK + tile_n * kTileK / s.cluster) / kL2BytesPerClock;
-  // With a lead one warp group's results leave while the other multiplies, alone and so at three
-  // quarters of the rate: about half of that time is won.
-  const double overhead = kTileOverhead + kClocksPerColumn * static_cast<double>(tile_n);
-  return static_cast<double>(waves) *
-         (static_cast<double>(ceil_div(depth, kTileK)) *
-              std::max({products, copied, shared_clocks(s, size.weight_gradient)}) +
-          (s.lead > 0 ? overhead / 2 : overhead));
+  const double block = std::max({products, copied, shared_clocks(s, size.weight_gradient)}) *
+                       (size.weight_gradient ? kGradientExcess
+                        : s.width > 128      ? kWideExcess
+                                             : 1.0);
+  const double column = size.weight_gradient ? kClocksPerGradientColumn : kClocksPerColumn;
+  return static_cast<double>(waves) * (static_cast<double>(ceil_div(depth, kTileK)) * block +
+                                       kTileOverhead + column * static_cast<double>(tile_n));
 }
 
 std::string to_string(const TileShape& s) {
@@ -66,32 +72,29 @@ std::string to_string(const TileShape& s) {
 }
 
 std::vector<TileShape> compiled_shapes(bool weight_gradient) {
+  if (weight_gradient) return {{128, 2, 2, 0}, {128, 2, 1, 0}, {128, 1, 2, 0}, {128, 1, 1, 0}};
   // The largest tile also without a lead, to measure what that gains.
-  std::vector<TileShape> list = {{128, 2, 2, 2},
-                                 {128, 2, 2, 0},
-                                 {128, 2, 1, 2},
-                                 {128, 1, 2, 2},
-                                 {128, 1, 1, 2},
-                                 {192, 1, 2, 2},
-                                 {192, 1, 1, 2}};
-  if (!weight_gradient) {
-    list.insert(list.end(),
-                {{160, 1, 2, 2},
-                 {160, 1, 1, 2},
-                 {112, 1, 2, 2},
-                 {112, 1, 1, 2},
-                 {64, 1, 2, 2},
-                 {64, 1, 1, 2}});
-  }
-  return list;
+  return {{128, 2, 2, 2},
+          {128, 2, 2, 0},
+          {128, 2, 1, 2},
+          {128, 1, 2, 2},
+          {128, 1, 1, 2},
+          {192, 1, 2, 2},
+          {192, 1, 1, 2},
+          {160, 1, 2, 2},
+          {160, 1, 1, 2},
+          {64, 1, 2, 2},
+          {64, 1, 1, 2}};
 }
 
 TileShape choose_shape(const ProductSize& size) {
-  TileShape chosen = {128, 1, 1, 2};  // one block by itself fits any number of SMs
+  // One block by itself fits any number of SMs.
+  TileShape chosen = {128, 1, 1, size.weight_gradient ? 0 : 2};
   double least = estimate_clocks(size, chosen);
   for (const TileShape& s : compiled_shapes(size.weight_gradient)) {
+    if (s.cluster > 1 && (size.shares_device || s.cluster > size.sms)) continue;
     const double clocks = estimate_clocks(size, s);
-    if (s.cluster <= size.sms && clocks < least) {
+    if (clocks < least) {
       chosen = s;
       least = clocks;
     }

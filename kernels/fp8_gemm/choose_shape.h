@@ -27,6 +27,9 @@ struct ProductSize {
   int groups = 1;
   int sms = 132;
   bool weight_gradient = false;
+  // Other kernels hold the rest of the SMs meanwhile. A cluster of two waits for two free SMs of
+  // one GPC, which they may leave single: the last cluster then runs alone, in twice the time.
+  bool shares_device = false;
 };
 
 // Clocks that 128 of the contraction keep an SM's shared memory busy: operands as `wgmma` reads
@@ -36,7 +39,7 @@ double shared_clocks(const TileShape& shape, bool weight_gradient);
 // Clocks of an SM, on paper: waves of tiles over the SMs, each as long as its tensor-core work
 // (4096 FP8 multiply-adds per clock), its traffic of shared memory (128 bytes per clock) or its
 // reads from L2 (about 39 bytes per clock and SM: 5120 over 132 SMs), whichever takes longest, and
-// what is not hidden behind them. No figure is fitted to a run.
+// what is not hidden behind them, which is measured.
 double estimate_clocks(const ProductSize& size, const TileShape& shape);
 
 // The compiled shape with the least of these.

@@ -120,17 +120,19 @@ void dispatch(const TileShape& s, const Problem& p, Stream stream) {
     }
     return false;
   };
-  bool known =
-      run_if.template operator()<128, 2, 2, 2>() || run_if.template operator()<128, 2, 2, 0>() ||
-      run_if.template operator()<128, 2, 1, 2>() || run_if.template operator()<128, 1, 2, 2>() ||
-      run_if.template operator()<128, 1, 1, 2>() || run_if.template operator()<192, 1, 2, 2>() ||
-      run_if.template operator()<192, 1, 1, 2>();
-  if constexpr (!kDepth) {
-    known = known || run_if.template operator()<160, 1, 2, 2>() ||
-            run_if.template operator()<160, 1, 1, 2>() ||
-            run_if.template operator()<112, 1, 2, 2>() ||
-            run_if.template operator()<112, 1, 1, 2>() ||
-            run_if.template operator()<64, 1, 2, 2>() || run_if.template operator()<64, 1, 1, 2>();
+  bool known = run_if.template operator()<128, 2, 2, 0>();
+  if constexpr (kDepth) {
+    known = known || run_if.template operator()<128, 2, 1, 0>() ||
+            run_if.template operator()<128, 1, 2, 0>() ||
+            run_if.template operator()<128, 1, 1, 0>();
+  } else {
+    known =
+        known || run_if.template operator()<128, 2, 2, 2>() ||
+        run_if.template operator()<128, 2, 1, 2>() || run_if.template operator()<128, 1, 2, 2>() ||
+        run_if.template operator()<128, 1, 1, 2>() || run_if.template operator()<192, 1, 2, 2>() ||
+        run_if.template operator()<192, 1, 1, 2>() || run_if.template operator()<160, 1, 2, 2>() ||
+        run_if.template operator()<160, 1, 1, 2>() || run_if.template operator()<64, 1, 2, 2>() ||
+        run_if.template operator()<64, 1, 1, 2>();
   }
   kArguments.require(known, "no kernel is compiled for tiles of " + to_string(s));
 }

@@ -11,6 +11,8 @@
 // next tile begins; the first warp group starts kLead stages ahead, so that the second multiplies
 // while the first's results leave, and the other way round.
 
+#include <type_traits>
+
 #include "kernels/fp8_gemm/tiles.cuh"
 #include "kernels/ptx/ptx.cuh"
 
@@ -68,6 +70,7 @@ struct GemmShape {
   static_assert(kTileN <= 256 && kWidth % 16 == 0);
   // A product and all sums lie in registers, of which 192 are left for them.
   static_assert(kWidth / 2 + kTileN / 2 <= 192);
+  static_assert(kHalves == 1 || kDepth || 128 % kWidth == 0);  // one edge in all
   static_assert(kBytesB / kCluster % 1024 == 0 && kBoxBytes % 1024 == 0 && kWidth % 8 == 0);
   static_assert(kStages >= kLead + 1 && kStages >= 3 && kSharedBytes <= kMaxSharedBytes);
 };
@@ -134,6 +137,7 @@ __device__ __forceinline__ void produce(const GemmArguments& args, uint32_t base
 // This warp has read the stage: says so to every block that copies into it.
 template <class S>
 __device__ __forceinline__ void release(const Ring<S>& ring, int lane) {
+  ptx::sync_warp();  // lane 0 speaks for all
   if constexpr (S::kCluster > 1) {
     if (lane < S::kCluster) ptx::arrive_at_rank(ring.empty(), lane);
   } else {
@@ -141,37 +145,52 @@ __device__ __forceinline__ void release(const Ring<S>& ring, int lane) {
   }
 }
 
-// The 128x128 scales of kWidth columns from `column` on: those of the first `split` columns, and
-// of the rest, which lie in the next block where kWidth does not divide 128.
-struct BlockScales {
-  const float* first;
-  const float* second;
-  int split;
-  __device__ __forceinline__ void set(const GemmArguments& args, int group, int column) {
+// The 128x128 scales of a tile's weights, of each half's first columns and of the rest, which lie
+// in the next block where kWidth does not divide 128; in 128 of the contraction after the other.
+template <class S>
+struct WeightScales {
+  float first[S::kHalves] = {}, second[S::kHalves] = {};
+  int split = 128;  // where the rest begins
+
+  __device__ __forceinline__ WeightScales(const GemmArguments& args, const Tile& tile) {
     const int blocks = (args.tiles.n + 127) / 128;
-    const int block = column / 128 < blocks ? column / 128 : blocks - 1;
-    const int last = block + 1 < blocks ? block + 1 : block;
     const float* scales =
-        args.b_block_scales + static_cast<int64_t>(group) * blocks * args.tiles.k_blocks;
-    first = scales + static_cast<int64_t>(block) * args.tiles.k_blocks;
-    second = scales + static_cast<int64_t>(last) * args.tiles.k_blocks;
-    split = (block + 1) * 128 - column;
+        args.b_block_scales + static_cast<int64_t>(tile.group) * blocks * args.tiles.k_blocks;
+#pragma unroll
+    for (int h = 0; h < (S::kDepth ? 0 : S::kHalves); ++h) {
+      const int column = tile.column + h * S::kWidth;
+      const int block = column / 128 < blocks ? column / 128 : blocks - 1;
+      const int next = block + 1 < blocks ? block + 1 : block;
+      if (h == 0) split = (block + 1) * 128 - column;
+      at_first_[h] = scales + static_cast<int64_t>(block) * args.tiles.k_blocks;
+      at_second_[h] = scales + static_cast<int64_t>(next) * args.tiles.k_blocks;
+    }
   }
+  template <int kSplit>
+  __device__ __forceinline__ void load(int k_block) {
+#pragma unroll
+    for (int h = 0; h < (S::kDepth ? 0 : S::kHalves); ++h) {
+      first[h] = ptx::load_global(at_first_[h] + k_block);
+      if constexpr (kSplit < S::kWidth) second[h] = ptx::load_global(at_second_[h] + k_block);
+    }
+  }
+
+ private:
+  const float* at_first_[S::kHalves] = {};
+  const float* at_second_[S::kHalves] = {};
 };
 
-// What a 128-block of one thread's two rows, 8 apart, and kWidth columns is multiplied by.
-struct StageScales {
-  float row0, row1;
-  float first, second;  // of the columns below the split and of the others
-};
-
-// sums += product * scales of one 128-block, whose weights' scales change at column kSplit.
+// sums += product * scales of one 128-block of a thread's two rows, 8 apart, and kWidth columns,
+// whose weights' scales change at column kSplit.
 template <int kWidth, int kSplit>
 __device__ __forceinline__ void promote(float (&sums)[kWidth / 2],
                                         const float (&product)[kWidth / 2],
-                                        const StageScales& scales) {
-  const float of_row0[2] = {scales.row0 * scales.first, scales.row0 * scales.second};
-  const float of_row1[2] = {scales.row1 * scales.first, scales.row1 * scales.second};
+                                        float row0,
+                                        float row1,
+                                        float first,
+                                        float second) {
+  const float of_row0[2] = {row0 * first, row0 * second};
+  const float of_row1[2] = {row1 * first, row1 * second};
 #pragma unroll
   for (int i = 0; i < kWidth / 8; ++i) {
     const float s0 = of_row0[8 * i >= kSplit];
@@ -183,19 +202,16 @@ __device__ __forceinline__ void promote(float (&sums)[kWidth / 2],
   }
 }
 
-// The columns where the scales of kWidth weights can change are multiples of the largest power of
-// two that divides kWidth. Code for each: known edges cost nothing.
-template <int kWidth, int kSplit = (kWidth & -kWidth)>
-__device__ __forceinline__ void promote_split(int split,
-                                              float (&sums)[kWidth / 2],
-                                              const float (&product)[kWidth / 2],
-                                              const StageScales& scales) {
+// Calls f with the column where the scales of kWidth weights change as a constant: known edges cost
+// nothing. They are multiples of the largest power of two that divides kWidth.
+template <int kWidth, int kSplit = (kWidth & -kWidth), class F>
+__device__ __forceinline__ void with_split(int split, const F& f) {
   if constexpr (kSplit >= kWidth || kSplit == 128) {
-    promote<kWidth, kSplit>(sums, product, scales);
+    f.template operator()<kSplit>();
   } else if (split == kSplit) {
-    promote<kWidth, kSplit>(sums, product, scales);
+    f.template operator()<kSplit>();
   } else {
-    promote_split<kWidth, kSplit + (kWidth & -kWidth)>(split, sums, product, scales);
+    with_split<kWidth, kSplit + (kWidth & -kWidth)>(split, f);
   }
 }
 
@@ -203,32 +219,18 @@ struct alignas(8) Pair {
   float x, y;
 };
 
-// The scales of a weight gradient's columns, of which every thread needs two in eight: read from
-// shared memory some steps of eight ahead of their use, the first of them while the products are
-// still made, since the tensor cores leave shared memory little time.
+// The scales of a weight gradient's columns, of which every thread needs two in eight. All are read
+// while the warp group's own products are made: read afterwards, they wait for the products of the
+// other warp group, which leave shared memory little time (an H200: 9% slower).
 template <int kWidth>
-class ColumnScales {
- public:
-  static constexpr int kAhead = 8;
-  __device__ __forceinline__ ColumnScales(uint32_t scales, int lane)
-      : own_(scales + static_cast<uint32_t>(2 * (lane % 4) * 4)) {
+struct ColumnScales {
+  Pair at[kWidth / 8];
+  __device__ __forceinline__ ColumnScales(uint32_t scales, int lane) {
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) load(i);
+    for (int i = 0; i < kWidth / 8; ++i) {
+      at[i] = ptx::load_shared<Pair>(scales + static_cast<uint32_t>((8 * i + 2 * (lane % 4)) * 4));
+    }
   }
-  __device__ __forceinline__ Pair at(int i) const {
-    return values_[i % kAhead];
-  }
-  // When the one at i has been used.
-  __device__ __forceinline__ void used(int i) {
-    if (i + kAhead < kWidth / 8) load(i + kAhead);
-  }
-
- private:
-  __device__ __forceinline__ void load(int i) {
-    values_[i % kAhead] = ptx::load_shared<Pair>(own_ + static_cast<uint32_t>(8 * i * 4));
-  }
-  uint32_t own_;
-  Pair values_[kAhead];
 };
 
 template <int kWidth>
@@ -236,17 +238,22 @@ __device__ __forceinline__ void promote(float (&sums)[kWidth / 2],
                                         const float (&product)[kWidth / 2],
                                         float row0,
                                         float row1,
-                                        ColumnScales<kWidth>& columns) {
+                                        const ColumnScales<kWidth>& columns) {
 #pragma unroll
   for (int i = 0; i < kWidth / 8; ++i) {
-    const Pair column = columns.at(i);
-    columns.used(i);
+    const Pair column = columns.at[i];
     sums[4 * i] = ptx::multiply_add(product[4 * i], row0 * column.x, sums[4 * i]);
     sums[4 * i + 1] = ptx::multiply_add(product[4 * i + 1], row0 * column.y, sums[4 * i + 1]);
     sums[4 * i + 2] = ptx::multiply_add(product[4 * i + 2], row1 * column.x, sums[4 * i + 2]);
     sums[4 * i + 3] = ptx::multiply_add(product[4 * i + 3], row1 * column.y, sums[4 * i + 3]);
   }
 }
+
+struct NoScales {
+  __device__ __forceinline__ NoScales(uint32_t, int) {}
+};
+template <class S>
+using OwnScales = std::conditional_t<S::kDepth, ColumnScales<S::kWidth>, NoScales>;
 
 // Writes one box of results to shared memory, swizzled, and has it stored.
 template <class S>
@@ -300,70 +307,49 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
     if (tile.idle) {
       for (int i = 0; i < tile.k_blocks; ++i, ring.advance()) {
         ptx::wait_barrier(ring.full(), ring.parity, "full");
-        ptx::sync_warp();
         release<S>(ring, lane);
         if (lead > 0 && --lead == 0) let_second_begin();
       }
       continue;
     }
 
-    BlockScales scales[S::kHalves];
-    if constexpr (!S::kDepth) {
-#pragma unroll
-      for (int h = 0; h < S::kHalves; ++h) {
-        scales[h].set(args, tile.group, tile.column + h * S::kWidth);
-      }
-    }
+    WeightScales<S> weights(args, tile);
     float sums[S::kHalves][S::kWidth / 2] = {};
+    const auto add_blocks = [&]<int kSplit>() {
 #pragma unroll 1
-    for (int i = 0; i < tile.k_blocks; ++i, ring.advance()) {
-      float first[S::kHalves] = {};
-      float second[S::kHalves] = {};
-      if constexpr (!S::kDepth) {
+      for (int i = 0; i < tile.k_blocks; ++i, ring.advance()) {
+        weights.template load<kSplit>(i);
+        ptx::wait_barrier(ring.full(), ring.parity, "full");
+        const float row0 = ptx::load_shared<float>(ring.scales_a() + own_row * 4);
+        const float row1 = ptx::load_shared<float>(ring.scales_a() + (own_row + 8) * 4);
+        const uint64_t a = ptx::operand(ring.a() + group * 64 * kTileK);
 #pragma unroll
         for (int h = 0; h < S::kHalves; ++h) {
-          first[h] = ptx::load_global(scales[h].first + i);
-          if constexpr (128 % S::kWidth != 0) second[h] = ptx::load_global(scales[h].second + i);
-        }
-      }
-      ptx::wait_barrier(ring.full(), ring.parity, "full");
-      const float row0 = ptx::load_shared<float>(ring.scales_a() + own_row * 4);
-      const float row1 = ptx::load_shared<float>(ring.scales_a() + (own_row + 8) * 4);
-      const uint64_t a = ptx::operand(ring.a() + group * 64 * kTileK);
-#pragma unroll
-      for (int h = 0; h < S::kHalves; ++h) {
-        float product[S::kWidth / 2];
-        const uint64_t b = ptx::operand(ring.b() + h * S::kWidth * kTileK);
-        ptx::keep(product);
-        ptx::fence_products();
-#pragma unroll
-        for (int k = 0; k < kTileK; k += 32) {
-          ptx::multiply_e4m3<S::kWidth>(product, ptx::advance(a, k), ptx::advance(b, k), k > 0);
-        }
-        ptx::commit_products();
-        ptx::keep(product);
-        if constexpr (S::kDepth) {
-          ColumnScales<S::kWidth> columns(ring.scales_b() + h * S::kWidth * 4, lane);
-          ptx::wait_products<0>();
+          float product[S::kWidth / 2];
+          const uint64_t b = ptx::operand(ring.b() + h * S::kWidth * kTileK);
           ptx::keep(product);
-          promote<S::kWidth>(sums[h], product, row0, row1, columns);
-        } else {
+          ptx::fence_products();
+#pragma unroll
+          for (int k = 0; k < kTileK; k += 32) {
+            ptx::multiply_e4m3<S::kWidth>(product, ptx::advance(a, k), ptx::advance(b, k), k > 0);
+          }
+          ptx::commit_products();
+          ptx::keep(product);
+          const OwnScales<S> columns(ring.scales_b() + h * S::kWidth * 4, lane);
           ptx::wait_products<0>();
           ptx::keep(product);
           if (h == S::kHalves - 1) release<S>(ring, lane);
-          promote_split<S::kWidth>(
-              scales[h].split,
-              sums[h],
-              product,
-              {.row0 = row0, .row1 = row1, .first = first[h], .second = second[h]});
+          if constexpr (S::kDepth) {
+            promote<S::kWidth>(sums[h], product, row0, row1, columns);
+          } else {
+            promote<S::kWidth, kSplit>(
+                sums[h], product, row0, row1, weights.first[h], weights.second[h]);
+          }
         }
+        if (lead > 0 && --lead == 0) let_second_begin();
       }
-      if constexpr (S::kDepth) {
-        ptx::sync_warp();
-        release<S>(ring, lane);
-      }
-      if (lead > 0 && --lead == 0) let_second_begin();
-    }
+    };
+    with_split<S::kDepth ? 128 : S::kWidth>(weights.split, add_blocks);
 
 #pragma unroll
     for (int box = 0; box < S::kTileN / S::kBoxColumns; ++box) {
@@ -416,14 +402,14 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   // All before this may run while the kernel before still ends.
   ptx::wait_for_kernel_before();
   ptx::let_next_kernel_start();
-  // 128 * 40 + 256 * 232 registers are the 64K of an SM.
+  // 128 * 24 + 256 * 240 registers are nearly the 64K of an SM.
   const int warp = ptx::uniform(thread / 32);
   const int group = warp / 4;
   if (group == 2) {
-    ptx::decrease_registers<40>();
+    ptx::decrease_registers<24>();
     if (warp == S::kMathWarps && ptx::elect_one()) produce<S>(args, base);
   } else {
-    ptx::increase_registers<232>();
+    ptx::increase_registers<240>();
     multiply<S>(args, base, group);
   }
   // Until here the other block may still copy into this one, or arrive at its barriers.

@@ -17,6 +17,7 @@ struct GemmCase {
   int64_t m = 0, n = 0, k = 0;  // y[m, n] over k; weight gradients: dw[m, n] over k tokens
   std::vector<int32_t> rows;    // of each group, padded to fill m (or k) together; empty: dense
   int sms = 132;
+  bool shares_device = false;  // the other SMs are other kernels'
   // What others published, 0 where nothing: TFLOP/s on an H800 with 132 SMs (DeepGEMM's README),
   // microseconds in DeepSeek's DualPipe profile of an H800 with 112.
   double published_tflops = 0;
@@ -27,7 +28,7 @@ struct GemmCase {
   int64_t used() const;
   // Flops and bytes, as the simulator counts them.
   GpuTask task() const;
-  ProductSize size() const { return {m, n, k, groups(), sms, weight_gradient}; }
+  ProductSize size() const { return {m, n, k, groups(), sms, weight_gradient, shares_device}; }
   // Tile shapes the kernels are compiled for that make sense here; the first is the chosen one.
   std::vector<TileShape> shapes() const;
 };

@@ -99,20 +99,6 @@ REHEARSE_MULTIPLY(64,
                   REHEARSE_SUMS_1,
                   REHEARSE_SUMS_2,
                   REHEARSE_SUMS_3)
-REHEARSE_MULTIPLY(112,
-                  REHEARSE_NAMES_0 ", " REHEARSE_NAMES_1 ", " REHEARSE_NAMES_2 ", " REHEARSE_NAMES_3
-                                   ", " REHEARSE_NAMES_4 ", " REHEARSE_NAMES_5
-                                   ", " REHEARSE_NAMES_6,
-                  "%56",
-                  "%57",
-                  "%58",
-                  REHEARSE_SUMS_0,
-                  REHEARSE_SUMS_1,
-                  REHEARSE_SUMS_2,
-                  REHEARSE_SUMS_3,
-                  REHEARSE_SUMS_4,
-                  REHEARSE_SUMS_5,
-                  REHEARSE_SUMS_6)
 REHEARSE_MULTIPLY(128,
                   REHEARSE_NAMES_0 ", " REHEARSE_NAMES_1 ", " REHEARSE_NAMES_2 ", " REHEARSE_NAMES_3
                                    ", " REHEARSE_NAMES_4 ", " REHEARSE_NAMES_5 ", " REHEARSE_NAMES_6
