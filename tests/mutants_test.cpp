@@ -85,5 +85,16 @@ INSTANTIATE_TEST_SUITE_P(All,
                          ::testing::Range(size_t{0}, kMutants.size()),
                          [](const auto& mutant) { return kMutants[mutant.param].name; });
 
+TEST(Deadlock, NamesItsBarrier) {
+  for (const Mutant& mutant : kMutants) {
+    if (mutant.name != "wrong_empty_parity") continue;
+    const std::string found = first_failure(mutant);
+    EXPECT_NE(found.find("deadlock"), std::string::npos) << found;
+    EXPECT_NE(found.find("mbarrier empty"), std::string::npos) << found;
+    return;
+  }
+  FAIL() << "no such variant";
+}
+
 }  // namespace
 }  // namespace rehearse::kernels

@@ -43,9 +43,10 @@ constexpr char kHelp[] =
     "SMs' clock and the power in that time; TFLOP/s and GB/s back to back, the share of the limit\n"
     "that binds (FP8 peak of the SMs used at that clock, or the bandwidth of a device copy, "
     "measured\n"
-    "first), and the share of the FP8 peak expected on paper; speed relative to cuBLASLt's (back "
-    "to\n"
-    "back), to the published H800 figure (single runs) and to the H800 profile's time; of cases "
+    "first), and the share of the FP8 peak expected on paper; speed relative to cuBLASLt's (by "
+    "turns,\n"
+    "back to back), to the published H800 figure (single runs) and to the H800 profile's time; of "
+    "cases "
     "on\n"
     "fewer SMs than there are, the time while a spinning kernel holds the others, over that "
     "without.\n\n"
@@ -67,7 +68,8 @@ struct Row {
   int sms = 0;          // that multiply; 0: none do
   bool beside = false;  // other kernels hold the rest
   double expected_share = 0;
-  double cublaslt_us = 0, published_tflops = 0, profile_us = 0, spinner_us = 0;
+  gpu::Pair turns = {};  // with cuBLASLt
+  double published_tflops = 0, profile_us = 0, spinner_us = 0;
 };
 
 std::string ratio(double value) {
@@ -112,7 +114,7 @@ Result result_of(const Row& r, const gpu::Device& device) {
   const double share = std::max(compute_s, memory_s) / seconds;
   const char* limit = compute_s > memory_s ? "FP8" : "copy";
   const double tflops = flops / seconds * 1e-12;
-  const double cublaslt = r.cublaslt_us / r.timing.sustained_us;
+  const double cublaslt = r.turns.run_us > 0 ? r.turns.other_us / r.turns.run_us : 0;
   // Others time single kernels.
   const double published =
       r.published_tflops > 0 ? flops / (r.timing.median_us * 1e-6) * 1e-12 / r.published_tflops : 0;
@@ -156,7 +158,7 @@ Result result_of(const Row& r, const gpu::Device& device) {
   line.add("flops", flops).add("bytes", bytes).add("tflops", tflops);
   line.add("gbs", bytes / seconds * 1e-9).add("limit", limit).add("share_of_limit", share);
   line.add("expected_share_of_fp8_peak", or_nan(r.expected_share));
-  line.add("cublaslt_us", or_nan(r.cublaslt_us)).add("speed_to_cublaslt", or_nan(cublaslt));
+  line.add("cublaslt_us", or_nan(r.turns.other_us)).add("speed_to_cublaslt", or_nan(cublaslt));
   line.add("published_tflops", or_nan(r.published_tflops));
   line.add("speed_to_published", or_nan(published));
   line.add("h800_profile_us", or_nan(r.profile_us));
@@ -196,35 +198,34 @@ struct Process {
   }
 };
 
-// Of cuBLASLt: its check, and its time or 0 where it does not do the product.
-double bench_oracle(
-    const GemmData& data, GemmOperands& operands, Process& process, bool once, const Emit& emit) {
-  const bool does = data.of().weight_gradient ? gpu::cublaslt_does(operands.gradient())
-                                              : gpu::cublaslt_does(operands.product());
-  if (!process.program.oracle || !does) return 0;
+// cuBLASLt for this case, checked; or nothing where it does not do the product.
+std::optional<gpu::CublasLtProduct> oracle_for(const GemmData& data,
+                                               GemmOperands& operands,
+                                               Process& process,
+                                               const Emit& emit) {
+  std::optional<gpu::CublasLtProduct> product;
+  const bool gradient = data.of().weight_gradient;
+  if (!process.program.oracle || !(gradient ? gpu::cublaslt_does(operands.gradient())
+                                            : gpu::cublaslt_does(operands.product()))) {
+    return product;
+  }
+  const std::string name = data.of().name + " (cuBLASLt)";
   try {
-    std::optional<gpu::CublasLtProduct> product;
-    if (data.of().weight_gradient) {
+    if (gradient) {
       product.emplace(operands.gradient());
     } else {
       product.emplace(operands.product());
     }
-    if (once) {
-      product->run({});
-      process.program.target->synchronize();
-      return 0;
-    }
     Outcome o =
         check_gemm(data, operands, {}, *process.program.target, *process.program.oracle, false);
-    o.name = data.of().name + " (cuBLASLt)";
+    o.name = name;
     emit(rehearse::kernels::result_of(o));
-    return gpu::time_gpu([&](Stream s) { product->run(s); }).sustained_us;
   } catch (const gpu::NoAlgorithm& e) {
     emit({true,
-          "skip  " + data.of().name + " (cuBLASLt): " + e.what(),
-          JsonLine().add("case", data.of().name + " (cuBLASLt)").add("skipped", e.what()).text()});
-    return 0;
+          "skip  " + name + ": " + e.what(),
+          JsonLine().add("case", name).add("skipped", e.what()).text()});
   }
+  return product;
 }
 
 void bench_gemm(const GemmCase& c, const Options& options, Process& process, const Emit& emit) {
@@ -236,9 +237,10 @@ void bench_gemm(const GemmCase& c, const Options& options, Process& process, con
   std::vector<TileShape> shapes = fitted.shapes();
   if (!options.shapes) shapes.resize(1);
   // With fewer SMs than the device has, cuBLASLt, which uses all, is no measure.
-  const double cublaslt_us = target.runs() && fitted.sms == process.device.sms
-                                 ? bench_oracle(data, operands, process, options.once, emit)
-                                 : 0;
+  std::optional<gpu::CublasLtProduct> oracle;
+  if (target.runs() && !options.once && fitted.sms == process.device.sms) {
+    oracle = oracle_for(data, operands, process, emit);
+  }
   for (const TileShape& shape : shapes) {
     const auto run = [&](Stream s) { operands.start(target.kernels, shape, s); };
     if (options.once) {
@@ -256,9 +258,9 @@ void bench_gemm(const GemmCase& c, const Options& options, Process& process, con
             .sms = fitted.sms,
             .beside = fitted.shares_device,
             .expected_share = expected_share(fitted, shape),
-            .cublaslt_us = cublaslt_us,
             .published_tflops = c.published_tflops,
             .profile_us = c.profile_us};
+    if (oracle) row.turns = gpu::time_by_turns(run, [&](Stream s) { oracle->run(s); });
     if (fitted.sms < process.device.sms) {
       row.spinner_us = gpu::time_beside_spinner(run, process.device.sms - fitted.sms);
     }

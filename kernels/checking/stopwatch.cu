@@ -17,7 +17,8 @@ constexpr int kRuns = 30;
 // bench_kineto): takes milliseconds, in which the L2 is emptied and the clock recovers.
 constexpr size_t kFlush = 8'000'000'000;
 constexpr double kSustainedMicros = 1e5;  // of back-to-back runs
-constexpr double kGraphMicros = 2e4;      // of a graph
+constexpr double kTurnMicros = 3e4;
+constexpr double kGraphMicros = 2e4;  // of a graph
 constexpr int kMaxSms = 256;
 
 struct Sample {
@@ -195,6 +196,25 @@ Timing time_gpu(const std::function<void(Stream)>& run) {
   }
   t.clock_mhz = clocks.empty() ? 0 : quantile(clocks, 0.5);
   return t;
+}
+
+Pair time_by_turns(const std::function<void(Stream)>& run,
+                   const std::function<void(Stream)>& other) {
+  constexpr int kTurns = 5;
+  std::vector<double> times[2];
+  for (int turn = 0; turn < 2 * kTurns; ++turn) {
+    const std::function<void(Stream)>& work = turn % 2 == 0 ? run : other;
+    const auto time = [&](int runs) {
+      Event before, after;
+      before.record();
+      for (int i = 0; i < runs; ++i) work({});
+      after.record();
+      return after.micros_since(before) / runs;
+    };
+    const int runs = std::clamp(static_cast<int>(kTurnMicros / time(2)), 4, 2000);
+    times[turn % 2].push_back(time(runs));
+  }
+  return {quantile(times[0], 0.5), quantile(times[1], 0.5)};
 }
 
 double time_beside_spinner(const std::function<void(Stream)>& run, int sms) {

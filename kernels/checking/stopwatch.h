@@ -22,6 +22,13 @@ struct Timing {
 
 // Times `run`, which starts work on the stream it is given.
 Timing time_gpu(const std::function<void(Stream)>& run);
+// Times per run of two kinds of work, each back to back for a while and by turns, so that clock and
+// warmth are the same for both.
+struct Pair {
+  double run_us = 0, other_us = 0;
+};
+Pair time_by_turns(const std::function<void(Stream)>& run,
+                   const std::function<void(Stream)>& other);
 // The median of single runs while blocks that do nothing but run hold `sms` SMs, one each.
 double time_beside_spinner(const std::function<void(Stream)>& run, int sms);
 

@@ -195,8 +195,6 @@ CublasLtProduct::CublasLtProduct(const Fp8WeightGradient& p)
           CUDA_R_32F,
           1)) {}
 
-CublasLtProduct::~CublasLtProduct() = default;
-
 void CublasLtProduct::run(Stream stream) {
   plan_->run(static_cast<cudaStream_t>(stream.handle));
 }
@@ -222,11 +220,14 @@ CublasLtProduct::CublasLtProduct(const Fp8Product&) {
 CublasLtProduct::CublasLtProduct(const Fp8WeightGradient&) {
   throw NoAlgorithm("built without cuBLASLt");
 }
-CublasLtProduct::~CublasLtProduct() = default;
 void CublasLtProduct::run(Stream) {}
 std::string cublaslt_version() {
   return "";
 }
 #endif
+
+CublasLtProduct::~CublasLtProduct() = default;
+CublasLtProduct::CublasLtProduct(CublasLtProduct&&) noexcept = default;
+CublasLtProduct& CublasLtProduct::operator=(CublasLtProduct&&) noexcept = default;
 
 }  // namespace rehearse::kernels::gpu

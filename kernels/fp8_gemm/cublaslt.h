@@ -31,6 +31,8 @@ class CublasLtProduct {
   // 1x128 by 1x128, added to FP32.
   explicit CublasLtProduct(const Fp8WeightGradient& p);
   ~CublasLtProduct();
+  CublasLtProduct(CublasLtProduct&&) noexcept;
+  CublasLtProduct& operator=(CublasLtProduct&&) noexcept;
 
   void run(Stream stream);
 

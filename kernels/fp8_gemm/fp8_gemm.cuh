@@ -297,10 +297,10 @@ __device__ __forceinline__ void multiply(const GemmArguments& args, uint32_t bas
   const int own_row = group * 64 + warp * 16 + lane / 4;
   const uint32_t slots = base + S::kOut + static_cast<uint32_t>(group * S::kSlots * S::kBoxBytes);
   int slot = 0;
-  // Stages until the second warp group may begin; it waits here, the first comes when it is there.
+  // Stages until the second warp group, which waits here, may begin.
   int lead = group == 0 ? S::kLead : 0;
-  const auto let_second_begin = [] { ptx::sync_named(kLeadBarrier, 256); };
-  if (S::kLead > 0 && group == 1) let_second_begin();
+  const auto let_second_begin = [] { ptx::arrive_named(kLeadBarrier, 256); };
+  if (S::kLead > 0 && group == 1) ptx::sync_named(kLeadBarrier, 256);
   Ring<S> ring{base};
   Tiles<S::kTileN, S::kCluster, S::kDepth> tiles(args.tiles);
   for (Tile tile; tiles.next(tile);) {

@@ -11,15 +11,19 @@
 #include "kernels/ptx/tensor_map.h"
 
 #ifdef __CUDACC__
-#ifndef REHEARSE_TARGET
-#define REHEARSE_TARGET gpu
-#endif
 #include "kernels/ptx/gpu/barrier.cuh"
 #include "kernels/ptx/gpu/launch.cuh"
 #include "kernels/ptx/gpu/memory.cuh"
 #include "kernels/ptx/gpu/tensor_copy.cuh"
 #include "kernels/ptx/gpu/thread.cuh"
 #include "kernels/ptx/gpu/wgmma.cuh"
+#ifndef REHEARSE_TARGET
+#define REHEARSE_TARGET gpu
+#else  // a variant, for tests
+namespace rehearse::kernels::REHEARSE_TARGET {
+namespace ptx = ::rehearse::kernels::gpu::ptx;
+}
+#endif
 #else
 #ifndef REHEARSE_TARGET
 #define REHEARSE_TARGET imitated

@@ -36,6 +36,7 @@ int cluster_rank(Where where = Where::current());
 void sync_block(Where where = Where::current());
 void sync_warp(Where where = Where::current());
 void sync_named(int id, int threads, Where where = Where::current());
+void arrive_named(int id, int threads, Where where = Where::current());
 void sync_cluster(Where where = Where::current());
 float shuffle_xor(float value, int mask, Where where = Where::current());
 float shuffle(float value, int lane, Where where = Where::current());

@@ -231,7 +231,7 @@ void Cluster::wait_until(std::function<bool()> ready,
   }
 }
 
-void Cluster::meet(Meeting& m, int expected, const char* what, Where where) {
+void Cluster::meet(Meeting& m, int expected, const char* what, Where where, bool waits) {
   Thread& t = self();
   if (m.arrived == 0) {
     m.expected = expected;
@@ -251,6 +251,7 @@ void Cluster::meet(Meeting& m, int expected, const char* what, Where where) {
     m.released = m.gathering;
     m.shown = m.given;
   }
+  if (!waits) return;
   wait_until([&m, generation] { return m.generation != generation; },
              [&m, what] {
                return std::string(what) + ": " + std::to_string(m.arrived) + " of " +

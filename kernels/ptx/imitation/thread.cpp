@@ -29,12 +29,25 @@ void sync_warp(Where where) {
   Cluster::current().meet(t.block->warps[static_cast<size_t>(t.warp())], kWarp, "its warp", where);
 }
 
-void sync_named(int id, int threads, Where where) {
+namespace {
+void come_to_named(int id, int threads, bool waits, Where where) {
   Cluster& c = Cluster::current();
   if (id < 1 || id > 15 || threads <= 0 || threads % kWarp != 0) {
     c.fail("meets " + std::to_string(threads) + " threads at barrier " + std::to_string(id), where);
   }
-  c.meet(Cluster::self().block->named[static_cast<size_t>(id)], threads, "a named barrier", where);
+  c.meet(Cluster::self().block->named[static_cast<size_t>(id)],
+         threads,
+         "a named barrier",
+         where,
+         waits);
+}
+}  // namespace
+
+void sync_named(int id, int threads, Where where) {
+  come_to_named(id, threads, true, where);
+}
+void arrive_named(int id, int threads, Where where) {
+  come_to_named(id, threads, false, where);
 }
 
 void sync_cluster(Where where) {
