@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "base/file.h"
+#include "cli/calibrate_kernels.h"
 #include "cli/calibrate_links.h"
 #include "cli/calibrate_trace.h"
 #include "cli/command.h"
@@ -123,7 +124,8 @@ int calibrate(const Arguments& args) {
            "is run. A grid of shapes lets any small model be interpolated; plans that are given\n"
            "have their own shapes timed too, which is more exact.\n\n"
            "For GPUs it imports instead: --from-trace takes a profile of one overlapped pair,\n"
-           "--links what nccl-tests and DeepEP's tests print. A trace whose ops have no "
+           "--links what nccl-tests and DeepEP's tests print, --kernels what our kernels' bench "
+           "(tools/gpu_check.sh)\nmeasured. A trace whose ops have no "
            "annotations\n"
            "is mapped by kernel names; topologies/h800-dualpipe.map.yaml is an example of a map.",
        .examples =
@@ -132,6 +134,7 @@ int calibrate(const Arguments& args) {
            "  rehearse simulate plan.yaml --calibration calibration.yaml\n"
            "  rehearse calibrate --check calibration.yaml      does it still hold?\n"
            "  rehearse calibrate pair.yaml --from-trace trace.json.gz --map kernels.map.yaml\n"
+           "  rehearse calibrate plan.yaml --kernels bench.json --out h200.calibration.yaml\n"
            "  rehearse calibrate --links all_reduce.txt --links deepep.txt --base gpu.yaml\n",
        .plan = PlanArgument::kNoneOrSeveral});
   options
@@ -148,9 +151,11 @@ int calibrate(const Arguments& args) {
       .value("check", "FILE", "time some kernels of this calibration file again");
   add_trace_options(options);
   add_link_options(options);
+  add_kernel_options(options);
   if (!options.parse(args)) return 0;
   if (options.has("from-trace")) return calibrate_from_trace(options);
   if (options.has("links")) return calibrate_links(options);
+  if (options.has("kernels")) return calibrate_kernels(options);
   if (options.text("device") != "cpu") {
     throw UsageError("calibrate: --device must be cpu");
   }

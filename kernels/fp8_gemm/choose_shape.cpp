@@ -20,7 +20,7 @@ constexpr int64_t kTileK = 128;  // values per scale (report, section 3.3.2)
 
 // Measured by kernels_bench on an H200, from two cases (m32768 n7168 k16384 and m32768 n32768 k512;
 // of gradients 4 x 8192 m4096 n7168 and m16384 n7168 with 4096 tokens); all others are predicted by
-// them (docs/gpu-kernels.md).
+// them (experiments/fp8-kernels).
 // What 128 of the contraction take beyond the limit that binds: nothing where a warp group makes
 // 64 or 128 columns at a time.
 constexpr double kWideExcess = 1.08;      // 160 or 192 columns at once
