@@ -1,6 +1,7 @@
 #include "cli/calibrate_links.h"
 
 #include <algorithm>
+#include <iostream>
 
 #include <fmt/format.h>
 
@@ -56,21 +57,34 @@ int calibrate_links(const Options& options) {
   }
   if (options.plan_paths().size() > 1) throw UsageError("calibrate: --links takes one plan");
   GpuCalibration c = load_gpu_calibration(options.text("base"));
+  std::optional<Plan> plan;
+  if (!options.plan_paths().empty()) {
+    plan = load_plan(options.plan_path());
+    if (!plan->cluster.of_gpus()) {
+      throw InputError(plan->path + ": --links needs a plan on GPUs");
+    }
+  }
+  const LinkTarget target{.device = c.device, .cluster = plan ? &plan->cluster : nullptr};
   const std::string out =
       options.has("out") ? options.text("out") : std::string("out/calibration.yaml");
   require_writable(out);
+  const auto warn = [](const std::string& what) {
+    std::cerr << fmt::format("warning: {}\n", what);
+  };
   Report r;
   std::vector<LinkBenchmark::AllToAll> all_to_alls;
   double copied = 0;
   int64_t copies = 0;
+  bool taken = false;
   for (const std::string& path : options.texts("links")) {
-    const LinkBenchmark b = parse_link_benchmark(read_file(path), path);
+    const LinkBenchmark b = parse_link_benchmark(read_file(path), path, target);
     Report& of = r.item("benchmarks");
     of.say(fmt::format("{}: {}\n", path, b.source));
     of.put("file", path);
     of.put("source", b.source);
     const auto take = [&](const char* name, const std::optional<LinkMeasurement>& m, auto& link) {
       if (!m) return;
+      taken = true;
       link = *m;
       of.say(fmt::format("  {} {}{}, fitted within {:.1f}% root mean square\n",
                          name,
@@ -84,6 +98,12 @@ int calibrate_links(const Options& options) {
     };
     take("node_link", b.node_link, c.node_link);
     take("network", b.network, c.network);
+    std::vector<Value> warnings;
+    for (const std::string& w : b.warnings) {
+      warn(path + ": " + w);
+      warnings.emplace_back(w);
+    }
+    of.put("warnings", std::move(warnings));
     for (const LinkBenchmark::AllToAll& a : b.all_to_alls) {
       all_to_alls.push_back(a);
       if (a.across) continue;
@@ -101,13 +121,23 @@ int calibrate_links(const Options& options) {
                                    {"sms", ""},
                                    {"measured_bytes_per_s", ""},
                                    {"predicted_bytes_per_s", ""}}};
-  if (!options.plan_paths().empty() && !all_to_alls.empty()) {
-    Plan plan = load_plan(options.plan_path());
-    if (!plan.cluster.of_gpus() || plan.layout.ep == 1) {
-      throw InputError(plan.path + ": --links compares a plan on GPUs with ep above 1");
+  const bool across = std::any_of(
+      all_to_alls.begin(), all_to_alls.end(), [](const auto& a) { return a.across.has_value(); });
+  if (across && !plan) {
+    const std::string why =
+        "figures across nodes go into no calibration: they are only compared with what a plan "
+        "should "
+        "show; name one (rehearse calibrate plan.yaml --links ...)";
+    if (!taken && copies == 0)
+      throw InputError(options.texts("links").front() + ": nothing taken: " + why);
+    warn(why);
+  }
+  if (plan && !all_to_alls.empty()) {
+    if (plan->layout.ep == 1) {
+      throw InputError(plan->path + ": --links compares a plan on GPUs with ep above 1");
     }
-    use_links(plan, c);
-    for (const Beside& b : beside(plan, all_to_alls)) {
+    use_links(*plan, c);
+    for (const Beside& b : beside(*plan, all_to_alls)) {
       const double shown = b.measured.across.value_or(b.measured.within);
       r.say(fmt::format("  {}{}, {} SMs: {} measured, {} by the model of {} ({})\n",
                         b.measured.op,
@@ -115,7 +145,7 @@ int calibrate_links(const Options& options) {
                         b.measured.sms,
                         to_string(BytesPerSecond(shown)),
                         to_string(BytesPerSecond(b.predicted)),
-                        plan.path,
+                        plan->path,
                         percent(b.predicted / shown - 1)));
       judged.unseen.push_back({b.measured.op, b.measured.fp8, b.measured.sms, shown, b.predicted});
     }

@@ -7,7 +7,7 @@
 namespace rehearse {
 namespace {
 
-constexpr NameTable kKinds{std::to_array<Named<WorkKind>>({
+constexpr NameTable kWorkKindNames{std::to_array<Named<WorkKind>>({
     {WorkKind::kProduct, "product"},
     {WorkKind::kAttention, "attention"},
     {WorkKind::kCast, "cast"},
@@ -22,7 +22,7 @@ constexpr NameTable kKinds{std::to_array<Named<WorkKind>>({
     {WorkKind::kWaiting, "waiting"},
     {WorkKind::kGap, "gap"},
 })};
-static_assert(kKinds.complete());
+static_assert(kWorkKindNames.complete());
 constexpr NameTable kFamilies{std::to_array<Named<Family>>({
     {Family::kDense, "dense"},
     {Family::kGrouped, "grouped"},
@@ -67,11 +67,11 @@ Duration ideal_time(const GpuTask& task, const GpuPeaks& peaks) {
   return seconds > 0 ? std::max(Duration::picoseconds(1), Duration::seconds(seconds)) : Duration();
 }
 
-const size_t kWorkKinds = kKinds.size();
+const size_t kWorkKinds = kWorkKindNames.size();
 
 std::vector<WorkKind> work_kinds() {
   std::vector<WorkKind> kinds;
-  for (const auto& n : kKinds.entries()) kinds.push_back(n.value);
+  for (const auto& n : kWorkKindNames.entries()) kinds.push_back(n.value);
   return kinds;
 }
 
@@ -83,7 +83,7 @@ bool is_memory_bound(WorkKind kind) {
 }
 
 std::string_view name_of(WorkKind kind) {
-  return kKinds[kind];
+  return kWorkKindNames[kind];
 }
 std::string_view name_of(Family family) {
   return kFamilies[family];
@@ -92,7 +92,7 @@ std::string_view name_of(Format format) {
   return kFormats[format];
 }
 std::optional<WorkKind> work_kind_named(std::string_view name) {
-  return kKinds.find(name);
+  return kWorkKindNames.find(name);
 }
 std::optional<Family> family_named(std::string_view name) {
   return kFamilies.find(name);

@@ -7,7 +7,7 @@
 namespace rehearse {
 namespace {
 
-constexpr NameTable kNames{std::to_array<Named<Kernel>>({
+constexpr NameTable kKernelNames{std::to_array<Named<Kernel>>({
     {Kernel::kMatmul, "matmul"},
     {Kernel::kMatmulGradInput, "matmul_grad_input"},
     {Kernel::kMatmulGradWeight, "matmul_grad_weight"},
@@ -33,26 +33,26 @@ constexpr NameTable kNames{std::to_array<Named<Kernel>>({
     {Kernel::kCopy, "copy"},
     {Kernel::kFill, "fill"},
 })};
-static_assert(kNames.complete());
+static_assert(kKernelNames.complete());
 
 }  // namespace
 
 std::string_view name_of(Kernel kernel) {
-  return kNames[kernel];
+  return kKernelNames[kernel];
 }
 
 std::optional<Kernel> kernel_named(std::string_view name) {
-  return kNames.find(name);
+  return kKernelNames.find(name);
 }
 
 std::vector<Kernel> all_kernels() {
   std::vector<Kernel> list;
-  for (const auto& n : kNames.entries()) list.push_back(n.value);
+  for (const auto& n : kKernelNames.entries()) list.push_back(n.value);
   return list;
 }
 
 std::string kernel_list() {
-  return kNames.list();
+  return kKernelNames.list();
 }
 
 std::vector<std::string_view> shape_names(Kernel kernel) {

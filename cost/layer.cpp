@@ -5,7 +5,7 @@
 namespace rehearse {
 namespace {
 
-constexpr NameTable kNames{std::to_array<Named<Part>>({
+constexpr NameTable kPartNames{std::to_array<Named<Part>>({
     {Part::kInputNorm, "input_layernorm"},
     {Part::kQueryDown, "self_attn.q_a_proj"},
     {Part::kQueryNorm, "self_attn.q_a_layernorm"},
@@ -24,7 +24,7 @@ constexpr NameTable kNames{std::to_array<Named<Part>>({
     {Part::kExpertGateUp, "mlp.experts.gate_up_proj"},
     {Part::kExpertDown, "mlp.experts.down_proj"},
 })};
-static_assert(kNames.complete());
+static_assert(kPartNames.complete());
 
 Ffn ffn(Part gate_up, Part down, int64_t hidden, int64_t width, Rows rows) {
   return {.gate_up = {.part = gate_up, .out = 2 * width, .in = hidden, .rows = rows},
@@ -99,7 +99,7 @@ int64_t parameters_with(const Architecture& a, int64_t routed_experts) {
 }  // namespace
 
 std::string_view name_of(Part part) {
-  return kNames[part];
+  return kPartNames[part];
 }
 
 std::string expert_name(Part part, int64_t expert) {

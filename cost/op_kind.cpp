@@ -7,7 +7,7 @@
 namespace rehearse {
 namespace {
 
-constexpr NameTable kKinds{std::to_array<Named<OpKind>>({
+constexpr NameTable kOpKindNames{std::to_array<Named<OpKind>>({
     {OpKind::kAttn, "attn"},
     {OpKind::kMlp, "mlp"},
     {OpKind::kDispatch, "dispatch"},
@@ -24,7 +24,7 @@ constexpr NameTable kKinds{std::to_array<Named<OpKind>>({
     {OpKind::kParamGather, "param_gather"},
     {OpKind::kBiasUpdate, "bias_update"},
 })};
-static_assert(kKinds.complete());
+static_assert(kOpKindNames.complete());
 
 constexpr NameTable kPassNames{std::to_array<Named<Pass>>(
     {{Pass::kNone, ""}, {Pass::kForward, "F"}, {Pass::kInput, "B"}, {Pass::kWeight, "W"}})};
@@ -32,17 +32,17 @@ static_assert(kPassNames.complete());
 
 }  // namespace
 
-const size_t kOpKinds = kKinds.size();
+const size_t kOpKinds = kOpKindNames.size();
 const size_t kPasses = kPassNames.size();
 
 std::string_view name_of(OpKind kind) {
-  return kKinds[kind];
+  return kOpKindNames[kind];
 }
 std::string_view name_of(Pass pass) {
   return kPassNames[pass];
 }
 std::optional<OpKind> op_kind_named(std::string_view name) {
-  return kKinds.find(name);
+  return kOpKindNames.find(name);
 }
 std::optional<Pass> pass_named(std::string_view name) {
   return kPassNames.find(name);

@@ -12,9 +12,9 @@ namespace rehearse {
 namespace {
 
 // Lays switches and cables; parallel cables between two switches are one link.
-class Layer {
+class SwitchLayer {
  public:
-  Layer(Fabric& fabric, BytesPerSecond cable, Duration latency)
+  SwitchLayer(Fabric& fabric, BytesPerSecond cable, Duration latency)
       : fabric_(fabric), cable_(cable), latency_(latency) {}
 
   size_t add(const std::string& name) {
@@ -51,7 +51,7 @@ struct Ports {
 
 // Leaves and, where there are several, spines of `endpoints` NICs; returns the leaves.
 std::vector<size_t> two_layers(
-    Layer& layer, const std::string& prefix, int64_t endpoints, int64_t ports, Ports leaf) {
+    SwitchLayer& layer, const std::string& prefix, int64_t endpoints, int64_t ports, Ports leaf) {
   const int64_t leaves = divide_up(endpoints, leaf.down);
   std::vector<size_t> leaf_ids, spine_ids;
   for (int64_t i = 0; i < leaves; ++i) {
@@ -67,7 +67,8 @@ std::vector<size_t> two_layers(
 
 // Three layers: a pod is `leaf.down` nodes with a leaf switch per rail; the spines of a pod join
 // its leaves, and spine s of every pod meets the others in the core switches of group s.
-void multi_rail(Layer& layer, Fabric& fabric, const FabricSetting& s, int64_t ports, Ports leaf) {
+void multi_rail(
+    SwitchLayer& layer, Fabric& fabric, const FabricSetting& s, int64_t ports, Ports leaf) {
   const int64_t pods = divide_up(s.nodes, leaf.down);
   const int64_t rails = s.devices_per_node;
   const int64_t spine_down = ports / 2;
@@ -249,7 +250,7 @@ Fabric read_fabric(YamlMap map, const FabricSetting& setting) {
     map.finish();
     return fabric;
   }
-  Layer layer(fabric, setting.nic, map.duration("switch_latency"));
+  SwitchLayer layer(fabric, setting.nic, map.duration("switch_latency"));
   if (fabric.kind == FabricKind::kSingleSwitch) {
     fabric.attached.assign(static_cast<size_t>(devices), layer.add("switch"));
     map.finish();

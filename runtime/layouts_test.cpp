@@ -78,7 +78,7 @@ std::string layout_name(const testing::TestParamInfo<Layout>& info) {
   return name;
 }
 
-std::vector<Layout> layouts() {
+std::vector<Layout> layouts_to_run() {
   std::vector<Layout> list;
   for (const int64_t pp : {1, 2, 4}) {
     for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
@@ -99,7 +99,7 @@ std::vector<Layout> layouts() {
   return list;
 }
 
-INSTANTIATE_TEST_SUITE_P(Runtime, Layouts, testing::ValuesIn(layouts()), layout_name);
+INSTANTIATE_TEST_SUITE_P(Runtime, Layouts, testing::ValuesIn(layouts_to_run()), layout_name);
 
 TEST(Train, BalancesExpertsAndBiasesMoveByGamma) {
   Plan plan = plan_of({});

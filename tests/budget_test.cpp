@@ -18,7 +18,7 @@ std::string replaced(std::string text, const std::string& what, const std::strin
   return at == std::string::npos ? text : text.replace(at, what.size(), with);
 }
 
-class Budget : public CommandTest {
+class BudgetCommand : public CommandTest {
  protected:
   // DeepSeek-V3's plan with balanced experts and without phases: folded, a step takes no time.
   static std::string v3() {
@@ -43,7 +43,7 @@ class Budget : public CommandTest {
   }
 };
 
-TEST_F(Budget, DeepSeekV3) {
+TEST_F(BudgetCommand, DeepSeekV3) {
   const Json j = simulate(v3());
   for (const char* name : {"gpu_hours_pretrain",
                            "tflops_per_gpu_causal",
@@ -74,7 +74,7 @@ TEST_F(Budget, DeepSeekV3) {
   EXPECT_EQ(j["costs"]["roofline_calls"], 0);
 }
 
-TEST_F(Budget, ItRespondsAsItShould) {
+TEST_F(BudgetCommand, ItRespondsAsItShould) {
   const std::string plan = v3();
   const double step = simulate(plan)["step_time_s"];
   const auto with_cluster = [&](const std::string& what, const std::string& with) {
@@ -101,7 +101,7 @@ TEST_F(Budget, ItRespondsAsItShould) {
   EXPECT_LT(bf16["step_time_s"].get<double>() / step, 1.8);
 }
 
-TEST_F(Budget, PhasesHaveLayoutsOfTheirOwn) {
+TEST_F(BudgetCommand, PhasesHaveLayoutsOfTheirOwn) {
   const std::string phases =
       "  phases:\n"
       "    - name: ramp\n      tokens: 100B tokens\n      batches: [3072, 6144]\n"
@@ -124,7 +124,7 @@ TEST_F(Budget, PhasesHaveLayoutsOfTheirOwn) {
 }
 
 // What a phase's layout does not say is the plan's; a budget of phases needs no tokens of the plan.
-TEST_F(Budget, PhasesInheritTheLayout) {
+TEST_F(BudgetCommand, PhasesInheritTheLayout) {
   const std::string phase =
       "  phases:\n    - name: half\n      steps: 2\n      batches: [7680]\n      layout: {dp: "
       "64}\n";
@@ -139,7 +139,7 @@ TEST_F(Budget, PhasesInheritTheLayout) {
 }
 
 // Without all-to-alls DualPipe's pairs make room for nobody.
-TEST_F(Budget, DenseModelsHaveNoCommunicationToMakeRoomFor) {
+TEST_F(BudgetCommand, DenseModelsHaveNoCommunicationToMakeRoomFor) {
   write("dense.yaml",
         "name: d\nvocabulary: 32000\nhidden: 4096\nlayers: 16\ndense_layers: 16\n"
         "attention: {heads: 32, kv_lora: 512, qk_nope: 128, qk_rope: 64, v_head: 128}\n"
@@ -166,7 +166,7 @@ TEST_F(Budget, DenseModelsHaveNoCommunicationToMakeRoomFor) {
             std::string::npos);
 }
 
-TEST_F(Budget, IllegalPhasesAreRefusedWithAReason) {
+TEST_F(BudgetCommand, IllegalPhasesAreRefusedWithAReason) {
   const auto phase = [](const std::string& rest) {
     return v3() + "  phases:\n    - name: ramp\n" + rest;
   };
@@ -184,7 +184,7 @@ TEST_F(Budget, IllegalPhasesAreRefusedWithAReason) {
   expect_refused(phase("      steps: 3\n      batch: 15360\n"), "batch");
 }
 
-TEST_F(Budget, CalibrationsThatDoNotFitAreRefused) {
+TEST_F(BudgetCommand, CalibrationsThatDoNotFitAreRefused) {
   expect_refused(replaced(replaced(v3(), "h800-2048.yaml", "a100-1024.yaml"), "dp: 128", "dp: 64"),
                  "states no peak_fp8: its devices have no FP8 tensor cores; use bf16");
   expect_refused(replaced(v3(), "precision: fp8", "precision: fp32"),
@@ -193,7 +193,7 @@ TEST_F(Budget, CalibrationsThatDoNotFitAreRefused) {
 
 // What a run of training records, a simulation of a cluster of GPUs takes: every micro-batch of
 // both directions of DualPipe.
-TEST_F(Budget, RecordedRouting) {
+TEST_F(BudgetCommand, RecordedRouting) {
   write("book.txt", [] {
     std::string text;
     while (text.size() < 60'000) text += "in the beginning was the word, and the word was long; ";

@@ -15,9 +15,9 @@ namespace {
 using Json = nlohmann::json;
 
 // One line, which knows its place.
-class Line {
+class BenchLine {
  public:
-  Line(const std::string& text, const std::string& path, int number)
+  BenchLine(const std::string& text, const std::string& path, int number)
       : path_(path), number_(number) {
     try {
       json_ = Json::parse(text);
@@ -67,7 +67,7 @@ class Line {
   Json json_;
 };
 
-GpuEntry entry_of(const Line& line, const GpuCalibration& device) {
+GpuEntry entry_of(const BenchLine& line, const GpuCalibration& device) {
   GpuEntry e;
   e.kind = line.named("work", work_kind_named(line.text("work")));
   GpuEntry::Sample sample;
@@ -132,7 +132,7 @@ GpuCalibration parse_kernel_bench(const std::string& text,
   std::istringstream in(text);
   int number = 0;
   for (std::string written; std::getline(in, written);) {
-    const Line line(written, path, ++number);
+    const BenchLine line(written, path, ++number);
     if (line.has("device")) {
       if (!c.source.empty()) line.refuse("a second run begins here");
       c.device = line.text("device");

@@ -29,7 +29,7 @@ std::string product(const std::string& shape, double us, const std::string& more
 }
 const std::string kShape = "[1, 4096, 4096, 7168]";
 
-std::string error_of(const std::string& text) {
+std::string refusal_of(const std::string& text) {
   try {
     parse_kernel_bench(text, "bench.json", h200());
   } catch (const InputError& e) {
@@ -55,29 +55,29 @@ TEST(KernelBench, TakesTheFastestTileOfAProductAndSkipsChecks) {
 }
 
 TEST(KernelBench, WhatCannotBeTrueIsRefusedByPlace) {
-  EXPECT_EQ(error_of(product(kShape, 210)),
+  EXPECT_EQ(refusal_of(product(kShape, 210)),
             "bench.json:1: a case before the line that names the device");
-  EXPECT_EQ(error_of(kDevice + kDevice), "bench.json:2: a second run begins here");
-  EXPECT_EQ(error_of(kDevice), "bench.json: no times; expected lines of kernels_bench --json");
-  EXPECT_EQ(error_of(kDevice + "{\"case\": \"x\", \"pas"),
+  EXPECT_EQ(refusal_of(kDevice + kDevice), "bench.json:2: a second run begins here");
+  EXPECT_EQ(refusal_of(kDevice), "bench.json: no times; expected lines of kernels_bench --json");
+  EXPECT_EQ(refusal_of(kDevice + "{\"case\": \"x\", \"pas"),
             "bench.json: ends within a line: the run or the copy was cut off");
-  EXPECT_EQ(error_of(kDevice + R"({"case": "dense", "passed": false})"
-                               "\n"),
+  EXPECT_EQ(refusal_of(kDevice + R"({"case": "dense", "passed": false})"
+                                 "\n"),
             "bench.json:2: 'dense' failed its check");
-  EXPECT_EQ(error_of(kDevice + product(kShape, 0)),
+  EXPECT_EQ(refusal_of(kDevice + product(kShape, 0)),
             "bench.json:2: 'sustained_us' is no positive number");
-  EXPECT_EQ(error_of(kDevice + product(kShape, 100)),
+  EXPECT_EQ(refusal_of(kDevice + product(kShape, 100)),
             "bench.json:2: 2.405 PFLOP/s is above the device's peak, 1.979 PFLOP/s: the cluster is "
             "not of the device that was measured");
-  EXPECT_EQ(error_of(kDevice + product("[1, 4096]", 210)),
+  EXPECT_EQ(refusal_of(kDevice + product("[1, 4096]", 210)),
             "bench.json:2: 'shape' is no list of 4 sizes");
   const std::string few =
       R"({"device": "NVIDIA H20", "sms": 78, "driver": "13.0", "copy_gbs": 4000})"
       "\n";
-  EXPECT_EQ(error_of(few), "bench.json:1: a device of 78 SMs; those of 'h200-1024' have 132");
+  EXPECT_EQ(refusal_of(few), "bench.json:1: a device of 78 SMs; those of 'h200-1024' have 132");
   std::string not_a_number = product(kShape, 210);
   not_a_number.replace(not_a_number.find("1400"), 4, "null");
-  EXPECT_EQ(error_of(kDevice + not_a_number), "bench.json:2: 'clock_mhz' is no positive number");
+  EXPECT_EQ(refusal_of(kDevice + not_a_number), "bench.json:2: 'clock_mhz' is no positive number");
 }
 
 // `rehearse calibrate experiments/fp8-kernels/h200.yaml --kernels

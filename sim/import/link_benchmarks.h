@@ -13,7 +13,7 @@ namespace rehearse {
 struct LinkBenchmark {
   std::string source;  // "all_reduce_perf, 8 ranks on 1 host" and the like
   // nccl-tests: time = latency x steps + bytes / bandwidth, fitted to all sizes with equal weight
-  // for equal relative errors; of one host the link among its devices, of several the network's.
+  // for equal relative errors; of one node the link among its devices, of several the network's.
   std::optional<LinkMeasurement> node_link, network;
   double fit_error = 0;  // root mean square, relative
   // DeepEP's best figures. Within a node: bytes per second that a rank's communication SMs receive,
@@ -26,10 +26,22 @@ struct LinkBenchmark {
     double within = 0;
   };
   std::vector<AllToAll> all_to_alls;
+  // What makes a figure doubtful, a sentence each.
+  std::vector<std::string> warnings;
 };
 
-// Recognises which program wrote `text`. Throws InputError with `path`, line and what would be
-// right.
-LinkBenchmark parse_link_benchmark(const std::string& text, const std::string& path);
+// What the figures are for: they are refused where they cannot be of it.
+struct LinkTarget {
+  std::string device;                // such as "NVIDIA H800"; empty: any
+  const Cluster* cluster = nullptr;  // its nodes and stated rates, where known
+};
+
+// Recognises which program wrote `text`, and what launchers put before its lines (mpirun
+// --tag-output, srun -l, kubectl --timestamps and --prefix, pdsh). Throws InputError with `path`,
+// line and what would be right where it is not one whole run that found no errors, of devices that
+// are the target's, or a setting or column is not understood.
+LinkBenchmark parse_link_benchmark(const std::string& text,
+                                   const std::string& path,
+                                   const LinkTarget& target = {});
 
 }  // namespace rehearse
