@@ -245,7 +245,8 @@ std::string YamlMap::scalar(std::string_view key, std::string_view expected) {
 
 bool YamlMap::has(std::string_view key) {
   asked_.emplace(key);
-  return find_value(*node_, key).has_value();
+  const std::optional<YAML::Node> value = find_value(*node_, key);
+  return value && !(null_is_missing_ && value->IsNull());
 }
 
 int64_t YamlMap::integer(std::string_view key, IntegerRange range) {
@@ -352,7 +353,9 @@ std::vector<double> YamlMap::numbers(std::string_view key, NumberRange range) {
 YamlMap YamlMap::map(std::string_view key) {
   const YAML::Node node = need(key);
   if (!node.IsMap()) fail(key, "expected a mapping of keys to values, found " + quoted(node));
-  return YamlMap(file_, node, path_of(key));
+  YamlMap map(file_, node, path_of(key));
+  map.null_is_missing_ = null_is_missing_;
+  return map;
 }
 
 std::vector<YamlMap> YamlMap::maps(std::string_view key) {
@@ -388,6 +391,14 @@ void YamlMap::finish() const {
               near ? fmt::format("unknown key; did you mean '{}'?", *near)
                    : fmt::format("unknown key; known here: {}", fmt::join(known, ", ")));
   }
+}
+
+std::optional<std::string> YamlMap::first_unknown() const {
+  for (const auto& entry : *node_) {
+    if (null_is_missing_ && entry.second.IsNull()) continue;
+    if (!asked_.contains(entry.first.Scalar())) return entry.first.Scalar();
+  }
+  return std::nullopt;
 }
 
 SourcePlace YamlMap::place(std::string_view key) const {

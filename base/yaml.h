@@ -74,6 +74,8 @@ class YamlMap {
   YamlMap(std::shared_ptr<const YamlFile::Contents> file, const YAML::Node& node, std::string path);
 
   bool has(std::string_view key);  // counts as asking for it
+  // From here on, keys whose value is null count as missing, here and in mappings within.
+  void null_is_missing() { null_is_missing_ = true; }
 
   int64_t integer(std::string_view key, IntegerRange range = {});
   int64_t integer(std::string_view key, IntegerRange range, int64_t missing);
@@ -115,6 +117,9 @@ class YamlMap {
   // Throws InputError for the first key that no getter asked for, with the nearest known name.
   void finish() const;
 
+  // The first of these keys, for files whose unknown keys mean something else than a slip.
+  std::optional<std::string> first_unknown() const;
+
   // The value of `key` (of the whole mapping where it is missing), for errors found later.
   SourcePlace place(std::string_view key) const;
   SourcePlace place() const;
@@ -135,6 +140,7 @@ class YamlMap {
   std::shared_ptr<const YAML::Node> node_;
   std::string path_;
   std::set<std::string, std::less<>> asked_;
+  bool null_is_missing_ = false;
 };
 
 // The candidate nearest to `word` by edit distance, when it is near enough to be a slip.

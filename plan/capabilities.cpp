@@ -40,6 +40,9 @@ const std::vector<Capability>& capabilities() {
     add("multi-token prediction (mtp_depth > 0)", true, false, [](const Plan& p) {
       return p.model.architecture.mtp_depth > 0;
     });
+    add("scaled RoPE (rope_scaling)", true, false, [](const Plan& p) {
+      return p.model.rope_scaling.has_value();
+    });
     add("cluster of CPUs", true, true, [](const Plan& p) { return p.cluster.on_cores(); });
     add("emulated cluster", true, true, [](const Plan& p) { return p.cluster.emulated(); });
     add("cluster of GPUs", true, false, [](const Plan& p) { return p.cluster.of_gpus(); });

@@ -3,16 +3,11 @@
 #include <fmt/format.h>
 
 #include "base/yaml.h"
+#include "plan/hugging_face.h"
 
 namespace rehearse {
-namespace {
 
-constexpr NameTable kScores{std::to_array<Named<ScoreFunction>>(
-    {{ScoreFunction::kSigmoid, "sigmoid"}, {ScoreFunction::kSoftmax, "softmax"}})};
-static_assert(kScores.complete());
-
-// What both forms must satisfy; `place` says where to point.
-void check(const Architecture& a, const YamlMap& top) {
+void require_consistent(const Architecture& a, const YamlMap& top) {
   const auto fail = [&](const std::string& message) { top.place().fail("", message); };
   if (a.dense_layers > a.layers) {
     fail(fmt::format("{} dense layers of {} layers: at most all of them can be dense",
@@ -38,6 +33,8 @@ void check(const Architecture& a, const YamlMap& top) {
   }
 }
 
+namespace {
+
 Model read_ours(YamlMap top) {
   Model m;
   Architecture& a = m.architecture;
@@ -59,6 +56,9 @@ Model read_ours(YamlMap top) {
   a.qk_rope = attention.integer("qk_rope", {.min = 2, .max = 1'000'000});
   a.v_head = attention.integer("v_head", kPositive);
   a.rope_theta = attention.number("rope_theta", {.min = 1}, a.rope_theta);
+  if (attention.has("rope_scaling")) {
+    m.rope_scaling = attention.choice("rope_scaling", kRopeScalings);
+  }
   attention.finish();
 
   YamlMap mlp = top.map("mlp");
@@ -81,50 +81,7 @@ Model read_ours(YamlMap top) {
     moe.finish();
   }
   top.finish();
-  check(a, top);
-  return m;
-}
-
-// A config.json is YAML too, so it gets the same positions and the same strictness about values;
-// keys that say nothing about the architecture (there are many) are passed over.
-Model read_hugging_face(YamlMap top) {
-  Model m;
-  Architecture& a = m.architecture;
-  constexpr IntegerRange kPositive{.min = 1, .max = 1'000'000'000};
-  const std::string type = top.text("model_type");
-  if (type != "deepseek_v3" && type != "deepseek_v2") {
-    top.fail("model_type", fmt::format("expected deepseek_v3 (or deepseek_v2), found '{}'", type));
-  }
-  m.name = type;
-  a.vocabulary = top.integer("vocab_size", kPositive);
-  a.hidden = top.integer("hidden_size", kPositive);
-  a.layers = top.integer("num_hidden_layers", {.min = 1, .max = 10'000});
-  a.dense_layers = top.integer("first_k_dense_replace", {.min = 0});
-  a.dense_intermediate = top.integer("intermediate_size", kPositive);
-  a.expert_intermediate = top.integer("moe_intermediate_size", kPositive);
-  a.experts = top.integer("n_routed_experts", kPositive);
-  a.shared_experts = top.integer("n_shared_experts", {.min = 0});
-  a.active_experts = top.integer("num_experts_per_tok", kPositive);
-  a.groups = top.integer("n_group", kPositive, 1);
-  a.kept_groups = top.integer("topk_group", kPositive, 1);
-  a.routed_scaling = top.number("routed_scaling_factor", {.min = 0}, 1.0);
-  if (top.has("scoring_func")) a.score = top.choice("scoring_func", kScores);
-  a.normalize_weights = top.boolean("norm_topk_prob", type == "deepseek_v3");
-  a.expert_bias =
-      top.has("topk_method") ? top.text("topk_method") == "noaux_tc" : type == "deepseek_v3";
-  a.heads = top.integer("num_attention_heads", kPositive);
-  if (top.has("q_lora_rank") && top.text("q_lora_rank") != "null") {
-    a.q_lora = top.integer("q_lora_rank", kPositive);
-  }
-  a.kv_lora = top.integer("kv_lora_rank", kPositive);
-  a.qk_nope = top.integer("qk_nope_head_dim", kPositive);
-  a.qk_rope = top.integer("qk_rope_head_dim", {.min = 2});
-  a.v_head = top.integer("v_head_dim", kPositive);
-  a.norm_eps = top.number("rms_norm_eps", {.min = 0}, a.norm_eps);
-  a.rope_theta = top.number("rope_theta", {.min = 1}, a.rope_theta);
-  a.mtp_depth = top.integer("num_nextn_predict_layers", {.min = 0, .max = 1}, 0);
-  m.init_std = top.number("initializer_range", {.min = 0}, m.init_std);
-  check(a, top);
+  require_consistent(a, top);
   return m;
 }
 
@@ -150,13 +107,17 @@ std::string print_model(const Model& model) {
       a.mtp_depth,
       a.heads);
   if (a.q_lora) out += fmt::format("  q_lora: {}\n", *a.q_lora);
-  out += fmt::format(
-      "  kv_lora: {}\n  qk_nope: {}\n  qk_rope: {}\n  v_head: {}\n  rope_theta: {}\nmlp:\n",
-      a.kv_lora,
-      a.qk_nope,
-      a.qk_rope,
-      a.v_head,
-      a.rope_theta);
+  out +=
+      fmt::format("  kv_lora: {}\n  qk_nope: {}\n  qk_rope: {}\n  v_head: {}\n  rope_theta: {}\n",
+                  a.kv_lora,
+                  a.qk_nope,
+                  a.qk_rope,
+                  a.v_head,
+                  a.rope_theta);
+  if (model.rope_scaling) {
+    out += fmt::format("  rope_scaling: {}\n", kRopeScalings[*model.rope_scaling]);
+  }
+  out += "mlp:\n";
   if (a.dense_layers > 0) out += fmt::format("  dense_intermediate: {}\n", a.dense_intermediate);
   if (a.dense_layers == a.layers) return out;
   return out + fmt::format(

@@ -1,20 +1,42 @@
 #pragma once
-// A model description: our YAML, or a Hugging Face config.json of model_type deepseek_v3.
+// A model description: our YAML, or a Hugging Face config.json (plan/hugging_face.h).
 
+#include <optional>
 #include <string>
 
+#include "base/names.h"
 #include "cost/architecture.h"
 
 namespace rehearse {
 
+class YamlMap;
+
+inline constexpr NameTable kScores{std::to_array<Named<ScoreFunction>>(
+    {{ScoreFunction::kSigmoid, "sigmoid"}, {ScoreFunction::kSoftmax, "softmax"}})};
+static_assert(kScores.complete());
+
+// How angles by position are stretched for long contexts: changes neither sizes nor cost.
+enum class RopeScaling : uint8_t { kYarn, kLinear, kDynamic, kLlama3, kLongRope };
+inline constexpr NameTable kRopeScalings{
+    std::to_array<Named<RopeScaling>>({{RopeScaling::kYarn, "yarn"},
+                                       {RopeScaling::kLinear, "linear"},
+                                       {RopeScaling::kDynamic, "dynamic"},
+                                       {RopeScaling::kLlama3, "llama3"},
+                                       {RopeScaling::kLongRope, "longrope"}})};
+static_assert(kRopeScalings.complete());
+
 struct Model {
   std::string name;
   Architecture architecture;
+  std::optional<RopeScaling> rope_scaling;
   double init_std = 0.006;  // standard deviation of initial weights (report, section 4.2)
 };
 
 // Reads `path`, a config.json when it ends so. Throws InputError naming file, line and key.
 Model load_model(const std::string& path);
+
+// What both forms must satisfy. Throws InputError at the place of `top`.
+void require_consistent(const Architecture& a, const YamlMap& top);
 
 // Our YAML form; load_model of it gives the same Model.
 std::string print_model(const Model& model);

@@ -1,0 +1,133 @@
+#include "plan/hugging_face.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/errors.h"
+
+namespace rehearse {
+namespace {
+
+using Config = nlohmann::ordered_json;
+
+Config small() {
+  return Config::parse(R"({
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
+    "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "first_k_dense_replace": 1,
+    "intermediate_size": 64, "moe_intermediate_size": 16, "n_routed_experts": 8,
+    "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2,
+    "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "norm_topk_prob": true,
+    "topk_method": "noaux_tc", "num_attention_heads": 2, "num_key_value_heads": 2,
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+    "v_head_dim": 8, "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "initializer_range": 0.02,
+    "torch_dtype": "bfloat16", "tie_word_embeddings": false, "moe_layer_freq": 1,
+    "hidden_act": "silu", "rope_scaling": null, "attention_bias": false,
+    "max_position_embeddings": 4096
+  })");
+}
+
+Model read(const Config& config) {
+  return read_hugging_face(YamlFile::parse(config.dump(1), "config.json").root());
+}
+
+Config with(const std::string& key, Config value) {
+  Config c = small();
+  c[key] = std::move(value);
+  return c;
+}
+Config without(const std::string& key) {
+  Config c = small();
+  c.erase(key);
+  return c;
+}
+
+std::string refused(const Config& config) {
+  try {
+    read(config);
+  } catch (const InputError& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(HuggingFace, NullIsNone) {
+  EXPECT_EQ(read(small()).architecture.q_lora, 16);
+  EXPECT_EQ(read(with("q_lora_rank", nullptr)).architecture.q_lora, std::nullopt);
+  EXPECT_EQ(read(without("q_lora_rank")).architecture,
+            read(with("q_lora_rank", nullptr)).architecture);
+  Config groups = with("n_group", nullptr);
+  groups["topk_group"] = nullptr;
+  EXPECT_EQ(read(groups).architecture.groups, 1);
+  EXPECT_EQ(read(groups).architecture.kept_groups, 1);
+  EXPECT_EQ(read(with("n_shared_experts", nullptr)).architecture.shared_experts, 0);
+  EXPECT_EQ(read(with("n_routed_experts", nullptr)).architecture.dense_layers, 2);
+  EXPECT_EQ(read(with("num_nextn_predict_layers", nullptr)).architecture.mtp_depth, 0);
+  EXPECT_EQ(read(with("rope_parameters", nullptr)).architecture.rope_theta, 10000);
+  // A size has to be there.
+  EXPECT_NE(refused(with("hidden_size", nullptr)).find("hidden_size: this key is missing"),
+            std::string::npos);
+}
+
+TEST(HuggingFace, RopeThetaIsFoundWhereItIs) {
+  Config moved = without("rope_theta");
+  moved["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 50000.0}};
+  EXPECT_EQ(read(moved).architecture.rope_theta, 50000);
+  EXPECT_EQ(read(with("rope_theta", 50000)).architecture, read(moved).architecture);
+  moved["rope_parameters"].erase("rope_theta");
+  EXPECT_NE(refused(moved).find("rope_theta is missing"), std::string::npos);
+  moved["rope_parameters"]["rope_theta"] = 50000.0;
+  moved["rope_theta"] = 10000.0;
+  EXPECT_NE(refused(moved).find("is 50000, and 10000 at the top"), std::string::npos);
+
+  const Config yarn = with("rope_scaling", {{"type", "yarn"}, {"factor", 40}, {"mscale", 1.0}});
+  EXPECT_EQ(read(yarn).rope_scaling, RopeScaling::kYarn);
+  EXPECT_EQ(read(small()).rope_scaling, std::nullopt);
+  EXPECT_NE(refused(with("rope_scaling", {{"type", "spiral"}})).find("yarn"), std::string::npos);
+}
+
+TEST(HuggingFace, WhatChangesTheArchitectureIsUnderstoodOrRefusedByName) {
+  const std::pair<const char*, Config> refusals[] = {{"moe_layer_freq", 2},
+                                                     {"tie_word_embeddings", true},
+                                                     {"hidden_act", "gelu"},
+                                                     {"attention_bias", true},
+                                                     {"attention_dropout", 0.1},
+                                                     {"topk_method", "hash"},
+                                                     {"scoring_func", "tanh"},
+                                                     {"index_topk", 2048},
+                                                     {"sliding_window", 128},
+                                                     {"use_qk_norm", true},
+                                                     {"mlp_only_layers", Config::array({1})},
+                                                     {"num_nextn_predict_layers", 2},
+                                                     {"a_key_of_tomorrow", 1}};
+  for (const auto& [key, value] : refusals) {
+    const std::string why = refused(with(key, value));
+    EXPECT_NE(why.find("config.json:"), std::string::npos) << key << ": " << why;
+    EXPECT_NE(why.find(std::string(key) + ": "), std::string::npos) << why;
+  }
+  for (const char* key : {"attention_dropout", "hidden_dropout"})
+    EXPECT_EQ(refused(with(key, 0.0)), "");
+  EXPECT_EQ(refused(with("sliding_window", nullptr)), "");
+  EXPECT_EQ(refused(with("_name_or_path", "x")), "");
+}
+
+TEST(HuggingFace, TypesSayWhatTheyAreOrWhatIsMissing) {
+  EXPECT_EQ(read(with("model_type", "kimi_k2")).architecture, read(small()).architecture);
+  Config v2 = with("model_type", "deepseek_v2");
+  for (const char* key : {"scoring_func", "topk_method", "norm_topk_prob"}) v2.erase(key);
+  const Architecture a = read(v2).architecture;
+  EXPECT_EQ(a.score, ScoreFunction::kSoftmax);
+  EXPECT_FALSE(a.normalize_weights);
+  EXPECT_FALSE(a.expert_bias);
+  EXPECT_EQ(a.groups, 1) << "greedy";
+  v2["topk_method"] = "group_limited_greedy";
+  EXPECT_EQ(read(v2).architecture.groups, 4);
+
+  EXPECT_NE(
+      refused(with("model_type", "qwen3_moe")).find("qwen3_moe needs grouped-query attention"),
+      std::string::npos);
+  EXPECT_NE(refused(with("model_type", "gpt_oss")).find("sinks"), std::string::npos);
+  EXPECT_NE(refused(with("model_type", "mamba")).find("'mamba' is not known"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace rehearse
