@@ -1,10 +1,14 @@
 #include "base/units.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
+#include <limits>
 #include <span>
 
 #include <fmt/format.h>
+
+#include "base/errors.h"
 
 namespace rehearse {
 namespace {
@@ -24,7 +28,9 @@ std::optional<double> parse_quantity(std::string_view text, std::span<const Unit
   std::string_view unit(rest, static_cast<size_t>(end - rest));
   if (unit.starts_with(' ')) unit.remove_prefix(1);
   for (const Unit& u : units) {
-    if (u.name == unit) return number * u.factor;
+    if (u.name != unit) continue;
+    const double value = number * u.factor;
+    return std::min(value, std::numeric_limits<double>::max());  // a range check follows
   }
   return std::nullopt;
 }
@@ -66,6 +72,18 @@ constexpr Unit kFlopsShown[] = {
     {"FLOP", 1}, {"MFLOP", 1e6}, {"GFLOP", 1e9}, {"TFLOP", 1e12}, {"PFLOP", 1e15}, {"EFLOP", 1e18}};
 
 }  // namespace
+
+void throw_too_long() {
+  throw InputError(
+      "the simulated step takes more than 50 days, which 64-bit picoseconds do not hold; is a "
+      "bandwidth or a speed far too small, a size or a count far too large?");
+}
+
+void throw_too_large() {
+  throw InputError(
+      "a size of more than 9.2 exabytes, which 64 bits do not hold; is a size or a count far too "
+      "large?");
+}
 
 std::optional<Duration> parse_duration(std::string_view text) {
   const auto s = parse_quantity(text, kTimes);

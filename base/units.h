@@ -14,15 +14,20 @@
 
 namespace rehearse {
 
+// Throws InputError: a sum, product or quotient of the plan's numbers that 64 bits do not hold.
+[[noreturn]] void throw_too_long();   // times, 106 days
+[[noreturn]] void throw_too_large();  // sizes, 9.2 exabytes
+
+// All arithmetic is checked.
 class Duration {
  public:
   constexpr Duration() = default;
   static constexpr Duration picoseconds(int64_t ps) { return Duration(ps); }
   static constexpr Duration nanoseconds(int64_t ns) { return Duration(ns * 1000); }
-  // Rounds to the nearest picosecond. Throws InternalError when it does not fit (106 days).
+  // Rounds to the nearest picosecond. Throws InputError where that does not fit (106 days, or NaN).
   static Duration seconds(double s) {
     const double ps = std::nearbyint(s * 1e12);
-    CHECK(std::abs(ps) < 9.2e18) << "a duration of " << s << " s does not fit 64-bit picoseconds";
+    if (!(std::abs(ps) < 9.2e18)) throw_too_long();
     return Duration(static_cast<int64_t>(ps));
   }
   static Duration microseconds(double us) { return seconds(us * 1e-6); }
@@ -32,11 +37,23 @@ class Duration {
   constexpr double microseconds() const { return static_cast<double>(ps_) * 1e-6; }
 
   constexpr auto operator<=>(const Duration&) const = default;
-  constexpr Duration operator+(Duration b) const { return Duration(ps_ + b.ps_); }
-  constexpr Duration operator-(Duration b) const { return Duration(ps_ - b.ps_); }
-  constexpr Duration& operator+=(Duration b) { return ps_ += b.ps_, *this; }
-  constexpr Duration& operator-=(Duration b) { return ps_ -= b.ps_, *this; }
-  constexpr Duration operator*(int64_t n) const { return Duration(ps_ * n); }
+  constexpr Duration operator+(Duration b) const {
+    int64_t sum = 0;
+    if (__builtin_add_overflow(ps_, b.ps_, &sum)) throw_too_long();
+    return Duration(sum);
+  }
+  constexpr Duration operator-(Duration b) const {
+    int64_t difference = 0;
+    if (__builtin_sub_overflow(ps_, b.ps_, &difference)) throw_too_long();
+    return Duration(difference);
+  }
+  constexpr Duration& operator+=(Duration b) { return *this = *this + b; }
+  constexpr Duration& operator-=(Duration b) { return *this = *this - b; }
+  constexpr Duration operator*(int64_t n) const {
+    int64_t product = 0;
+    if (__builtin_mul_overflow(ps_, n, &product)) throw_too_long();
+    return Duration(product);
+  }
   // So many times as long, to the nearest picosecond.
   Duration scaled(double factor) const { return seconds(seconds() * factor); }
   constexpr double operator/(Duration b) const {
@@ -54,9 +71,17 @@ class Bytes {
   constexpr explicit Bytes(int64_t count) : count_(count) {}
   constexpr int64_t count() const { return count_; }
   constexpr auto operator<=>(const Bytes&) const = default;
-  constexpr Bytes operator+(Bytes b) const { return Bytes(count_ + b.count_); }
-  constexpr Bytes& operator+=(Bytes b) { return count_ += b.count_, *this; }
-  constexpr Bytes operator*(int64_t n) const { return Bytes(count_ * n); }
+  constexpr Bytes operator+(Bytes b) const {
+    int64_t sum = 0;
+    if (__builtin_add_overflow(count_, b.count_, &sum)) throw_too_large();
+    return Bytes(sum);
+  }
+  constexpr Bytes& operator+=(Bytes b) { return *this = *this + b; }
+  constexpr Bytes operator*(int64_t n) const {
+    int64_t product = 0;
+    if (__builtin_mul_overflow(count_, n, &product)) throw_too_large();
+    return Bytes(product);
+  }
 
  private:
   int64_t count_ = 0;

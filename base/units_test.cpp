@@ -1,6 +1,10 @@
 #include "base/units.h"
 
+#include <limits>
+
 #include <gtest/gtest.h>
+
+#include "base/errors.h"
 
 namespace rehearse {
 namespace {
@@ -36,6 +40,19 @@ TEST(Units, PrintsForPeople) {
   EXPECT_EQ(to_string(Duration::microseconds(1234.5)), "1.234 ms");
   EXPECT_EQ(to_string(Bytes(1'500'000)), "1.5 MB");
   EXPECT_EQ(to_string(BytesPerSecond(50e9)), "50 GB/s");
+}
+
+TEST(Units, ArithmeticThatDoesNotFitIsAnError) {
+  const Duration long_time = Duration::seconds(8e6);
+  EXPECT_THROW(long_time + long_time, InputError);
+  EXPECT_THROW(long_time * 2, InputError);
+  EXPECT_THROW(Duration() - long_time - long_time, InputError);
+  EXPECT_THROW(long_time.scaled(1e9), InputError);
+  EXPECT_THROW(Duration::seconds(std::numeric_limits<double>::quiet_NaN()), InputError);
+  EXPECT_THROW(Duration::seconds(std::numeric_limits<double>::infinity()), InputError);
+  EXPECT_THROW(Bytes(int64_t{1} << 62) + Bytes(int64_t{1} << 62), InputError);
+  EXPECT_THROW(Bytes(int64_t{1} << 62) * 2, InputError);
+  EXPECT_EQ((Bytes(3) * 5 + Bytes(1)).count(), 16);
 }
 
 }  // namespace

@@ -268,6 +268,12 @@ double YamlMap::number(std::string_view key, NumberRange range) {
   if (!value || *value < range.min || *value > range.max) {
     fail(key, fmt::format("expected {}, found '{}'", describe(range), text));
   }
+  // Nothing that is stated as a plain number is as large: sums and products of such stay finite.
+  constexpr double kLargest = 1e18;
+  if (std::abs(*value) > kLargest) {
+    fail(key,
+         fmt::format("'{}' is beyond {:g}, larger than any such number can be", text, kLargest));
+  }
   return *value;
 }
 
@@ -298,28 +304,59 @@ template <typename T, typename Parse>
 T YamlMap::quantity(std::string_view key,
                     Parse parse,
                     std::string_view what,
-                    std::string_view example) {
+                    std::string_view example,
+                    T least,
+                    T most,
+                    std::string_view range) {
   const std::string expected = fmt::format("{} with a unit, such as \"{}\"", what, example);
   const std::string text = scalar(key, expected);
-  const auto value = parse(text);
+  const std::optional<T> value = parse(text);
   if (!value) fail(key, fmt::format("expected {}, found '{}'", expected, text));
+  if (*value < least || *value > most) {
+    fail(key, fmt::format("'{}' is beyond what {} can be here: {}", text, what, range));
+  }
   return *value;
 }
 
-Duration YamlMap::duration(std::string_view key) {
-  return quantity<Duration>(key, parse_duration, "a time", "3.7 us");
+Duration YamlMap::duration(std::string_view key, Duration longest) {
+  return quantity(
+      key, parse_duration, "a time", "3.7 us", Duration(), longest, "0 to " + to_string(longest));
 }
 Bytes YamlMap::bytes(std::string_view key) {
-  return quantity<Bytes>(key, parse_bytes, "a size", "80 GB");
+  return quantity(key,
+                  parse_bytes,
+                  "a size",
+                  "80 GB",
+                  Bytes(1),
+                  Bytes(1'000'000'000'000'000'000),
+                  "1 B to 1 EB");
 }
 BytesPerSecond YamlMap::rate(std::string_view key) {
-  return quantity<BytesPerSecond>(key, parse_bytes_per_second, "a rate", "450 GB/s");
+  return quantity(key,
+                  parse_bytes_per_second,
+                  "a rate",
+                  "450 GB/s",
+                  BytesPerSecond(1),
+                  BytesPerSecond(1e18),
+                  "1 B/s to 1 EB/s");
 }
 FlopsPerSecond YamlMap::flop_rate(std::string_view key) {
-  return quantity<FlopsPerSecond>(key, parse_flops_per_second, "a rate", "990 TFLOP/s");
+  return quantity(key,
+                  parse_flops_per_second,
+                  "a rate",
+                  "990 TFLOP/s",
+                  FlopsPerSecond(1e6),
+                  FlopsPerSecond(1e21),
+                  "1 MFLOP/s to 1 ZFLOP/s");
 }
 double YamlMap::tokens(std::string_view key) {
-  return quantity<double>(key, parse_tokens, "a number of tokens", "14.8T tokens");
+  return quantity(key,
+                  parse_tokens,
+                  "a number of tokens",
+                  "14.8T tokens",
+                  1.0,
+                  1e21,
+                  "1 token to 1e9 T tokens");
 }
 
 template <typename T, typename Range, typename Parse>

@@ -84,7 +84,8 @@ class YamlMap {
   bool boolean(std::string_view key, bool missing);
   std::string text(std::string_view key);
   std::string text(std::string_view key, std::string missing);
-  Duration duration(std::string_view key);
+  // Quantities within what such things can be: errors name the range.
+  Duration duration(std::string_view key, Duration longest = Duration::seconds(60));
   Bytes bytes(std::string_view key);
   BytesPerSecond rate(std::string_view key);
   FlopsPerSecond flop_rate(std::string_view key);
@@ -131,7 +132,13 @@ class YamlMap {
   std::string scalar(std::string_view key, std::string_view expected);
   size_t choice_index(std::string_view key, const std::vector<std::string_view>& names);
   template <typename T, typename Parse>
-  T quantity(std::string_view key, Parse parse, std::string_view what, std::string_view example);
+  T quantity(std::string_view key,
+             Parse parse,
+             std::string_view what,
+             std::string_view example,
+             T least,
+             T most,
+             std::string_view range);
 
   template <typename T, typename Range, typename Parse>
   std::vector<T> list(std::string_view key, Range range, Parse parse);

@@ -110,5 +110,42 @@ TEST(Yaml, EndsOnWhatYamlCppNeverFinishes) {
   }
 }
 
+// Every quantity has a range, checked after its unit.
+TEST(Yaml, QuantitiesAreWithinWhatTheyCanBe) {
+  const auto refusal = [](const std::string& value, auto read) -> std::string {
+    YamlMap map = YamlFile::parse("key: " + value + "\n", "q.yaml").root();
+    try {
+      read(map);
+    } catch (const InputError& e) {
+      const std::string what = e.what();
+      return what.substr(0, what.find('\n'));
+    }
+    return "";
+  };
+  const auto rate = [](YamlMap& m) { m.rate("key"); };
+  EXPECT_EQ(refusal("1e300 GB/s", rate),
+            "q.yaml:1:6: key: '1e300 GB/s' is beyond what a rate can be here: 1 B/s to 1 EB/s");
+  EXPECT_NE(refusal("1e-18 GB/s", rate), "");
+  EXPECT_NE(refusal("0 B/s", rate), "");
+  EXPECT_NE(refusal("2 YB/s", rate), "");
+  EXPECT_EQ(refusal("1 B/s", rate), "");
+  EXPECT_EQ(refusal("1e6 TB/s", rate), "");
+  const auto flops = [](YamlMap& m) { m.flop_rate("key"); };
+  EXPECT_NE(refusal("1e-12 TFLOP/s", flops), "");
+  EXPECT_NE(refusal("1e300 PFLOP/s", flops), "");
+  EXPECT_EQ(refusal("1979 TFLOP/s", flops), "");
+  const auto time = [](YamlMap& m) { m.duration("key"); };
+  EXPECT_EQ(refusal("100 h", time),
+            "q.yaml:1:6: key: '100 h' is beyond what a time can be here: 0 to 60 s");
+  EXPECT_NE(refusal("1e300 h", time), "");
+  EXPECT_EQ(refusal("1 min", time), "");
+  const auto tokens = [](YamlMap& m) { m.tokens("key"); };
+  EXPECT_NE(refusal("0 tokens", tokens), "");
+  EXPECT_NE(refusal("1e300 T tokens", tokens), "");
+  const auto number = [](YamlMap& m) { m.number("key"); };
+  EXPECT_NE(refusal("1e300", number), "");
+  EXPECT_NE(refusal(".inf", number), "");
+}
+
 }  // namespace
 }  // namespace rehearse

@@ -12,16 +12,12 @@ namespace {
 Link read_link(YamlMap& map) {
   Link link;
   link.bandwidth = map.rate("bandwidth");
-  if (link.bandwidth.value() <= 0) map.fail("bandwidth", "expected a rate above 0");
   link.latency = map.duration("latency");
   return link;
 }
 
 void read_gpu(YamlMap& device, Cluster& c) {
-  if (device.has("peak_fp8")) {
-    c.peak_fp8 = device.flop_rate("peak_fp8");
-    if (c.peak_fp8->value() <= 0) device.fail("peak_fp8", "expected a rate above 0");
-  }
+  if (device.has("peak_fp8")) c.peak_fp8 = device.flop_rate("peak_fp8");
   c.sms = device.integer("sms", {.min = 1, .max = 10'000}, c.sms);
   c.communication_sms = device.integer(
       "communication_sms", {.min = 1, .max = c.sms}, std::min(c.sms, c.communication_sms));
@@ -30,7 +26,6 @@ void read_gpu(YamlMap& device, Cluster& c) {
   }
   if (device.has("copy_per_sm")) {
     c.copy_per_sm = device.rate("copy_per_sm");
-    if (c.copy_per_sm->value() <= 0) device.fail("copy_per_sm", "expected a rate above 0");
   }
 }
 
@@ -52,9 +47,6 @@ void read_fault(YamlMap fault, Cluster& c) {
   } else if (fault.has("nic")) {
     const int64_t device = fault.integer("nic", devices);
     const BytesPerSecond rate = fault.rate("bandwidth");
-    if (rate.value() <= 0) {
-      fault.fail("bandwidth", "expected a rate above 0; a rank without a NIC reaches nobody");
-    }
     if (!c.network) fault.fail("nic", "this cluster has no network");
     c.slow_nics[device] = rate;
   } else if (fault.has("device")) {
@@ -64,12 +56,6 @@ void read_fault(YamlMap fault, Cluster& c) {
     fault.place().fail("faults", "expected a fault with one of the keys 'link', 'nic', 'device'");
   }
   fault.finish();
-}
-
-FlopsPerSecond positive_flops(YamlMap& map, std::string_view key) {
-  const FlopsPerSecond rate = map.flop_rate(key);
-  if (rate.value() <= 0) map.fail(key, "expected a rate above 0");
-  return rate;
 }
 
 }  // namespace
@@ -94,12 +80,11 @@ Cluster read_cluster(YamlMap top) {
   if (c.on_cores()) {
     c.on_host = device.text("cores") == "host";
     c.cores = c.on_host ? host_cores() : device.integer("cores", {.min = 1, .max = 100'000});
-    c.peak = positive_flops(device, "peak_per_core");
+    c.peak = device.flop_rate("peak_per_core");
   } else {
-    c.peak = positive_flops(device, "peak");
+    c.peak = device.flop_rate("peak");
   }
   c.memory_bandwidth = device.rate("memory_bandwidth");
-  if (c.memory_bandwidth.value() <= 0) device.fail("memory_bandwidth", "expected a rate above 0");
   c.memory = device.bytes("memory");
   if (c.of_gpus()) read_gpu(device, c);
   device.finish();

@@ -97,13 +97,14 @@ TEST(BadTopology, ZeroBandwidth) {
   std::string text = yaml(tree("fat_tree", 4));
   text.replace(text.find("50 GB/s"), 7, "0 GB/s");
   EXPECT_EQ(error_of(text),
-            "c.yaml:13:14: network.bandwidth: expected a rate above 0\n"
+            "c.yaml:13:14: network.bandwidth: '0 GB/s' is beyond what a rate can be here: 1 B/s to "
+            "1 EB/s\n"
             "      bandwidth: 0 GB/s\n"
             "                 ^");
   EXPECT_EQ(
       error_of(yaml(kCustom, "faults:\n  - {nic: 1, bandwidth: 0 GB/s}\n")),
-      "c.yaml:23:25: faults[0].bandwidth: expected a rate above 0; a rank without a NIC reaches "
-      "nobody\n"
+      "c.yaml:23:25: faults[0].bandwidth: '0 GB/s' is beyond what a rate can be here: 1 B/s to "
+      "1 EB/s\n"
       "      - {nic: 1, bandwidth: 0 GB/s}\n"
       "                            ^");
 }

@@ -133,8 +133,10 @@ Phase read_phase(YamlMap map, const Plan& plan) {
 
 Budget read_budget(YamlMap map, const Plan& plan) {
   Budget b;
-  if (map.has("usd_per_gpu_hour")) b.usd_per_gpu_hour = map.number("usd_per_gpu_hour", {.min = 0});
-  if (map.has("watts_per_gpu")) b.watts_per_gpu = map.number("watts_per_gpu", {.min = 0});
+  if (map.has("usd_per_gpu_hour"))
+    b.usd_per_gpu_hour = map.number("usd_per_gpu_hour", {.min = 0, .max = 1e6});
+  if (map.has("watts_per_gpu"))
+    b.watts_per_gpu = map.number("watts_per_gpu", {.min = 0, .max = 1e6});
   if (map.has("phases")) {
     for (YamlMap& phase : map.maps("phases")) b.phases.push_back(read_phase(phase, plan));
   }

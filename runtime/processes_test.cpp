@@ -181,10 +181,10 @@ struct Outcome {
 };
 
 Outcome trained(const Plan& plan, Trainer& trainer) {
-  constexpr int64_t kSteps = 3;  // AdamW's moments and the biases have come into play
+  constexpr int64_t kTrained = 3;  // AdamW's moments and the biases have come into play
   Outcome o;
   trainer.record_choices(true);
-  for (int64_t i = 0; i < kSteps; ++i) {
+  for (int64_t i = 0; i < kTrained; ++i) {
     const StepLog log = trainer.step(i);
     o.losses.push_back(log.loss);
     o.norms.push_back(log.gradient_norm);

@@ -24,22 +24,22 @@ std::vector<double> idle_units(const Program::Spec& spec) {
 // F = Bi = W = 1 and F&B = 3: at chunk granularity every rank's bubble is the formula's, and ops
 // never make it larger.
 TEST(Bubble, EqualsTheFormulaOnEveryRank) {
-  struct Case {
+  struct BubbleCase {
     ScheduleKind kind;
     int64_t pp, n;
     double bubble;
   };
-  for (const Case& c : std::vector<Case>{{ScheduleKind::k1F1B, 8, 20, 7 * 3},
-                                         {ScheduleKind::k1F1B, 16, 120, 15 * 3},
-                                         {ScheduleKind::kInterleaved, 4, 8, 3 * 3},
-                                         {ScheduleKind::kInterleaved, 8, 24, 7 * 3},
-                                         {ScheduleKind::kDualPipeV, 4, 10, 6},
-                                         {ScheduleKind::kDualPipeV, 8, 60, 14},
-                                         {ScheduleKind::kZB1P, 8, 20, 7},
-                                         {ScheduleKind::kZB1P, 16, 120, 15},
-                                         {ScheduleKind::kDualPipe, 2, 4, 0},
-                                         {ScheduleKind::kDualPipe, 8, 20, 6},
-                                         {ScheduleKind::kDualPipe, 16, 120, 14}}) {
+  for (const BubbleCase& c : std::vector<BubbleCase>{{ScheduleKind::k1F1B, 8, 20, 7 * 3},
+                                                     {ScheduleKind::k1F1B, 16, 120, 15 * 3},
+                                                     {ScheduleKind::kInterleaved, 4, 8, 3 * 3},
+                                                     {ScheduleKind::kInterleaved, 8, 24, 7 * 3},
+                                                     {ScheduleKind::kDualPipeV, 4, 10, 6},
+                                                     {ScheduleKind::kDualPipeV, 8, 60, 14},
+                                                     {ScheduleKind::kZB1P, 8, 20, 7},
+                                                     {ScheduleKind::kZB1P, 16, 120, 15},
+                                                     {ScheduleKind::kDualPipe, 2, 4, 0},
+                                                     {ScheduleKind::kDualPipe, 8, 20, 6},
+                                                     {ScheduleKind::kDualPipe, 16, 120, 14}}) {
     Program::Spec spec{.layout = {.pp = c.pp, .schedule = c.kind},
                        .micro_batches = c.n,
                        .granularity = Granularity::kCell};

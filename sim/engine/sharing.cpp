@@ -368,12 +368,7 @@ void Sharing::find_next(Component& c, int64_t now) {
       r.stale = false;
       advance(id, now);
       const double left = std::max(0.0, r.first - r.progress) / share(id).level;
-      if (left > kLongest) {
-        throw InputError(
-            "the simulated step takes more than 50 days, which 64-bit picoseconds do not hold; is "
-            "a "
-            "bandwidth or a speed far too small?");
-      }
+      if (!(left <= kLongest)) throw_too_long();
       r.next = now + static_cast<int64_t>(std::nearbyint(left));
     }
     c.next = std::min(c.next, r.next);

@@ -10,6 +10,8 @@
 namespace rehearse {
 namespace {
 
+const Duration kLongestKernel = Duration::seconds(3600);
+
 constexpr std::string_view kFormat = "rehearse-calibration 2";
 
 // Times in nanoseconds with three decimals: exact picoseconds.
@@ -66,11 +68,11 @@ Calibration load_calibration(const std::string& path) {
       e.fail("shape", fmt::format("{} has the shape [{}]", name, fmt::join(names, ", ")));
     }
     std::copy(shape.begin(), shape.end(), call.shape.begin());
-    const KernelTime time{.alone = e.duration("alone"),
-                          .mean = e.duration("mean"),
-                          .low = e.duration("low"),
-                          .high = e.duration("high"),
-                          .busy = e.duration("busy")};
+    const KernelTime time{.alone = e.duration("alone", kLongestKernel),
+                          .mean = e.duration("mean", kLongestKernel),
+                          .low = e.duration("low", kLongestKernel),
+                          .high = e.duration("high", kLongestKernel),
+                          .busy = e.duration("busy", kLongestKernel)};
     if (!c.kernels.emplace(call, time).second) {
       e.fail("shape", fmt::format("{} stands twice", to_string(call)));
     }
