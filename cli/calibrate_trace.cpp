@@ -45,7 +45,10 @@ Profile read_profile(const Options& options) {
                      .total = std::max<int64_t>(1, error ? 1 : size),
                      .quiet = options.quiet() || size < kShown});
   Profile p{.path = path};
-  p.trace = read_trace(path, [&](int64_t done) { progress.update(std::min(done, size)); });
+  p.trace = read_trace(
+      path,
+      [&](int64_t done) { progress.update(std::min(done, size)); },
+      [&](std::string_view annotation) { return names_annotation(map, annotation); });
   p.ops = profile_ops(p.trace, map, path);
   if (p.trace.orphans > 0) {
     std::cerr << fmt::format(

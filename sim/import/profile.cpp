@@ -148,6 +148,12 @@ ProfileMap load_profile_map(const std::string& path) {
   return map;
 }
 
+bool names_annotation(const ProfileMap& map, std::string_view annotation) {
+  return std::any_of(map.ops.begin(), map.ops.end(), [&](const auto& r) {
+    return !r.annotation.empty() && fits(r.annotation, annotation);
+  });
+}
+
 Duration ProfiledOp::of(WorkKind kind) const {
   return Sweep(*this).of(kind);
 }
@@ -222,10 +228,11 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
         "of its device events have no launch in the trace",
         path,
         trace.events.size(),
-        trace.annotations.size(),
-        trace.annotations.empty()
-            ? std::string()
-            : fmt::format(" (such as '{}')", trace.annotations.back().name.substr(0, 60)),
+        static_cast<int64_t>(trace.annotations.size()) + trace.passed_over,
+        !trace.annotations.empty()
+            ? fmt::format(" (such as '{}')", trace.annotations.back().name.substr(0, 60))
+        : trace.passed_over > 0 ? fmt::format(" (such as '{}')", trace.passed_over_name)
+                                : std::string(),
         trace.orphans));
   }
   std::stable_sort(
@@ -357,6 +364,25 @@ class Importer {
     entries_.push_back(std::move(e));
   }
 
+  // A product faster than the device can multiply is of other sizes than the plan's.
+  void require_possible(const GpuEntry& e) const {
+    const Cluster& c = plan_.cluster;
+    const FlopsPerSecond peak = e.format == Format::kFp8 ? c.peak_fp8.value_or(c.peak) : c.peak;
+    for (const GpuEntry::Sample& s : e.samples) {
+      const FlopsPerSecond rate(s.flops.count() / s.time.seconds());
+      if (rate.value() <= peak.value()) continue;
+      throw InputError(
+          fmt::format("{}: a product of {} would reach {} by the plan's sizes, above the peak of "
+                      "'{}', {}: the plan "
+                      "is not what was profiled",
+                      plan_.path,
+                      to_string(op_),
+                      to_string(rate),
+                      c.name,
+                      to_string(peak)));
+    }
+  }
+
   void products(const std::vector<std::vector<GpuTask>>& tasks) {
     // One kernel after another as the plan has them, or all together.
     bool one_by_one = true;
@@ -395,6 +421,7 @@ class Importer {
         }
         e.samples.push_back(s);
       }
+      require_possible(e);
       entries_.push_back(std::move(e));
       return;
     }
@@ -413,6 +440,7 @@ class Importer {
         e.sms = found[i][j]->blocks;
       }
       e.m = static_cast<int64_t>(median(rows));
+      require_possible(e);
       entries_.push_back(std::move(e));
     }
   }

@@ -67,6 +67,9 @@ struct ProfiledOp {
   Duration of(WorkKind kind) const;
 };
 
+// Whether a rule of the map names such annotations.
+bool names_annotation(const ProfileMap& map, std::string_view annotation);
+
 // The profiled ops by begin. Throws InputError where rules leave nothing, or where kernels fit no
 // rule.
 std::vector<ProfiledOp> profile_ops(const Trace& trace,

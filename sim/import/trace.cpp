@@ -63,6 +63,10 @@ class Source {
     if (++token_ > kMaxToken) fail("a string or number of more than 1 MB");
   }
 
+  // What is wrong with a trace.
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw InputError(fmt::format("{}:{}: {}", path_, line_, what));
+  }
   [[noreturn]] void fail(const std::string& what) const {
     throw InputError(fmt::format("{}:{}: not a trace: {}", path_, line_, what));
   }
@@ -142,7 +146,8 @@ struct Launch {
 // events); `event_depth_` is where an event's own keys are.
 class Reader : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit Reader(Source& source) : source_(source) {}
+  Reader(Source& source, const std::function<bool(std::string_view)>& wanted)
+      : source_(source), wanted_(wanted) {}
 
   bool null() override { return value(); }
   bool boolean(bool) override { return value(); }
@@ -216,7 +221,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     std::optional<double> time_us, length_us;
     // The same exactly, in nanoseconds, where it was written as a plain number.
     std::optional<int64_t> time_exact, length_exact;
-    std::optional<int64_t> correlation, stream;
+    std::optional<int64_t> correlation, stream, device;
     int64_t process = 0, thread = 0;
     int32_t grid[3] = {0, 0, 0};
   };
@@ -287,6 +292,8 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
       event_.correlation = whole("correlation", v, integer);
     } else if (of_args("stream")) {
       event_.stream = whole("stream", v, integer);
+    } else if (of_args("device")) {
+      event_.device = whole("device", v, integer);
     } else if (stack_.size() == event_depth_ + 2 && keys_[event_depth_ - 1] == "args" &&
                keys_[event_depth_] == "grid" && stack_.back() < 3) {
       const int64_t blocks = whole("a grid's entry", v, integer);
@@ -316,7 +323,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
                             ? Category::kDevice
                             : Category::kOther;
     } else if (of_event("ts") || of_event("dur")) {
-      source_.fail(fmt::format("{} is a string, expected a number", keys_[event_depth_ - 1]));
+      source_.refuse(fmt::format("{} is a string, expected a number", keys_[event_depth_ - 1]));
     }
   }
 
@@ -334,7 +341,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
   Nanoseconds nanoseconds(std::string_view what,
                           const std::optional<double>& us,
                           const std::optional<int64_t>& exactly) const {
-    if (!us) source_.fail(fmt::format("event '{}' has no {}", shown(event_.name), what));
+    if (!us) source_.refuse(fmt::format("event '{}' has no {}", shown(event_.name), what));
     constexpr double kMost = 9e15;
     if (!std::isfinite(*us) || std::abs(*us) >= kMost) {
       source_.fail(
@@ -350,7 +357,17 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     if (event_.category == Category::kLaunch) {
       if (event_.correlation) {
         check_count(launches_.size());
-        launches_[*event_.correlation] = {event_.thread, event_.process, begin};
+        const Launch launch{event_.thread, event_.process, begin};
+        const auto [known, is_new] = launches_.emplace(*event_.correlation, launch);
+        if (!is_new && known->second.process != launch.process) {
+          source_.refuse(
+              fmt::format("correlation {} is of processes {} and {}: several processes in one "
+                          "file, whose launches cannot be told apart; give each its own",
+                          *event_.correlation,
+                          known->second.process,
+                          launch.process));
+        }
+        known->second = launch;
       }
       return;
     }
@@ -361,12 +378,26 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
                                static_cast<double>(length) * 1e-3));
     }
     if (event_.category == Category::kAnnotation) {
+      if (wanted_ && !wanted_(event_.name)) {
+        if (trace_.passed_over++ == 0) trace_.passed_over_name = event_.name.substr(0, 80);
+        return;
+      }
       check_count(annotations_.size());
       check_names(event_.name.size());
       annotations_.push_back({event_.name, begin, begin + length, event_.thread, event_.process});
       return;
     }
     check_count(device_.size());
+    const int64_t device = event_.device.value_or(event_.process);
+    if (device_.empty()) device_id_ = device;
+    if (device != device_id_) {
+      source_.fail(
+          fmt::format("event '{}' ran on device {}, others on {}: several devices in one file; "
+                      "give each its own",
+                      shown(event_.name),
+                      device,
+                      device_id_));
+    }
     DeviceEvent e;
     const auto [at, fresh] = name_index_.emplace(event_.name, trace_.names.size());
     if (fresh) {
@@ -400,6 +431,8 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
   std::vector<std::optional<int32_t>> innermost(const std::vector<Launch>& launches) const;
 
   Source& source_;
+  const std::function<bool(std::string_view)>& wanted_;
+  int64_t device_id_ = 0;       // of all device events
   std::vector<int32_t> stack_;  // entries seen so far, by depth
   std::array<std::string, 8> keys_;
   size_t event_depth_ = SIZE_MAX;
@@ -449,6 +482,24 @@ std::vector<std::optional<int32_t>> Reader::innermost(const std::vector<Launch>&
 }
 
 Trace Reader::finish() {
+  if (device_.empty()) {
+    source_.refuse("no device events in the trace: profile with ProfilerActivity.CUDA");
+  }
+  // Picoseconds of 64 bits hold 106 days.
+  constexpr Nanoseconds kMost = 100LL * 24 * 3600 * 1'000'000'000;
+  const auto median = device_.begin() + static_cast<int64_t>(device_.size() / 2);
+  std::nth_element(device_.begin(), median, device_.end(), [](const auto& a, const auto& b) {
+    return a.begin < b.begin;
+  });
+  const Nanoseconds middle = median->begin;
+  for (const RawDevice& d : device_) {
+    if (d.begin - middle < kMost / 2 && middle - d.begin < kMost / 2) continue;
+    source_.fail(fmt::format("event '{}' lies more than 50 days from the others: its ts is odd",
+                             shown(trace_.names[static_cast<size_t>(d.event.name)])));
+  }
+  std::erase_if(annotations_, [&](const RawAnnotation& a) {
+    return a.begin - middle > kMost / 2 || middle - a.begin > kMost / 2;
+  });
   std::sort(annotations_.begin(), annotations_.end(), [](const auto& a, const auto& b) {
     return std::tie(a.begin, b.end) < std::tie(b.begin, a.end);
   });
@@ -462,12 +513,10 @@ Trace Reader::finish() {
     launches.push_back(launch == launches_.end() ? Launch{.at = INT64_MIN} : launch->second);
   }
   const auto annotation = innermost(launches);
-  const Nanoseconds origin = device_.empty() ? 0 : device_.front().begin;
-  // Picoseconds of 64 bits hold 106 days.
+  const Nanoseconds origin = device_.front().begin;
   const auto since = [&](Nanoseconds t) {
-    constexpr Nanoseconds kMost = 100LL * 24 * 3600 * 1'000'000'000;
     if (t - origin > kMost || origin - t > kMost) {
-      source_.fail("its events lie more than 100 days apart");
+      source_.refuse("an event lasts more than 50 days");
     }
     return Duration::nanoseconds(t - origin);
   };
@@ -484,9 +533,11 @@ Trace Reader::finish() {
   return std::move(trace_);
 }
 
-Trace parse(Source& source, const std::string& path) {
+Trace parse(Source& source,
+            const std::string& path,
+            const std::function<bool(std::string_view)>& wanted) {
   if (source.end()) throw InputError(path + ": is empty; expected a profiler's trace");
-  Reader reader(source);
+  Reader reader(source, wanted);
   nlohmann::json::sax_parse(SourceIterator(&source), SourceIterator(), &reader);
   if (!reader.has_events()) {
     throw InputError(path +
@@ -498,14 +549,18 @@ Trace parse(Source& source, const std::string& path) {
 
 }  // namespace
 
-Trace read_trace(const std::string& path, const std::function<void(int64_t)>& progress) {
+Trace read_trace(const std::string& path,
+                 const std::function<void(int64_t)>& progress,
+                 const std::function<bool(std::string_view)>& wanted) {
   Source source(path, progress);
-  return parse(source, path);
+  return parse(source, path, wanted);
 }
 
-Trace parse_trace(std::string_view text, const std::string& path) {
+Trace parse_trace(std::string_view text,
+                  const std::string& path,
+                  const std::function<bool(std::string_view)>& wanted) {
   Source source(text, path);
-  return parse(source, path);
+  return parse(source, path, wanted);
 }
 
 }  // namespace rehearse

@@ -35,6 +35,8 @@ struct Trace {
   int64_t sms = 0;                      // of it, 0 when not stated
   int64_t world = 0;                    // ranks of the profiled program, 0 when not stated
   int64_t orphans = 0;                  // device events of which nothing says what launched them
+  int64_t passed_over = 0;              // annotations that were not wanted
+  std::string passed_over_name;         // one of them
   std::vector<std::string> names;       // of device events
   std::vector<DeviceEvent> events;      // by begin
   std::vector<Annotation> annotations;  // by begin
@@ -45,10 +47,19 @@ struct Trace {
 // range. Limits, each an error that names it: nesting of 64, tokens of 1 MB, 5 million events of a
 // kind, 64 MB of names. Device events without a correlation id, or whose launch is not in the
 // trace (it may have begun before), have no annotation and are counted.
+// A trace is of one process and one device: events of several are an error, since correlation ids
+// are each process's own; so is one without device events. Annotations far from all device events
+// (a clock that was not set) are left out.
 // progress: called now and then with the bytes of the file read so far.
-Trace read_trace(const std::string& path, const std::function<void(int64_t)>& progress = {});
+// wanted: annotations that it says no to are transparent: what they launched belongs to those
+// around them.
+Trace read_trace(const std::string& path,
+                 const std::function<void(int64_t)>& progress = {},
+                 const std::function<bool(std::string_view)>& wanted = {});
 
 // The same of text in memory; `path` names it in errors.
-Trace parse_trace(std::string_view text, const std::string& path);
+Trace parse_trace(std::string_view text,
+                  const std::string& path,
+                  const std::function<bool(std::string_view)>& wanted = {});
 
 }  // namespace rehearse

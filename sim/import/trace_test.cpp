@@ -110,6 +110,67 @@ TEST(Trace, NestedAnnotations) {
   EXPECT_EQ(of(2), "outer");
 }
 
+// A launch by `process` and what it started, `ts` microseconds on.
+std::string launched(int correlation, double ts, int process = 100, int device = 0) {
+  return fmt::format(
+      R"({{"ph": "X", "cat": "cuda_runtime", "name": "l", "pid": {0}, "tid": 1, "ts": {1:.1f}, "dur": 1,)"
+      R"( "args": {{"correlation": {2}}}}},)"
+      R"({{"ph": "X", "cat": "kernel", "name": "k{2}", "pid": {3}, "tid": 7, "ts": {4:.1f}, "dur": 5,)"
+      R"( "args": {{"correlation": {2}, "stream": 7, "device": {3}}}}},)",
+      process,
+      ts,
+      correlation,
+      device,
+      ts + 10);
+}
+std::string annotation(const std::string& name, double ts, double dur) {
+  return fmt::format(R"({{"ph": "X", "cat": "user_annotation", "name": "{}", "pid": 100, "tid": 1,)"
+                     R"( "ts": {:.1f}, "dur": {:.1f}}},)",
+                     name,
+                     ts,
+                     dur);
+}
+std::string trace_of(std::string events) {
+  events.pop_back();
+  return "[" + events + "]";
+}
+
+TEST(Trace, IsOfOneProcessAndOneDevice) {
+  EXPECT_EQ(error_of(trace_of(launched(1, 1e9) + launched(2, 1e9 + 20))), "");
+  EXPECT_NE(error_of(trace_of(launched(1, 1e9) + launched(1, 1e9, 200, 0)))
+                .find("correlation 1 is of processes 100 and 200"),
+            std::string::npos);
+  EXPECT_NE(error_of(trace_of(launched(1, 1e9) + launched(2, 1e9, 100, 1)))
+                .find("event 'k2' ran on device 1, others on 0"),
+            std::string::npos);
+}
+
+TEST(Trace, WhatIsOddIsNamedAsWhatItIs) {
+  EXPECT_NE(error_of(trace_of(annotation("a", 1e15, 400))).find("no device events in the trace"),
+            std::string::npos);
+  // One annotation of a clock that was not set, among true ones.
+  const double now = 1.7e15;
+  const Trace t = parse_trace(
+      trace_of(annotation("far", 0, 0) + annotation("a", now, 400) + launched(1, now + 20)),
+      "t.json");
+  ASSERT_EQ(t.annotations.size(), 1u);
+  EXPECT_EQ(t.annotations[0].name, "a");
+  EXPECT_EQ(t.events[0].annotation, 0);
+  EXPECT_NE(error_of(trace_of(launched(1, 0) + launched(2, now) + launched(3, now + 50)))
+                .find("event 'k1' lies more than 50 days from the others"),
+            std::string::npos);
+}
+
+TEST(Trace, AnnotationsThatNobodyWantsAreTransparent) {
+  const std::string text = trace_of(annotation("attn(F)", 1000, 400) +
+                                    annotation("inner", 1010, 100) + launched(1, 1020));
+  const auto wanted = [](std::string_view name) { return name != "inner"; };
+  const Trace t = parse_trace(text, "t.json", wanted);
+  ASSERT_EQ(t.annotations.size(), 1u);
+  EXPECT_EQ(t.annotations[static_cast<size_t>(*t.events[0].annotation)].name, "attn(F)");
+  EXPECT_EQ(t.passed_over, 1);
+}
+
 TEST(Trace, WhatIsWrongIsSaid) {
   EXPECT_EQ(error_of(""), "t.json: is empty; expected a profiler's trace");
   EXPECT_NE(error_of("{}").find("expected an object with a key 'traceEvents'"), std::string::npos);
