@@ -73,18 +73,6 @@ constexpr Unit kFlopsShown[] = {
 
 }  // namespace
 
-void throw_too_long() {
-  throw InputError(
-      "the simulated step takes more than 50 days, which 64-bit picoseconds do not hold; is a "
-      "bandwidth or a speed far too small, a size or a count far too large?");
-}
-
-void throw_too_large() {
-  throw InputError(
-      "a size of more than 9.2 exabytes, which 64 bits do not hold; is a size or a count far too "
-      "large?");
-}
-
 std::optional<Duration> parse_duration(std::string_view text) {
   const auto s = parse_quantity(text, kTimes);
   if (!s || *s > 9e6) return std::nullopt;

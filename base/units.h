@@ -14,9 +14,19 @@
 
 namespace rehearse {
 
-// Throws InputError: a sum, product or quotient of the plan's numbers that 64 bits do not hold.
-[[noreturn]] void throw_too_long();   // times, 106 days
-[[noreturn]] void throw_too_large();  // sizes, 9.2 exabytes
+// A sum, product or quotient of the plan's numbers that 64 bits do not hold: times of 106 days,
+// sizes of 9.2 exabytes. Defined here: the GPU kernels' programs are built without this folder's
+// sources.
+[[noreturn, gnu::noinline, gnu::cold]] inline void throw_too_long() {
+  throw InputError(
+      "the simulated step takes more than 50 days, which 64-bit picoseconds do not hold; is a "
+      "bandwidth or a speed far too small, a size or a count far too large?");
+}
+[[noreturn, gnu::noinline, gnu::cold]] inline void throw_too_large() {
+  throw InputError(
+      "a size of more than 9.2 exabytes, which 64 bits do not hold; is a size or a count far too "
+      "large?");
+}
 
 // All arithmetic is checked.
 class Duration {
