@@ -4,7 +4,7 @@
 #   1  builds; the smallest case of every kernel, each under a time limit, with waits that name their
 #      barrier when they hang; then every small case and one large one in every tile shape
 #   2  all of DeepSeek-V3's shapes, checked and timed, beside cuBLASLt where it is found
-#   3  compute-sanitizer's memcheck on small cases; Nsight Compute's figures of three cases
+#   3  compute-sanitizer's memcheck and synccheck on small cases; Nsight Compute's figures of three cases
 # Results stream into the folder as JSON lines, so that a run that is cut off loses nothing. Ends with
 # 1 when a check fails.
 #   tools/gpu_check.sh [--out FOLDER] [RUN...]      (default: build/gpu, runs 1 2 3)
@@ -57,12 +57,12 @@ for run in ${runs[@]}; do
     3)
       sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
       if [ -n "$sanitizer" ]; then
-        # Not synccheck: it takes the waits of a cluster's barrier, and named barriers of part of a
-        # block, for divergence.
-        for case in "dense m129" "grouped gradient odd" "cast columns 144"; do
-          began "run 3: memcheck, $case"
-          step memcheck timeout 100 "$sanitizer" --target-processes all --tool memcheck --error-exitcode 1 \
-            build/gpu/kernels_check --small --limit 90 --only "$case"
+        for tool in memcheck synccheck; do
+          for case in "dense m129" "grouped gradient odd" "cast columns 144"; do
+            began "run 3: $tool, $case"
+            step "$tool" timeout 100 "$sanitizer" --target-processes all --tool "$tool" --error-exitcode 1 \
+              build/gpu/kernels_check --small --limit 90 --only "$case"
+          done
         done
       else
         echo "compute-sanitizer: not found, skipped"

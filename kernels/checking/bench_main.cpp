@@ -352,7 +352,7 @@ int main(int argc, char** argv) {
       options.once = true;
     } else if (arg == "--dry-run") {
       options.dry_run = true;
-    } else if (arg == "--limit" && more) {
+    } else if (arg == "--limit" && more && std::atoi(argv[i + 1]) > 0) {
       options.limit = std::atoi(argv[++i]);
     } else if (arg == "--only" && more) {
       options.only = argv[++i];
