@@ -7,12 +7,23 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace rehearse {
 
 class InputError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+  // Where in a file it stands; none: file is empty, line and column are 0.
+  struct Place {
+    std::string file;
+    int line = 0, column = 0;  // from 1
+  };
+  InputError(const std::string& text, Place place) : runtime_error(text), place_(std::move(place)) {}
+  const Place& place() const { return place_; }
+
+ private:
+  Place place_;
 };
 
 class ScheduleError : public std::runtime_error {

@@ -56,20 +56,74 @@ struct YamlFile::Contents {
   }
 };
 
+namespace {
+
+constexpr size_t kMostShown = 200;     // characters of a source line
+constexpr size_t kMostMessage = 2000;  // of a message, which may quote from the file
+
+// One character as it may be shown: control characters as escapes, a tab as a blank.
+std::string printable(char c) {
+  if (c == '\t') return " ";
+  const auto byte = static_cast<unsigned char>(c);
+  constexpr unsigned char kFirstPrintable = 0x20;
+  constexpr unsigned char kDelete = 0x7f;
+  if (byte >= kFirstPrintable && byte != kDelete) return std::string(1, c);
+  return fmt::format("\\x{:02x}", byte);
+}
+
+std::string printable(std::string_view text, size_t most) {
+  std::string out;
+  for (const char c : text.substr(0, most)) out += c == '\n' ? std::string("\n") : printable(c);
+  return text.size() > most ? out + "..." : out;
+}
+
+// What an error shows of a source line: at most kMostShown characters, around the column.
+struct Excerpt {
+  std::string text;
+  size_t caret = 1;  // from 1, within text
+};
+Excerpt excerpt(std::string_view line, int column) {
+  const std::string_view dots = "...";
+  const size_t at = std::min(static_cast<size_t>(std::max(column, 1)) - 1, line.size());
+  size_t first = 0;
+  size_t room = kMostShown;
+  if (line.size() > kMostShown) {
+    room -= 2 * dots.size();
+    first = at > room / 2 ? std::min(at - room / 2, line.size() - room) : 0;
+  }
+  Excerpt e;
+  if (first > 0) e.text = dots;
+  for (size_t i = first; i < line.size() && i < first + room; ++i) {
+    if (i == at) e.caret = e.text.size() + 1;
+    e.text += printable(line[i]);
+  }
+  // Escapes are longer than what they stand for.
+  if (e.text.size() > kMostShown) {
+    const size_t cut = e.caret > kMostShown / 2 ? e.caret - kMostShown / 2 : 0;
+    e.text = e.text.substr(cut, kMostShown);
+    e.caret -= cut;
+    return e;
+  }
+  if (at >= line.size() || at >= first + room) e.caret = e.text.size() + 1;
+  if (first + room < line.size()) e.text += dots;
+  return e;
+}
+
+}  // namespace
+
 void SourcePlace::fail(std::string_view path, std::string_view message) const {
-  std::string shown = text;
-  for (char& c : shown) c = (c == '\t') ? ' ' : c;
-  const int caret = std::min<int>(column, static_cast<int>(shown.size()) + 1);
+  const Excerpt shown = excerpt(text, column);
   throw InputError(fmt::format("{}:{}:{}: {}{}{}\n    {}\n    {:>{}}",
                                file,
                                line,
                                column,
-                               path,
+                               printable(path, kMostShown),
                                path.empty() ? "" : ": ",
-                               message,
-                               shown,
+                               printable(message, kMostMessage),
+                               shown.text,
                                "^",
-                               caret));
+                               shown.caret),
+                   {.file = file, .line = line, .column = column});
 }
 
 namespace {

@@ -138,8 +138,7 @@ int calibrate(const Arguments& args) {
            "  rehearse calibrate --links all_reduce.txt --links deepep.txt --base gpu.yaml\n",
        .plan = PlanArgument::kNoneOrSeveral});
   options
-      .value("out",
-             "FILE",
+      .output("out",
              "file to write (default: out/<first plan>/calibration.yaml, or out/calibration.yaml)")
       .value("device", "KIND", "cpu", "cpu")
       .value("milliseconds",
@@ -153,11 +152,26 @@ int calibrate(const Arguments& args) {
   add_link_options(options);
   add_kernel_options(options);
   if (!options.parse(args)) return 0;
-  if (options.has("from-trace")) return calibrate_from_trace(options);
-  if (options.has("links")) return calibrate_links(options);
-  if (options.has("kernels")) return calibrate_kernels(options);
+  const std::vector<std::string> measuring = {"device", "milliseconds", "rounds", "no-grid"};
+  const std::vector<std::string> of_trace = {
+      "map", "published", "only", "leave-out", "leave-each-out", "judge"};
+  const auto alone = [&](const std::string& source, const std::vector<std::string>& others) {
+    if (!options.has(source)) return false;
+    options.refuse(others, fmt::format("does not go with --{}", source));
+    options.refuse(measuring, "is for measuring this machine");
+    return true;
+  };
+  if (!options.has("from-trace")) options.refuse(of_trace, "is for --from-trace");
+  if (!options.has("links")) options.refuse({"base"}, "is for --links");
+  if (alone("from-trace", {"links", "kernels", "check"})) return calibrate_from_trace(options);
+  if (alone("links", {"kernels", "check"})) return calibrate_links(options);
+  if (alone("kernels", {"check"})) return calibrate_kernels(options);
   if (options.text("device") != "cpu") {
     throw UsageError("calibrate: --device must be cpu");
+  }
+  if (options.has("check")) {
+    options.refuse({"milliseconds", "rounds", "no-grid", "out"}, "is for measuring; --check only reads");
+    if (!options.plan_paths().empty()) throw UsageError("calibrate: --check takes no plan");
   }
   if (options.has("check")) return check(options.text("check"), options);
   const double milliseconds = options.number("milliseconds", 0, 10'000);
@@ -180,7 +194,7 @@ int calibrate(const Arguments& args) {
   const std::string path = options.has("out") ? options.text("out")
                            : plans.empty()    ? "out/calibration.yaml"
                                               : default_out(plans.front()) + "/calibration.yaml";
-  require_writable(path);
+  options.check_outputs({path});
   const Calibration c = measure(plans,
                                 {.grid = !options.has("no-grid"),
                                  .budget_per_kernel = Duration::seconds(milliseconds * 1e-3),

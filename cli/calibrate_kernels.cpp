@@ -22,10 +22,11 @@ int calibrate_kernels(const Options& options) {
   if (!plan.cluster.of_gpus()) {
     throw InputError(plan.path + ": --kernels needs a plan on GPUs");
   }
-  const std::string path = options.text("kernels");
-  const GpuCalibration c = parse_kernel_bench(read_file(path), path, plan.cluster);
   const std::string out =
       options.has("out") ? options.text("out") : std::string("out/calibration.yaml");
+  options.check_outputs({out}, plan.files);
+  const std::string path = options.text("kernels");
+  const GpuCalibration c = parse_kernel_bench(read_file(path), path, plan.cluster);
   write_file(out, print_gpu_calibration(c));
   Report r;
   r.say(c.source + "\n\n");

@@ -211,7 +211,11 @@ int calibrate_from_trace(const Options& options) {
   const bool writes = !options.has("judge") && !options.has("leave-each-out");
   const std::string out =
       options.has("out") ? options.text("out") : default_out(plan) + "/calibration.yaml";
-  if (writes) require_writable(out);
+  if (writes) {
+    options.check_outputs({out}, plan.files);
+  } else {
+    options.refuse({"out"}, "is for imports; --judge and --leave-each-out write nothing");
+  }
   const Profile profile = read_profile(options);
   if (options.has("leave-each-out")) {
     if (profile.repetitions() < 2) {

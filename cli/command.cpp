@@ -1,5 +1,6 @@
 #include "cli/command.h"
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
 #include <iostream>
@@ -7,6 +8,8 @@
 #include <boost/program_options.hpp>
 #include <fmt/format.h>
 
+#include "base/errors.h"
+#include "base/file.h"
 #include "cli/measure.h"
 
 namespace rehearse::cli {
@@ -14,6 +17,8 @@ namespace rehearse::cli {
 namespace po = boost::program_options;
 
 namespace {
+
+constexpr const char* kFile = "FILE";  // the placeholder of options that name files
 
 const char* plan_usage(PlanArgument plan) {
   switch (plan) {
@@ -51,6 +56,7 @@ const std::vector<Command>& commands() {
 struct Options::Parser {
   po::options_description visible{"Options"};
   po::variables_map values;
+  std::vector<std::string> inputs, outputs;  // options that name files
 };
 
 Options::Options(Description description)
@@ -67,8 +73,15 @@ Options& Options::flag(const std::string& name, const std::string& help) {
 Options& Options::value(const std::string& name,
                         const std::string& placeholder,
                         const std::string& help) {
+  if (placeholder == kFile) parser_->inputs.push_back(name);
   parser_->visible.add_options()(
       name.c_str(), po::value<std::string>()->value_name(placeholder), help.c_str());
+  return *this;
+}
+Options& Options::output(const std::string& name, const std::string& help) {
+  parser_->visible.add_options()(
+      name.c_str(), po::value<std::string>()->value_name(kFile), help.c_str());
+  parser_->outputs.push_back(name);
   return *this;
 }
 Options& Options::value(const std::string& name,
@@ -84,6 +97,7 @@ Options& Options::value(const std::string& name,
 Options& Options::values(const std::string& name,
                          const std::string& placeholder,
                          const std::string& help) {
+  if (placeholder == kFile) parser_->inputs.push_back(name);
   parser_->visible.add_options()(
       name.c_str(),
       po::value<std::vector<std::string>>()->composing()->value_name(placeholder),
@@ -129,7 +143,63 @@ bool Options::parse(const Arguments& args) {
   const bool needed =
       description_.plan == PlanArgument::kOne || description_.plan == PlanArgument::kSeveral;
   if (needed && !has("plan")) fail("a plan file is needed");
+  for (const auto& [name, value] : parser_->values) {
+    const auto* one = boost::any_cast<std::string>(&value.value());
+    const auto* many = boost::any_cast<std::vector<std::string>>(&value.value());
+    const bool empty = (one != nullptr && one->empty()) ||
+                       (many != nullptr && std::ranges::find(*many, "") != many->end());
+    const auto* declared = parser_->visible.find_nothrow(name, /*approx=*/false);
+    const bool flag = declared != nullptr && declared->semantic()->max_tokens() == 0;
+    if (!empty || flag) continue;
+    fail(name == "plan" ? "a plan file's name is empty"
+                        : fmt::format("--{} needs a value; it is empty", name));
+  }
   return true;
+}
+
+void Options::refuse(const std::vector<std::string>& names, const std::string& why) const {
+  for (const std::string& name : names) {
+    if (has(name) && !parser_->values[name].defaulted()) {
+      fail(fmt::format("--{} does not apply here: it {}", name, why));
+    }
+  }
+}
+
+void Options::check_outputs(const std::vector<std::string>& further,
+                            const std::vector<std::string>& read) const {
+  std::vector<std::string> inputs = plan_paths();
+  inputs.insert(inputs.end(), read.begin(), read.end());
+  for (const std::string& name : parser_->inputs) {
+    if (!has(name)) continue;
+    const auto* many = boost::any_cast<std::vector<std::string>>(&parser_->values[name].value());
+    if (many != nullptr) {
+      inputs.insert(inputs.end(), many->begin(), many->end());
+    } else {
+      inputs.push_back(text(name));
+    }
+  }
+  std::vector<std::string> outputs = further;
+  for (const std::string& name : parser_->outputs) {
+    if (has(name) && std::ranges::find(outputs, text(name)) == further.end())
+      outputs.push_back(text(name));
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    require_writable(outputs[i]);
+    for (const std::string& input : inputs) {
+      if (same_file(outputs[i], input)) {
+        throw InputError(fmt::format(
+            "{}: would be written, and is an input of the same call{}; name another output",
+            outputs[i],
+            input == outputs[i] ? "" : fmt::format(" ({})", input)));
+      }
+    }
+    for (size_t j = 0; j < i; ++j) {
+      if (same_file(outputs[i], outputs[j])) {
+        throw InputError(fmt::format("{}: two results of the same call would be written to it",
+                                     outputs[i]));
+      }
+    }
+  }
 }
 
 bool Options::has(const std::string& name) const {

@@ -58,6 +58,8 @@ class Options {
                  const std::string& placeholder,
                  const std::string& help,
                  const std::string& by_default);
+  // An optional file that the verb writes.
+  Options& output(const std::string& name, const std::string& help);
   // May be given several times.
   Options& values(const std::string& name, const std::string& placeholder, const std::string& help);
 
@@ -66,6 +68,14 @@ class Options {
 
   // Whether it was given, or has a default.
   bool has(const std::string& name) const;
+  // Throws UsageError when one of these was given, which do not apply: `why`, such as "is for
+  // clusters of GPUs".
+  void refuse(const std::vector<std::string>& names, const std::string& why) const;
+  // Checks, before any work, the files that the verb writes: those of output() and `further` (such
+  // as defaults). Throws InputError when one cannot be written (base/file.h), is another, or is an
+  // input: a plan, another option's FILE, or one of `read` (such as the files a plan names).
+  void check_outputs(const std::vector<std::string>& further = {},
+                     const std::vector<std::string>& read = {}) const;
   // REQUIRES: has(name). Throw UsageError for what is not such a value, naming the range.
   std::string text(const std::string& name) const;
   std::vector<std::string> texts(const std::string& name) const;

@@ -18,7 +18,6 @@ void draw(const Program& program,
           const Timeline& predicted,
           const std::string& measured_path,
           const std::string& picture) {
-  require_writable(picture);
   // Beside the picture, for the script to read.
   const std::string predicted_path = picture + ".predicted.json";
   write_file(predicted_path, print_timeline(program, predicted));
@@ -45,14 +44,18 @@ int compare(const Arguments& args) {
   options.value("measured", "FILE", "measured timeline (default: out/<plan>/timeline.json)")
       .value("predicted", "FILE", "predicted timeline, from simulate --timeline")
       .value("calibration", "FILE", "calibration file to use instead of the plan's")
-      .value("picture", "FILE", "draw both timelines, one above the other (.png or .svg)");
+      .output("picture", "draw both timelines, one above the other (.png or .svg)");
   if (!options.parse(args)) return 0;
   const Plan plan = load_plan(options.plan_path());
   require_simulate(plan);
-  const Program program = build_program(plan);
-  validate(program);
+  if (options.has("predicted")) options.refuse({"calibration"}, "is for predictions made anew");
   const std::string measured_path =
       options.has("measured") ? options.text("measured") : default_out(plan) + "/timeline.json";
+  std::vector<std::string> read = plan.files;
+  read.push_back(measured_path);
+  options.check_outputs({}, read);
+  const Program program = build_program(plan);
+  validate(program);
   if (!std::filesystem::exists(measured_path)) {
     throw InputError(fmt::format(
         "{}: no such file; `rehearse train {}` writes the measured timeline, --measured names one",

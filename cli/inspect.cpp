@@ -231,11 +231,18 @@ int inspect(const Arguments& args) {
       .flag("all-to-all", "clusters of GPUs: how fast the plan's all-to-alls are alone")
       .flag("capabilities", "list what can be simulated and what can be run");
   if (!options.parse(args)) return 0;
+  if (options.has("ops") && options.json()) {
+    throw UsageError("inspect: --ops prints the Program's text form, which has no JSON");
+  }
   if (options.has("capabilities")) {
+    options.refuse({"rank", "ops", "program", "all-to-all"}, "does not go with --capabilities");
+    if (options.has("plan")) throw UsageError("inspect: --capabilities takes no plan");
     options.print(capabilities_report());
     return 0;
   }
   if (options.has("program")) {
+    options.refuse({"rank", "ops", "all-to-all"}, "does not go with --program");
+    if (options.has("plan")) throw UsageError("inspect: --program stands instead of a plan");
     options.print(program_report(options.text("program")));
     return 0;
   }
@@ -249,8 +256,10 @@ int inspect(const Arguments& args) {
   std::optional<int64_t> rank;
   if (options.has("rank")) rank = options.integer("rank", {.min = 0, .max = plan.layout.pp - 1});
   if (options.has("all-to-all")) {
+    options.refuse({"rank", "ops"}, "does not go with --all-to-all");
     options.print(all_to_all_report(plan, program));
   } else if (options.has("ops")) {
+    options.refuse({"rank"}, "does not go with --ops");
     std::cout << print_program(program);
   } else {
     options.print(inspect_report(plan, program, rank));

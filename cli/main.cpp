@@ -1,6 +1,7 @@
 // rehearse: predicts the training of DeepSeek-V3-style models on a cluster, and runs it.
 
 #include <algorithm>
+#include <csignal>
 #include <iostream>
 
 #include <fmt/format.h>
@@ -22,7 +23,9 @@ void print_usage(std::ostream& out) {
          "compared op by op.\n\n";
   for (const Command& c : commands()) out << fmt::format("  {:<10} {}\n", c.name, c.summary);
   out << "\n`rehearse <verb> --help` explains a verb. `rehearse --version` names the build.\n"
-         "Exit codes: 0 success, 1 bad input or failed run, 2 wrong usage.\n";
+         "Exit codes: 0 success, 1 bad input or failed run, 2 wrong usage, 130 and 143 after\n"
+         "SIGINT and SIGTERM. With --json an error is an object too: error.kind, error.message,\n"
+         "and error.file, error.line and error.column where they are known.\n";
 }
 
 void print_version() {
@@ -56,9 +59,41 @@ int run(const std::vector<std::string>& args) {
            : fmt::format("unknown verb '{}'; `rehearse --help` lists them", args[0]));
 }
 
+// An error for people, on standard error, and where --json asks for it as an object on standard
+// output: kind, message, and the file, line and column where it stands, where they are known.
+int tell(const std::string& kind,
+         const std::string& text,
+         bool json,
+         const rehearse::InputError::Place& place = {}) {
+  std::cerr << text << "\n";
+  if (json) {
+    rehearse::cli::Report report;
+    rehearse::cli::Report& error = report.section("error");
+    error.put("kind", kind);
+    error.put("message", text);
+    if (!place.file.empty()) error.put("file", place.file);
+    if (place.line > 0) error.put("line", place.line);
+    if (place.column > 0) error.put("column", place.column);
+    std::cout << print_json(report) << std::flush;
+  }
+  return kind == "usage" ? 2 : 1;
+}
+
+// The place that an error names, or the file that its text begins with.
+rehearse::InputError::Place place_of(const rehearse::InputError& e) {
+  if (!e.place().file.empty()) return e.place();
+  const std::string text = e.what();
+  const size_t end = text.find(": ");
+  if (end == std::string::npos || text.find_first_of(" \n") < end) return {};
+  return {.file = text.substr(0, end)};
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  // A limit on files' sizes is then an error like a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
+  const bool json = std::any_of(argv, argv + argc, [](std::string_view a) { return a == "--json"; });
   try {
     const int code = run({argv + 1, argv + argc});
     if (!std::cout.flush()) {
@@ -67,18 +102,20 @@ int main(int argc, char** argv) {
     }
     return code;
   } catch (const rehearse::cli::UsageError& e) {
-    std::cerr << "rehearse: " << e.what() << "\n";
-    return 2;
+    return tell("usage", fmt::format("rehearse: {}", e.what()), json);
   } catch (const rehearse::InputError& e) {
-    std::cerr << e.what() << "\n";
+    return tell("input", e.what(), json, place_of(e));
   } catch (const rehearse::ScheduleError& e) {
-    std::cerr << "rehearse: " << e.what() << "\n";
+    return tell("schedule", fmt::format("rehearse: {}", e.what()), json);
   } catch (const rehearse::InternalError& e) {
-    std::cerr << "rehearse: a bug of ours, please report it: " << e.what() << "\n";
+    return tell("internal",
+                fmt::format("rehearse: a bug of ours, please report it: {}", e.what()),
+                json);
   } catch (const std::bad_alloc&) {
-    std::cerr << "rehearse: out of memory; `rehearse inspect` shows what the plan needs per rank\n";
+    return tell("memory",
+                "rehearse: out of memory; `rehearse inspect` shows what the plan needs per rank",
+                json);
   } catch (const std::exception& e) {
-    std::cerr << "rehearse: " << e.what() << "\n";
+    return tell("failure", fmt::format("rehearse: {}", e.what()), json);
   }
-  return 1;
 }

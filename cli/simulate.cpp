@@ -126,12 +126,11 @@ int simulate(const Arguments& args) {
                                "  rehearse simulate plan.yaml --ranks 0,128 --timeline two.json\n"
                                "  rehearse simulate plan.yaml --fold\n"});
   options.value("calibration", "FILE", "calibration file to use instead of the plan's")
-      .value("timeline", "FILE", "write the predicted timeline there (open it in ui.perfetto.dev)")
+      .output("timeline", "write the predicted timeline there (open it in ui.perfetto.dev)")
       .value("ranks",
              "RANKS",
              "put only these ranks into the timeline and link load, such as 0,128,256 or 0-7")
-      .value("link-load",
-             "FILE",
+      .output("link-load",
              "clusters of GPUs: write how busy the links of --ranks are, per millisecond")
       .values(
           "scale",
@@ -148,6 +147,10 @@ int simulate(const Arguments& args) {
   if (!options.parse(args)) return 0;
   Plan plan = load_plan(options.plan_path());
   require_simulate(plan);
+  if (!plan.cluster.of_gpus()) {
+    options.refuse({"fold", "no-memo", "threads", "link-load"}, "is for clusters of GPUs");
+  }
+  options.check_outputs({}, plan.files);
   auto calibration = find_calibration(options, plan);
   if (options.has("scale")) {
     if (!calibration) throw UsageError("simulate: --scale needs a calibration of GPUs");

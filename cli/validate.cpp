@@ -166,10 +166,11 @@ int validate(const Arguments& args) {
   const int64_t runs = options.integer("runs", {.min = 1});
   const int64_t steps = options.integer("steps", {.min = 1});
   std::vector<Plan> plans;
-  std::vector<std::string> texts;
+  std::vector<std::string> texts, read;
   for (const std::string& path : options.plan_paths()) {
     plans.push_back(load_plan(path));
     const Plan& plan = plans.back();
+    read.insert(read.end(), plan.files.begin(), plan.files.end());
     require_run(plan);
     if (!plan.cluster.on_cores()) {
       throw InputError(
@@ -183,7 +184,9 @@ int validate(const Arguments& args) {
     const TextData check(texts.back(), plan);  // before minutes of work
   }
   const std::string out = options.text("out");
-  require_writable(out + "/validation.json");
+  std::vector<std::string> written{out + "/validation.json"};
+  if (!options.has("calibration")) written.push_back(out + "/calibration.yaml");
+  options.check_outputs(written, read);
   const auto say = [&](const std::string& s) {
     if (!options.json()) std::cout << s << std::flush;
   };

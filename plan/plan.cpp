@@ -212,10 +212,14 @@ Plan load_plan(const std::string& path) {
   YamlMap top = YamlFile::load(path).root();
   Plan plan;
   plan.path = path;
-  plan.model = load_model(find_file(top, "model", path, "models"));
-  plan.cluster = load_cluster(find_file(top, "cluster", path, "topologies"));
+  plan.files = {path,
+                find_file(top, "model", path, "models"),
+                find_file(top, "cluster", path, "topologies")};
+  plan.model = load_model(plan.files[1]);
+  plan.cluster = load_cluster(plan.files[2]);
   if (top.has("calibration")) {
     plan.calibration = find_file(top, "calibration", path, "topologies");
+    plan.files.push_back(*plan.calibration);
   }
   plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster, Layout{});
   plan.training = read_training(top.map("training"), plan.layout);
@@ -226,6 +230,8 @@ Plan load_plan(const std::string& path) {
   }
   if (top.has("budget")) plan.budget = read_budget(top.map("budget"), plan);
   top.finish();
+  if (plan.data.text) plan.files.push_back(*plan.data.text);
+  if (!plan.expert_load.recorded.empty()) plan.files.push_back(plan.expert_load.recorded);
   return plan;
 }
 

@@ -126,30 +126,44 @@ double Trainer::validate(int64_t steps) {
 
 TrainResult Trainer::train(const TrainOptions& options) {
   CHECK(options.steps >= 1) << options.steps << " steps";
-  TrainResult result{.steps = options.steps};
+  TrainResult result;
   MedianStep median;
   const bool has_validation = plan_.data.validation_fraction > 0;
   const int64_t warm = options.steps > kFewSteps ? kWarmSteps : 0;
   const int64_t tail = std::max<int64_t>(1, options.steps / 10);
+  int64_t in_tail = 0;
   for (int64_t i = 0; i < options.steps; ++i) {
     StepLog log = step(i);
     const bool last = i + 1 == options.steps;
     const bool due = last || (options.validate_every > 0 && (i + 1) % options.validate_every == 0);
     if (has_validation && due) log.validation_loss = validate(options.validation_steps);
     if (options.on_step) tell(options, log);
-    if (i >= warm) median.add(log.time, timeline_);
-    if (i >= options.steps - tail) {
-      result.max_expert_load += log.max_expert_load / static_cast<double>(tail);
+    const bool stop = !last && asked_to_stop(options);
+    if (i >= warm || stop) median.add(log.time, timeline_);
+    if (i >= options.steps - tail || stop) {
+      result.max_expert_load += log.max_expert_load;
+      ++in_tail;
     }
+    result.steps = i + 1;
     if (i == 0) result.first_loss = log.loss;
     result.last_loss = log.loss;
     result.validation_loss = log.validation_loss;
     result.memory = log.memory;
+    if (stop) break;
   }
+  result.max_expert_load /= static_cast<double>(in_tail);
   result.median_step = median.median();
   result.timeline_step = median.nearest().step;
   result.timeline = median.nearest().timeline;
   return result;
+}
+
+// A signal may have reached one process alone.
+bool Trainer::asked_to_stop(const TrainOptions& options) {
+  if (!options.stop) return false;
+  int64_t asked = options.stop() ? 1 : 0;
+  communicator_->sum_over_processes(std::span<int64_t>(&asked, 1));
+  return asked > 0;
 }
 
 // A caller that fails, as on a full disk, does so on one process only: the others must not wait.

@@ -46,12 +46,13 @@ struct TrainOptions {
   int64_t validate_every = 0;                   // 0: only after the last step
   int64_t validation_steps = 4;                 // batches that a validation averages
   std::function<void(const StepLog&)> on_step;  // called after every step; what it throws ends all
+  std::function<bool()> stop = {};  // asked after every step, on every process: whether to end early
 };
 
 // Its size does not depend on the number of steps; what a caller wants of every step it takes in
 // on_step.
 struct TrainResult {
-  int64_t steps = 0;
+  int64_t steps = 0;      // that were run
   double first_loss = 0;  // of the first and of the last step, as in StepLog
   double last_loss = 0;
   std::optional<double> validation_loss;  // after the last step; none without held-out text
@@ -101,6 +102,7 @@ class Trainer {
 
  private:
   double learning_rate(int64_t step) const;
+  bool asked_to_stop(const TrainOptions& options);
   void tell(const TrainOptions& options, const StepLog& log);
   // Runs the workers when all processes are there, so that their clocks begin together.
   Timeline run(Workers& workers, const StepSettings& settings);

@@ -77,6 +77,38 @@ std::string differs(const RoutingShape& recorded, const Architecture& a) {
   return "";
 }
 
+// Throws at the first token whose experts stand in more groups than the model lets it keep.
+void require_kept_groups(const std::vector<int32_t>& choices,
+                         const Architecture& a,
+                         const ExpertLoadSpec& spec,
+                         int64_t micro_batch,
+                         int64_t layer) {
+  if (a.kept_groups >= a.groups) return;
+  const int64_t size = a.experts / a.groups;
+  std::vector<int64_t> seen_by(static_cast<size_t>(a.groups), -1);  // the last token there
+  const auto tokens = static_cast<int64_t>(choices.size()) / a.active_experts;
+  for (int64_t token = 0; token < tokens; ++token) {
+    int64_t groups = 0;
+    for (int64_t i = token * a.active_experts; i < (token + 1) * a.active_experts; ++i) {
+      int64_t& seen = seen_by[static_cast<size_t>(choices[static_cast<size_t>(i)] / size)];
+      groups += seen != token;
+      seen = token;
+    }
+    if (groups <= a.kept_groups) continue;
+    spec.recorded_at.fail(
+        "expert_load.file",
+        fmt::format("'{}': token {} of micro-batch {} of layer {} chooses experts of {} groups; "
+                    "the model keeps {} of {}",
+                    spec.recorded,
+                    token,
+                    micro_batch,
+                    layer,
+                    groups,
+                    a.kept_groups,
+                    a.groups));
+  }
+}
+
 }  // namespace
 
 ExpertLoad::ExpertLoad(const Plan& plan)
@@ -147,8 +179,9 @@ void ExpertLoad::read_library(const Plan& plan) {
   const int64_t used = std::min<int64_t>(shape.micro_batches, kLibrary);
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
     for (int64_t m = 0; m < used; ++m) {
-      library[static_cast<size_t>(layer)].push_back(
-          count(plan, reader.read(m, layer), shape.tokens));
+      const std::vector<int32_t> choices = reader.read(m, layer);
+      require_kept_groups(choices, plan.model.architecture, spec_, m, layer);
+      library[static_cast<size_t>(layer)].push_back(count(plan, choices, shape.tokens));
     }
   }
   library_ = std::make_shared<const std::vector<std::vector<Source>>>(std::move(library));

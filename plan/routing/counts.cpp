@@ -63,12 +63,31 @@ void balanced_choice(const Architecture& a, int64_t token, std::span<int32_t> ch
 RoutingCounts balanced_routing(const Plan& plan, const ExpertGroup& group) {
   const Architecture& a = plan.model.architecture;
   const auto active = static_cast<size_t>(a.active_experts);
-  std::vector<int32_t> chosen(static_cast<size_t>(plan.micro_batch_tokens()) * active);
-  for (size_t t = 0; t * active < chosen.size(); ++t) {
-    balanced_choice(a, static_cast<int64_t>(t), std::span(chosen).subspan(t * active, active));
+  // Choices repeat after as many tokens as there are experts, and every source's are the same: one
+  // period is counted, and what is left beyond whole periods.
+  const int64_t tokens = plan.micro_batch_tokens();
+  const auto count = [&](int64_t n) {
+    std::vector<int32_t> chosen(static_cast<size_t>(n) * active);
+    for (size_t t = 0; t * active < chosen.size(); ++t) {
+      balanced_choice(a, static_cast<int64_t>(t), std::span(chosen).subspan(t * active, active));
+    }
+    return count_routing(group, a.experts, a.active_experts, {chosen});
+  };
+  RoutingCounts counts = count(tokens % a.experts);
+  if (const int64_t periods = tokens / a.experts; periods > 0) {
+    const RoutingCounts period = count(a.experts);
+    const auto add = [&](std::vector<int64_t>& sum, const std::vector<int64_t>& more) {
+      for (size_t i = 0; i < sum.size(); ++i) sum[i] += periods * more[i];
+    };
+    add(counts.to_node.front(), period.to_node.front());
+    add(counts.to_rank.front(), period.to_rank.front());
+    add(counts.rows.front(), period.rows.front());
   }
-  const std::vector<std::span<const int32_t>> choices(static_cast<size_t>(group.size), chosen);
-  return count_routing(group, a.experts, a.active_experts, choices);
+  const auto sources = static_cast<size_t>(group.size);
+  counts.to_node.resize(sources, std::vector(counts.to_node.front()));
+  counts.to_rank.resize(sources, std::vector(counts.to_rank.front()));
+  counts.rows.resize(sources, std::vector(counts.rows.front()));
+  return counts;
 }
 
 ExchangeFlows exchange_flows(const ExpertGroup& group, const RoutingCounts& counts) {

@@ -1,12 +1,12 @@
 #include "plan/routing/routing_file.h"
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <utility>
 
 #include <fmt/format.h>
 #include <hdf5.h>
-#include <unistd.h>
 
 #include "base/errors.h"
 #include "base/file.h"
@@ -62,7 +62,7 @@ Slab slab_of(const RoutingShape& s, int64_t micro_batch, int64_t layer) {
 }  // namespace
 
 struct RoutingWriter::File {
-  std::string path, beside;
+  std::string path;
   RoutingShape shape;
   Handle file{-1, H5Fclose}, data{-1, H5Dclose};
 };
@@ -71,14 +71,14 @@ RoutingWriter::RoutingWriter(const std::string& path, const RoutingShape& shape)
     : file_(std::make_unique<File>()) {
   silence();
   require_writable(path);
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  std::error_code error;
-  if (!folder.empty()) std::filesystem::create_directories(folder, error);
   File& f = *file_;
   f.path = path;
-  f.beside = fmt::format("{}.part{}", path, ::getpid());
   f.shape = shape;
-  f.file = {H5Fcreate(f.beside.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose};
+  // In memory until finish(): HDF5 itself does not survive a disk that fills up.
+  constexpr size_t kGrowth = 1 << 20;  // bytes
+  const Handle in_memory(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  H5Pset_fapl_core(in_memory.id(), kGrowth, /*backing_store=*/false);
+  f.file = {H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, in_memory.id()), H5Fclose};
   if (!f.file.good()) fail(path, "cannot be written");
   const hsize_t extent[4] = {static_cast<hsize_t>(shape.micro_batches),
                              static_cast<hsize_t>(shape.layers),
@@ -113,8 +113,6 @@ RoutingWriter::RoutingWriter(const std::string& path, const RoutingShape& shape)
 RoutingWriter::~RoutingWriter() {
   file_->data.reset();
   file_->file.reset();
-  std::error_code error;
-  std::filesystem::remove(file_->beside, error);
 }
 
 void RoutingWriter::write(int64_t micro_batch, int64_t layer, std::span<const int32_t> choices) {
@@ -135,11 +133,45 @@ void RoutingWriter::finish() {
   File& f = *file_;
   f.data.reset();
   const bool flushed = H5Fflush(f.file.id(), H5F_SCOPE_GLOBAL) >= 0;
+  const ssize_t size = flushed ? H5Fget_file_image(f.file.id(), nullptr, 0) : -1;
+  std::string image(static_cast<size_t>(std::max<ssize_t>(size, 0)), '\0');
+  if (size <= 0 || H5Fget_file_image(f.file.id(), image.data(), image.size()) != size) {
+    fail(f.path, "cannot be written");
+  }
   f.file.reset();
-  std::error_code error;
-  if (flushed) std::filesystem::rename(f.beside, f.path, error);
-  if (!flushed || error) fail(f.path, "cannot be written");
+  write_file(f.path, image);
 }
+
+namespace {
+
+void require_format(hid_t data, const std::string& path) {
+  const Handle format(H5Aopen(data, "format", H5P_DEFAULT), H5Aclose);
+  std::string found;
+  if (format.good()) {
+    const Handle type(H5Aget_type(format.id()), H5Tclose);
+    const size_t size = H5Tget_size(type.id());
+    constexpr size_t kLongest = 200;
+    const bool fixed = H5Tget_class(type.id()) == H5T_STRING && H5Tis_variable_str(type.id()) == 0;
+    if (fixed && size <= kLongest) {
+      found.resize(size);
+      if (H5Aread(format.id(), type.id(), found.data()) < 0) found.clear();
+      found = found.substr(0, found.find('\0'));
+    } else if (H5Tis_variable_str(type.id()) > 0) {  // as h5py writes them
+      char* text = nullptr;
+      if (H5Aread(format.id(), type.id(), &text) >= 0 && text != nullptr) {
+        found = std::string(text).substr(0, kLongest);
+        H5free_memory(text);
+      }
+    }
+  }
+  if (found == kFormat) return;
+  fail(path,
+       fmt::format("'choices' has {}; expected the attribute format: '{}'",
+                   format.good() ? fmt::format("the format '{}'", found) : "no attribute 'format'",
+                   kFormat));
+}
+
+}  // namespace
 
 struct RoutingReader::File {
   std::string path;
@@ -176,6 +208,7 @@ RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<F
              static_cast<int64_t>(extent[2]),
              static_cast<int64_t>(extent[3]),
              0};
+  require_format(f.data.id(), path);
   const Handle experts(H5Aopen(f.data.id(), "experts", H5P_DEFAULT), H5Aclose);
   if (!experts.good() || H5Aread(experts.id(), H5T_NATIVE_INT64, &f.shape.experts) < 0 ||
       f.shape.experts < 1 || f.shape.experts > 65536) {
@@ -200,15 +233,26 @@ std::vector<int32_t> RoutingReader::read(int64_t micro_batch, int64_t layer) con
       0) {
     fail(f.path, fmt::format("micro-batch {} of layer {} cannot be read", micro_batch, layer));
   }
-  for (const int32_t e : choices) {
-    if (e < 0 || e >= f.shape.experts) {
+  const auto active = static_cast<size_t>(f.shape.active);
+  std::vector<int32_t> sorted(active);
+  for (size_t first = 0; first < choices.size(); first += active) {
+    const auto bad = [&](const std::string& what) {
       fail(f.path,
-           fmt::format("micro-batch {} of layer {} chooses expert {} of {}",
+           fmt::format("token {} of micro-batch {} of layer {} {}",
+                       first / active,
                        micro_batch,
                        layer,
-                       e,
-                       f.shape.experts));
+                       what));
+    };
+    std::copy_n(choices.begin() + static_cast<int64_t>(first), active, sorted.begin());
+    std::ranges::sort(sorted);
+    if (sorted.front() < 0 || sorted.back() >= f.shape.experts) {
+      bad(fmt::format("chooses expert {} of {}",
+                      sorted.front() < 0 ? sorted.front() : sorted.back(),
+                      f.shape.experts));
     }
+    const auto twice = std::ranges::adjacent_find(sorted);
+    if (twice != sorted.end()) bad(fmt::format("chooses expert {} twice", *twice));
   }
   return choices;
 }
