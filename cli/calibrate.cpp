@@ -194,7 +194,7 @@ int calibrate(const Arguments& args) {
   const std::string path = options.has("out") ? options.text("out")
                            : plans.empty()    ? "out/calibration.yaml"
                                               : default_out(plans.front()) + "/calibration.yaml";
-  options.check_outputs({path});
+  options.check_outputs(default_output(options, path));
   const Calibration c = measure(plans,
                                 {.grid = !options.has("no-grid"),
                                  .budget_per_kernel = Duration::seconds(milliseconds * 1e-3),

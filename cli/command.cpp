@@ -180,8 +180,7 @@ void Options::check_outputs(const std::vector<std::string>& further,
   }
   std::vector<std::string> outputs = further;
   for (const std::string& name : parser_->outputs) {
-    if (has(name) && std::ranges::find(outputs, text(name)) == further.end())
-      outputs.push_back(text(name));
+    if (has(name)) outputs.push_back(text(name));
   }
   for (size_t i = 0; i < outputs.size(); ++i) {
     require_writable(outputs[i]);
@@ -267,6 +266,10 @@ void use_measured_links(Plan& plan, const std::optional<Calibration>& calibratio
       "note: links measured for '{}' in the calibration go before those of '{}'\n",
       c.device,
       plan.cluster.name);
+}
+
+std::vector<std::string> default_output(const Options& options, const std::string& path) {
+  return options.has("out") ? std::vector<std::string>{} : std::vector{path};
 }
 
 std::string default_out(const Plan& plan) {

@@ -103,6 +103,9 @@ std::optional<Calibration> find_calibration(const Options& options, const Plan& 
 // Puts links that a calibration of GPUs measured into the plan's cluster, and says so.
 void use_measured_links(Plan& plan, const std::optional<Calibration>& calibration);
 
+// For Options::check_outputs: `path`, where it is the default that no --out replaces.
+std::vector<std::string> default_output(const Options& options, const std::string& path);
+
 // "out/<name of the plan file>", where a plan's results go unless --out says otherwise.
 std::string default_out(const Plan& plan);
 
