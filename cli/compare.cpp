@@ -62,7 +62,19 @@ int compare(const Arguments& args) {
         measured_path,
         plan.path));
   }
-  const Timeline measured = parse_timeline(program, read_file(measured_path), measured_path);
+  const auto read_timeline = [&](const std::string& path) {
+    Timeline t = parse_timeline(program, read_file(path), path);
+    const std::string wanted = shapes_of(plan);
+    if (!t.shapes.empty() && t.shapes != wanted) {
+      throw InputError(fmt::format("{}: is of other shapes than {}:\n  there {}\n  here  {}",
+                                   path,
+                                   plan.path,
+                                   t.shapes,
+                                   wanted));
+    }
+    return t;
+  };
+  const Timeline measured = read_timeline(measured_path);
   if (measured.source != "measured") {
     throw InputError(fmt::format("{}: is a {} timeline; --measured takes one that `train` wrote",
                                  measured_path,
@@ -70,8 +82,12 @@ int compare(const Arguments& args) {
   }
   Timeline predicted;
   if (options.has("predicted")) {
-    const auto path = options.text("predicted");
-    predicted = parse_timeline(program, read_file(path), path);
+    predicted = read_timeline(options.text("predicted"));
+    if (predicted.source != "predicted") {
+      throw InputError(fmt::format("{}: is a {} timeline; --predicted takes one of simulate",
+                                   options.text("predicted"),
+                                   predicted.source));
+    }
   } else {
     predicted = rehearse::simulate(plan, program, find_calibration(options, plan)).timeline;
   }

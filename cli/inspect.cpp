@@ -198,7 +198,12 @@ Report all_to_all_report(const Plan& plan, const Program& program) {
 
 Report program_report(const std::string& path) {
   const Program program = parse_program(read_file(path), path);
-  validate(program);
+  try {
+    require_whole(program);
+    validate(program);
+  } catch (const ScheduleError& e) {
+    throw ScheduleError(fmt::format("{}: {}", path, e.what()));
+  }
   const int64_t ranks = program.layout().pp * program.layout().dp;
   Report r;
   r.say(fmt::format("{}: {} ops on {} ranks, valid\n", path, program.global_size(), ranks));

@@ -59,12 +59,23 @@ int run(const std::vector<std::string>& args) {
            : fmt::format("unknown verb '{}'; `rehearse --help` lists them", args[0]));
 }
 
+// Control characters, which a file or a name may bring, as escapes.
+std::string printable(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    const bool control = (static_cast<unsigned char>(c) < ' ' && c != '\n') || c == '\x7f';
+    out += control ? fmt::format("\\x{:02x}", static_cast<unsigned char>(c)) : std::string(1, c);
+  }
+  return out;
+}
+
 // An error for people, on standard error, and where --json asks for it as an object on standard
 // output: kind, message, and the file, line and column where it stands, where they are known.
 int tell(const std::string& kind,
-         const std::string& text,
+         const std::string& message,
          bool json,
          const rehearse::InputError::Place& place = {}) {
+  const std::string text = printable(message);
   std::cerr << text << "\n";
   if (json) {
     rehearse::cli::Report report;

@@ -168,9 +168,11 @@ int simulate(const Arguments& args) {
       predict_with_progress(plan, program, calibration, how, options.quiet());
   const Prediction& p = prediction.median;
   if (options.has("timeline")) {
+    Timeline timeline = p.timeline;
+    timeline.shapes = shapes_of(plan);
     write_file(options.text("timeline"),
-               how.keep == Keep::kRanks ? print_timeline(program, p.timeline.source, p.spans)
-                                        : print_timeline(program, p.timeline));
+               how.keep == Keep::kRanks ? print_timeline(program, timeline, p.spans)
+                                        : print_timeline(program, timeline));
   }
   if (options.has("link-load")) {
     std::vector<std::pair<int64_t, int64_t>> asked;

@@ -150,6 +150,8 @@ int train(const Arguments& args) {
                      },
                      .stop = [] { return interrupted().has_value(); }});
   Report report = training_report(plan, trainer.program(), result);
+  Timeline timeline = result.timeline;
+  timeline.shapes = shapes_of(plan);
   const std::optional<int> signal = interrupted();
   if (signal) {
     report.say(fmt::format(
@@ -160,7 +162,7 @@ int train(const Arguments& args) {
     failures.attempt([&] { record_routing(plan, trainer, options.text("record-routing")); });
   }
   failures.attempt(
-      [&] { write_file(timeline_path, print_timeline(trainer.program(), result.timeline)); });
+      [&] { write_file(timeline_path, print_timeline(trainer.program(), timeline)); });
   failures.attempt([&] { write_file(result_path, print_json(report)); });
   if (!failures.any()) {
     report.say(fmt::format("\nwritten: {}/{{log.jsonl, timeline.json, result.json}}\n", out));

@@ -235,6 +235,37 @@ Plan load_plan(const std::string& path) {
   return plan;
 }
 
+std::string shapes_of(const Plan& plan) {
+  const Architecture& a = plan.model.architecture;
+  const Training& t = plan.training;
+  return fmt::format(
+      "vocabulary {}, hidden {}, layers {}, dense {} of {}, experts {} of {}, shared {}, active {} "
+      "in {} of {} groups, heads {} of {} {} {}, compressed {} {}, mtp {}, {} x {} tokens, context "
+      "over {}, {}",
+      a.vocabulary,
+      a.hidden,
+      a.layers,
+      a.dense_layers,
+      a.dense_intermediate,
+      a.experts,
+      a.expert_intermediate,
+      a.shared_experts,
+      a.active_experts,
+      a.kept_groups,
+      a.groups,
+      a.heads,
+      a.qk_nope,
+      a.qk_rope,
+      a.v_head,
+      a.q_lora.value_or(0),
+      a.kv_lora,
+      a.mtp_depth,
+      t.micro_batch_size,
+      t.sequence_length,
+      t.context_parallel,
+      name_of(t.precision));
+}
+
 Plan plan_of(const Plan& plan, const PhasePart& part) {
   Plan p = plan;
   p.layout = part.layout;

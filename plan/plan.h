@@ -115,6 +115,10 @@ struct Plan {
 // refused where it is priced. Throws InputError naming file, line and key.
 Plan load_plan(const std::string& path);
 
+// The sizes that decide what an op of the plan is, in words: two timelines can be compared where
+// they are of the same. Letters, digits, blanks, commas and points.
+std::string shapes_of(const Plan& plan);
+
 // The plan as it is during a part of a phase.
 Plan plan_of(const Plan& plan, const PhasePart& part);
 

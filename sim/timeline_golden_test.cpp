@@ -61,7 +61,7 @@ TEST(TimelineGolden, DualPipeOnGpus) {
   const Program program = build_program(plan);
   const Prediction p =
       simulate(plan, program, std::nullopt, {.keep = Keep::kRanks, .ranks = {0, 4}});
-  const std::string text = print_timeline(program, p.timeline.source, p.spans);
+  const std::string text = print_timeline(program, p.timeline, p.spans);
   const std::string path =
       std::string(REHEARSE_SOURCE_DIR) + "/sim/goldens/dualpipe_pp2_ep4_n4_gpus.json";
   if (std::getenv("REHEARSE_UPDATE_GOLDENS") != nullptr) write_file(path, text);

@@ -54,6 +54,7 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
                                      bytes.activation);
   };
   RankMemory m;
+  std::vector<double> per_micro_batch;  // bytes that one keeps, by direction
   for (int64_t direction = 0; direction < l.slots(); ++direction) {
     const int64_t stage = l.stage_of(pp_rank, direction);
     const StageWeights w = stage_weights(plan, stage);
@@ -74,11 +75,10 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
     } else if (l.is_last(stage)) {
       per_token += static_cast<double>((2 * a.hidden + a.vocabulary) * bytes.activation);
     }
-    const int64_t held = peak_micro_batches(schedule, static_cast<int32_t>(direction));
-    m.activations +=
-        Bytes(std::llround(per_token * static_cast<double>(plan.micro_batch_tokens() * held))) +
-        logits;
+    per_micro_batch.push_back(per_token * static_cast<double>(plan.micro_batch_tokens()));
+    m.activations += logits;
   }
+  m.activations += Bytes(std::llround(peak_held(schedule, per_micro_batch)));
   return m;
 }
 

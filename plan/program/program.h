@@ -128,6 +128,11 @@ std::string print_program(const Program& program);
 // p.
 Program parse_program(std::string_view text, const std::string& path);
 
+// That a Program read from a file is what its head says: every cell of the schedule once on every
+// rank, in every cell the ops of its layers, and every op waiting for what it needs. Order is free,
+// and ops may wait for more. Throws ScheduleError naming rank, cell and op.
+void require_whole(const Program& program);
+
 // Proves that the Program can run: sends and receives pair up, all members of a collective enqueue
 // their group's collectives in the same order, and no op waits for itself under lane order with
 // buffered sends. Throws ScheduleError that names, for every stuck rank, its next op and what that

@@ -201,6 +201,51 @@ TEST(Validate, FindsCollectivesInDifferentOrders) {
             std::string::npos);
 }
 
+// Every cut of the file is found, at lines' ends too.
+TEST(RequireWhole, NoPrefixIsAProgram) {
+  for (const Granularity granularity : {Granularity::kOp, Granularity::kCell}) {
+    Program::Spec s = spec(ScheduleKind::kDualPipe, 2, 4, {1, 1});
+    s.granularity = granularity;
+    const std::string text = print_program(Program::build(s));
+    EXPECT_NO_THROW(require_whole(parse_program(text, "p.txt")));
+    for (size_t n = 0; n < text.size(); ++n) {
+      try {
+        const Program p = parse_program(text.substr(0, n), "p.txt");
+        require_whole(p);
+        validate(p);
+        ADD_FAILURE() << "a program of the first " << n << " bytes";
+      } catch (const InputError&) {
+      } catch (const ScheduleError&) {
+      }
+    }
+  }
+}
+
+TEST(RequireWhole, OpsAreOfTheirCellsAndCellsOfTheSchedule) {
+  const Program p = Program::build(spec(ScheduleKind::k1F1B, 2, 2, {1, 1}));
+  EXPECT_NO_THROW(require_whole(p));
+  const auto error = [&](const std::string& from, const std::string& to) {
+    return schedule_error([&] { require_whole(edited(p, from, to)); });
+  };
+  const auto has = [](const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  };
+  EXPECT_TRUE(has(error("cell F0.1", "cell F0.0"), "rank 0 has"));
+  EXPECT_TRUE(has(error("attn.F s0 d0 l0 m0", "attn.F s0 d0 l1 m0"), "cell F0.0 of rank 0 has 0 x"));
+  EXPECT_TRUE(has(error("compute attn.F", "compute mlp.F"), "expected 1"));
+  EXPECT_TRUE(has(error("micro_batches=2", "micro_batches=4"), "rank 0 has no cell B0.2"));
+  EXPECT_TRUE(has(error("micro_batches=2", "micro_batches=2000000000"), "micro-batches"));
+  EXPECT_TRUE(has(error("layers=1,1", "layers=1,1000000000"), "too few"));
+  EXPECT_TRUE(has(error("layers=1,1", "layers=1,2"), "expected"));
+  // A dependency gone.
+  const std::string text = print_program(p);
+  const size_t arrow = text.find(" <- ");
+  const std::string cut =
+      text.substr(0, arrow) + text.substr(text.find('\n', arrow));
+  EXPECT_TRUE(has(schedule_error([&] { require_whole(parse_program(cut, "p.txt")); }),
+                  "whose result it needs"));
+}
+
 TEST(ProgramText, ErrorsNameTheLine) {
   const auto error = [](const std::string& text) -> std::string {
     try {

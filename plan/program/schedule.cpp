@@ -201,29 +201,31 @@ RankSchedule forward_only(const Layout& layout, int64_t n) {
   return list;
 }
 
-namespace {
-
-template <typename Counts>
-int64_t peak(const RankSchedule& schedule, Counts counts) {
-  int64_t held = 0;
-  int64_t most = 0;
+double peak_held(const RankSchedule& schedule, const std::vector<double>& sizes) {
+  // Counted exactly: sums of sizes that come and go would keep rounding errors.
+  std::vector<int64_t> held(sizes.size(), 0);
+  double most = 0;
   for (const Cell& c : schedule) {
-    if (c.has_forward() && counts(c.forward)) most = std::max(most, ++held);
+    if (c.has_forward()) {
+      ++held[static_cast<size_t>(c.forward.direction)];
+      double now = 0;
+      for (size_t d = 0; d < sizes.size(); ++d) now += static_cast<double>(held[d]) * sizes[d];
+      most = std::max(most, now);
+    }
     const bool frees = c.kind == CellKind::kBackward || c.kind == CellKind::kBackwardWeight ||
                        c.kind == CellKind::kOverlapped;
-    if (frees && counts(c.backward)) --held;
+    if (frees) --held[static_cast<size_t>(c.backward.direction)];
   }
   return most;
 }
 
-}  // namespace
-
 int64_t peak_micro_batches(const RankSchedule& schedule) {
-  return peak(schedule, [](const MicroBatch&) { return true; });
-}
-
-int64_t peak_micro_batches(const RankSchedule& schedule, int32_t direction) {
-  return peak(schedule, [&](const MicroBatch& m) { return m.direction == direction; });
+  int32_t directions = 1;
+  for (const Cell& c : schedule) {
+    if (c.has_forward()) directions = std::max(directions, c.forward.direction + 1);
+  }
+  return static_cast<int64_t>(
+      peak_held(schedule, std::vector<double>(static_cast<size_t>(directions), 1)));
 }
 
 std::string_view name_of(CellKind kind) {

@@ -39,6 +39,11 @@ class Parser {
   Parser(std::string_view text, const std::string& path) : rest_(text), path_(path) {}
 
   Program parse() {
+    if (!rest_.empty() && rest_.back() != '\n') {
+      line_number_ = 1 + static_cast<int>(std::ranges::count(rest_, '\n'));
+      line_ = rest_.substr(rest_.rfind('\n') + 1);
+      fail("the last line does not end: the file was cut off");
+    }
     next();
     if (line_ != kFirstLine) fail(fmt::format("expected '{}'", kFirstLine));
     read_layout();

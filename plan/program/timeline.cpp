@@ -148,16 +148,18 @@ Breakdown mean(const std::vector<Breakdown>& ranks) {
 }
 
 std::string print_timeline(const Program& program,
-                           const std::string& source,
+                           const Timeline& head,
                            const OpSpans& spans) {
+  const std::string& source = head.source;
   const auto us = [](Duration d) {
     const int64_t ps = d.picoseconds();
     return fmt::format("{}.{:06}", ps / 1'000'000, ps % 1'000'000);
   };
   std::string out = fmt::format(
-      "{{\"displayTimeUnit\": \"ms\", \"otherData\": {{\"source\": \"{}\", \"ops\": {}}},\n"
+      "{{\"displayTimeUnit\": \"ms\", \"otherData\": {{\"source\": \"{}\", {}\"ops\": {}}},\n"
       "\"traceEvents\": [\n",
       source,
+      head.shapes.empty() ? "" : fmt::format("\"shapes\": \"{}\", ", head.shapes),
       spans.size());
   std::set<int64_t> shown;
   for (const auto& [id, span] : spans) shown.insert(program.global_rank(id));
@@ -205,7 +207,7 @@ std::string print_timeline(const Program& program, const Timeline& timeline) {
   OpSpans spans;
   spans.reserve(timeline.spans.size());
   for (const Span& s : timeline.spans) spans.emplace_back(static_cast<OpId>(spans.size()), s);
-  return print_timeline(program, timeline.source, spans);
+  return print_timeline(program, timeline, spans);
 }
 
 Timeline parse_timeline(const Program& program, std::string_view text, const std::string& path) {
@@ -216,6 +218,7 @@ Timeline parse_timeline(const Program& program, std::string_view text, const std
   try {
     const auto json = nlohmann::json::parse(text);
     timeline.source = json.at("otherData").at("source").get<std::string>();
+    timeline.shapes = json.at("otherData").value("shapes", "");
     timeline.spans.resize(static_cast<size_t>(program.global_size()));
     std::vector<char> seen(timeline.spans.size(), 0);
     for (const auto& event : json.at("traceEvents")) {
@@ -236,6 +239,20 @@ Timeline parse_timeline(const Program& program, std::string_view text, const std
                         to_string(program.op(id))));
       }
       seen[static_cast<size_t>(id)] = 1;
+      const Op& op = program.op(id);
+      const auto expect = [&](const char* what, int64_t there, int64_t here) {
+        if (there == here) return;
+        fail(
+            fmt::format("op {} has the {} {} here and {} in this plan's Program: the timeline was "
+                        "made for another plan",
+                        id,
+                        what,
+                        there,
+                        here));
+      };
+      expect("rank (pid)", event.at("pid").get<int64_t>(), program.global_rank(id));
+      expect("lane (tid)", event.at("tid").get<int64_t>(), static_cast<int64_t>(op.lane));
+      expect("cell", event.at("args").at("cell").get<int64_t>(), op.cell);
       const Duration begin = Duration::microseconds(event.at("ts").get<double>());
       const Duration length = Duration::microseconds(event.at("dur").get<double>());
       if (length < Duration() || begin < Duration()) {
@@ -250,8 +267,23 @@ Timeline parse_timeline(const Program& program, std::string_view text, const std
                       "another plan, or was cut off",
                       missing - seen.begin()));
     }
+    for (OpId id = 0; id < program.global_size(); ++id) {
+      const Op& op = program.op(id);
+      const auto lane = program.lane(op.pp_rank, op.lane);
+      if (lane.front() == op.id) continue;
+      const auto before = std::ranges::lower_bound(lane, op.id) - 1;
+      const OpId earlier = program.global_id(*before, program.data_rank(id));
+      if (timeline.spans[static_cast<size_t>(id)].begin <
+          timeline.spans[static_cast<size_t>(earlier)].end) {
+        fail(fmt::format("op {} begins before op {} of its lane has ended", id, earlier));
+      }
+    }
+    // Sums over all ops must be times too (they are taken when timelines are compared).
+    Duration sum;
+    for (const Span& s : timeline.spans) sum += s.end;
+    if (sum == Duration()) fail("all its times are zero: nothing was measured");
   } catch (const nlohmann::json::exception& e) {
-    fail(fmt::format("not a timeline of ours (Chrome trace JSON with op ids): {}", e.what()));
+    fail(fmt::format("not a timeline of ours (Chrome trace JSON with op ids): {:.200}", e.what()));
   }
   return timeline;
 }

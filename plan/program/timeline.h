@@ -23,7 +23,8 @@ struct Span {
 
 struct Timeline {
   std::string source;       // "predicted" or "measured"
-  std::vector<Span> spans;  // by global op id
+  std::string shapes = {};  // of what (shapes_of a plan); empty: not told
+  std::vector<Span> spans = {};  // by global op id
   // From the step's beginning to its last op's end.
   Duration step() const;
   bool operator==(const Timeline&) const = default;
@@ -44,7 +45,8 @@ class TimelineSink {
 std::string print_timeline(const Program& program, const Timeline& timeline);
 // The same of some ops only, by id: those of chosen ranks, too large a step to keep whole.
 using OpSpans = std::vector<std::pair<OpId, Span>>;
-std::string print_timeline(const Program& program, const std::string& source, const OpSpans& spans);
+// head: source and shapes count.
+std::string print_timeline(const Program& program, const Timeline& head, const OpSpans& spans);
 // Reads what print_timeline wrote for the same Program. Throws InputError when it is not that.
 Timeline parse_timeline(const Program& program, std::string_view json, const std::string& path);
 

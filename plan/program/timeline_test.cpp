@@ -96,6 +96,18 @@ TEST(Timeline, RefusesAnotherPlansTimeline) {
   std::string negative = json;
   negative.replace(negative.find("\"dur\":0"), 7, "\"dur\":-1");
   EXPECT_EQ(error_of(p, negative), "t.json: op 0 has a negative time");
+  EXPECT_EQ(error_of(p, json), "t.json: all its times are zero: nothing was measured");
+  std::string moved = json;
+  moved.replace(moved.find("\"tid\":0,\"ts\""), 12, "\"tid\":1,\"ts\"");
+  EXPECT_EQ(error_of(p, moved).substr(0, 40), "t.json: op 0 has the lane (tid) 1 here a");
+  std::string late = json;
+  late.replace(late.find("\"dur\":0"), 7, "\"dur\":9");
+  EXPECT_NE(error_of(p, late).find("of its lane has ended"), std::string::npos) << error_of(p, late);
+  std::string endless = json;
+  for (size_t at = 0; (at = endless.find("\"ts\":0.", at)) != std::string::npos; at += 20) {
+    endless.replace(at, 8, "\"ts\":4000000000000.");
+  }
+  EXPECT_NE(error_of(p, endless).find("50 days"), std::string::npos) << error_of(p, endless);
 }
 
 }  // namespace
