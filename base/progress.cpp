@@ -44,8 +44,10 @@ void Progress::update(int64_t done, const std::string& note) {
     return;
   }
   const int64_t tenth = done * 10 / options_.total;
-  if (tenth == last_tenth_) return;
+  constexpr std::chrono::seconds kLongestSilence{5};
+  if (tenth == last_tenth_ && now - drawn_ < kLongestSilence) return;
   last_tenth_ = tenth;
+  drawn_ = now;
   fmt::print(
       stderr, "{}: {}/{} ({:.0f}s) {}\n", options_.label, done, options_.total, elapsed, note);
 }

@@ -1,6 +1,6 @@
 #pragma once
 // Progress of long work, on standard error: one redrawn bar on a terminal, plain lines elsewhere
-// (one per tenth of the work), nothing when quiet.
+// (one per tenth of the work, and every five seconds), nothing when quiet.
 
 #include <chrono>
 #include <cstdint>

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/names.h"
+#include "base/yaml.h"
 #include "cost/architecture.h"
 
 namespace rehearse {
@@ -31,6 +32,9 @@ struct Model {
   std::optional<RopeScaling> rope_scaling;
   double init_std = 0.006;  // standard deviation of initial weights (report, section 4.2)
 };
+
+// Routed experts of a layer: a thousand and more times what published models have is a mistake.
+constexpr IntegerRange kExperts{.min = 1, .max = 16'384};
 
 // Reads `path`, a config.json when it ends so. Throws InputError naming file, line and key.
 Model load_model(const std::string& path);

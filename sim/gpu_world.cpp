@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "base/integers.h"
+
 namespace rehearse {
 
 ContextGroup::ContextGroup(const Plan& plan, int64_t rank) : size(plan.training.context_parallel) {
@@ -21,8 +23,8 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
     : plan(p), program(prog), costs(c), data_ranks(ranks), group(p, 0, 0) {
   const Cluster& cluster = plan.cluster;
   if (cluster.fabric.kind != FabricKind::kIdeal && cluster.network) {
-    fabric.emplace(cluster);
     const int64_t per_node = cluster.devices_per_node;
+    fabric.emplace(cluster, round_up(plan.layout.world(), per_node));
     bool aligned = plan.layout.dp % per_node == 0 &&
                    (plan.layout.ep % per_node == 0 || per_node % plan.layout.ep == 0);
     for (int64_t d = 0; d < plan.layout.world(); ++d) {
@@ -67,6 +69,9 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
       groups_alike &= g == links_of[static_cast<size_t>(r)].front();
     }
   }
+  if (!groups_alike) {
+    not_alike = "expert-parallel groups stand on leaf switches differently, or on slower links";
+  }
   // Pipeline messages: every data rank's takes as long, over the same kind of link.
   for (int64_t r = 0; r < l.pp; ++r) {
     for (const int64_t to : {(r + 1) % l.pp, l.pp - 1 - r}) {
@@ -82,12 +87,22 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
       }
     }
   }
+  if (!groups_alike && not_alike.empty()) {
+    not_alike = "pipeline messages of some data ranks cross more switches than others'";
+  }
   // Ranks that share a sequence gather it within nodes or across them: alike for all.
   const ContextGroup first_context(plan, 0);
   for (int64_t r = 0; r < l.pp && first_context.size > 1; ++r) {
     for (int64_t d = 0; d < l.dp && groups_alike; d += first_context.size) {
       groups_alike &= first_context.alike(ContextGroup(plan, l.rank_of(r, d)));
     }
+  }
+  if (!groups_alike && not_alike.empty()) {
+    not_alike = "ranks that share a sequence lie on nodes differently";
+  }
+  if (!cluster.uniform()) not_alike = "the cluster has devices or NICs that differ";
+  if (shared_links) {
+    not_alike = "links between switches are shared and can be a bottleneck";
   }
   groups_alike &= cluster.uniform() && !shared_links;
   ranks_alike &= groups_alike;

@@ -59,6 +59,7 @@ struct GpuWorld {
   // whatever they talk to.
   bool ranks_alike = true;
   bool groups_alike = true;
+  std::string not_alike;  // why groups are not, in words; empty where they are
 
   // Collectives that tie islands together.
   struct Collective {

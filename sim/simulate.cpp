@@ -124,7 +124,16 @@ void run_gpus(const Plan& plan,
   const auto dp = static_cast<int32_t>(plan.layout.dp);
   GpuWorld world(plan, program, costs, dp);
   world.memoise = options.memoise;
-  if (options.fold) world.data_ranks = ranks_to_simulate(plan, world, load);
+  if (options.fold) {
+    world.data_ranks = ranks_to_simulate(plan, world, load);
+    if (world.data_ranks > 1) {
+      prediction.not_folded = !world.groups_alike ? world.not_alike
+                              : !load.uniform()   ? "expert load differs between groups"
+                              : !world.ranks_alike
+                                  ? "ranks of an expert-parallel group stand differently"
+                                  : "ranks of an expert-parallel group have different loads";
+    }
+  }
   const auto ep = static_cast<int32_t>(plan.layout.ep);
   const WalkScope scope{
       .data_ranks = world.data_ranks,

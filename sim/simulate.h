@@ -41,6 +41,7 @@ struct Prediction {
   LinkLoad link_load;
   int64_t simulated_ops = 0;
   int32_t data_ranks = 0;  // simulated; the layout's, unless folded
+  std::string not_folded;  // why some or all ranks were simulated where folding was asked for
   int32_t islands = 1;     // that could run side by side
   // The rank that was simulated for `rank`: itself, unless data ranks were folded.
   int64_t stand_in(const Layout& layout, int64_t rank) const {

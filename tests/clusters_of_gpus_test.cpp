@@ -31,7 +31,7 @@ class GpuClusters : public CommandTest {
     const CommandResult r = rehearse("simulate plan.yaml --json " + options);
     EXPECT_EQ(r.exit_code, 0) << r.err;
     Json j = Json::parse(r.out);
-    for (const char* key : {"sim_wall_s",
+    for (const char* key : {"sim_wall_s", "not_folded_because",
                             "sim_peak_memory_bytes",
                             "simulated_ops",
                             "simulated_data_ranks",

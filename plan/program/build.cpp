@@ -12,6 +12,8 @@
 #include <map>
 #include <tuple>
 
+#include <fmt/format.h>
+
 #include "base/errors.h"
 #include "plan/program/program.h"
 
@@ -493,6 +495,20 @@ Program Program::build(const Spec& spec) {
   CHECK(wrong.empty()) << wrong;
   CHECK(spec.mode != Mode::kPair || l.pp == 1) << "a pair is of one pipeline rank";
   CHECK(l.dp % l.ep == 0) << "EP " << l.ep << " does not divide DP " << l.dp;
+  // Before anything is held: a layer's forward and backward are at least attn and mlp with F, B, W.
+  constexpr int64_t kFewestOps = 6;
+  int64_t layers = 0;
+  for (const int64_t n : l.layers_per_stage) layers += n;
+  const bool forward = spec.mode == Mode::kForward;
+  if (spec.granularity == Granularity::kOp &&
+      layers > kMostOps / (forward ? 2 : kFewestOps) / spec.micro_batches) {
+    throw InputError(fmt::format(
+        "{} micro-batches of {} layers are more than {} million ops in one replica of the pipeline, "
+        "the most that are held (about 4 GB); use fewer and larger micro-batches",
+        spec.micro_batches,
+        layers,
+        kMostOps / 1'000'000));
+  }
   return Builder(spec).build();
 }
 
@@ -507,7 +523,11 @@ Program::Spec program_spec(const Plan& plan, Mode mode) {
 }
 
 Program build_program(const Plan& plan, Mode mode) {
-  return Program::build(program_spec(plan, mode));
+  try {
+    return Program::build(program_spec(plan, mode));
+  } catch (const InputError& e) {
+    throw InputError(fmt::format("{}: training.micro_batches: {}", plan.path, e.what()));
+  }
 }
 
 }  // namespace rehearse

@@ -54,7 +54,7 @@ class Program {
     bool operator==(const Spec&) const = default;
   };
 
-  // REQUIRES: a spec that plan/legal.h has nothing against.
+  // REQUIRES: a spec that plan/legal.h has nothing against. Throws InputError beyond kMostOps.
   static Program build(const Spec& spec);
 
   // Assembles a Program from its parts, as the parser does. dependencies[i] are op i's.
@@ -111,7 +111,10 @@ class Program {
 
 // What a plan's ranks do in one step.
 Program::Spec program_spec(const Plan& plan, Mode mode = Mode::kTrain);
+// Throws InputError where one replica of the pipeline has more ops than kMostOps.
 Program build_program(const Plan& plan, Mode mode = Mode::kTrain);
+// Of one replica: they take some 220 bytes each, 4.4 GB in all.
+constexpr int64_t kMostOps = 20'000'000;
 
 // The plain list over all replicas: every op with its global id, rank and dependencies.
 struct MaterializedOp {

@@ -37,6 +37,7 @@ void require_possible(const Program& p) {
   if (s.dense_layers > layers) {
     bad(fmt::format("step: dense_layers of {} in a model of {}", s.dense_layers, layers));
   }
+  if (s.micro_batches < 1) bad("step: micro_batches must be at least 1");
   if (s.mode == Mode::kPair && l.pp != 1) bad("step: mode pair is of one pipeline rank");
   int64_t cells = 0;
   for (int32_t r = 0; r < l.pp; ++r) cells += static_cast<int64_t>(p.schedule(r).size());

@@ -203,6 +203,18 @@ RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<F
   }
   if (extent[2] * extent[3] > kMost)
     fail(path, "has micro-batches of more than 67 million choices");
+  // HDF5 takes a chunk's size on trust: a damaged one must not become the memory it asks for.
+  constexpr size_t kMostBytes = 8;
+  const Handle how(H5Dget_create_plist(f.data.id()), H5Pclose);
+  hsize_t chunk[4] = {1, 1, 1, 1};
+  const bool chunked = H5Pget_layout(how.id()) == H5D_CHUNKED;
+  const bool readable = !chunked || H5Pget_chunk(how.id(), 4, chunk) == 4;
+  hsize_t of_chunk = 1;
+  for (const hsize_t n : chunk) of_chunk *= std::min(n, kMost);
+  if (!readable || H5Tget_size(type.id()) > kMostBytes ||
+      !std::equal(chunk, chunk + 4, extent, std::less_equal<>()) || of_chunk > kMost) {
+    fail(path, "'choices' has chunks larger than itself or numbers of more than 64 bits");
+  }
   f.shape = {static_cast<int64_t>(extent[0]),
              static_cast<int64_t>(extent[1]),
              static_cast<int64_t>(extent[2]),

@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <set>
 
-#include <boost/graph/adjacency_list.hpp>
-#include <boost/graph/breadth_first_search.hpp>
-
 #include "base/integers.h"
 
 namespace rehearse {
@@ -22,8 +19,10 @@ double nic_rate(const Cluster& cluster, int64_t device) {
 
 }  // namespace
 
-FabricRoutes::FabricRoutes(const Cluster& cluster)
+FabricRoutes::FabricRoutes(const Cluster& cluster, std::optional<int64_t> devices)
     : fabric_(cluster.fabric),
+      devices_(std::min(static_cast<int64_t>(cluster.fabric.attached.size()),
+                        devices.value_or(INT64_MAX))),
       network_(networks_of(cluster.fabric)),
       ways_(cluster.fabric.switches.size()) {
   for (size_t i = 0; i < fabric_.links.size(); ++i) {
@@ -31,9 +30,9 @@ FabricRoutes::FabricRoutes(const Cluster& cluster)
     ways_[l.a].push_back({l.b, 2 * i});
     ways_[l.b].push_back({l.a, 2 * i + 1});
   }
-  for (const size_t s : std::set<size_t>(fabric_.attached.begin(), fabric_.attached.end())) {
-    find_distances(s);
-  }
+  std::set<size_t> used;
+  for (int64_t d = 0; d < devices_; ++d) used.insert(attached(d));
+  for (const size_t s : used) find_distances(s);
   find_binding(cluster);
   any_binding_ = std::find(binding_.begin(), binding_.end(), 1) != binding_.end();
   Duration sum;
@@ -43,16 +42,18 @@ FabricRoutes::FabricRoutes(const Cluster& cluster)
 }
 
 void FabricRoutes::find_distances(size_t to) {
-  using Graph = boost::adjacency_list<boost::vecS, boost::vecS, boost::undirectedS>;
-  Graph graph(ways_.size());
-  for (const SwitchLink& l : fabric_.links) {
-    if (network_[l.a] == network_[to]) boost::add_edge(l.a, l.b, graph);
+  constexpr uint16_t kUnknown = UINT16_MAX;
+  std::vector<uint16_t> distance(ways_.size(), kUnknown);
+  distance[to] = 0;
+  std::vector<size_t> seen{to};  // breadth first
+  for (size_t i = 0; i < seen.size(); ++i) {
+    for (const Way& w : ways_[seen[i]]) {
+      if (distance[w.to] != kUnknown) continue;
+      distance[w.to] = static_cast<uint16_t>(distance[seen[i]] + 1);
+      seen.push_back(w.to);
+    }
   }
-  std::vector<uint16_t> distance(ways_.size(), 0);
-  boost::breadth_first_search(graph,
-                              to,
-                              boost::visitor(boost::make_bfs_visitor(boost::record_distances(
-                                  distance.data(), boost::on_tree_edge()))));
+  std::ranges::replace(distance, kUnknown, uint16_t{0});  // on other networks: never asked
   distances_.emplace(to, std::move(distance));
 }
 
@@ -103,9 +104,7 @@ void FabricRoutes::find_binding(const Cluster& cluster) {
   const size_t links = 2 * fabric_.links.size();
   binding_.assign(links, 1);
   std::map<size_t, double> nics;  // bandwidth attached to each switch
-  for (size_t d = 0; d < fabric_.attached.size(); ++d) {
-    nics[fabric_.attached[d]] += nic_rate(cluster, static_cast<int64_t>(d));
-  }
+  for (int64_t d = 0; d < devices_; ++d) nics[attached(d)] += nic_rate(cluster, d);
   if (links == 0) return;
   std::vector<double> sent(links, 0), received(links, 0), most(links, 0);
   std::vector<size_t> touched;
@@ -123,12 +122,11 @@ void FabricRoutes::find_binding(const Cluster& cluster) {
     }
     touched.clear();
   };
-  const auto devices = static_cast<int64_t>(fabric_.attached.size());
   for (const auto& [from, rate] : nics) {
     if (fabric_.adaptive) {
       for (const auto& [to, unused] : nics) widen(from, to, std::nullopt);
     } else {
-      for (int64_t d = 0; d < devices; ++d) widen(from, attached(d), d);
+      for (int64_t d = 0; d < devices_; ++d) widen(from, attached(d), d);
     }
     add(sent, rate);
   }
@@ -138,7 +136,7 @@ void FabricRoutes::find_binding(const Cluster& cluster) {
       add(received, rate);
     }
   } else {
-    for (int64_t d = 0; d < devices; ++d) {
+    for (int64_t d = 0; d < devices_; ++d) {
       for (const auto& [from, unused] : nics) widen(from, attached(d), d);
       add(received, nic_rate(cluster, d));
     }

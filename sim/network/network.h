@@ -25,7 +25,8 @@ class FabricRoutes {
   };
   using Path = std::vector<Part>;
 
-  explicit FabricRoutes(const Cluster& cluster);
+  // devices: the first so many send and receive, none: all. What no device uses costs nothing.
+  explicit FabricRoutes(const Cluster& cluster, std::optional<int64_t> devices = {});
 
   bool same_network(int64_t a, int64_t b) const {
     return network_[attached(a)] == network_[attached(b)];
@@ -53,6 +54,7 @@ class FabricRoutes {
   void find_binding(const Cluster& cluster);
 
   const Fabric& fabric_;
+  int64_t devices_;  // that send and receive
   std::vector<size_t> network_;         // by switch
   std::vector<std::vector<Way>> ways_;  // by switch
   std::map<size_t, std::vector<uint16_t>>
