@@ -215,6 +215,17 @@ RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<F
       !std::equal(chunk, chunk + 4, extent, std::less_equal<>()) || of_chunk > kMost) {
     fail(path, "'choices' has chunks larger than itself or numbers of more than 64 bits");
   }
+  // Every row was written: no chunk is missing.
+  hsize_t wanted = 1;
+  for (size_t i = 0; i < 4; ++i) wanted *= (extent[i] + chunk[i] - 1) / chunk[i];
+  hsize_t written = 0;
+  if (chunked &&
+      (H5Dget_num_chunks(f.data.id(), space.id(), &written) < 0 || written != wanted)) {
+    fail(path, fmt::format("'choices' has {} of its {} chunks: not all was written", written, wanted));
+  }
+  if (H5Dget_storage_size(f.data.id()) > std::filesystem::file_size(path, error)) {
+    fail(path, "'choices' takes more room than the file has: it was damaged or cut off");
+  }
   f.shape = {static_cast<int64_t>(extent[0]),
              static_cast<int64_t>(extent[1]),
              static_cast<int64_t>(extent[2]),

@@ -76,14 +76,29 @@ TEST_F(RoutingFile, WhatIsWrongIsSaid) {
   write();
   fs::resize_file(path_, fs::file_size(path_) / 2);
   EXPECT_NE(error(), "");
+  RoutingShape one = kShape;
+  one.micro_batches = one.layers = 1;
+  const auto write_one = [&](const std::vector<int32_t>& chosen) {
+    RoutingWriter w(path_, one);
+    w.write(0, 0, chosen);
+    w.finish();
+  };
+  one.experts = 7;  // and choices up to 11
+  write_one(choices(0, 0));
+  EXPECT_NE(error().find("token 3 of micro-batch 0 of layer 0 chooses expert 7 of 7"),
+            std::string::npos)
+      << error();
+  one.experts = 300;
+  write_one({0, 1, 2, 3, 4, 4, 6, 7, 8, 9, 10, 11});
+  EXPECT_NE(error().find("token 2 of micro-batch 0 of layer 0 chooses expert 4 twice"),
+            std::string::npos)
+      << error();
   {
-    RoutingShape few = kShape;
-    few.experts = 7;  // and choices up to 20
-    RoutingWriter w(path_, few);
+    RoutingWriter w(path_, kShape);
     w.write(0, 0, choices(0, 0));
     w.finish();
   }
-  EXPECT_NE(error().find("chooses expert 7 of 7"), std::string::npos) << error();
+  EXPECT_NE(error().find("has 1 of its 6 chunks"), std::string::npos) << error();
 }
 
 }  // namespace
