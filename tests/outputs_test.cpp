@@ -1,8 +1,13 @@
 // What the program writes: never over an input or another output, never through a link or a kept
 // file, never half; what a signal or a full disk leaves; errors as objects.
 
+#include <sstream>
+
 #include <nlohmann/json.hpp>
 
+#include "base/random.h"
+#include "plan/routing/routing_file.h"
+#include "sim/price/calibration.h"
 #include "tests/command.h"
 
 namespace rehearse {
@@ -124,6 +129,68 @@ TEST_F(Outputs, AFullDiskTakesOneResultAlone) {
   EXPECT_TRUE(names.contains("run/result.json"));
   EXPECT_FALSE(names.contains("run/timeline.json"));
   for (const std::string& name : names) EXPECT_EQ(name.find(".part"), std::string::npos) << name;
+}
+
+// Everything under a final name is whole: JSON parses, a log is of whole lines, a calibration loads,
+// recorded routing opens.
+void expect_whole(const fs::path& folder) {
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    const std::string path = entry.path().string();
+    const std::string kind = entry.path().extension().string();
+    if (!entry.is_regular_file() || kind == ".part") continue;
+    try {
+      const std::string text = read_file(path);
+      if (kind == ".json") EXPECT_TRUE(Json::accept(text)) << path;
+      if (kind == ".jsonl" && !text.empty()) {
+        EXPECT_EQ(text.back(), '\n') << path;
+        std::istringstream lines(text);
+        for (std::string line; std::getline(lines, line);) EXPECT_TRUE(Json::accept(line)) << path;
+      }
+      if (kind == ".cal") load_calibration(path);
+      if (kind == ".h5") RoutingReader reader(path);
+    } catch (const std::exception& e) {
+      ADD_FAILURE() << e.what();
+    }
+  }
+}
+
+const std::vector<std::string> kWriting = {
+    "simulate plan.yaml --timeline t.json",
+    "train plan.yaml --data text.txt --out run --force -q --record-routing run/r.h5",
+    "calibrate plan.yaml --no-grid --rounds 1 --milliseconds 0.01 --out c.cal -q",
+    "train plan.yaml --data text.txt --out other --force -q"};
+
+TEST_F(Outputs, KilledAtAnyTime) {
+  constexpr int kKills = 60;
+  const std::string program = "'" REHEARSE_PROGRAM "' ";
+  // What was finished before stays, or is replaced by something finished.
+  for (const std::string& verb : kWriting) ASSERT_EQ(rehearse(verb).exit_code, 0) << verb;
+  uint64_t state = 7;
+  for (int i = 0; i < kKills; ++i) {
+    state = split_mix(state);
+    const double seconds = 0.002 + 0.2 * static_cast<double>(state % 1000) / 1000;
+    rehearse("--version >/dev/null; " + program + kWriting[static_cast<size_t>(i) % 4] +
+             " >/dev/null & job=$!; sleep " + std::to_string(seconds) +
+             "; kill -9 $job 2>/dev/null; wait $job");
+    expect_whole(folder_);
+  }
+  for (const std::string name : {"t.json", "c.cal", "run/r.h5", "run/timeline.json"}) {
+    EXPECT_TRUE(exists(name)) << name;
+  }
+}
+
+TEST_F(Outputs, FullDisksOfAnySize) {
+  constexpr int kDisks = 20;
+  for (int i = 0; i < kDisks; ++i) {
+    const std::string& verb = kWriting[static_cast<size_t>(i) % 4];
+    // Blocks of 512 bytes; error messages themselves need one.
+    const CommandResult r = rehearse("--version >/dev/null; ulimit -f " + std::to_string(1 + i) +
+                                     "; '" REHEARSE_PROGRAM "' " + verb + " >/dev/null");
+    EXPECT_TRUE(r.exit_code == 0 || r.exit_code == 1) << verb << ": " << r.exit_code;
+    if (r.exit_code == 1) EXPECT_NE(r.err.find("cannot be written"), std::string::npos) << r.err;
+    expect_whole(folder_);
+    for (const std::string& name : listing()) EXPECT_EQ(name.find(".part"), std::string::npos);
+  }
 }
 
 TEST_F(Outputs, ErrorsAreObjectsToo) {
