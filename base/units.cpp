@@ -60,6 +60,7 @@ constexpr Unit kTokens[] = {
     {"tokens", 1}, {"K tokens", 1e3}, {"M tokens", 1e6}, {"B tokens", 1e9}, {"T tokens", 1e12}};
 
 std::string scaled(double value, std::span<const Unit> units) {
+  if (value == 0) return "0";
   const Unit* best = &units.front();
   for (const Unit& u : units) {
     if (std::abs(value) >= u.factor) best = &u;

@@ -57,6 +57,11 @@ class YamlFile {
   std::shared_ptr<const Contents> contents_;
 };
 
+// `text` as a YAML value that reads back as itself: in double quotes, with escapes for quotes,
+// backslashes and control characters; plain_or_quoted leaves the quotes out where nothing needs them.
+std::string quoted_yaml(std::string_view text);
+std::string plain_or_quoted_yaml(std::string_view text);
+
 struct IntegerRange {
   int64_t min = std::numeric_limits<int64_t>::min();
   int64_t max = std::numeric_limits<int64_t>::max();

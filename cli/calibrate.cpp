@@ -200,7 +200,7 @@ int calibrate(const Arguments& args) {
                                  .budget_per_kernel = Duration::seconds(milliseconds * 1e-3),
                                  .rounds = rounds,
                                  .quiet = options.quiet()});
-  write_file(path, print_calibration(c));
+  write_calibration(path, c);
   options.print(calibration_report(c, path));
   return 0;
 }

@@ -27,7 +27,7 @@ int calibrate_kernels(const Options& options) {
   options.check_outputs(default_output(options, out), plan.files);
   const std::string path = options.text("kernels");
   const GpuCalibration c = parse_kernel_bench(read_file(path), path, plan.cluster);
-  write_file(out, print_gpu_calibration(c));
+  write_gpu_calibration(out, c);
   Report r;
   r.say(c.source + "\n\n");
   r.put("source", c.source);

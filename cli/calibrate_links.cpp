@@ -150,7 +150,7 @@ int calibrate_links(const Options& options) {
       judged.unseen.push_back({b.measured.op, b.measured.fp8, b.measured.sms, shown, b.predicted});
     }
   }
-  write_file(out, print_gpu_calibration(c));
+  write_gpu_calibration(out, c);
   r.table("all_to_alls", std::move(judged));
   r.put("file", out);
   r.say(fmt::format("written: {}\n", out));

@@ -243,7 +243,7 @@ int calibrate_from_trace(const Options& options) {
   const std::string source = std::filesystem::path(options.text("from-trace")).filename().string();
   GpuCalibration c = import_profile(profile.ops, profile.trace, plan, source, import);
   complete(c, plan, published_of(options));
-  write_file(out, print_gpu_calibration(c));
+  write_gpu_calibration(out, c);
   options.print(imported_report(c, profile, out));
   return 0;
 }

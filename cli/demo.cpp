@@ -178,7 +178,7 @@ int demo(const Arguments& args) {
   const Calibration calibration =
       measure(plans, {.grid = false, .limit = kCalibrate, .quiet = options.quiet()});
   plans.pop_back();
-  write_file(out + "/calibration.yaml", print_calibration(calibration));
+  write_calibration(out + "/calibration.yaml", calibration);
   say(fmt::format(
       "  {} kernel calls, {} rounds\n", calibration.kernels.size(), calibration.drift.size()));
 

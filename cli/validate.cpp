@@ -196,7 +196,7 @@ int validate(const Arguments& args) {
   } else {
     say("calibrating on a grid of shapes\n");
     calibration = measure({}, {.quiet = options.quiet()});
-    write_file(out + "/calibration.yaml", print_calibration(calibration));
+    write_calibration(out + "/calibration.yaml", calibration);
   }
   SpeedCheck speed(calibration);
   std::vector<Validation> results;

@@ -6,7 +6,7 @@ text=$(realpath "${1:?a text file, such as build/king-james-bible.txt}")
 cd "$(dirname "$0")/../.."
 for schedule in 1f1b zb1p dualpipe; do
   plan=experiments/overlap/$schedule.yaml
-  build/rehearse train "$plan" --data "$text" --out "out/overlap/$schedule" >/dev/null
+  build/rehearse train "$plan" --data "$text" --out "out/overlap/$schedule" --force >/dev/null
   echo "== $schedule"
   build/rehearse compare "$plan" --measured "out/overlap/$schedule/timeline.json"
 done

@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "base/errors.h"
+#include "base/file.h"
 #include "base/yaml.h"
 
 namespace rehearse {
@@ -25,7 +27,11 @@ Calibration load_calibration(const std::string& path) {
   if (is_gpu_calibration(path)) {
     return {.gpu = std::make_shared<const GpuCalibration>(load_gpu_calibration(path))};
   }
-  YamlMap top = YamlFile::load(path).root();
+  return parse_calibration(read_file(path), path);
+}
+
+Calibration parse_calibration(std::string text, const std::string& path) {
+  YamlMap top = YamlFile::parse(std::move(text), path).root();
   Calibration c;
   const std::string format = top.text("format");
   if (format != kFormat) {
@@ -101,11 +107,11 @@ std::string print_calibration(const Calibration& c) {
       "message_busy: {}, collective: {}}}\n"
       "drift: [{:.5f}]\ninterpolation_error: {:.5f}\nkernel_count: {}\nkernels:{}\n",
       kFormat,
-      c.machine,
+      plain_or_quoted_yaml(c.machine),
       c.cores,
-      c.build,
-      c.sources,
-      c.measured,
+      plain_or_quoted_yaml(c.build),
+      plain_or_quoted_yaml(c.sources),
+      plain_or_quoted_yaml(c.measured),
       ns(c.overheads.op_start),
       ns(c.overheads.wake_idle),
       ns(c.overheads.wake_busy),
@@ -130,6 +136,14 @@ std::string print_calibration(const Calibration& c) {
         ns(t.busy));
   }
   return out;
+}
+
+void write_calibration(const std::string& path, const Calibration& calibration) {
+  const std::string text = print_calibration(calibration);
+  if (print_calibration(parse_calibration(text, path)) != text) {
+    throw InputError(fmt::format("{}: not written: it would not be read back as it is", path));
+  }
+  write_file(path, text);
 }
 
 }  // namespace rehearse

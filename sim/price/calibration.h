@@ -46,6 +46,11 @@ struct Calibration {
 // Of either kind, CPU kernels or GPUs. Throws InputError; a file that was cut off is recognised by
 // its count of kernels.
 Calibration load_calibration(const std::string& path);
+// Of CPU kernels alone.
+Calibration parse_calibration(std::string text, const std::string& path);
 std::string print_calibration(const Calibration& calibration);
+// Writes what print_calibration says, once the reader has taken it. Throws InputError when it does
+// not, or as write_file.
+void write_calibration(const std::string& path, const Calibration& calibration);
 
 }  // namespace rehearse

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "base/errors.h"
 #include "base/file.h"
 #include "base/yaml.h"
 
@@ -168,12 +169,12 @@ std::string print_gpu_calibration(const GpuCalibration& c) {
       "of\n"
       "# the memory bandwidth that the computation beside it uses); waiting: for other ranks; gap: "
       "between kernels.\n"
-      "format: {}\ndevice: {}\nsource: \"{}\"\nsms: {}\ncommunication_sms: {}\n"
+      "format: {}\ndevice: {}\nsource: {}\nsms: {}\ncommunication_sms: {}\n"
       "peak_bf16: {:.6g} TFLOP/s\npeak_fp8: {:.6g} TFLOP/s\nmemory_bandwidth: {:.6g} TB/s\n"
       "copy: {:.6g} GB/s\n",
       kFormatLine,
-      c.device,
-      c.source,
+      plain_or_quoted_yaml(c.device),
+      quoted_yaml(c.source),
       c.sms,
       c.communication_sms,
       c.peaks.bf16.value() * 1e-12,
@@ -209,7 +210,7 @@ std::string print_gpu_calibration(const GpuCalibration& c) {
     if (any_flops) out += fmt::format(", gflop: [{}]", fmt::join(gflop, ", "));
     if (any_bytes) out += fmt::format(", mb: [{}]", fmt::join(mb, ", "));
     if (e.demand > 0) out += fmt::format(", demand: {:.4f}", e.demand);
-    if (!e.source.empty()) out += fmt::format(", source: \"{}\"", e.source);
+    if (!e.source.empty()) out += fmt::format(", source: {}", quoted_yaml(e.source));
     out += "}\n";
   }
   return out;
@@ -240,6 +241,14 @@ void use_links(Plan& plan, const GpuCalibration& calibration) {
   put(plan.cluster.node_link, calibration.node_link);
   put(plan.cluster.network, calibration.network);
   if (calibration.copy_per_sm) plan.cluster.copy_per_sm = calibration.copy_per_sm;
+}
+
+void write_gpu_calibration(const std::string& path, const GpuCalibration& calibration) {
+  const std::string text = print_gpu_calibration(calibration);
+  if (print_gpu_calibration(parse_gpu_calibration(text, path)) != text) {
+    throw InputError(fmt::format("{}: not written: it would not be read back as it is", path));
+  }
+  write_file(path, text);
 }
 
 }  // namespace rehearse

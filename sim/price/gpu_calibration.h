@@ -61,6 +61,9 @@ GpuCalibration uncalibrated(const Cluster& cluster);
 // Throw InputError; a file that was cut off is recognised by its count of entries.
 GpuCalibration load_gpu_calibration(const std::string& path);
 GpuCalibration parse_gpu_calibration(std::string text, const std::string& path);
+// Writes what print_gpu_calibration says, once the reader has taken it. Throws InputError when it
+// does not, or as write_file.
+void write_gpu_calibration(const std::string& path, const GpuCalibration& calibration);
 // Puts links that `calibration` measured into the plan's cluster.
 void use_links(Plan& plan, const GpuCalibration& calibration);
 bool is_gpu_calibration(const std::string& path);  // by its first lines

@@ -45,6 +45,19 @@ TEST(GpuCalibration, PrintsAndParsesBack) {
   EXPECT_EQ(again.entries.size(), c.entries.size());
 }
 
+TEST(GpuCalibration, AnyNamePrintsAndParsesBack) {
+  for (const std::string name : {"NVIDIA H800: the \"big\" one", "a # b", "back\\slash", "8x",
+                                 "line\nbreak\x01\x1b", "null", " blanks ", "{a: b}", "- c"}) {
+    GpuCalibration c = h800();
+    c.device = c.source = name;
+    for (GpuEntry& e : c.entries) e.source = name;
+    const GpuCalibration back = parse_gpu_calibration(print_gpu_calibration(c), "c.yaml");
+    EXPECT_EQ(back.device, name);
+    EXPECT_EQ(back.source, name);
+    EXPECT_EQ(back.entries.front().source, name);
+  }
+}
+
 TEST(GpuCalibration, ACutOffFileIsRecognised) {
   std::string text = print_gpu_calibration(h800());
   text.resize(text.rfind("\n  - {"));
