@@ -22,7 +22,7 @@ void print_usage(std::ostream& out) {
          "and\n"
          "compared op by op.\n\n";
   for (const Command& c : commands()) out << fmt::format("  {:<10} {}\n", c.name, c.summary);
-  out << "\n`rehearse <verb> --help` explains a verb. `rehearse --version` names the build.\n"
+  out << "\n`rehearse help <verb>` explains a verb. `rehearse --version` names the build.\n"
          "Exit codes: 0 success, 1 bad input or failed run, 2 wrong usage, 130 and 143 after\n"
          "SIGINT and SIGTERM. With --json an error is an object too: error.kind, error.message,\n"
          "and error.file, error.line and error.column where they are known.\n";
@@ -40,6 +40,7 @@ int run(const std::vector<std::string>& args) {
     print_usage(std::cerr);
     return 2;
   }
+  if (args[0] == "help" && args.size() == 2) return run({args[1], "--help"});
   if (args[0] == "--help" || args[0] == "-h" || args[0] == "help") {
     print_usage(std::cout);
     return 0;

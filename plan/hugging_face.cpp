@@ -192,7 +192,7 @@ Model read_hugging_face(YamlMap top) {
   a.dense_intermediate = top.integer("intermediate_size", kPositive);
   if (top.has("n_routed_experts")) {
     a.expert_intermediate = top.integer("moe_intermediate_size", kPositive);
-    a.experts = top.integer("n_routed_experts", kExperts);
+    a.experts = top.integer("n_routed_experts", kExpertCounts);
     a.shared_experts = top.integer("n_shared_experts", {.min = 0, .max = 1000}, 0);
     a.active_experts = top.integer("num_experts_per_tok", kPositive);
   } else {

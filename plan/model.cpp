@@ -69,7 +69,7 @@ Model read_ours(YamlMap top) {
 
   if (has_moe) {
     YamlMap moe = top.map("moe");
-    a.experts = moe.integer("experts", kExperts);
+    a.experts = moe.integer("experts", kExpertCounts);
     a.shared_experts = moe.integer("shared_experts", {.min = 0, .max = 1000}, 1);
     a.active_experts = moe.integer("active_experts", kPositive);
     a.groups = moe.integer("groups", kPositive, 1);

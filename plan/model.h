@@ -34,7 +34,7 @@ struct Model {
 };
 
 // Routed experts of a layer: a thousand and more times what published models have is a mistake.
-constexpr IntegerRange kExperts{.min = 1, .max = 16'384};
+constexpr IntegerRange kExpertCounts{.min = 1, .max = 16'384};
 
 // Reads `path`, a config.json when it ends so. Throws InputError naming file, line and key.
 Model load_model(const std::string& path);

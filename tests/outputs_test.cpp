@@ -140,7 +140,9 @@ void expect_whole(const fs::path& folder) {
     if (!entry.is_regular_file() || kind == ".part") continue;
     try {
       const std::string text = read_file(path);
-      if (kind == ".json") EXPECT_TRUE(Json::accept(text)) << path;
+      if (kind == ".json") {
+        EXPECT_TRUE(Json::accept(text)) << path;
+      }
       if (kind == ".jsonl" && !text.empty()) {
         EXPECT_EQ(text.back(), '\n') << path;
         std::istringstream lines(text);
@@ -187,7 +189,9 @@ TEST_F(Outputs, FullDisksOfAnySize) {
     const CommandResult r = rehearse("--version >/dev/null; ulimit -f " + std::to_string(1 + i) +
                                      "; '" REHEARSE_PROGRAM "' " + verb + " >/dev/null");
     EXPECT_TRUE(r.exit_code == 0 || r.exit_code == 1) << verb << ": " << r.exit_code;
-    if (r.exit_code == 1) EXPECT_NE(r.err.find("cannot be written"), std::string::npos) << r.err;
+    if (r.exit_code == 1) {
+      EXPECT_NE(r.err.find("cannot be written"), std::string::npos) << r.err;
+    }
     expect_whole(folder_);
     for (const std::string& name : listing()) EXPECT_EQ(name.find(".part"), std::string::npos);
   }
