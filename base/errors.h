@@ -19,7 +19,8 @@ class InputError : public std::runtime_error {
     std::string file;
     int line = 0, column = 0;  // from 1
   };
-  InputError(const std::string& text, Place place) : runtime_error(text), place_(std::move(place)) {}
+  InputError(const std::string& text, Place place)
+      : runtime_error(text), place_(std::move(place)) {}
   const Place& place() const { return place_; }
 
  private:

@@ -523,11 +523,11 @@ std::string quoted_yaml(std::string_view text) {
 std::string plain_or_quoted_yaml(std::string_view text) {
   // What the reader takes for something else, or what ends a plain value.
   const bool letter = !text.empty() && std::isalpha(static_cast<unsigned char>(text.front())) != 0;
-  const bool safe = letter && text.back() != ' ' &&
-                    std::all_of(text.begin(), text.end(), [](char c) {
-                      return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
-                             std::string_view(" ._()@/+-,").find(c) != std::string_view::npos;
-                    });
+  const bool safe =
+      letter && text.back() != ' ' && std::all_of(text.begin(), text.end(), [](char c) {
+        return std::isalnum(static_cast<unsigned char>(c)) != 0 ||
+               std::string_view(" ._()@/+-,").find(c) != std::string_view::npos;
+      });
   const bool word = text == "null" || text == "true" || text == "false";
   return safe && !word ? std::string(text) : quoted_yaml(text);
 }

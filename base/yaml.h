@@ -58,7 +58,8 @@ class YamlFile {
 };
 
 // `text` as a YAML value that reads back as itself: in double quotes, with escapes for quotes,
-// backslashes and control characters; plain_or_quoted leaves the quotes out where nothing needs them.
+// backslashes and control characters; plain_or_quoted leaves the quotes out where nothing needs
+// them.
 std::string quoted_yaml(std::string_view text);
 std::string plain_or_quoted_yaml(std::string_view text);
 

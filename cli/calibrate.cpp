@@ -139,7 +139,7 @@ int calibrate(const Arguments& args) {
        .plan = PlanArgument::kNoneOrSeveral});
   options
       .output("out",
-             "file to write (default: out/<first plan>/calibration.yaml, or out/calibration.yaml)")
+              "file to write (default: out/<first plan>/calibration.yaml, or out/calibration.yaml)")
       .value("device", "KIND", "cpu", "cpu")
       .value("milliseconds",
              "MS",
@@ -170,10 +170,11 @@ int calibrate(const Arguments& args) {
     throw UsageError("calibrate: --device must be cpu");
   }
   if (options.has("check")) {
-    options.refuse({"milliseconds", "rounds", "no-grid", "out"}, "is for measuring; --check only reads");
+    options.refuse({"milliseconds", "rounds", "no-grid", "out"},
+                   "is for measuring; --check only reads");
     if (!options.plan_paths().empty()) throw UsageError("calibrate: --check takes no plan");
+    return check(options.text("check"), options);
   }
-  if (options.has("check")) return check(options.text("check"), options);
   const double milliseconds = options.number("milliseconds", 0, 10'000);
   const int64_t rounds = options.integer("rounds", {.min = 1, .max = 1000});
   std::vector<Plan> plans;

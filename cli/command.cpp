@@ -194,8 +194,8 @@ void Options::check_outputs(const std::vector<std::string>& further,
     }
     for (size_t j = 0; j < i; ++j) {
       if (same_file(outputs[i], outputs[j])) {
-        throw InputError(fmt::format("{}: two results of the same call would be written to it",
-                                     outputs[i]));
+        throw InputError(
+            fmt::format("{}: two results of the same call would be written to it", outputs[i]));
       }
     }
   }

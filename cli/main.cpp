@@ -105,7 +105,8 @@ rehearse::InputError::Place place_of(const rehearse::InputError& e) {
 int main(int argc, char** argv) {
   // A limit on files' sizes is then an error like a full disk.
   std::signal(SIGXFSZ, SIG_IGN);
-  const bool json = std::any_of(argv, argv + argc, [](std::string_view a) { return a == "--json"; });
+  const bool json =
+      std::any_of(argv, argv + argc, [](std::string_view a) { return a == "--json"; });
   try {
     const int code = run({argv + 1, argv + argc});
     if (!std::cout.flush()) {
@@ -120,9 +121,8 @@ int main(int argc, char** argv) {
   } catch (const rehearse::ScheduleError& e) {
     return tell("schedule", fmt::format("rehearse: {}", e.what()), json);
   } catch (const rehearse::InternalError& e) {
-    return tell("internal",
-                fmt::format("rehearse: a bug of ours, please report it: {}", e.what()),
-                json);
+    return tell(
+        "internal", fmt::format("rehearse: a bug of ours, please report it: {}", e.what()), json);
   } catch (const std::bad_alloc&) {
     return tell("memory",
                 "rehearse: out of memory; `rehearse inspect` shows what the plan needs per rank",

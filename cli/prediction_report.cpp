@@ -213,8 +213,7 @@ Report prediction_report(const Plan& plan,
     simulated += fmt::format(", {} of {} data ranks standing for all", p.median.data_ranks, l.dp);
   }
   if (!p.median.not_folded.empty()) simulated += "; not folded further: " + p.median.not_folded;
-  r.put("not_folded_because",
-        p.median.not_folded.empty() ? Value() : Value(p.median.not_folded));
+  r.put("not_folded_because", p.median.not_folded.empty() ? Value() : Value(p.median.not_folded));
   r.line("ops", "simulated", {simulated, program.global_size()});
   r.put("simulated_ops", p.median.simulated_ops);
   r.put("simulated_data_ranks", static_cast<int64_t>(p.median.data_ranks));

@@ -131,7 +131,7 @@ int simulate(const Arguments& args) {
              "RANKS",
              "put only these ranks into the timeline and link load, such as 0,128,256 or 0-7")
       .output("link-load",
-             "clusters of GPUs: write how busy the links of --ranks are, per millisecond")
+              "clusters of GPUs: write how busy the links of --ranks are, per millisecond")
       .values(
           "scale",
           "KIND=FACTOR",

@@ -142,12 +142,13 @@ int train(const Arguments& args) {
   const TrainResult result =
       trainer.train({.steps = plan.training.steps,
                      .validate_every = validate_every,
-                     .on_step = [&](const StepLog& step) {
-                       if (log.why().empty() && !log.append(print_step(step))) {
-                         failures.add(log.why() + "; the training goes on without it");
-                       }
-                       progress.update(step.step + 1, fmt::format("loss {:.3f}", step.loss));
-                     },
+                     .on_step =
+                         [&](const StepLog& step) {
+                           if (log.why().empty() && !log.append(print_step(step))) {
+                             failures.add(log.why() + "; the training goes on without it");
+                           }
+                           progress.update(step.step + 1, fmt::format("loss {:.3f}", step.loss));
+                         },
                      .stop = [] { return interrupted().has_value(); }});
   Report report = training_report(plan, trainer.program(), result);
   Timeline timeline = result.timeline;
@@ -161,8 +162,7 @@ int train(const Arguments& args) {
   if (options.has("record-routing")) {
     failures.attempt([&] { record_routing(plan, trainer, options.text("record-routing")); });
   }
-  failures.attempt(
-      [&] { write_file(timeline_path, print_timeline(trainer.program(), timeline)); });
+  failures.attempt([&] { write_file(timeline_path, print_timeline(trainer.program(), timeline)); });
   failures.attempt([&] { write_file(result_path, print_json(report)); });
   if (!failures.any()) {
     report.say(fmt::format("\nwritten: {}/{{log.jsonl, timeline.json, result.json}}\n", out));

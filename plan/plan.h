@@ -90,7 +90,7 @@ struct Budget {
 };
 
 struct Plan {
-  std::string path;  // of the plan file
+  std::string path;                // of the plan file
   std::vector<std::string> files;  // all that it was read from or names, itself among them
   Model model;
   Cluster cluster;

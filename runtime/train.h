@@ -46,7 +46,8 @@ struct TrainOptions {
   int64_t validate_every = 0;                   // 0: only after the last step
   int64_t validation_steps = 4;                 // batches that a validation averages
   std::function<void(const StepLog&)> on_step;  // called after every step; what it throws ends all
-  std::function<bool()> stop = {};  // asked after every step, on every process: whether to end early
+  std::function<bool()> stop =
+      {};  // asked after every step, on every process: whether to end early
 };
 
 // Its size does not depend on the number of steps; what a caller wants of every step it takes in

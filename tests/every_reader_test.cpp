@@ -83,8 +83,8 @@ class EveryReader : public CommandTest {
     refused_ += what == "refused";
     if ((what == "good" || what == "refused") && took < kLongest) return;
     if (++failures_ > kShown) return;
-    ADD_FAILURE() << how << ": " << what << ", "
-                  << std::chrono::duration<double>(took).count() << " s:\n"
+    ADD_FAILURE() << how << ": " << what << ", " << std::chrono::duration<double>(took).count()
+                  << " s:\n"
                   << text;
   }
 
@@ -120,8 +120,8 @@ void predict_small(const std::string& path) {
   validate(program);
   std::optional<Calibration> calibration;
   if (plan.calibration) calibration = load_calibration(*plan.calibration);
-  const Prediction p =
-      simulate(plan, program, calibration, {.keep = Keep::kSummary, .fold = plan.cluster.of_gpus()});
+  const Prediction p = simulate(
+      plan, program, calibration, {.keep = Keep::kSummary, .fold = plan.cluster.of_gpus()});
   expect_possible(p.summary.step);
   for (const Breakdown& b : p.summary.ranks) {
     for (const Duration part : {b.f, b.b, b.w, b.fb, b.bubble, b.optimizer, b.exposed_comm}) {
@@ -181,7 +181,8 @@ TEST_F(EveryPlan, Clusters) {
 TEST_F(EveryPlan, RecordedRouting) {
   const std::string path = (folder_ / "r.h5").string();
   {
-    RoutingWriter w(path, {.micro_batches = 1, .layers = 1, .tokens = 4, .active = 2, .experts = 8});
+    RoutingWriter w(path,
+                    {.micro_batches = 1, .layers = 1, .tokens = 4, .active = 2, .experts = 8});
     w.write(0, 0, std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 7});
     w.finish();
   }
@@ -192,11 +193,10 @@ TEST_F(EveryPlan, RecordedRouting) {
 }
 
 TEST_F(EveryReader, Programs) {
-  const std::string text = print_program(Program::build({.layout = {.pp = 2,
-                                                                    .schedule = ScheduleKind::kZB1P,
-                                                                    .layers_per_stage = {1, 1}},
-                                                         .micro_batches = 2,
-                                                         .dense_layers = 1}));
+  const std::string text = print_program(Program::build(
+      {.layout = {.pp = 2, .schedule = ScheduleKind::kZB1P, .layers_per_stage = {1, 1}},
+       .micro_batches = 2,
+       .dense_layers = 1}));
   damage(text, [](const std::string& t) {
     const Program p = parse_program(t, "p.txt");
     require_whole(p);
@@ -256,23 +256,23 @@ TEST_F(EveryReader, CalibrationsOfGpus) {
 TEST_F(EveryReader, KernelBenches) {
   write("c.yaml", kCluster);
   const Cluster cluster = load_cluster((folder_ / "c.yaml").string());
-  damage(
-      R"({"device": "NVIDIA H200", "sms": 132, "driver": "13.0", "copy_gbs": 2500})"
-      "\n"
-      R"({"case": "dense", "work": "product", "tiles": "128x256", "sms": 132, "beside": false, )"
-      R"("family": "dense", "format": "fp8", "shape": [1, 4096, 4096, 7168], )"
-      R"("sustained_us": 230.5, "clock_mhz": 1400, "flops": 240518168576, "bytes": 92274688})"
-      "\n",
-      [&](const std::string& text) {
-        for (const GpuEntry& e : parse_kernel_bench(text, "b.json", cluster).entries) {
-          for (const auto& s : e.samples) expect_possible(s.time);
-        }
-      });
+  damage(R"({"device": "NVIDIA H200", "sms": 132, "driver": "13.0", "copy_gbs": 2500})"
+         "\n"
+         R"({"case": "dense", "work": "product", "tiles": "128x256", "sms": 132, "beside": false, )"
+         R"("family": "dense", "format": "fp8", "shape": [1, 4096, 4096, 7168], )"
+         R"("sustained_us": 230.5, "clock_mhz": 1400, "flops": 240518168576, "bytes": 92274688})"
+         "\n",
+         [&](const std::string& text) {
+           for (const GpuEntry& e : parse_kernel_bench(text, "b.json", cluster).entries) {
+             for (const auto& s : e.samples) expect_possible(s.time);
+           }
+         });
 }
 
 TEST_F(EveryReader, LinkBenchmarks) {
   damage(
-      "# all_reduce_perf\n# nThread 1 nGpus 8 minBytes 1048576 maxBytes 4194304 step: 2(factor) warmup iters: 5 "
+      "# all_reduce_perf\n# nThread 1 nGpus 8 minBytes 1048576 maxBytes 4194304 step: 2(factor) "
+      "warmup iters: 5 "
       "iters: 20 agg iters: 1 validation: 1 graph: 0\n#\n# Using devices\n"
       "#  Rank  0 Group  0 Pid   100 on     node0 device  0 [0000:18:00] NVIDIA H800\n"
       "#  Rank  1 Group  0 Pid   100 on     node0 device  1 [0000:2a:00] NVIDIA H800\n#\n"

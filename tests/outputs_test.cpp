@@ -100,11 +100,14 @@ TEST_F(Outputs, ASignalEndsTheStepAndKeepsWhatThereIs) {
   for (const auto& [signal, code] : {std::pair{"INT", 130}, std::pair{"TERM", 143}}) {
     const std::string out = std::string("run") + signal;
     // A background job of a shell ignores SIGINT unless it has job control.
-    const CommandResult r = rehearse(
-        "--version >/dev/null; '" REHEARSE_PROGRAM "' train plan.yaml --data text.txt "
-        "--steps 1000000 -q --out " + out + " >/dev/null & job=$!; "
-        "while ! [ -s " + out + "/log.jsonl ]; do sleep 0.02; done; kill -" + signal +
-        " $job; wait $job; echo $?");
+    const CommandResult r = rehearse("--version >/dev/null; '" REHEARSE_PROGRAM
+                                     "' train plan.yaml --data text.txt "
+                                     "--steps 1000000 -q --out " +
+                                     out +
+                                     " >/dev/null & job=$!; "
+                                     "while ! [ -s " +
+                                     out + "/log.jsonl ]; do sleep 0.02; done; kill -" + signal +
+                                     " $job; wait $job; echo $?");
     EXPECT_EQ(r.out, std::to_string(code) + "\n") << r.err;
     const Json result = Json::parse(read(out + "/result.json"));
     const int64_t steps = result["steps"];
@@ -131,8 +134,8 @@ TEST_F(Outputs, AFullDiskTakesOneResultAlone) {
   for (const std::string& name : names) EXPECT_EQ(name.find(".part"), std::string::npos) << name;
 }
 
-// Everything under a final name is whole: JSON parses, a log is of whole lines, a calibration loads,
-// recorded routing opens.
+// Everything under a final name is whole: JSON parses, a log is of whole lines, a calibration
+// loads, recorded routing opens.
 void expect_whole(const fs::path& folder) {
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
     const std::string path = entry.path().string();

@@ -20,6 +20,14 @@
 namespace rehearse {
 namespace {
 
+[[noreturn]] void too_many_ops(const Program::Spec& spec) {
+  throw InputError(fmt::format(
+      "{} micro-batches are more than {} million ops in one replica of the pipeline, the most that "
+      "are held (about 4 GB); use fewer and larger micro-batches",
+      spec.micro_batches,
+      kMostOps / 1'000'000));
+}
+
 // A step of a chunk's pass: ops of the compute lane that come first, then a layer (none at the
 // end).
 struct Step {
@@ -41,7 +49,10 @@ class Builder {
     for (int32_t r = 0; r < layout.pp; ++r) {
       schedules_.push_back(schedule_of(r));
       rank_ = r;
-      for (const Cell& cell : schedules_.back()) emit_cell(cell);
+      for (const Cell& cell : schedules_.back()) {
+        emit_cell(cell);
+        if (static_cast<int64_t>(ops_.size()) > kMostOps) too_many_ops(spec_);
+      }
       if (spec_.mode == Mode::kTrain) end_step();
       input_ops_.clear();
       head_forward_.clear();
@@ -495,19 +506,15 @@ Program Program::build(const Spec& spec) {
   CHECK(wrong.empty()) << wrong;
   CHECK(spec.mode != Mode::kPair || l.pp == 1) << "a pair is of one pipeline rank";
   CHECK(l.dp % l.ep == 0) << "EP " << l.ep << " does not divide DP " << l.dp;
-  // Before anything is held: a layer's forward and backward are at least attn and mlp with F, B, W.
+  // What is surely too large is refused before anything is held: a layer's forward and backward are
+  // at least attn and mlp with F, B, W.
   constexpr int64_t kFewestOps = 6;
   int64_t layers = 0;
   for (const int64_t n : l.layers_per_stage) layers += n;
   const bool forward = spec.mode == Mode::kForward;
   if (spec.granularity == Granularity::kOp &&
       layers > kMostOps / (forward ? 2 : kFewestOps) / spec.micro_batches) {
-    throw InputError(fmt::format(
-        "{} micro-batches of {} layers are more than {} million ops in one replica of the pipeline, "
-        "the most that are held (about 4 GB); use fewer and larger micro-batches",
-        spec.micro_batches,
-        layers,
-        kMostOps / 1'000'000));
+    too_many_ops(spec);
   }
   return Builder(spec).build();
 }

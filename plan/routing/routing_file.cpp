@@ -219,9 +219,9 @@ RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<F
   hsize_t wanted = 1;
   for (size_t i = 0; i < 4; ++i) wanted *= (extent[i] + chunk[i] - 1) / chunk[i];
   hsize_t written = 0;
-  if (chunked &&
-      (H5Dget_num_chunks(f.data.id(), space.id(), &written) < 0 || written != wanted)) {
-    fail(path, fmt::format("'choices' has {} of its {} chunks: not all was written", written, wanted));
+  if (chunked && (H5Dget_num_chunks(f.data.id(), space.id(), &written) < 0 || written != wanted)) {
+    fail(path,
+         fmt::format("'choices' has {} of its {} chunks: not all was written", written, wanted));
   }
   if (H5Dget_storage_size(f.data.id()) > std::filesystem::file_size(path, error)) {
     fail(path, "'choices' takes more room than the file has: it was damaged or cut off");
