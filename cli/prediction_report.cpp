@@ -209,14 +209,14 @@ Report prediction_report(const Plan& plan,
     r.put("exchange_wait_fraction", waiting);
   }
   std::string simulated = fmt::format("{} ops in {}", program.global_size(), to_string(p.wall));
-  if (p.median.data_ranks < l.dp) {
-    simulated += fmt::format(", {} of {} data ranks standing for all", p.median.data_ranks, l.dp);
+  if (p.median.ranks.slots() < l.dp) {
+    simulated += fmt::format(", {} of {} data ranks standing for all", p.median.ranks.slots(), l.dp);
   }
   if (!p.median.not_folded.empty()) simulated += "; not folded further: " + p.median.not_folded;
   r.put("not_folded_because", p.median.not_folded.empty() ? Value() : Value(p.median.not_folded));
   r.line("ops", "simulated", {simulated, program.global_size()});
   r.put("simulated_ops", p.median.simulated_ops);
-  r.put("simulated_data_ranks", static_cast<int64_t>(p.median.data_ranks));
+  r.put("simulated_data_ranks", static_cast<int64_t>(p.median.ranks.slots()));
   r.put("sim_wall_s", p.wall);
   r.put("sim_peak_memory_bytes", peak_memory());
   r.say("\n");

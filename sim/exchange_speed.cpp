@@ -29,7 +29,7 @@ std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan,
   const auto layer = static_cast<int32_t>(plan.model.architecture.dense_layers);
   const GroupLoad& load = loads.of(layer, 0, 0);
   const OpCosts costs(plan, program, calibration, {}, load);
-  const GpuWorld world(plan, program, costs, static_cast<int32_t>(plan.layout.dp));
+  const GpuWorld world(plan, program, costs);
   const GpuWorld::GroupLinks& links = world.links.at(0);
   std::vector<ExchangeSpeed> speeds;
   for (const auto& [kind, pass] : {std::pair(OpKind::kDispatch, Pass::kForward),

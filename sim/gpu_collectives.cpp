@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
 #include "sim/gpu_work.h"
 
@@ -21,27 +20,20 @@ GpuWorld::Collective GpuWork::plan_of(OpId id) const {
   const Op& op = world_.program.op(id);
   const Cluster& cluster = world_.plan.cluster;
   GpuWorld::Collective c;
-  for (const OpId m : world_.program.collective(id)) {
-    c.ranks.push_back(rank_of(m));
-    if (world_.program.data_rank(m) < world_.data_ranks) c.members.push_back(m);
+  const std::vector<OpId> all = world_.program.collective(id);
+  for (const OpId m : all) {
+    if (world_.ranks.worked_out(world_.program.data_rank(m))) c.members.push_back(m);
   }
   c.missing = c.members.size() * 3;
-  // Ranks per node, where all nodes have as many of the group; else one by one.
-  std::map<int64_t, int64_t> on_node;
-  for (const int64_t r : c.ranks) ++on_node[cluster.node_of(r)];
-  const bool even = std::all_of(on_node.begin(), on_node.end(), [&](const auto& n) {
-    return n.second == on_node.begin()->second;
-  });
-  c.per_node = even ? on_node.begin()->second : 1;
+  c.ring = CollectiveRing(world_.plan, world_.program, all);
   const OpCost& cost = world_.costs.of(op, member_of(id));
   const bool reduce_all = cost.message == Bytes() ||
                           (op.kind == OpKind::kGradReduce && world_.plan.layout.zero_stage == 0);
   c.plan = plan_collective(cluster,
-                           static_cast<int64_t>(c.ranks.size()) / c.per_node,
-                           c.per_node,
+                           static_cast<int64_t>(c.ring.ranks.size()) / c.ring.per_node,
+                           c.ring.per_node,
                            cost.message,
                            reduce_all);
-  if (!world_.shared_links) c.ranks = {};
   return c;
 }
 
@@ -119,10 +111,7 @@ void GpuWork::begin_collective(OpId id) {
   wait(at_speed(world_.costs.of(world_.program.op(id), member_of(id)).work.alone, rank),
        payload_of(Event::kPart, id));
   if (world_.shared_links && c.plan.network > Bytes()) {
-    // To the same position on the group's next node.
-    const auto at = std::lower_bound(c.ranks.begin(), c.ranks.end(), rank) - c.ranks.begin();
-    const auto next = (at + c.per_node) % static_cast<int64_t>(c.ranks.size());
-    start_flow(id, rank, c.ranks[static_cast<size_t>(next)], c.plan.network, Event::kPart);
+    start_flow(id, rank, c.ring.next(rank), c.plan.network, Event::kPart);
   } else {
     transfer(id, 2 * block_.index(rank) + 1, cluster.network ? c.plan.network : Bytes());
   }
@@ -136,7 +125,8 @@ void GpuWork::part_ended(OpId id) {
   if (--c.missing > 0) return;
   const Duration end = clock_.now + c.plan.latency;
   for (const OpId m : c.members) {
-    GpuWork& there = *world_.works[static_cast<size_t>(world_.program.data_rank(m) / count_)];
+    GpuWork& there =
+        *world_.works[static_cast<size_t>(world_.ranks.island_of(world_.program.data_rank(m)))];
     Sharing::wait(clock_.now, end - clock_.now, there.clock_.queue, payload_of(Event::kEnded, m));
   }
   world_.collectives.erase(key);

@@ -55,9 +55,7 @@ void GpuWork::gather(OpId id) {
   if (cluster.node_link && plan.node > Bytes()) flow(plan.node, network_.node_ports(rank));
   if (cluster.network && plan.network > Bytes()) {
     if (world_.shared_links) {
-      // The whole way, to the group's next node.
-      const int64_t next = group.first + (rank - group.first + group.per_node) % group.size;
-      start_flow(id, rank, next, plan.network, Event::kGathered);
+      start_flow(id, rank, group.next(rank), plan.network, Event::kGathered);
       ++d.gathering;
     } else {
       flow(plan.network, network_.network_ports(rank));

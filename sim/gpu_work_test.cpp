@@ -41,6 +41,17 @@ std::string timeline_of(const Plan& plan, const SimulateOptions& options) {
   return print_timeline(program, simulate(plan, program, std::nullopt, options).timeline);
 }
 
+// Stages of four nodes under leaf switches of nine, whose nine cables go unevenly to two spines.
+Plan straddling(int64_t ep) {
+  Plan plan = gpu_plan({.pp = 5, .dp = 16, .ep = ep, .layers_per_stage = {1, 1, 1, 1, 1}}, 20);
+  plan.model.architecture.layers = 5;
+  plan.cluster = gpus(20,
+                      "",
+                      "  fabric:\n    kind: multi_plane_fat_tree\n    switch_ports: 18\n    "
+                      "switch_latency: 1 us\n");
+  return plan;
+}
+
 std::vector<Plan> plans() {
   const Layout dualpipe{.pp = 4, .dp = 16, .ep = 8, .schedule = ScheduleKind::kDualPipe};
   const Plan balanced = gpu_plan(dualpipe, 16);
@@ -64,6 +75,8 @@ std::vector<Plan> plans() {
           planes,
           narrow,
           gpu_plan({.pp = 2, .dp = 8, .ep = 2}, 4),
+          straddling(4),
+          straddling(8),
           gpu_plan({.pp = 2, .dp = 8, .schedule = ScheduleKind::kZB1P, .zero_stage = 0}, 4)};
 }
 
@@ -82,7 +95,7 @@ TEST(GpuSimulation, RunsThreadsMemoryAndFoldingDoNotChangeAByte) {
 TEST(GpuSimulation, FoldsOnlyWhatIsProvablyAlike) {
   const auto folded = [](const Plan& plan) {
     return simulate(plan, build_program(plan), std::nullopt, {.keep = Keep::kSummary, .fold = true})
-        .data_ranks;
+        .ranks.slots();
   };
   const std::vector<Plan> all = plans();
   EXPECT_EQ(folded(all[0]), 1);   // balanced: every data rank alike
@@ -90,6 +103,39 @@ TEST(GpuSimulation, FoldsOnlyWhatIsProvablyAlike) {
   EXPECT_EQ(folded(all[2]), 16);  // every all-to-all different
   EXPECT_EQ(folded(all[3]), 16);  // a slow NIC
   EXPECT_EQ(folded(all[5]), 16);  // links shared between switches
+}
+
+// Node 4 s + k of stage s sends to node 4 (s + 1) + k: those of k = 2 and 3 cross leaves after the
+// same stages, those of k = 0 and k = 1 after others.
+TEST(GpuSimulation, FoldsWhatIsAlikeAcrossLeafSwitches) {
+  const auto folded = [](const Plan& plan) {
+    return simulate(
+        plan, build_program(plan), std::nullopt, {.keep = Keep::kSummary, .fold = true});
+  };
+  const Prediction of_one_node = folded(straddling(4));
+  EXPECT_EQ(of_one_node.ranks.slots(), 3);
+  EXPECT_EQ(of_one_node.ranks.data_rank(of_one_node.ranks.slot(14)), 8);
+  EXPECT_NE(of_one_node.not_folded.find("4 expert-parallel groups are of 3 kinds"),
+            std::string::npos)
+      << of_one_node.not_folded;
+  const Prediction of_two = folded(straddling(8));
+  EXPECT_EQ(of_two.ranks.slots(), 16);
+  EXPECT_NE(of_two.not_folded.find("stand differently"), std::string::npos) << of_two.not_folded;
+}
+
+// Cables that could fall short if any device sent to any other do not when a plan's alone do: the
+// step is that of cables a hundred times as wide.
+TEST(GpuSimulation, LinksThatAPlanCannotFillDoNotBind) {
+  for (Plan plan : {straddling(4), straddling(8)}) {
+    EXPECT_TRUE(FabricRoutes(plan.cluster).any_binding());
+    const Program program = build_program(plan);
+    const Prediction p = simulate(plan, program, std::nullopt);
+    EXPECT_GT(p.ranks.islands(), 1);
+    for (SwitchLink& l : plan.cluster.fabric.links) {
+      l.bandwidth = BytesPerSecond(l.bandwidth.value() * 100);
+    }
+    EXPECT_EQ(simulate(plan, program, std::nullopt).timeline, p.timeline);
+  }
 }
 
 TEST(GpuSimulation, RemembersAllToAlls) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "base/integers.h"
 
@@ -19,8 +20,71 @@ ContextGroup::ContextGroup(const Plan& plan, int64_t rank) : size(plan.training.
   per_node = even ? on_node.begin()->second : 1;
 }
 
-GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t ranks)
-    : plan(p), program(prog), costs(c), data_ranks(ranks), group(p, 0, 0) {
+CollectiveRing::CollectiveRing(const Plan& plan,
+                               const Program& program,
+                               const std::vector<OpId>& ops) {
+  std::map<int64_t, int64_t> on_node;
+  for (const OpId op : ops) {
+    ranks.push_back(program.global_rank(op));
+    ++on_node[plan.cluster.node_of(ranks.back())];
+  }
+  const bool even = std::all_of(on_node.begin(), on_node.end(), [&](const auto& n) {
+    return n.second == on_node.begin()->second;
+  });
+  per_node = even ? on_node.begin()->second : 1;
+}
+
+int64_t CollectiveRing::next(int64_t rank) const {
+  const auto at = std::lower_bound(ranks.begin(), ranks.end(), rank) - ranks.begin();
+  return ranks[static_cast<size_t>((at + per_node) % static_cast<int64_t>(ranks.size()))];
+}
+
+namespace {
+
+// Whom each rank sends to or receives from over the network in a step.
+std::vector<std::vector<int64_t>> network_peers(const Plan& plan,
+                                                const Program& program,
+                                                const ExpertGroup& group) {
+  const Layout& l = plan.layout;
+  std::vector<std::vector<int64_t>> peers(static_cast<size_t>(l.world()));
+  const auto join = [&](int64_t a, int64_t b) {
+    if (plan.cluster.same_node(a, b)) return;
+    peers[static_cast<size_t>(a)].push_back(b);
+    peers[static_cast<size_t>(b)].push_back(a);
+  };
+  std::set<std::pair<int32_t, int32_t>> pipeline;
+  std::set<OpId> collectives;  // the first member's op
+  for (const Op& op : program.ops()) {
+    if (op.kind == OpKind::kSend) pipeline.emplace(op.pp_rank, *op.peer);
+    if (op.group == Group::kNone || op.group == Group::kExpertParallel) continue;
+    const int64_t several = op.group == Group::kExpertReplicas ? l.ep : 1;
+    for (int32_t d = 0; d < several; ++d) {
+      const std::vector<OpId> ops = program.collective(program.global_id(op.id, d));
+      if (!collectives.insert(ops.front()).second) continue;
+      const CollectiveRing ring(plan, program, ops);
+      for (const int64_t rank : ring.ranks) join(rank, ring.next(rank));
+    }
+  }
+  for (int64_t d = 0; d < l.dp; ++d) {
+    for (const auto& [a, b] : pipeline) join(l.rank_of(a, d), l.rank_of(b, d));
+  }
+  for (int64_t rank = 0; rank < l.world(); ++rank) {
+    const ContextGroup context(plan, rank);
+    if (context.size > 1) join(rank, context.next(rank));
+    // All-to-alls cross the network between ranks of one position, once per pair of nodes.
+    const int64_t d = l.place_of(rank).data_rank;
+    const int64_t member = l.expert_index_of(d);
+    for (int64_t node = group.node_of(member) + 1; node < group.nodes; ++node) {
+      join(rank, rank - member + group.member(node, group.position_of(member)));
+    }
+  }
+  return peers;
+}
+
+}  // namespace
+
+GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c)
+    : plan(p), program(prog), costs(c), ranks(1, 1), group(p, 0, 0) {
   const Cluster& cluster = plan.cluster;
   if (cluster.fabric.kind != FabricKind::kIdeal && cluster.network) {
     const int64_t per_node = cluster.devices_per_node;
@@ -30,6 +94,7 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
     for (int64_t d = 0; d < plan.layout.world(); ++d) {
       aligned &= fabric->same_network(d, d % per_node);
     }
+    if (fabric->any_binding()) fabric->bind_between(cluster, network_peers(plan, program, group));
     shared_links = fabric->any_binding() || (fabric->several_networks() && !aligned);
   }
   const Layout& l = plan.layout;
@@ -46,7 +111,6 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
               a == b ? std::nullopt
                      : network.route(first + group.member(a, 0), first + group.member(b, 0));
           of_group.latencies.push_back(route ? route->latency : Duration());
-          ranks_alike &= a == b || of_group.latencies.back() == of_group.latencies[1];
         }
       }
       for (int64_t m = 0; m < l.ep; ++m) {
@@ -65,47 +129,7 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c, int32_t
       links_of[static_cast<size_t>(r)].push_back(static_cast<int32_t>(same - links.begin()));
       if (same == links.end()) links.push_back(std::move(of_group));
     }
-    for (const int32_t g : links_of[static_cast<size_t>(r)]) {
-      groups_alike &= g == links_of[static_cast<size_t>(r)].front();
-    }
   }
-  if (!groups_alike) {
-    not_alike = "expert-parallel groups stand on leaf switches differently, or on slower links";
-  }
-  // Pipeline messages: every data rank's takes as long, over the same kind of link.
-  for (int64_t r = 0; r < l.pp; ++r) {
-    for (const int64_t to : {(r + 1) % l.pp, l.pp - 1 - r}) {
-      const auto model = network.route(l.rank_of(r, 0), l.rank_of(to, 0));
-      const auto inside = [&](int64_t d) {
-        return cluster.same_node(l.rank_of(r, d), l.rank_of(to, d));
-      };
-      for (int64_t d = 1; d < l.dp && groups_alike; ++d) {
-        const auto route = network.route(l.rank_of(r, d), l.rank_of(to, d));
-        groups_alike &= inside(d) == inside(0) && route.has_value() == model.has_value() &&
-                        (!route || (route->latency == model->latency &&
-                                    route->uses.size() == model->uses.size()));
-      }
-    }
-  }
-  if (!groups_alike && not_alike.empty()) {
-    not_alike = "pipeline messages of some data ranks cross more switches than others'";
-  }
-  // Ranks that share a sequence gather it within nodes or across them: alike for all.
-  const ContextGroup first_context(plan, 0);
-  for (int64_t r = 0; r < l.pp && first_context.size > 1; ++r) {
-    for (int64_t d = 0; d < l.dp && groups_alike; d += first_context.size) {
-      groups_alike &= first_context.alike(ContextGroup(plan, l.rank_of(r, d)));
-    }
-  }
-  if (!groups_alike && not_alike.empty()) {
-    not_alike = "ranks that share a sequence lie on nodes differently";
-  }
-  if (!cluster.uniform()) not_alike = "the cluster has devices or NICs that differ";
-  if (shared_links) {
-    not_alike = "links between switches are shared and can be a bottleneck";
-  }
-  groups_alike &= cluster.uniform() && !shared_links;
-  ranks_alike &= groups_alike;
 }
 
 ExchangeTerms GpuWorld::exchange_terms(bool dispatch, Bytes token, int32_t links_index) const {

@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "plan/program/stand_ins.h"
 #include "sim/expert_load.h"
 #include "sim/network/collective.h"
 #include "sim/network/exchange.h"
@@ -21,15 +22,25 @@ struct ContextGroup {
   int64_t first = 0;
   int64_t size = 1;
   int64_t per_node = 1;  // of them on each node, where that is the same; else one by one
-  bool alike(const ContextGroup& g) const { return per_node == g.per_node && nodes == g.nodes; }
-
- private:
   int64_t nodes = 1;
+  // At the same position on the group's next node.
+  int64_t next(int64_t rank) const { return first + (rank - first + per_node) % size; }
+};
+
+// The ranks of a collective that ties islands together, in the order in which it goes round.
+struct CollectiveRing {
+  CollectiveRing() = default;
+  CollectiveRing(const Plan& plan, const Program& program, const std::vector<OpId>& ops);
+  // At the same position on the ring's next node.
+  int64_t next(int64_t rank) const;
+
+  std::vector<int64_t> ranks;  // ascending
+  int64_t per_node = 1;        // of them that are neighbours, where all nodes have as many; else 1
 };
 
 // What the work of all islands has in common, made once before they run.
 struct GpuWorld {
-  GpuWorld(const Plan& plan, const Program& program, const OpCosts& costs, int32_t data_ranks);
+  GpuWorld(const Plan& plan, const Program& program, const OpCosts& costs);
 
   const Layout& layout() const { return plan.layout; }
 
@@ -37,11 +48,12 @@ struct GpuWorld {
   const Program& program;
   const OpCosts& costs;
   std::optional<FabricRoutes> fabric;
-  // Some link between switches can be a bottleneck, or ranks use each other's NICs.
+  // Some link between switches can be a bottleneck to what the plan sends, or ranks use each
+  // other's NICs.
   bool shared_links = false;
-  bool memoise = true;     // identical all-to-alls that nothing disturbs are worked out once
-  int32_t data_ranks = 1;  // simulated
-  ExpertGroup group;       // of every EP group, but for its ranks
+  bool memoise = true;  // identical all-to-alls that nothing disturbs are worked out once
+  StandIns ranks;       // simulated; every one, unless it is set to fewer
+  ExpertGroup group;    // of every EP group, but for its ranks
   // Links of a group: latencies between its nodes, ports of its members. Groups of equal links
   // share answers.
   struct GroupLinks {
@@ -55,18 +67,11 @@ struct GpuWorld {
   // Of all-to-alls between ranks with links[links_index], all of their group being simulated.
   ExchangeTerms exchange_terms(bool dispatch, Bytes token, int32_t links_index) const;
 
-  // Whether all data ranks, or at least all EP groups, have equal devices and equal links to
-  // whatever they talk to.
-  bool ranks_alike = true;
-  bool groups_alike = true;
-  std::string not_alike;  // why groups are not, in words; empty where they are
-
   // Collectives that tie islands together.
   struct Collective {
-    std::vector<OpId> members;   // simulated ones
-    std::vector<int64_t> ranks;  // of all members, ascending; where links are shared
-    int64_t per_node = 1;        // ranks of one node that are neighbours in `ranks`
-    size_t missing = 0;          // parts
+    std::vector<OpId> members;  // simulated ones
+    CollectiveRing ring;        // of all members
+    size_t missing = 0;         // parts
     CollectivePlan plan;
   };
   std::unordered_map<int64_t, Collective> collectives;  // never iterated

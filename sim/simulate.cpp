@@ -5,6 +5,7 @@
 #include <set>
 
 #include "sim/engine/walk.h"
+#include "sim/folding.h"
 #include "sim/gpu_work.h"
 #include "sim/host_work.h"
 #include "sim/price/op_costs.h"
@@ -55,8 +56,8 @@ class UnitWork {
 // Takes in spans: sums always, the spans themselves as far as they are wanted.
 class Recorder : public TimelineSink {
  public:
-  Recorder(const Program& program, const SimulateOptions& options, int32_t data_ranks)
-      : program_(program), data_ranks_(data_ranks), summary_(program, data_ranks) {
+  Recorder(const Program& program, const SimulateOptions& options, StandIns ranks)
+      : program_(program), ranks_(std::move(ranks)), summary_(program, ranks_) {
     timeline_.source = "predicted";
     if (options.keep == Keep::kAll) {
       timeline_.spans.resize(static_cast<size_t>(program.global_size()));
@@ -74,9 +75,8 @@ class Recorder : public TimelineSink {
     for (auto& [rank, spans] : chosen_) {
       // A rank that another stands for did the same.
       const Place wanted = program_.layout().place_of(rank);
-      if (wanted.pp_rank != here.pp_rank || wanted.data_rank % data_ranks_ != here.data_rank) {
-        continue;
-      }
+      if (wanted.pp_rank != here.pp_rank) continue;
+      if (ranks_.slot(wanted.data_rank) != ranks_.slot(here.data_rank)) continue;
       spans.emplace_back(program_.global_id(program_.op(id).id, wanted.data_rank), span);
     }
   }
@@ -84,10 +84,10 @@ class Recorder : public TimelineSink {
   void finish(Prediction& prediction) {
     prediction.summary = summary_.finish();
     const auto ops = static_cast<int64_t>(program_.ops().size());
-    for (int64_t i = data_ranks_ * ops; i < static_cast<int64_t>(timeline_.spans.size()); ++i) {
-      const int64_t data_rank = i / ops % data_ranks_;
+    for (int64_t i = 0; i < static_cast<int64_t>(timeline_.spans.size()); ++i) {
+      const auto by = ranks_.data_rank(ranks_.slot(static_cast<int32_t>(i / ops)));
       timeline_.spans[static_cast<size_t>(i)] =
-          timeline_.spans[static_cast<size_t>(data_rank * ops + i % ops)];
+          timeline_.spans[static_cast<size_t>(by * ops + i % ops)];
     }
     prediction.timeline = std::move(timeline_);  // its source alone, where spans are not kept
     for (auto& [rank, spans] : chosen_) {
@@ -100,20 +100,11 @@ class Recorder : public TimelineSink {
 
  private:
   const Program& program_;
-  int32_t data_ranks_;
+  StandIns ranks_;
   SummaryBuilder summary_;
   Timeline timeline_;
   std::map<int64_t, OpSpans> chosen_;  // by rank
 };
-
-// The data ranks that must be simulated: one where all do the same, one EP group where all groups
-// do, else all.
-int32_t ranks_to_simulate(const Plan& plan, const GpuWorld& world, ExpertLoad& load) {
-  const auto dp = static_cast<int32_t>(plan.layout.dp);
-  const auto ep = static_cast<int32_t>(plan.layout.ep);
-  if (!world.groups_alike || !load.uniform()) return dp;
-  return world.ranks_alike && load.of(0, 0, 0).symmetric ? 1 : ep;
-}
 
 void run_gpus(const Plan& plan,
               const Program& program,
@@ -121,37 +112,26 @@ void run_gpus(const Plan& plan,
               ExpertLoad& load,
               const SimulateOptions& options,
               Prediction& prediction) {
-  const auto dp = static_cast<int32_t>(plan.layout.dp);
-  GpuWorld world(plan, program, costs, dp);
+  GpuWorld world(plan, program, costs);
   world.memoise = options.memoise;
+  world.ranks = every_rank(world);
   if (options.fold) {
-    world.data_ranks = ranks_to_simulate(plan, world, load);
-    if (world.data_ranks > 1) {
-      prediction.not_folded = !world.groups_alike ? world.not_alike
-                              : !load.uniform()   ? "expert load differs between groups"
-                              : !world.ranks_alike
-                                  ? "ranks of an expert-parallel group stand differently"
-                                  : "ranks of an expert-parallel group have different loads";
-    }
+    Folding folding = fold(world, load);
+    world.ranks = std::move(folding.ranks);
+    prediction.not_folded = std::move(folding.not_further);
   }
-  const auto ep = static_cast<int32_t>(plan.layout.ep);
-  const WalkScope scope{
-      .data_ranks = world.data_ranks,
-      .island = world.shared_links ? world.data_ranks : std::min(ep, world.data_ranks),
-      .threads = options.threads};
-  prediction.data_ranks = world.data_ranks;
+  prediction.ranks = world.ranks;
   if (options.link_load) {
     for (const int64_t rank : options.ranks) {
       // A rank that is not simulated has its load from the one that stands for it.
       world.load.choose(prediction.stand_in(plan.layout, rank));
     }
   }
-  prediction.islands = scope.data_ranks / scope.island;
-  Recorder recorder(program, options, world.data_ranks);
+  Recorder recorder(program, options, world.ranks);
   {
     Walk<GpuWork> walk(
         program,
-        scope,
+        {.ranks = world.ranks, .threads = options.threads},
         [&](Clock& clock, int32_t first, int32_t count) {
           return std::make_unique<GpuWork>(world, load, clock, first, count);
         },
@@ -180,12 +160,12 @@ Prediction simulate(const Plan& plan,
     run_gpus(plan, program, costs, load, options, prediction);
   } else {
     const auto dp = static_cast<int32_t>(plan.layout.dp);
-    prediction.data_ranks = dp;
-    Recorder recorder(program, options, dp);
+    prediction.ranks = StandIns(dp, dp);
+    Recorder recorder(program, options, prediction.ranks);
     const GroupLoad& counts = load.of(0, 0, 0);
     Walk<HostWork> walk(
         program,
-        {.data_ranks = dp, .island = dp},
+        {.ranks = prediction.ranks},
         [&](Clock& clock, int32_t, int32_t) {
           return std::make_unique<HostWork>(plan, program, costs, counts, clock);
         },
@@ -194,7 +174,7 @@ Prediction simulate(const Plan& plan,
     recorder.finish(prediction);
   }
   prediction.sources = costs.sources();
-  prediction.simulated_ops = prediction.data_ranks * static_cast<int64_t>(program.ops().size());
+  prediction.simulated_ops = prediction.ranks.slots() * static_cast<int64_t>(program.ops().size());
   return prediction;
 }
 
@@ -213,10 +193,11 @@ std::vector<KernelCall> kernels_of(const Plan& plan, const Program& program) {
 
 Timeline simulate_unit_costs(const Program& program, Duration unit) {
   const auto dp = static_cast<int32_t>(program.layout().dp);
-  Recorder recorder(program, {}, dp);
+  const StandIns ranks(dp, dp);
+  Recorder recorder(program, {}, ranks);
   Walk<UnitWork> walk(
       program,
-      {.data_ranks = dp, .island = dp},
+      {.ranks = ranks},
       [&](Clock& clock, int32_t, int32_t) {
         return std::make_unique<UnitWork>(program, clock, unit);
       },

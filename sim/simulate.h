@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 
+#include "plan/program/stand_ins.h"
 #include "plan/program/timeline.h"
 #include "sim/network/link_load.h"
 #include "sim/price/price.h"
@@ -40,14 +41,13 @@ struct Prediction {
   ExchangeCounts exchanges;
   LinkLoad link_load;
   int64_t simulated_ops = 0;
-  int32_t data_ranks = 0;  // simulated; the layout's, unless folded
-  std::string not_folded;  // why some or all ranks were simulated where folding was asked for
-  int32_t islands = 1;     // that could run side by side
+  StandIns ranks{1, 1};  // simulated: all, in islands that could run side by side, unless folded
   // The rank that was simulated for `rank`: itself, unless data ranks were folded.
   int64_t stand_in(const Layout& layout, int64_t rank) const {
     const Place p = layout.place_of(rank);
-    return layout.rank_of(p.pp_rank, p.data_rank % data_ranks);
+    return layout.rank_of(p.pp_rank, ranks.data_rank(ranks.slot(p.data_rank)));
   }
+  std::string not_folded;  // why several data ranks were simulated where folding was asked for
 };
 
 // One step of `plan`'s `program`, every rank. calibration: none prices work by what flops and bytes

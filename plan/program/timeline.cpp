@@ -24,15 +24,15 @@ Duration Timeline::step() const {
   return last;
 }
 
-SummaryBuilder::SummaryBuilder(const Program& program, int32_t data_ranks)
-    : program_(program), data_ranks_(data_ranks) {
+SummaryBuilder::SummaryBuilder(const Program& program, StandIns ranks)
+    : program_(program), stand_ins_(std::move(ranks)) {
   for (int32_t r = 0; r < program.layout().pp; ++r) {
     cell_ops_.emplace_back(program.schedule(r).size(), 0);
   }
   for (const Op& op : program.ops()) {
     if (in_cell(op)) ++cell_ops_[static_cast<size_t>(op.pp_rank)][static_cast<size_t>(op.cell)];
   }
-  ranks_.resize(static_cast<size_t>(program.layout().pp * data_ranks));
+  ranks_.resize(static_cast<size_t>(program.layout().pp * stand_ins_.slots()));
 }
 
 // Cells follow each other without overlap, so that a span counts from the end of the one before.
@@ -50,7 +50,8 @@ void SummaryBuilder::count_cell(Rank& rank, CellKind kind, const Interval& span)
 
 void SummaryBuilder::record(OpId id, const Span& span, Duration waited) {
   const Op& op = program_.op(id);
-  Rank& rank = ranks_[static_cast<size_t>(op.pp_rank * data_ranks_ + program_.data_rank(id))];
+  Rank& rank = ranks_[static_cast<size_t>(op.pp_rank * stand_ins_.slots() +
+                                          stand_ins_.slot(program_.data_rank(id)))];
   const Interval now{span.begin.picoseconds(), span.end.picoseconds()};
   rank.last = std::max(rank.last, now.end);
   if (!in_cell(op)) return;
@@ -102,7 +103,7 @@ Summary SummaryBuilder::finish() {
   s.ranks.reserve(static_cast<size_t>(layout.pp * layout.dp));
   for (int32_t r = 0; r < layout.pp; ++r) {
     for (int32_t d = 0; d < layout.dp; ++d) {
-      const Rank& rank = ranks_[static_cast<size_t>(r * data_ranks_ + d % data_ranks_)];
+      const Rank& rank = ranks_[static_cast<size_t>(r * stand_ins_.slots() + stand_ins_.slot(d))];
       Breakdown b = rank.sums;
       b.optimizer = s.step - Duration::picoseconds(rank.cells_end);
       b.bubble = s.step - b.f - b.b - b.w - b.fb - b.optimizer;
@@ -119,7 +120,8 @@ Summary SummaryBuilder::finish() {
 Summary summarize(const Program& program, const Timeline& timeline) {
   CHECK(static_cast<int64_t>(timeline.spans.size()) == program.global_size())
       << timeline.spans.size() << " spans for " << program.global_size() << " ops";
-  SummaryBuilder builder(program, static_cast<int32_t>(program.layout().dp));
+  const auto dp = static_cast<int32_t>(program.layout().dp);
+  SummaryBuilder builder(program, StandIns(dp, dp));
   std::vector<OpId> order(timeline.spans.size());
   std::iota(order.begin(), order.end(), OpId{0});
   std::stable_sort(order.begin(), order.end(), [&](OpId a, OpId b) {
@@ -147,9 +149,7 @@ Breakdown mean(const std::vector<Breakdown>& ranks) {
   return m;
 }
 
-std::string print_timeline(const Program& program,
-                           const Timeline& head,
-                           const OpSpans& spans) {
+std::string print_timeline(const Program& program, const Timeline& head, const OpSpans& spans) {
   const std::string& source = head.source;
   const auto us = [](Duration d) {
     const int64_t ps = d.picoseconds();

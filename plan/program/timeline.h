@@ -9,6 +9,7 @@
 
 #include "base/units.h"
 #include "plan/program/program.h"
+#include "plan/program/stand_ins.h"
 
 namespace rehearse {
 
@@ -22,8 +23,8 @@ struct Span {
 };
 
 struct Timeline {
-  std::string source;       // "predicted" or "measured"
-  std::string shapes = {};  // of what (shapes_of a plan); empty: not told
+  std::string source;            // "predicted" or "measured"
+  std::string shapes = {};       // of what (shapes_of a plan); empty: not told
   std::vector<Span> spans = {};  // by global op id
   // From the step's beginning to its last op's end.
   Duration step() const;
@@ -73,8 +74,8 @@ Summary summarize(const Program& program, const Timeline& timeline);
 // Makes a Summary of spans as they come, in memory that does not grow with the step.
 class SummaryBuilder : public TimelineSink {
  public:
-  // data_ranks: that spans will come of, from 0; the others do what those do, in turn.
-  SummaryBuilder(const Program& program, int32_t data_ranks);
+  // ranks: whose spans will come, and for which others they stand.
+  SummaryBuilder(const Program& program, StandIns ranks);
   void record(OpId id, const Span& span, Duration waited) override;
   Summary finish();
 
@@ -98,9 +99,9 @@ class SummaryBuilder : public TimelineSink {
   void count_cell(Rank& rank, CellKind kind, const Interval& span);
 
   const Program& program_;
-  int32_t data_ranks_;
+  StandIns stand_ins_;
   std::vector<std::vector<int32_t>> cell_ops_;  // by pipeline rank and cell
-  std::vector<Rank> ranks_;                     // by pipeline rank x data_ranks + data rank
+  std::vector<Rank> ranks_;                     // by pipeline rank x slots + slot
 };
 // The mean of each part over ranks.
 Breakdown mean(const std::vector<Breakdown>& ranks);

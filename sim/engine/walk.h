@@ -17,6 +17,7 @@
 
 #include "base/errors.h"
 #include "plan/program/program.h"
+#include "plan/program/stand_ins.h"
 #include "plan/program/timeline.h"
 #include "sim/engine/event_queue.h"
 #include "sim/engine/payload.h"
@@ -26,11 +27,9 @@ namespace rehearse {
 
 // Which part of the world is simulated, and how.
 struct WalkScope {
-  // Data ranks from 0; fewer than the layout has when the others provably do the same.
-  int32_t data_ranks = 1;
-  // Data ranks per island. Islands share nothing but the collectives that end a step, so each has a
-  // clock of its own until then and may run on a thread of its own.
-  int32_t island = 1;
+  // Islands share nothing but the collectives that end a step, so each has a clock of its own until
+  // then and may run on a thread of its own.
+  StandIns ranks;
   int32_t threads = 1;
 };
 
@@ -77,8 +76,7 @@ class Walk {
       std::function<std::unique_ptr<TheWork>(Clock& clock, int32_t first, int32_t count)>;
 
   Walk(const Program& program, WalkScope scope, const MakeWork& make_work, TimelineSink& sink)
-      : program_(program), scope_(scope), sink_(sink) {
-    CHECK(scope.data_ranks % scope.island == 0) << scope.data_ranks << " " << scope.island;
+      : program_(program), ranks_(std::move(scope.ranks)), threads_(scope.threads), sink_(sink) {
     const auto& ops = program.ops();
     slots_.reserve(ops.size());
     places_.resize(ops.size());
@@ -98,14 +96,14 @@ class Walk {
         lists_.push_back(list);
       }
     }
-    for (int32_t first = 0; first < scope.data_ranks; first += scope.island) {
+    for (int32_t i = 0; i < ranks_.islands(); ++i) {
       islands_.push_back(std::make_unique<Island>());
       Island& island = *islands_.back();
-      island.first = first;
-      island.lanes.resize(lists_.size() * static_cast<size_t>(scope.island));
-      island.came.resize(static_cast<size_t>(program.layout().pp * scope.island));
+      island.first = ranks_.first(i);
+      island.lanes.resize(lists_.size() * static_cast<size_t>(ranks_.island()));
+      island.came.resize(static_cast<size_t>(program.layout().pp * ranks_.island()));
       island.waited.resize(island.came.size());
-      island.work = make_work(island.clock, first, scope.island);
+      island.work = make_work(island.clock, island.first, ranks_.island());
     }
   }
 
@@ -121,7 +119,7 @@ class Walk {
       island.work->shrink();
     };
     const auto threads =
-        std::min<size_t>(static_cast<size_t>(std::max(1, scope_.threads)), islands_.size());
+        std::min<size_t>(static_cast<size_t>(std::max(1, threads_)), islands_.size());
     std::atomic<size_t> next = 0;
     std::exception_ptr failed;
     std::atomic<bool> has_failed = false;
@@ -159,7 +157,7 @@ class Walk {
     }
     int64_t finished = 0;
     for (auto& island : islands_) finished += island->finished;
-    if (finished != scope_.data_ranks * static_cast<int64_t>(program_.ops().size())) {
+    if (finished != ranks_.slots() * static_cast<int64_t>(program_.ops().size())) {
       report_stuck();
     }
   }
@@ -187,13 +185,13 @@ class Walk {
   };
 
   LaneState& lane(Island& island, int32_t slot, int32_t data_rank) {
-    return island.lanes[static_cast<size_t>(slot * scope_.island + data_rank - island.first)];
+    return island.lanes[static_cast<size_t>(slot * ranks_.island() + data_rank - island.first)];
   }
   LaneState& lane_of(Island& island, OpId id) {
     return lane(island, slots_[template_of(id)], program_.data_rank(id));
   }
   size_t rank_place(const Island& island, int32_t pp_rank, int32_t data_rank) const {
-    return static_cast<size_t>(pp_rank * scope_.island + data_rank - island.first);
+    return static_cast<size_t>(pp_rank * ranks_.island() + data_rank - island.first);
   }
   int64_t& waited(Island& island, OpId id) {
     return island.waited[rank_place(island, program_.op(id).pp_rank, program_.data_rank(id))];
@@ -202,7 +200,7 @@ class Walk {
     return static_cast<size_t>(id % static_cast<OpId>(program_.ops().size()));
   }
   Island& island_of(int32_t data_rank) {
-    return *islands_[static_cast<size_t>(data_rank / scope_.island)];
+    return *islands_[static_cast<size_t>(ranks_.island_of(data_rank))];
   }
 
   bool done(Island& island, int32_t op, int32_t data_rank) {
@@ -219,7 +217,7 @@ class Walk {
 
   void start_all(Island& island) {
     for (size_t slot = 0; slot < lists_.size(); ++slot) {
-      for (int32_t d = island.first; d < island.first + scope_.island; ++d) {
+      for (int32_t d = island.first; d < island.first + ranks_.island(); ++d) {
         try_start(island, static_cast<int32_t>(slot), d, false);
       }
     }
@@ -305,10 +303,11 @@ class Walk {
       return;
     }
     const int32_t data_rank = program_.data_rank(id);
-    const auto size = static_cast<int32_t>(std::min<int64_t>(program_.layout().ep, scope_.island));
+    const auto size =
+        static_cast<int32_t>(std::min<int64_t>(program_.layout().ep, ranks_.island()));
     const int32_t first = data_rank / size * size;
     int32_t& count =
-        island.came[static_cast<size_t>(op.pp_rank * scope_.island + first - island.first)];
+        island.came[static_cast<size_t>(op.pp_rank * ranks_.island() + first - island.first)];
     if (++count < size) return;
     count = 0;
     for (int32_t d = first; d < first + size; ++d) {
@@ -327,7 +326,7 @@ class Walk {
                                                     static_cast<int32_t>(of_replica))];
     if (meeting.members.empty()) {
       for (const OpId m : program_.collective(id)) {
-        if (program_.data_rank(m) < scope_.data_ranks) meeting.members.push_back(m);
+        if (ranks_.worked_out(program_.data_rank(m))) meeting.members.push_back(m);
       }
     }
     if (++meeting.came < meeting.members.size()) return;
@@ -379,7 +378,8 @@ class Walk {
   [[noreturn]] void report_stuck() {
     std::string stuck;
     for (int32_t rank = 0; rank < program_.layout().pp; ++rank) {
-      for (int32_t d = 0; d < scope_.data_ranks; ++d) {
+      for (int32_t s = 0; s < ranks_.slots(); ++s) {
+        const int32_t d = ranks_.data_rank(s);
         Island& island = island_of(d);
         for (int index = 0; index < kLanes; ++index) {
           const int32_t slot = rank * kLanes + index;
@@ -411,7 +411,8 @@ class Walk {
   };
 
   const Program& program_;
-  WalkScope scope_;
+  StandIns ranks_;
+  int32_t threads_;
   TimelineSink& sink_;
   std::function<void(int64_t)> progress_;
   // Of each op of a replica: its lane's list, its place in it, and the op that stands for its

@@ -21,6 +21,7 @@ double nic_rate(const Cluster& cluster, int64_t device) {
 
 FabricRoutes::FabricRoutes(const Cluster& cluster, std::optional<int64_t> devices)
     : fabric_(cluster.fabric),
+      per_node_(cluster.devices_per_node),
       devices_(std::min(static_cast<int64_t>(cluster.fabric.attached.size()),
                         devices.value_or(INT64_MAX))),
       network_(networks_of(cluster.fabric)),
@@ -34,7 +35,6 @@ FabricRoutes::FabricRoutes(const Cluster& cluster, std::optional<int64_t> device
   for (int64_t d = 0; d < devices_; ++d) used.insert(attached(d));
   for (const size_t s : used) find_distances(s);
   find_binding(cluster);
-  any_binding_ = std::find(binding_.begin(), binding_.end(), 1) != binding_.end();
   Duration sum;
   for (const Switch& s : fabric_.switches) sum += s.latency;
   switch_latency_ =
@@ -98,52 +98,126 @@ bool FabricRoutes::several_networks() const {
   return std::any_of(network_.begin(), network_.end(), [](size_t n) { return n > 0; });
 }
 
+int64_t FabricRoutes::leaves_by(int64_t from, int64_t to) const {
+  if (same_network(from, to)) return from;
+  const int64_t node = from / per_node_ * per_node_;
+  int64_t device = node + to % per_node_;
+  for (int64_t p = 0; !same_network(device, to); ++p) device = node + p;
+  return device;
+}
+
+namespace {
+
+// The most that can go over each link at once. NICs are added one by one: each sends (or receives)
+// no more than its rate times the largest share of any of its flows that takes the link.
+class LinkBound {
+ public:
+  explicit LinkBound(size_t links) : total_(links, 0), most_(links, 0) {}
+  void flow(const FabricRoutes::Path& path) {
+    for (const FabricRoutes::Part& p : path) {
+      if (most_[p.link] == 0) touched_.push_back(p.link);
+      most_[p.link] = std::max(most_[p.link], p.share);
+    }
+  }
+  // The flows since the last call are all of NICs of this rate together.
+  void add(double rate) {
+    for (const size_t l : touched_) {
+      total_[l] += rate * most_[l];
+      most_[l] = 0;
+    }
+    touched_.clear();
+  }
+  const std::vector<double>& total() const { return total_; }
+
+ private:
+  std::vector<double> total_, most_;
+  std::vector<size_t> touched_;
+};
+
+}  // namespace
+
 void FabricRoutes::find_binding(const Cluster& cluster) {
-  // What can go over a link at once: no more than the NICs send that use it at all, each by the
-  // largest share it ever sends there; nor more than those receive that it leads to.
   const size_t links = 2 * fabric_.links.size();
-  binding_.assign(links, 1);
+  LinkBound sent(links), received(links);
   std::map<size_t, double> nics;  // bandwidth attached to each switch
   for (int64_t d = 0; d < devices_; ++d) nics[attached(d)] += nic_rate(cluster, d);
-  if (links == 0) return;
-  std::vector<double> sent(links, 0), received(links, 0), most(links, 0);
-  std::vector<size_t> touched;
-  const auto widen = [&](size_t from, size_t to, std::optional<int64_t> destination) {
-    if (from == to || network_[from] != network_[to]) return;
-    for (const Part& p : walk(from, to, destination)) {
-      if (most[p.link] == 0) touched.push_back(p.link);
-      most[p.link] = std::max(most[p.link], p.share);
-    }
-  };
-  const auto add = [&](std::vector<double>& total, double rate) {
-    for (const size_t l : touched) {
-      total[l] += rate * most[l];
-      most[l] = 0;
-    }
-    touched.clear();
+  const auto flow = [&](LinkBound& bound, size_t from, size_t to, std::optional<int64_t> device) {
+    if (from != to && network_[from] == network_[to]) bound.flow(walk(from, to, device));
   };
   for (const auto& [from, rate] : nics) {
+    if (links == 0) break;
     if (fabric_.adaptive) {
-      for (const auto& [to, unused] : nics) widen(from, to, std::nullopt);
+      for (const auto& [to, unused] : nics) flow(sent, from, to, std::nullopt);
     } else {
-      for (int64_t d = 0; d < devices_; ++d) widen(from, attached(d), d);
+      for (int64_t d = 0; d < devices_; ++d) flow(sent, from, attached(d), d);
     }
-    add(sent, rate);
+    sent.add(rate);
   }
   if (fabric_.adaptive) {
     for (const auto& [to, rate] : nics) {
-      for (const auto& [from, unused] : nics) widen(from, to, std::nullopt);
-      add(received, rate);
+      for (const auto& [from, unused] : nics) flow(received, from, to, std::nullopt);
+      received.add(rate);
     }
   } else {
     for (int64_t d = 0; d < devices_; ++d) {
-      for (const auto& [from, unused] : nics) widen(from, attached(d), d);
-      add(received, nic_rate(cluster, d));
+      for (const auto& [from, unused] : nics) flow(received, from, attached(d), d);
+      received.add(nic_rate(cluster, d));
     }
   }
+  set_binding(sent.total(), received.total());
+}
+
+void FabricRoutes::bind_between(const Cluster& cluster,
+                                const std::vector<std::vector<int64_t>>& peers) {
+  // Flows by the NIC that they leave by and by the one they come to. Those of one NIC whose paths
+  // are the same are one: what matters of a path are its switches, and under static routing the
+  // device it leads to.
+  using Flow = std::pair<int64_t, int64_t>;  // NIC, the other end: a switch or a device
+  std::vector<Flow> out, in;
+  for (size_t from = 0; from < peers.size(); ++from) {
+    for (const int64_t to : peers[from]) {
+      const int64_t nic = leaves_by(static_cast<int64_t>(from), to);
+      if (attached(nic) == attached(to)) continue;
+      out.emplace_back(nic, fabric_.adaptive ? static_cast<int64_t>(attached(to)) : to);
+      in.emplace_back(to, static_cast<int64_t>(attached(nic)));
+    }
+  }
+  for (std::vector<Flow>* flows : {&out, &in}) {
+    std::sort(flows->begin(), flows->end());
+    flows->erase(std::unique(flows->begin(), flows->end()), flows->end());
+  }
+  std::map<std::pair<size_t, int64_t>, Path> known;
+  // to: a switch, or under static routing a device.
+  const auto path = [&](size_t from, int64_t to) -> const Path& {
+    const auto [at, fresh] = known.try_emplace({from, to});
+    if (fresh && fabric_.adaptive) at->second = walk(from, static_cast<size_t>(to), std::nullopt);
+    if (fresh && !fabric_.adaptive) at->second = walk(from, attached(to), to);
+    return at->second;
+  };
+  const size_t links = 2 * fabric_.links.size();
+  LinkBound sent(links), received(links);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const auto [nic, to] = out[i];
+    sent.flow(path(attached(nic), to));
+    if (i + 1 == out.size() || out[i + 1].first != nic) sent.add(nic_rate(cluster, nic));
+  }
+  for (size_t i = 0; i < in.size(); ++i) {
+    const auto [nic, from] = in[i];
+    received.flow(path(static_cast<size_t>(from),
+                       fabric_.adaptive ? static_cast<int64_t>(attached(nic)) : nic));
+    if (i + 1 == in.size() || in[i + 1].first != nic) received.add(nic_rate(cluster, nic));
+  }
+  set_binding(sent.total(), received.total());
+}
+
+void FabricRoutes::set_binding(const std::vector<double>& sent,
+                               const std::vector<double>& received) {
   constexpr double kRounding = 1e-9;
-  for (size_t l = 0; l < links; ++l) {
+  binding_.assign(sent.size(), 0);
+  any_binding_ = false;
+  for (size_t l = 0; l < sent.size(); ++l) {
     binding_[l] = std::min(sent[l], received[l]) > bandwidth(l) * (1 + kRounding);
+    any_binding_ |= binding_[l] != 0;
   }
 }
 
@@ -179,7 +253,6 @@ Network::Network(const Cluster& cluster,
 
 std::optional<Network::Route> Network::route(int64_t from, int64_t to) const {
   if (from == to) return std::nullopt;
-  const int64_t per_node = cluster_.devices_per_node;
   if (cluster_.same_node(from, to)) {
     if (!cluster_.node_link) return std::nullopt;
     return Route{{{node_ports(from).out}, {node_ports(to).in}}, cluster_.node_link->latency};
@@ -187,11 +260,8 @@ std::optional<Network::Route> Network::route(int64_t from, int64_t to) const {
   Route route{.uses = {}, .latency = cluster_.network->latency};
   int64_t leaves = from;  // the rank whose NIC the flow leaves by
   if (routes_ != nullptr && !routes_->same_network(from, to)) {
-    // Over NVLink to the node's device that is on the destination's network; the one of its
-    // position, where that is.
-    const int64_t node = from / per_node * per_node;
-    leaves = node + to % per_node;
-    for (int64_t p = 0; !routes_->same_network(leaves, to); ++p) leaves = node + p;
+    // Over NVLink to the node's device that is on the destination's network.
+    leaves = routes_->leaves_by(from, to);
     route.uses = {{node_ports(from).out}, {node_ports(leaves).in}};
     route.latency += cluster_.node_link->latency;
   }

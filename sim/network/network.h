@@ -33,9 +33,14 @@ class FabricRoutes {
   }
   // REQUIRES: same_network.
   Path path(int64_t from, int64_t to) const;
+  // The device of `from`'s node whose NIC a flow to `to` leaves by: its own, or one that is on the
+  // network of `to`, that of `to`'s position where it is.
+  int64_t leaves_by(int64_t from, int64_t to) const;
   // Directed links that can be a bottleneck. The others cannot: the NICs that send (or those that
   // receive) over such a link never fill it together, whatever they do.
   const std::vector<char>& binding() const { return binding_; }
+  // The same where each device sends to and receives from its peers alone.
+  void bind_between(const Cluster& cluster, const std::vector<std::vector<int64_t>>& peers);
   double bandwidth(size_t link) const { return fabric_.links[link / 2].bandwidth.value(); }
   bool any_binding() const { return any_binding_; }
   // Of the switches passed.
@@ -52,9 +57,11 @@ class FabricRoutes {
   void find_distances(size_t to);
   Path walk(size_t from, size_t to, std::optional<int64_t> destination) const;
   void find_binding(const Cluster& cluster);
+  void set_binding(const std::vector<double>& sent, const std::vector<double>& received);
 
   const Fabric& fabric_;
-  int64_t devices_;  // that send and receive
+  int64_t per_node_;
+  int64_t devices_;                     // that send and receive
   std::vector<size_t> network_;         // by switch
   std::vector<std::vector<Way>> ways_;  // by switch
   std::map<size_t, std::vector<uint16_t>>
