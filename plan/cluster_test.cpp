@@ -45,8 +45,8 @@ TEST(Fabric, MultiPlaneHasThePublishedSwitches) {
   text.replace(text.find("per_node: 2"), 11, "per_node: 8");
   const Cluster c = parse_cluster(text, "c.yaml");
   EXPECT_EQ(c.devices(), 16'384);
-  EXPECT_EQ(c.fabric.switches.size(), 768u);
-  for (const SwitchLink& l : c.fabric.links) EXPECT_EQ(l.cables, 1);
+  EXPECT_EQ(laid_out(c.fabric).switches.size(), 768u);
+  for (const SwitchLink& l : laid_out(c.fabric).links) EXPECT_EQ(l.cables, 1);
   text.replace(text.find("nodes: 2048"), 11, "nodes: 2049");
   EXPECT_EQ(
       error_of(text),
@@ -61,12 +61,13 @@ TEST(Fabric, MultiRailLeavesAreRails) {
   const Cluster c = parse_cluster(text, "c.yaml");
   // Two pods of two leaves and two spines; each group of cores joins two pods' spines, 2 cables
   // each.
-  EXPECT_EQ(c.fabric.attached[0], c.fabric.attached[2]);  // device 0 of nodes 0 and 1
-  EXPECT_NE(c.fabric.attached[0], c.fabric.attached[1]);
-  EXPECT_NE(c.fabric.attached[0], c.fabric.attached[4]);
-  EXPECT_EQ(c.fabric.switches.size(), 2u * 4 + 2);
+  EXPECT_EQ(laid_out(c.fabric).attached[0],
+            laid_out(c.fabric).attached[2]);  // device 0 of nodes 0 and 1
+  EXPECT_NE(laid_out(c.fabric).attached[0], laid_out(c.fabric).attached[1]);
+  EXPECT_NE(laid_out(c.fabric).attached[0], laid_out(c.fabric).attached[4]);
+  EXPECT_EQ(laid_out(c.fabric).switches.size(), 2u * 4 + 2);
   int64_t down = 0;
-  for (const SwitchLink& l : c.fabric.links) down += l.cables;
+  for (const SwitchLink& l : laid_out(c.fabric).links) down += l.cables;
   EXPECT_EQ(down, 2 * 2 * 2 + 2 * 2 * 2);  // leaves' and spines' cables up
 }
 
@@ -74,7 +75,7 @@ TEST(Fabric, OversubscriptionTakesCablesAway) {
   const auto up = [](const std::string& oversubscription) {
     const Cluster c = parse_cluster(yaml(tree("fat_tree", 4) + oversubscription), "c.yaml");
     int64_t cables = 0;
-    for (const SwitchLink& l : c.fabric.links) cables += l.cables;
+    for (const SwitchLink& l : laid_out(c.fabric).links) cables += l.cables;
     return cables;
   };
   EXPECT_EQ(up(""), 4 * 2);

@@ -45,38 +45,39 @@ int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-struct Ports {
-  int64_t down = 0, up = 0;  // of a leaf switch
-};
-
-// Leaves and, where there are several, spines of `endpoints` NICs; returns the leaves.
-std::vector<size_t> two_layers(
-    SwitchLayer& layer, const std::string& prefix, int64_t endpoints, int64_t ports, Ports leaf) {
-  const int64_t leaves = divide_up(endpoints, leaf.down);
+// A network of two layers, or one leaf switch, for `endpoints` NICs: the leaves of the first `used`
+// of them. Returns those leaves.
+std::vector<size_t> two_layers(SwitchLayer& layer,
+                               const std::string& prefix,
+                               const FabricShape& shape,
+                               int64_t down,
+                               int64_t endpoints,
+                               int64_t used) {
+  const int64_t leaves = divide_up(endpoints, down);
   std::vector<size_t> leaf_ids, spine_ids;
-  for (int64_t i = 0; i < leaves; ++i) {
+  for (int64_t i = 0; i < divide_up(used, down); ++i) {
     leaf_ids.push_back(layer.add(fmt::format("{}leaf{}", prefix, i)));
   }
   if (leaves == 1) return leaf_ids;
-  for (int64_t i = 0; i < divide_up(leaves * leaf.up, ports); ++i) {
+  for (int64_t i = 0; i < divide_up(leaves * shape.up, shape.ports); ++i) {
     spine_ids.push_back(layer.add(fmt::format("{}spine{}", prefix, i)));
   }
-  for (size_t i = 0; i < leaf_ids.size(); ++i) layer.spread(leaf_ids[i], spine_ids, leaf.up, i);
+  for (size_t i = 0; i < leaf_ids.size(); ++i) layer.spread(leaf_ids[i], spine_ids, shape.up, i);
   return leaf_ids;
 }
 
-// Three layers: a pod is `leaf.down` nodes with a leaf switch per rail; the spines of a pod join
-// its leaves, and spine s of every pod meets the others in the core switches of group s.
-void multi_rail(
-    SwitchLayer& layer, Fabric& fabric, const FabricSetting& s, int64_t ports, Ports leaf) {
-  const int64_t pods = divide_up(s.nodes, leaf.down);
-  const int64_t rails = s.devices_per_node;
-  const int64_t spine_down = ports / 2;
-  const int64_t spines = pods == 1 && rails == 1 ? 0 : divide_up(rails * leaf.up, spine_down);
-  const int64_t spine_up = ports - spine_down;
+// Three layers: a pod is `down` nodes with a leaf switch per rail; the spines of a pod join its
+// leaves, and spine s of every pod meets the others in the core switches of group s.
+void multi_rail(SwitchLayer& layer, Fabric& fabric, const FabricShape& shape, int64_t devices) {
+  const int64_t pods = divide_up(shape.setting.nodes, shape.down);
+  const int64_t rails = shape.setting.devices_per_node;
+  const int64_t used_pods = divide_up(divide_up(devices, rails), shape.down);
+  const int64_t spine_down = shape.ports / 2;
+  const int64_t spines = pods == 1 && rails == 1 ? 0 : divide_up(rails * shape.up, spine_down);
+  const int64_t spine_up = shape.ports - spine_down;
   std::vector<std::vector<size_t>> spine_ids;  // by pod
   std::vector<std::vector<size_t>> leaf_ids;
-  for (int64_t p = 0; p < pods; ++p) {
+  for (int64_t p = 0; p < used_pods; ++p) {
     spine_ids.emplace_back();
     leaf_ids.emplace_back();
     for (int64_t r = 0; r < rails; ++r) {
@@ -86,11 +87,12 @@ void multi_rail(
       spine_ids.back().push_back(layer.add(fmt::format("pod{}/spine{}", p, i)));
     }
     for (size_t r = 0; r < leaf_ids.back().size() && spines > 0; ++r) {
-      layer.spread(leaf_ids.back()[r], spine_ids.back(), leaf.up, r);
+      layer.spread(leaf_ids.back()[r], spine_ids.back(), shape.up, r);
     }
   }
-  if (pods > 1) {
-    const int64_t group = divide_up(pods * spine_up, ports);
+  // Within one pod no shortest path leads over the cores.
+  if (used_pods > 1) {
+    const int64_t group = divide_up(pods * spine_up, shape.ports);
     for (int64_t i = 0; i < spines; ++i) {
       std::vector<size_t> cores;
       for (int64_t c = 0; c < group; ++c) {
@@ -101,11 +103,9 @@ void multi_rail(
       }
     }
   }
-  for (int64_t n = 0; n < s.nodes; ++n) {
-    for (int64_t r = 0; r < rails; ++r) {
-      fabric.attached.push_back(
-          leaf_ids[static_cast<size_t>(n / leaf.down)][static_cast<size_t>(r)]);
-    }
+  for (int64_t d = 0; d < devices; ++d) {
+    fabric.attached.push_back(
+        leaf_ids[static_cast<size_t>(d / rails / shape.down)][static_cast<size_t>(d % rails)]);
   }
 }
 
@@ -223,6 +223,28 @@ void read_custom(YamlMap& map, Fabric& fabric, const FabricSetting& setting) {
   }
 }
 
+// That switches of so many ports are enough.
+void check_ports(const YamlMap& map, FabricKind kind, const FabricShape& shape) {
+  const int64_t nodes = shape.setting.nodes;
+  const int64_t per_node = shape.setting.devices_per_node;
+  const auto too_many = [&](int64_t most, std::string_view what) {
+    map.fail("switch_ports",
+             fmt::format("switches of {} ports take at most {} {} in this fabric; the cluster has "
+                         "more",
+                         shape.ports,
+                         most,
+                         what));
+  };
+  if (kind == FabricKind::kFatTree && shape.down < per_node) {
+    map.fail("switch_ports", "a leaf switch must have room for all NICs of a node");
+  }
+  const int64_t per_leaf = kind == FabricKind::kFatTree ? shape.down / per_node : shape.down;
+  if (divide_up(nodes, per_leaf) > shape.ports) too_many(per_leaf * shape.ports, "nodes");
+  if (kind == FabricKind::kMultiRailFatTree && per_node > shape.ports / 2) {
+    too_many(shape.ports / 2, "devices per node");
+  }
+}
+
 }  // namespace
 
 Fabric read_fabric(YamlMap map, const FabricSetting& setting) {
@@ -249,56 +271,63 @@ Fabric read_fabric(YamlMap map, const FabricSetting& setting) {
     map.finish();
     return fabric;
   }
-  SwitchLayer layer(fabric, setting.nic, map.duration("switch_latency"));
-  if (fabric.kind == FabricKind::kSingleSwitch) {
-    fabric.attached.assign(static_cast<size_t>(devices), layer.add("switch"));
-    map.finish();
-    return fabric;
-  }
-  const int64_t ports = map.integer("switch_ports", {.min = 2, .max = 4096});
-  const double oversubscription = map.number("oversubscription", {.min = 1, .max = 1000}, 1);
-  Ports leaf;
-  leaf.up = std::max<int64_t>(
-      1, static_cast<int64_t>(static_cast<double>(ports) / (1 + oversubscription) + 1e-9));
-  leaf.down = ports - leaf.up;
-  const auto too_many = [&](int64_t most, std::string_view what) {
-    map.fail("switch_ports",
-             fmt::format("switches of {} ports take at most {} {} in this fabric; the cluster has "
-                         "more",
-                         ports,
-                         most,
-                         what));
-  };
-  if (fabric.kind == FabricKind::kFatTree) {
-    if (leaf.down < setting.devices_per_node) {
-      map.fail("switch_ports", "a leaf switch must have room for all NICs of a node");
-    }
-    const int64_t nodes_per_leaf = leaf.down / setting.devices_per_node;
-    if (divide_up(setting.nodes, nodes_per_leaf) > ports) {
-      too_many(nodes_per_leaf * ports, "nodes");
-    }
-    const Ports used{nodes_per_leaf * setting.devices_per_node, leaf.up};
-    const auto leaves = two_layers(layer, "", devices, ports, used);
-    for (int64_t d = 0; d < devices; ++d) {
-      fabric.attached.push_back(leaves[static_cast<size_t>(d / used.down)]);
-    }
-  } else if (fabric.kind == FabricKind::kMultiPlaneFatTree) {
-    if (divide_up(setting.nodes, leaf.down) > ports) too_many(leaf.down * ports, "nodes");
-    std::vector<std::vector<size_t>> leaves;
-    for (int64_t p = 0; p < setting.devices_per_node; ++p) {
-      leaves.push_back(two_layers(layer, fmt::format("plane{}/", p), setting.nodes, ports, leaf));
-    }
-    for (int64_t d = 0; d < devices; ++d) {
-      const auto& plane = leaves[static_cast<size_t>(d % setting.devices_per_node)];
-      fabric.attached.push_back(
-          plane[static_cast<size_t>(d / setting.devices_per_node / leaf.down)]);
-    }
-  } else {
-    if (divide_up(setting.nodes, leaf.down) > ports) too_many(leaf.down * ports, "nodes");
-    if (setting.devices_per_node > ports / 2) too_many(ports / 2, "devices per node");
-    multi_rail(layer, fabric, setting, ports, leaf);
+  FabricShape shape{.setting = setting, .latency = map.duration("switch_latency")};
+  if (fabric.kind != FabricKind::kSingleSwitch) {
+    shape.ports = map.integer("switch_ports", {.min = 2, .max = 4096});
+    const double oversubscription = map.number("oversubscription", {.min = 1, .max = 1000}, 1);
+    shape.up = std::max<int64_t>(
+        1, static_cast<int64_t>(static_cast<double>(shape.ports) / (1 + oversubscription) + 1e-9));
+    shape.down = shape.ports - shape.up;
+    check_ports(map, fabric.kind, shape);
   }
   map.finish();
+  fabric.shape = shape;
+  return fabric;
+}
+
+Fabric laid_out(Fabric fabric, std::optional<int64_t> devices) {
+  if (!fabric.shape) return fabric;
+  const FabricShape shape = *fabric.shape;
+  fabric.shape.reset();
+  const int64_t per_node = shape.setting.devices_per_node;
+  const int64_t all = shape.setting.nodes * per_node;
+  const int64_t used = std::min(all, devices.value_or(all));
+  SwitchLayer layer(fabric, shape.setting.nic, shape.latency);
+  switch (fabric.kind) {
+    case FabricKind::kSingleSwitch:
+      fabric.attached.assign(static_cast<size_t>(used), layer.add("switch"));
+      break;
+    case FabricKind::kFatTree: {
+      const int64_t down = shape.down / per_node * per_node;  // whole nodes
+      const auto leaves = two_layers(layer, "", shape, down, all, used);
+      for (int64_t d = 0; d < used; ++d) {
+        fabric.attached.push_back(leaves[static_cast<size_t>(d / down)]);
+      }
+      break;
+    }
+    case FabricKind::kMultiPlaneFatTree: {
+      std::vector<std::vector<size_t>> leaves;
+      for (int64_t p = 0; p < per_node; ++p) {
+        leaves.push_back(two_layers(layer,
+                                    fmt::format("plane{}/", p),
+                                    shape,
+                                    shape.down,
+                                    shape.setting.nodes,
+                                    divide_up(used, per_node)));
+      }
+      for (int64_t d = 0; d < used; ++d) {
+        fabric.attached.push_back(leaves[static_cast<size_t>(d % per_node)]
+                                        [static_cast<size_t>(d / per_node / shape.down)]);
+      }
+      break;
+    }
+    case FabricKind::kMultiRailFatTree:
+      multi_rail(layer, fabric, shape, used);
+      break;
+    case FabricKind::kIdeal:
+    case FabricKind::kCustom:
+      break;
+  }
   return fabric;
 }
 
@@ -354,21 +383,26 @@ std::vector<size_t> networks_of(const Fabric& fabric) {
 }
 
 std::string check_reachable(const Fabric& fabric, const FabricSetting& setting) {
-  if (fabric.kind == FabricKind::kIdeal) return "";
   const std::vector<size_t> network = networks_of(fabric);
-  // Networks that each node has a NIC in; a device is reachable from the nodes that are in its own.
-  std::map<size_t, std::set<int64_t>> nodes_in;
-  std::map<size_t, int64_t> first_device;
+  // Nodes that have a NIC in each network; a device is reachable from the nodes that are in its
+  // own.
+  struct Seen {
+    int64_t nodes = 0, last = -1;  // the node seen last: devices come in their nodes' order
+    int64_t outside = 0;           // the first node that has none, or after the last
+    int64_t device = -1;           // the first
+  };
+  std::vector<Seen> networks(fabric.switches.size());
   for (size_t d = 0; d < fabric.attached.size(); ++d) {
-    const size_t n = network[fabric.attached[d]];
-    nodes_in[n].insert(static_cast<int64_t>(d) / setting.devices_per_node);
-    first_device.emplace(n, static_cast<int64_t>(d));
+    Seen& seen = networks[network[fabric.attached[d]]];
+    const int64_t node = static_cast<int64_t>(d) / setting.devices_per_node;
+    if (seen.device < 0) seen.device = static_cast<int64_t>(d);
+    if (seen.last == node) continue;
+    seen.last = node;
+    ++seen.nodes;
+    if (seen.outside == node) ++seen.outside;
   }
-  for (const auto& [n, nodes] : nodes_in) {
-    if (static_cast<int64_t>(nodes.size()) == setting.nodes) continue;
-    int64_t outside = 0;
-    while (nodes.contains(outside)) ++outside;
-    const int64_t device = first_device.at(n);
+  for (const auto& [nodes, last, outside, device] : networks) {
+    if (device < 0 || nodes == setting.nodes) continue;
     return fmt::format(
         "device {} (switch '{}') cannot be reached from device {} (switch '{}'): no cables lead "
         "there, and node {} has no other NIC on that network",

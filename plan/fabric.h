@@ -3,6 +3,7 @@
 // cables that follow from it.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,15 +43,6 @@ struct SwitchLink {
   int64_t cables = 1;
 };
 
-struct Fabric {
-  FabricKind kind = FabricKind::kIdeal;
-  bool adaptive = true;  // packets spread evenly over all shortest paths; else each destination has
-                         // one path (destination modulo ways, as InfiniBand's fat-tree routing)
-  std::vector<Switch> switches;
-  std::vector<SwitchLink> links;
-  std::vector<size_t> attached;  // switch of each device's NIC
-};
-
 // What every cluster says about its network besides the fabric.
 struct FabricSetting {
   int64_t nodes = 1;
@@ -58,11 +50,33 @@ struct FabricSetting {
   BytesPerSecond nic;  // also of a cable between switches
 };
 
-// Reads the mapping `fabric` of a topology file and generates its switches. Throws InputError.
+// What the switches and cables of the generated kinds follow from.
+struct FabricShape {
+  FabricSetting setting;
+  Duration latency;          // of a switch
+  int64_t ports = 0;         // of a switch
+  int64_t down = 0, up = 0;  // ports of a leaf switch
+};
+
+struct Fabric {
+  FabricKind kind = FabricKind::kIdeal;
+  bool adaptive = true;  // packets spread evenly over all shortest paths; else each destination has
+                         // one path (destination modulo ways, as InfiniBand's fat-tree routing)
+  std::optional<FabricShape> shape;  // of a generated kind, until it is laid out
+  std::vector<Switch> switches;
+  std::vector<SwitchLink> links;
+  std::vector<size_t> attached;  // switch of each device's NIC
+};
+
+// Reads the mapping `fabric` of a topology file. Throws InputError.
 Fabric read_fabric(YamlMap map, const FabricSetting& setting);
 
-// Takes cables away. Throws InputError, at `place`, when the fabric has no such switches or fewer
-// cables between them. cables: 0 means all of them.
+// With its switches and cables. devices: only what the first so many can reach each other by, so
+// that a few devices of a large cluster cost no more than those of a small one; none: all.
+Fabric laid_out(Fabric fabric, std::optional<int64_t> devices = {});
+
+// Takes cables away from a fabric that is laid out. Throws InputError, at `place`, when the fabric
+// has no such switches or fewer cables between them. cables: 0 means all of them.
 void fail_link(Fabric& fabric,
                const std::string& a,
                const std::string& b,
@@ -72,8 +86,9 @@ void fail_link(Fabric& fabric,
 // The network each switch belongs to: switches that reach each other have one number.
 std::vector<size_t> networks_of(const Fabric& fabric);
 
-// Empty when every device can reach every other, if need be over a device of its own node that is
-// on the other's network; else a sentence that names two that cannot.
+// Of a fabric that is laid out: empty when every device can reach every other, if need be over a
+// device of its own node that is on the other's network; else a sentence that names two that
+// cannot.
 std::string check_reachable(const Fabric& fabric, const FabricSetting& setting);
 
 }  // namespace rehearse

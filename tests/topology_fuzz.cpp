@@ -13,7 +13,7 @@ namespace {
 bool use(const std::string& text) {
   try {
     const Cluster c = parse_cluster(text, "fuzz.yaml");
-    if (c.devices() > 256 || c.fabric.links.size() > 256) return true;
+    if (c.devices() > 256 || laid_out(c.fabric).links.size() > 256) return true;
     Sharing sharing;
     std::optional<FabricRoutes> routes;
     if (c.network && c.fabric.kind != FabricKind::kIdeal) routes.emplace(c);

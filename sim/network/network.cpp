@@ -20,12 +20,12 @@ double nic_rate(const Cluster& cluster, int64_t device) {
 }  // namespace
 
 FabricRoutes::FabricRoutes(const Cluster& cluster, std::optional<int64_t> devices)
-    : fabric_(cluster.fabric),
+    : fabric_(laid_out(cluster.fabric, devices)),
       per_node_(cluster.devices_per_node),
-      devices_(std::min(static_cast<int64_t>(cluster.fabric.attached.size()),
-                        devices.value_or(INT64_MAX))),
-      network_(networks_of(cluster.fabric)),
-      ways_(cluster.fabric.switches.size()) {
+      devices_(
+          std::min(static_cast<int64_t>(fabric_.attached.size()), devices.value_or(INT64_MAX))),
+      network_(networks_of(fabric_)),
+      ways_(fabric_.switches.size()) {
   for (size_t i = 0; i < fabric_.links.size(); ++i) {
     const SwitchLink& l = fabric_.links[i];
     ways_[l.a].push_back({l.b, 2 * i});

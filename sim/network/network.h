@@ -59,7 +59,7 @@ class FabricRoutes {
   void find_binding(const Cluster& cluster);
   void set_binding(const std::vector<double>& sent, const std::vector<double>& received);
 
-  const Fabric& fabric_;
+  Fabric fabric_;
   int64_t per_node_;
   int64_t devices_;                     // that send and receive
   std::vector<size_t> network_;         // by switch
