@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "base/file.h"
+#include "base/progress.h"
 #include "cli/command.h"
 #include "cli/reports.h"
 #include "plan/capabilities.h"
@@ -256,8 +257,15 @@ int inspect(const Arguments& args) {
   if (plan.calibration && is_gpu_calibration(*plan.calibration)) {
     use_measured_links(plan, load_calibration(*plan.calibration));
   }
+  // Seconds of work are told of, step by step.
+  constexpr int64_t kSilent = 100'000;  // layers of micro-batches
+  const bool quick = plan.training.micro_batches * plan.model.architecture.layers < kSilent;
+  Progress progress({.label = "inspect", .total = 3, .quiet = options.quiet() || quick});
+  progress.update(0, "building the Program");
   const Program program = build_program(plan);
+  progress.update(1, "proving that it can run");
   validate(program);
+  progress.update(2, "simulating its bubbles");
   std::optional<int64_t> rank;
   if (options.has("rank")) rank = options.integer("rank", {.min = 0, .max = plan.layout.pp - 1});
   if (options.has("all-to-all")) {

@@ -142,9 +142,9 @@ Breakdown mean(const std::vector<Breakdown>& ranks) {
                           &Breakdown::optimizer,
                           &Breakdown::exposed_comm,
                           &Breakdown::exchange_wait}) {
-    Duration sum;
-    for (const Breakdown& r : ranks) sum += r.*part;
-    m.*part = Duration::picoseconds((sum.picoseconds() + n / 2) / n);
+    __int128 sum = 0;  // of a million ranks' minutes
+    for (const Breakdown& r : ranks) sum += (r.*part).picoseconds();
+    m.*part = Duration::picoseconds(static_cast<int64_t>((sum + n / 2) / n));
   }
   return m;
 }

@@ -111,9 +111,13 @@ class Walk {
   void run(const std::function<void(int64_t ops_done)>& progress = {}) {
     progress_ = progress;
     // No collective that ties islands together can begin before each island has come to one.
-    const auto run_island = [&](Island& island) {
+    const auto run_island = [&](Island& island, bool tells) {
       start_all(island);
-      while (!island.clock.queue.empty() && !island.tied) step(island);
+      while (!island.clock.queue.empty() && !island.tied) {
+        step(island);
+        if (island.finished - island.told >= kTellEvery) tell(island, tells);
+      }
+      tell(island, tells);
       island.clock.sharing.shrink();
       island.clock.queue.shrink();
       island.work->shrink();
@@ -123,18 +127,18 @@ class Walk {
     std::atomic<size_t> next = 0;
     std::exception_ptr failed;
     std::atomic<bool> has_failed = false;
-    const auto work_off = [&] {
+    const auto work_off = [&](bool tells) {
       for (size_t i = next++; i < islands_.size() && !has_failed; i = next++) {
         try {
-          run_island(*islands_[i]);
+          run_island(*islands_[i], tells);
         } catch (...) {
           if (!has_failed.exchange(true)) failed = std::current_exception();
         }
       }
     };
     std::vector<std::thread> others;
-    for (size_t t = 1; t < threads; ++t) others.emplace_back(work_off);
-    work_off();
+    for (size_t t = 1; t < threads; ++t) others.emplace_back(work_off, false);
+    work_off(true);
     for (std::thread& t : others) t.join();
     if (failed) std::rethrow_exception(failed);
     together_ = true;
@@ -231,11 +235,13 @@ class Walk {
     island.clock.sharing.finish(event, island.ended);
     for (const uint64_t ended : island.ended) handle(island, ended);
     settle(island);
-    if (progress_ && !together_ && island.first == 0 &&
-        island.finished - island.told > kTellEvery) {
-      island.told = island.finished;
-      progress_(island.finished * static_cast<int64_t>(islands_.size()));
-    }
+  }
+
+  // progress_ is called by one thread.
+  void tell(Island& island, bool tells) {
+    finished_ += island.finished - island.told;
+    island.told = island.finished;
+    if (tells && progress_) progress_(finished_);
   }
 
   // All that follows at once from what happened, and the rates that result.
@@ -420,6 +426,7 @@ class Walk {
   std::vector<int32_t> slots_, places_, canonical_;
   std::vector<std::span<const int32_t>> lists_;  // by pipeline rank x kLanes + lane
   std::vector<std::unique_ptr<Island>> islands_;
+  std::atomic<int64_t> finished_ = 0;           // ops that were told of
   bool together_ = false;                       // islands are stepped in the order of time
   std::unordered_map<OpId, Meeting> meetings_;  // never iterated
 };
