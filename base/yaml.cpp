@@ -298,6 +298,8 @@ std::string YamlMap::scalar(std::string_view key, std::string_view expected) {
 }
 
 bool YamlMap::has(std::string_view key) {
+  CHECK(keys_ == nullptr || std::ranges::find(*keys_, key, &YamlKey::key) != keys_->end())
+      << "no key '" << key << "' is described for '" << path_ << "'";
   asked_.emplace(key);
   const std::optional<YAML::Node> value = find_value(*node_, key);
   return value && !(null_is_missing_ && value->IsNull());
@@ -475,7 +477,10 @@ void YamlMap::finish() const {
   for (const auto& entry : *node_) {
     const std::string& key = entry.first.Scalar();
     if (asked_.contains(key)) continue;
-    const std::vector<std::string> known(asked_.begin(), asked_.end());
+    std::vector<std::string> known(asked_.begin(), asked_.end());
+    for (const YamlKey& k : keys_ == nullptr ? std::vector<YamlKey>{} : *keys_) {
+      if (!asked_.contains(k.key)) known.push_back(k.key);
+    }
     const auto near = nearest_name(key, known);
     file_->place(entry.first.Mark())
         .fail(path_of(key),

@@ -73,11 +73,23 @@ struct NumberRange {
   double max = std::numeric_limits<double>::infinity();
 };
 
+// A key of a mapping, for its reader and for people.
+struct YamlKey {
+  std::string key;
+  std::string takes;    // a placeholder or the names it chooses from
+  std::string missing;  // what a file without it means; empty: it is needed
+  std::string meaning;
+};
+
 // One mapping of the file. Every getter throws InputError when the key is missing or its value is
 // not of the kind asked for; the forms with a default return that when the key is missing.
 class YamlMap {
  public:
   YamlMap(std::shared_ptr<const YamlFile::Contents> file, const YAML::Node& node, std::string path);
+
+  // The keys that this mapping may have: asking for another is a mistake of ours, and finish()
+  // names them. `keys` must outlive this.
+  void keys(const std::vector<YamlKey>& keys) { keys_ = &keys; }
 
   bool has(std::string_view key);  // counts as asking for it
   // From here on, keys whose value is null count as missing, here and in mappings within.
@@ -153,6 +165,7 @@ class YamlMap {
   std::shared_ptr<const YAML::Node> node_;
   std::string path_;
   std::set<std::string, std::less<>> asked_;
+  const std::vector<YamlKey>* keys_ = nullptr;
   bool null_is_missing_ = false;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <csignal>
 #include <iostream>
+#include <sstream>
 
 #include <fmt/format.h>
 
@@ -10,6 +11,7 @@
 #include "base/yaml.h"
 #include "cli/command.h"
 #include "kernels/devices/devices.h"
+#include "plan/keys.h"
 
 namespace {
 
@@ -22,10 +24,46 @@ void print_usage(std::ostream& out) {
          "and\n"
          "compared op by op.\n\n";
   for (const Command& c : commands()) out << fmt::format("  {:<10} {}\n", c.name, c.summary);
-  out << "\n`rehearse help <verb>` explains a verb. `rehearse --version` names the build.\n"
+  out << "\n`rehearse help <verb>` explains a verb, `rehearse help plan` the keys of a plan file.\n"
+         "`rehearse --version` names the build.\n"
          "Exit codes: 0 success, 1 bad input or failed run, 2 wrong usage, 130 and 143 after\n"
          "SIGINT and SIGTERM. With --json an error is an object too: error.kind, error.message,\n"
          "and error.file, error.line and error.column where they are known.\n";
+}
+
+// In lines of at most 96 columns, so far from the left.
+std::string wrapped(const std::string& text, size_t indent) {
+  constexpr size_t kColumns = 96;
+  std::string out;
+  size_t column = kColumns;  // none begun
+  std::istringstream words(text);
+  for (std::string word; words >> word;) {
+    if (column + 1 + word.size() > kColumns) {
+      out += (out.empty() ? "" : "\n") + std::string(indent, ' ') + word;
+      column = indent + word.size();
+    } else {
+      out += " " + word;
+      column += 1 + word.size();
+    }
+  }
+  return out + "\n";
+}
+
+// The keys of a plan file, from the table that its reader uses.
+void print_plan_keys() {
+  std::cout
+      << "The keys of a plan file (YAML). Quantities have units: 50 GB/s, 3 us, 14.8T tokens.\n";
+  for (const rehearse::KeySection& s : rehearse::plan_keys()) {
+    std::cout << fmt::format("\n{}\n  {}\n\n", s.name.empty() ? "plan" : s.name, s.about);
+    size_t width = 0;
+    for (const rehearse::YamlKey& k : s.keys) width = std::max(width, k.key.size());
+    for (const rehearse::YamlKey& k : s.keys) {
+      const std::string missing = k.missing.empty() ? "needed" : "default: " + k.missing;
+      std::cout << fmt::format("  {:<{}}  {}  ({})\n", k.key, width, k.takes, missing);
+      std::cout << wrapped(k.meaning, width + 4);
+    }
+  }
+  std::cout << "\nModel files, topology files and examples: models/, topologies/, experiments/.\n";
 }
 
 void print_version() {
@@ -40,7 +78,14 @@ int run(const std::vector<std::string>& args) {
     print_usage(std::cerr);
     return 2;
   }
-  if (args[0] == "help" && args.size() == 2) return run({args[1], "--help"});
+  if (args[0] == "help" && args.size() > 2) {
+    throw rehearse::cli::UsageError("help takes one verb, or 'plan'");
+  }
+  if (args[0] == "help" && args.size() == 2) {
+    if (args[1] != "plan") return run({args[1], "--help"});
+    print_plan_keys();
+    return 0;
+  }
   if (args[0] == "--help" || args[0] == "-h" || args[0] == "help") {
     print_usage(std::cout);
     return 0;

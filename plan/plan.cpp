@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "base/yaml.h"
+#include "plan/keys.h"
 #include "plan/legal.h"
 
 namespace rehearse {
@@ -40,6 +41,7 @@ void refuse(const Reasons& reasons, const YamlMap& map) {
 
 // What the map does not say is as in `base`.
 Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster, const Layout& base) {
+  map.keys(plan_keys("layout"));
   Layout l = base;
   constexpr IntegerRange kRanks{.min = 1, .max = 1'000'000};
   l.pp = map.integer("pp", kRanks, base.pp);
@@ -65,6 +67,7 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster, cons
 }
 
 Training read_training(YamlMap map, const Layout& layout) {
+  map.keys(plan_keys("training"));
   Training t;
   constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
   constexpr NumberRange kNotNegative{.min = 0};
@@ -95,6 +98,7 @@ Training read_training(YamlMap map, const Layout& layout) {
 
 // One phase; what it does not say is as in the rest of the plan.
 Phase read_phase(YamlMap map, const Plan& plan) {
+  map.keys(plan_keys("budget.phases"));
   Phase phase{.name = map.text("name"), .parts = {}};
   PhasePart part{.layout = plan.layout, .training = plan.training};
   if (map.has("layout")) {
@@ -132,6 +136,7 @@ Phase read_phase(YamlMap map, const Plan& plan) {
 }
 
 Budget read_budget(YamlMap map, const Plan& plan) {
+  map.keys(plan_keys("budget"));
   Budget b;
   if (map.has("usd_per_gpu_hour"))
     b.usd_per_gpu_hour = map.number("usd_per_gpu_hour", {.min = 0, .max = 1e6});
@@ -150,6 +155,7 @@ Budget read_budget(YamlMap map, const Plan& plan) {
 
 ExpertLoadSpec read_expert_load(YamlMap map, const Plan& plan) {
   enum class Kind : uint8_t { kBalanced, kSynthetic, kRecorded };
+  map.keys(plan_keys("expert_load"));
   ExpertLoadSpec e;
   const Kind kind = map.choice<Kind>("kind",
                                      {{"balanced", Kind::kBalanced},
@@ -177,6 +183,7 @@ ExpertLoadSpec read_expert_load(YamlMap map, const Plan& plan) {
 }
 
 DataSource read_data(YamlMap map, const std::string& plan_path) {
+  map.keys(plan_keys("data"));
   DataSource d;
   if (map.has("text")) {
     const fs::path name(map.text("text"));
@@ -210,11 +217,11 @@ std::string share_folder() {
 
 Plan load_plan(const std::string& path) {
   YamlMap top = YamlFile::load(path).root();
+  top.keys(plan_keys(""));
   Plan plan;
   plan.path = path;
-  plan.files = {path,
-                find_file(top, "model", path, "models"),
-                find_file(top, "cluster", path, "topologies")};
+  plan.files = {
+      path, find_file(top, "model", path, "models"), find_file(top, "cluster", path, "topologies")};
   plan.model = load_model(plan.files[1]);
   plan.cluster = load_cluster(plan.files[2]);
   if (top.has("calibration")) {

@@ -34,6 +34,7 @@ struct Training {
   double bias_update_speed = 0.001;  // gamma of auxiliary-loss-free balancing; 0: biases stay
   double balance_loss = 1e-4;        // alpha of the sequence-wise loss (equations 17-20)
   double mtp_loss = 0.3;             // lambda of the multi-token-prediction loss
+  bool operator==(const Training&) const = default;
 };
 
 // Who chooses experts in `train`.

@@ -1,0 +1,125 @@
+#include "plan/keys.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/errors.h"
+#include "plan/plan.h"
+
+namespace rehearse {
+namespace {
+
+template <typename E, size_t N>
+std::string names(const NameTable<E, N>& table) {
+  std::vector<std::string_view> all;
+  for (const Named<E>& n : table.entries()) all.push_back(n.name);
+  return fmt::format("{}", fmt::join(all, " | "));
+}
+
+std::vector<KeySection> make() {
+  const std::string as_plan = "as in the plan";
+  return {
+      {"",
+       "A plan names a model, a cluster and how the one is trained on the other.",
+       {{"model", "FILE", "", "model file: beside the plan, or one that comes with rehearse"},
+        {"cluster", "FILE", "", "topology file, likewise"},
+        {"calibration",
+         "FILE",
+         "none",
+         "what work was measured to take (`rehearse calibrate`); without it costs are flops over "
+         "peak and bytes over bandwidth"},
+        {"layout", "mapping", "", "how ranks share the model"},
+        {"training", "mapping", "", "the step, and the recipe of `train`"},
+        {"data", "mapping", "made-up text", "what `train` trains on"},
+        {"routing", names(kRoutings), "learned", "who chooses experts in `train`"},
+        {"expert_load", "mapping", "balanced", "routing counts that `simulate` takes"},
+        {"budget", "mapping", "none", "the whole training, for GPU-hours"}}},
+      {"layout",
+       "World = PP x DP x TP ranks, one per device; EP divides DP.",
+       {{"pp", "N", "1", "pipeline-parallel ranks"},
+        {"dp", "N", "1", "data-parallel ranks of a stage, those of its EP groups counted"},
+        {"ep", "N", "1", "expert-parallel ranks; divides dp and the model's experts"},
+        {"tp", "N", "1", "tensor-parallel ranks"},
+        {"schedule", names(kSchedules), "1f1b", "the order of a pipeline rank's cells"},
+        {"chunks", "N", "2", "model chunks per rank (interleaved-1f1b alone)"},
+        {"layers_per_stage",
+         "[N, ...]",
+         "as even as they go",
+         "layers of every stage, the first stage first"},
+        {"zero_stage",
+         "0 | 1",
+         "1",
+         "0: every replica updates all its weights; 1: each updates its shard (ZeRO-1)"}}},
+      {"training",
+       "What a step holds, and with what numbers `train` takes it.",
+       {{"micro_batches", "N", "", "per data-parallel rank and step"},
+        {"micro_batch_size", "N", "", "sequences"},
+        {"sequence_length", "N", "", "tokens"},
+        {"context_parallel", "N", "1", "data ranks that share a sequence (simulated only)"},
+        {"tokens", "TOKENS", "none", "the whole training's, such as 14.8T tokens, for GPU-hours"},
+        {"precision", names(kPrecisions), "fp32", "of products, activations and messages"},
+        {"steps", "N", "100", "optimizer steps of `train`"},
+        {"seed", "N", "1", "of the initial weights and the order of the text"},
+        {"learning_rate", "X", "0.001", "peak"},
+        {"final_learning_rate", "X", "a tenth of learning_rate", "reached by cosine"},
+        {"warmup_steps", "N", "0", "linear, from 0"},
+        {"beta1", "X", "0.9", "of AdamW"},
+        {"beta2", "X", "0.95", "of AdamW"},
+        {"adam_eps", "X", "1e-8", "of AdamW"},
+        {"weight_decay", "X", "0.1", "on matrices, not on gains of norms"},
+        {"gradient_clip", "X", "1", "global L2 norm; 0: no clipping"},
+        {"bias_update_speed", "X", "0.001", "of auxiliary-loss-free balancing; 0: biases stay"},
+        {"balance_loss", "X", "1e-4", "weight of the sequence-wise balance loss"},
+        {"mtp_loss", "X", "0.3", "weight of the multi-token-prediction loss"}}},
+      {"data",
+       "Text for `train`, one token per byte.",
+       {{"text", "FILE", "made-up text", "plain text, beside the plan"},
+        {"validation_fraction", "X", "0.1", "of the text, its end"}}},
+      {"expert_load",
+       "How many tokens experts get, on clusters of GPUs.",
+       {{"kind",
+         "balanced | synthetic | recorded",
+         "",
+         "synthetic: drawn, experts being unequally popular; recorded: of `train "
+         "--record-routing`"},
+        {"skew", "X", "0", "synthetic: standard deviation of the logarithm of popularity"},
+        {"file", "FILE", "", "recorded: HDF5"},
+        {"seed", "N", "1", "of what is drawn"},
+        {"varies",
+         names(kLoadVaries),
+         "micro_batch",
+         "how often counts change; micro_batch: by layer, micro-batch and EP group"}}},
+      {"budget",
+       "The whole training: its phases, or training.tokens at the plan's own step.",
+       {{"usd_per_gpu_hour", "X", "none", "price"},
+        {"watts_per_gpu", "X", "none", "power, its share of host, network and cooling counted"},
+        {"phases", "[mapping, ...]", "none", "one after the other"}}},
+      {"budget.phases",
+       "A phase; what it does not say is as in the plan.",
+       {{"name", "TEXT", "", "of the phase"},
+        {"tokens", "TOKENS", "", "trained on in it; or"},
+        {"steps", "N", "", "optimizer steps in it"},
+        {"batches", "[N, ...]", "", "sequences per step, an equal share of the phase each"},
+        {"layout", "mapping", as_plan, "keys as above"},
+        {"sequence_length", "N", as_plan, "tokens"},
+        {"micro_batch_size", "N", as_plan, "sequences"},
+        {"context_parallel", "N", as_plan, "data ranks that share a sequence"}}},
+  };
+}
+
+}  // namespace
+
+const std::vector<KeySection>& plan_keys() {
+  static const std::vector<KeySection> all = make();
+  return all;
+}
+
+const std::vector<YamlKey>& plan_keys(const std::string& section) {
+  const auto found = std::ranges::find(plan_keys(), section, &KeySection::name);
+  CHECK(found != plan_keys().end()) << "no section of a plan is called " << section;
+  return found->keys;
+}
+
+}  // namespace rehearse
