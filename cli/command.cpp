@@ -40,15 +40,16 @@ const char* plan_usage(PlanArgument plan) {
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> list = {
-      {"calibrate", "measure this machine's kernels and the runtime's overheads", calibrate},
+      {"calibrate", "measure this machine's kernels and the runtime's overheads", calibrate, true},
       {"inspect", "print and check a plan's schedule, Program, memory and bubble", inspect},
       {"simulate", "predict one step of a plan", simulate},
-      {"train", "run the plan", train},
+      {"train", "run the plan", train, true},
       {"compare", "put predicted and measured timelines side by side, op by op", compare},
       {"validate",
        "predict several plans, run them, and show how far off the predictions are",
-       validate},
-      {"demo", "all of it, small, on this machine", demo},
+       validate,
+       true},
+      {"demo", "all of it, small, on this machine", demo, true},
   };
   return list;
 }

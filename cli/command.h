@@ -20,6 +20,7 @@ struct Command {
   std::string name;
   std::string summary;
   int (*run)(const Arguments&);  // exit code
+  bool multiplies = false;       // computes with the CPU's kernels
 };
 const std::vector<Command>& commands();
 

@@ -11,6 +11,7 @@
 #include "base/yaml.h"
 #include "cli/command.h"
 #include "kernels/devices/devices.h"
+#include "kernels/matmul/matmul.h"
 #include "plan/keys.h"
 
 namespace {
@@ -150,6 +151,11 @@ rehearse::InputError::Place place_of(const rehearse::InputError& e) {
 int main(int argc, char** argv) {
   // A limit on files' sizes is then an error like a full disk.
   std::signal(SIGXFSZ, SIG_IGN);
+  for (const Command& c : commands()) {
+    if (argc > 1 && c.name == argv[1] && c.multiplies) {
+      rehearse::kernels::restart_for_fast_matmul(argv);
+    }
+  }
   const bool json =
       std::any_of(argv, argv + argc, [](std::string_view a) { return a == "--json"; });
   try {

@@ -210,7 +210,8 @@ Report prediction_report(const Plan& plan,
   }
   std::string simulated = fmt::format("{} ops in {}", program.global_size(), to_string(p.wall));
   if (p.median.ranks.slots() < l.dp) {
-    simulated += fmt::format(", {} of {} data ranks standing for all", p.median.ranks.slots(), l.dp);
+    simulated +=
+        fmt::format(", {} of {} data ranks standing for all", p.median.ranks.slots(), l.dp);
   }
   if (!p.median.not_folded.empty()) simulated += "; not folded further: " + p.median.not_folded;
   r.put("not_folded_because", p.median.not_folded.empty() ? Value() : Value(p.median.not_folded));

@@ -141,7 +141,10 @@ int simulate(const Arguments& args) {
             "instead of a step one overlapped pair of micro-batches in all layers, without "
             "embedding,\nhead and step's end (plans of one pipeline rank): what a profile of "
             "DualPipe shows")
-      .flag("fold", "clusters of GPUs: simulate data ranks that provably do the same once")
+      .flag(
+          "fold",
+          "clusters of GPUs: simulate data ranks that provably do the same (equal loads, links and "
+          "distances) once: the same result, sooner; the report says what was not folded and why")
       .flag("no-memo", "clusters of GPUs: work out every all-to-all anew, equal ones too")
       .value("threads", "N", "clusters of GPUs: EP groups side by side on so many threads", "1");
   if (!options.parse(args)) return 0;

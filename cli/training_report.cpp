@@ -27,6 +27,31 @@ Report training_report(const Plan& plan, const Program& program, const TrainResu
          "largest expert load",
          {fmt::format("{:.2f} x mean (last tenth of the steps)", t.max_expert_load),
           t.max_expert_load});
+  if (plan.cluster.emulated()) {
+    const Overruns& o = t.overruns;
+    const double by = o.held == Duration() ? 0 : o.time / o.held;
+    r.line("overrun_share",
+           "ops beyond their time",
+           {fmt::format("{} of {}, by {} in all, {:.2f}% of the time of all",
+                        o.ops,
+                        o.of,
+                        to_string(o.time),
+                        100 * by),
+            by});
+    r.put("overruns", o.ops);
+    r.put("overrun_s", o.time);
+    constexpr double kNoticed = 0.01;
+    if (by > kNoticed) {
+      r.say(
+          fmt::format("  warning: this machine's cores are too slow or too few for the devices "
+                      "that {} emulates:\n"
+                      "  slow its peak, memory_bandwidth and links by one factor, or predict with "
+                      "--calibration\n"
+                      "  (rehearse calibrate {}), which prices what the cores take\n",
+                      plan.cluster.name,
+                      plan.path));
+    }
+  }
   r.say("\n");
   put_breakdown(r.section("breakdown_s"), s.ranks.front());
   put_breakdown(r.section("breakdown_mean_s"), mean(s.ranks));

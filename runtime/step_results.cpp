@@ -26,14 +26,18 @@ void sum_over_processes(StepResults& results, Communicator& communicator) {
   communicator.sum_over_processes(results.losses);
   std::vector<int64_t> counts = results.expert_load;
   for (const Bytes b : results.peak_memory) counts.push_back(b.count());
-  counts.push_back(results.overruns);
+  Overruns& o = results.overruns;
+  for (const int64_t n : {o.ops, o.of, o.time.picoseconds(), o.held.picoseconds()}) {
+    counts.push_back(n);
+  }
   communicator.sum_over_processes(counts);
   const size_t loads = results.expert_load.size();
   std::copy_n(counts.begin(), loads, results.expert_load.begin());
   for (size_t r = 0; r < results.peak_memory.size(); ++r) {
     results.peak_memory[r] = Bytes(counts[loads + r]);
   }
-  results.overruns = counts.back();
+  const int64_t* last = counts.data() + loads + results.peak_memory.size();
+  o = {last[0], last[1], Duration::picoseconds(last[2]), Duration::picoseconds(last[3])};
 }
 
 void sum_over_processes(Timeline& timeline, Communicator& communicator) {

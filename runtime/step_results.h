@@ -13,6 +13,21 @@
 
 namespace rehearse {
 
+// Ops that an emulated device could not hold to their time, its core being too slow or busy.
+struct Overruns {
+  int64_t ops = 0;
+  int64_t of = 0;  // ops that were held
+  Duration time;   // beyond theirs, all together
+  Duration held;   // theirs, of all that were held
+  Overruns& operator+=(const Overruns& o) {
+    ops += o.ops;
+    of += o.of;
+    time += o.time;
+    held += o.held;
+    return *this;
+  }
+};
+
 struct StepResults {
   // Tables of the plan's size, all zeros.
   explicit StepResults(const Plan& plan);
@@ -20,8 +35,8 @@ struct StepResults {
   std::vector<double> losses;        // [data rank x micro-batch], sum over the tokens
   std::vector<int64_t> expert_load;  // [layer x expert], tokens; zeros for dense layers
   std::vector<Bytes> peak_memory;    // [rank], activations' high-water mark
-  int64_t overruns = 0;              // ops that an emulated device could not hold to their time
-  double gradient_norm = 0;          // of the whole model; every process has it already
+  Overruns overruns;
+  double gradient_norm = 0;  // of the whole model; every process has it already
 
   // [experts]
   std::span<const int64_t> load_of(int64_t layer) const {

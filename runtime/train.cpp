@@ -149,6 +149,7 @@ TrainResult Trainer::train(const TrainOptions& options) {
     result.last_loss = log.loss;
     result.validation_loss = log.validation_loss;
     result.memory = log.memory;
+    result.overruns += log.overruns;
     if (stop) break;
   }
   result.max_expert_load /= static_cast<double>(in_tail);
@@ -224,7 +225,10 @@ std::string print_step(const StepLog& log) {
   add("max_expert_load", number(log.max_expert_load));
   add("expert_load", numbers(log.expert_load));
   add("expert_load_p95", numbers(log.expert_load_p95));
-  if (log.overruns > 0) add("overruns", std::to_string(log.overruns));
+  if (log.overruns.ops > 0) {
+    add("overruns", std::to_string(log.overruns.ops));
+    add("overrun_s", number(log.overruns.time.seconds()));
+  }
   if (log.validation_loss) add("validation_loss", number(*log.validation_loss));
   return out + "}";
 }

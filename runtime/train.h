@@ -28,8 +28,8 @@ struct StepLog {
   double max_expert_load = 0;           // most loaded expert over the mean, worst layer
   std::vector<double> expert_load;      // the same per MoE layer
   std::vector<double> expert_load_p95;  // 95th percentile over the mean, per MoE layer
-  int64_t overruns = 0;                 // ops that an emulated device could not hold to their time
-  Bytes memory;                         // activations' high-water mark, worst rank
+  Overruns overruns;
+  Bytes memory;                           // activations' high-water mark, worst rank
   std::optional<double> validation_loss;  // after the step, when it was due
 };
 
@@ -60,6 +60,7 @@ struct TrainResult {
   Duration median_step;                   // of all steps but the first ones (kWarmSteps)
   double max_expert_load = 0;             // mean over the last tenth of the steps
   Bytes memory;                           // activations' high-water mark, worst rank
+  Overruns overruns;                      // of all steps
   // Of a step whose time is the median, or near it where more steps ran than timelines are kept of
   // (MedianStep), and that step's time.
   Timeline timeline;

@@ -16,10 +16,11 @@ HostWork::HostWork(const Plan& plan,
       overheads_(costs.overheads()),
       flows_of_group_(load.flows),
       network_(plan.cluster, RankBlock::all(plan.layout), nullptr, clock.sharing) {
-  if (plan.cluster.on_cores()) {
-    const int64_t machines = plan.cluster.on_host ? 1 : plan.cluster.nodes;
+  const int64_t cores = on_cores() ? plan.cluster.cores : costs.emulating_cores();
+  if (cores > 0) {
+    const int64_t machines = on_cores() && !plan.cluster.on_host ? plan.cluster.nodes : 1;
     for (int64_t n = 0; n < machines; ++n) {
-      cores_.push_back(clock.sharing.add_resource(static_cast<double>(plan.cluster.cores)));
+      cores_.push_back(clock.sharing.add_resource(static_cast<double>(cores)));
       memory_.push_back(clock.sharing.add_resource(1));
     }
     working_.resize(cores_.size(), 0);
@@ -90,6 +91,12 @@ void HostWork::event(uint64_t what) {
     case Event::kBegun:
       proceed(id);
       return;
+    case Event::kWorked: {
+      const HeldWork& work = held_[value];
+      free_held_.push_back(value);
+      wait(std::max(Duration(), work.until - clock_.now), payload_of(work.op, work.then));
+      return;
+    }
     case Event::kArrived:
       break;
   }
@@ -115,19 +122,30 @@ void HostWork::compute(OpId id, const LocalCost& cost, Event then) {
   const bool free = !on_cores() && (is_exchange(op) || message_route(id).has_value());
   const double alone = free ? 0 : static_cast<double>(cost.alone.picoseconds());
   std::vector<Use> uses;
-  if (on_cores()) {
+  if (on_cores()) ++working_[machine_of(id)];
+  if (!cores_.empty()) {
     const size_t machine = machine_of(id);
-    ++working_[machine];
     if (alone > 0) {
       uses.push_back({.resource = cores_[machine], .weight = 1});
       if (cost.memory_weight > 0) uses.push_back({memory_[machine], cost.memory_weight});
     }
   }
+  uint64_t done = payload_of(id, then);
   if (uses.empty()) {
-    wait(free ? Duration() : cost.alone, payload_of(id, then));
-  } else {
-    clock_.sharing.start(clock_.now, alone, 1, uses, payload_of(id, then));
+    wait(free ? Duration() : std::max(cost.alone, cost.held), done);
+    return;
   }
+  if (cost.held > Duration()) {
+    if (free_held_.empty()) {
+      free_held_.push_back(held_.size());
+      held_.emplace_back();
+    }
+    const size_t slot = free_held_.back();
+    free_held_.pop_back();
+    held_[slot] = {.op = id, .then = then, .until = clock_.now + cost.held};
+    done = payload_of(static_cast<OpId>(slot), Event::kWorked);
+  }
+  clock_.sharing.start(clock_.now, alone, 1, uses, done);
 }
 
 void HostWork::send_message(OpId id) {

@@ -40,7 +40,16 @@ class HostWork {
   void event(uint64_t payload);
 
  private:
-  enum class Event : uint8_t { kOpDone, kPacked, kForwarded, kWoken, kSent, kArrived, kBegun };
+  enum class Event : uint8_t {
+    kOpDone,
+    kPacked,
+    kForwarded,
+    kWoken,
+    kSent,
+    kArrived,
+    kBegun,
+    kWorked
+  };
 
   // A transfer under way and the op it belongs to: the sender's of a pipeline message or ring, the
   // receiver's of an all-to-all.
@@ -48,6 +57,13 @@ class HostWork {
     OpId op = 0;
     std::optional<int> phase;  // of an all-to-all
     Duration latency;
+  };
+
+  // Work that a core does for an emulated device, which is held until then at least.
+  struct HeldWork {
+    OpId op = 0;
+    Event then = Event::kOpDone;
+    Duration until;
   };
 
   // One rank's part of an all-to-all: a phase ends when all its messages have come, and the second
@@ -60,7 +76,7 @@ class HostWork {
     Duration since;
   };
 
-  static_assert(static_cast<int>(Event::kArrived) < 1 << payload::kKindBits);
+  static_assert(static_cast<int>(Event::kWorked) < 1 << payload::kKindBits);
   static uint64_t payload_of(OpId id, Event kind) {
     return payload::of_work(kind, static_cast<uint64_t>(id));
   }
@@ -74,10 +90,10 @@ class HostWork {
   void wait(Duration length, uint64_t event) {
     Sharing::wait(clock_.now, length, clock_.queue, event);
   }
-  bool on_cores() const { return !cores_.empty(); }
+  bool on_cores() const { return plan_.cluster.on_cores(); }
 
   size_t machine_of(OpId id) const {
-    if (plan_.cluster.on_host) return 0;
+    if (plan_.cluster.on_host || plan_.cluster.emulated()) return 0;
     return static_cast<size_t>(plan_.cluster.node_of(program_.global_rank(id)));
   }
   int64_t member_of(OpId id) const { return plan_.layout.expert_index_of(program_.data_rank(id)); }
@@ -93,7 +109,7 @@ class HostWork {
   Duration wake(OpId id) const;
 
   // Local work, then `then`. On devices other than cores, messages and exchanges are made by the
-  // hardware that moves them.
+  // hardware that moves them. An emulated device is held until its time has passed.
   void compute(OpId id, const LocalCost& cost, Event then);
   void left_core(OpId id) {
     if (on_cores()) --working_[machine_of(id)];
@@ -138,10 +154,13 @@ class HostWork {
   Overheads overheads_;
   const ExchangeFlows& flows_of_group_;  // the same for every group
   Network network_;
-  std::vector<ResourceId> cores_, memory_;  // per machine of cores
-  std::vector<int64_t> working_;            // likewise: ops that have a core or wait for one
+  // Per machine of cores; one where cores emulate devices and are not always fast enough.
+  std::vector<ResourceId> cores_, memory_;
+  std::vector<int64_t> working_;  // likewise: ops that have a core or wait for one
   std::vector<Message> messages_;
   std::vector<size_t> free_messages_;
+  std::vector<HeldWork> held_;
+  std::vector<size_t> free_held_;
   std::unordered_map<OpId, ExchangePart> exchanges_;  // under way; never iterated
   std::unordered_map<OpId, size_t> rings_;            // members whose step arrived, likewise
 };

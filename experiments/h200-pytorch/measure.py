@@ -121,9 +121,9 @@ def fp8(rows):
             try:
                 from torch.nn.functional import ScalingType, scaled_mm
                 scale_a = torch.ones(k // 128, m, device="cuda").t()
-                scale_b = torch.ones((k // 128 + 3) // 4 * 4, (n + 127) // 128, device="cuda").t()[:, : k // 128]
+                scale_b = torch.ones((n + 127) // 128, (k // 128 + 3) // 4 * 4, device="cuda").t()  # k in blocks, padded to 4; column-major
                 rows.add("blockwise", time_us(lambda: scaled_mm(
-                    a, b.t(), scale_a, ScalingType.BlockWise1x128, scale_b.t(), ScalingType.BlockWise128x128, output_dtype=BF16)),
+                    a, b.t(), scale_a, ScalingType.BlockWise1x128, scale_b, ScalingType.BlockWise128x128, output_dtype=BF16)),
                     dtype="fp8_block", m=m, n=n, k=k)
             except Exception as error:
                 rows.add("blockwise failed: " + str(error)[:120], 0, m=m, n=n, k=k)
@@ -144,7 +144,8 @@ def attention(rows):
             if heads * sequence * sequence > 1.4e11:
                 continue
             for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
-                dims = dict(backend=backend.name.split("_")[0].lower(), batch=batch, sequence=sequence, heads=heads, kv_heads=kv, head_dim=d, value_dim=dv)
+                dims = dict(backend=backend.name.split("_")[0].lower(), batch=batch, sequence=sequence,
+                            heads=heads, kv_heads=kv, head_dim=d, value_dim=dv)
                 try:
                     q, k, v = (randn(batch, sequence, h, w).transpose(1, 2).requires_grad_() for h, w in ((heads, d), (kv, d), (kv, dv)))
                     with sdpa_kernel(backend):
@@ -182,7 +183,8 @@ def memory_bound(rows):
             rows.add(op, graph_us([lambda s=s: make(*s) for s in sets] * 2), **dims)
         outs = [make(*[t.requires_grad_() if t.is_floating_point() else t for t in s]) for s in sets]
         grads = [torch.randn_like(o) for o in outs]
-        calls = [lambda o=o, g=g, s=s: torch.autograd.grad(o, [t for t in s if t.requires_grad], g, retain_graph=True) for o, g, s in zip(outs, grads, sets)]
+        calls = [lambda o=o, g=g, s=s: torch.autograd.grad(o, [t for t in s if t.requires_grad], g, retain_graph=True)
+                 for o, g, s in zip(outs, grads, sets)]
         rows.add(op + "_backward", time_us(calls), **dims)
 
     for m in (1024, 4096, 8192, 16384, 32768):
@@ -317,6 +319,7 @@ def layers(rows):
             angle = torch.rand(s, 1, layer.d // 2, device="cuda")
             cos, sin = angle.cos().to(BF16), angle.sin().to(BF16)
             for kind, module in (("eager", layer), ("compiled", torch.compile(layer, dynamic=False))):
+                torch._dynamo.reset()  # else the limit on recompilations leaves the later shapes eager
                 try:
                     dims = dict(model=name, kind=kind, batch=batch, sequence=s)
                     with torch.no_grad():
@@ -335,15 +338,21 @@ def sustained(rows, seconds=50):
     a, b = randn(8192, 8192), randn(8192, 8192)
     out = torch.empty(8192, 8192, device="cuda", dtype=BF16)
     time.sleep(3)
-    began, next_sample = time.perf_counter(), 0.0
+    began = time.perf_counter()
     while (now := time.perf_counter() - began) < seconds:
-        us = time_us(lambda: torch.matmul(a, b, out=out), 300, 1000)
-        if now >= next_sample:
-            state = subprocess.run(["nvidia-smi", "--query-gpu=clocks.sm,power.draw,temperature.gpu", "--format=csv,noheader,nounits"],
-                                   capture_output=True, text=True).stdout.strip()
-            clock, power, celsius = (state.split(", ") + ["", "", ""])[:3]
-            rows.add("matmul_8192", us, second=round(now, 2), tflops=round(2 * 8192**3 / us / 1e6, 1), clock_mhz=clock, power_w=power, celsius=celsius)
-            next_sample += 1
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(11)]  # between two of them: 50 products
+        for i, mark in enumerate(marks):
+            mark.record()
+            for _ in range(50 if i < 10 else 0):
+                torch.matmul(a, b, out=out)
+        state = subprocess.run(["nvidia-smi", "--query-gpu=clocks.sm,power.draw.instant,temperature.gpu", "--format=csv,noheader,nounits"],
+                               capture_output=True, text=True).stdout.strip()  # asked while the products run
+        clock, power, celsius = (state.split(", ") + ["", "", ""])[:3]
+        torch.cuda.synchronize()
+        for i, (start, end) in enumerate(zip(marks, marks[1:])):
+            us = start.elapsed_time(end) * 1e3 / 50
+            rows.add("matmul_8192", us, second=round(now + marks[0].elapsed_time(start) / 1e3, 2), tflops=round(2 * 8192**3 / us / 1e6, 1),
+                     **(dict(clock_mhz=clock, power_w=power, celsius=celsius) if i == 0 else {}))
     for n, k in MATRICES[:12]:  # the same products on the warm card
         x, w = randn(8192, k), randn(n, k)
         rows.add("warm_forward", time_us(lambda: x @ w.t(), 100), m=8192, n=n, k=k)
@@ -360,7 +369,8 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     rows = Rows(arguments.out)
     rows.section = "machine"
-    rows.add("machine", 0, device=torch.cuda.get_device_name(), torch=torch.__version__, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
+    rows.add("machine", 0, device=torch.cuda.get_device_name(), torch=torch.__version__, cuda=torch.version.cuda,
+             cudnn=torch.backends.cudnn.version())
     for name in arguments.sections.split(","):
         began = time.perf_counter()
         rows.section = name

@@ -1,7 +1,11 @@
 #include "kernels/matmul/matmul.h"
 
+#include <cstdlib>
+#include <string_view>
+
 #include <Eigen/Core>
 #include <cblas.h>
+#include <unistd.h>
 
 namespace rehearse::kernels {
 namespace {
@@ -17,6 +21,14 @@ using Out = Eigen::Map<Matrix>;
 }();
 
 }  // namespace
+
+void restart_for_fast_matmul(char** argv) {
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (!avx2 || std::getenv("OPENBLAS_CORETYPE") != nullptr) return;
+  if (std::string_view(openblas_get_corename()) != "Prescott") return;
+  ::setenv("OPENBLAS_CORETYPE", "HASWELL", 1);
+  ::execv("/proc/self/exe", argv);  // returns only where it fails; then slower
+}
 
 const char* matmul_library() {
   return openblas_get_config();

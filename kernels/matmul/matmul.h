@@ -26,6 +26,11 @@ void matmul_grad_weight(const MatmulShape& s, const float* dy, const float* x, f
 // Plain references: double inputs, double sums.
 void matmul_reference(const MatmulShape& s, const double* x, const double* w, double* y);
 
+// An OpenBLAS that is older than the processor takes it for one of 2004 (its core "Prescott", SSE3)
+// and multiplies several times slower than it could: starts this program anew, told to use AVX2.
+// Returns where there is nothing to gain, or OPENBLAS_CORETYPE is set. argv: main's.
+void restart_for_fast_matmul(char** argv);
+
 // Name of the library that multiplies, for calibrations and logs; keeps it to one thread per
 // caller.
 const char* matmul_library();

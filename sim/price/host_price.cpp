@@ -81,19 +81,31 @@ class HostPrice : public ByCalls {
   CostVariation variation_;
 };
 
-// An emulated device takes the stated time.
-class IdealPrice : public ByCalls {
+// An emulated device takes the stated time, unless the core that emulates it takes longer.
+class EmulatedPrice : public HostPrice {
  public:
-  IdealPrice(const Plan& plan, const OpWork& work) : ByCalls(work), plan_(plan) {}
+  EmulatedPrice(const Plan& plan,
+                const OpWork& work,
+                const Calibration& calibration,
+                const CostVariation& variation)
+      : HostPrice(plan, work, calibration, variation),
+        plan_(plan),
+        cores_(calibration.kernels.empty() ? 0 : calibration.cores) {}
+
+  Overheads overheads() const override { return {}; }
+  int64_t emulating_cores() const override { return cores_; }
 
  protected:
   LocalCost sum(const std::vector<KernelCall>& calls, CostSources* sources) const override {
     if (sources != nullptr) sources->stated += static_cast<int64_t>(calls.size());
-    return {.alone = roofline(plan_, calls)};
+    LocalCost cost = cores_ > 0 ? HostPrice::sum(calls, nullptr) : LocalCost{};
+    cost.held = roofline(plan_, calls);
+    return cost;
   }
 
  private:
   const Plan& plan_;
+  int64_t cores_;
 };
 
 }  // namespace
@@ -104,8 +116,11 @@ std::unique_ptr<Price> host_price(const Plan& plan,
                                   const CostVariation& variation) {
   return std::make_unique<HostPrice>(plan, work, calibration, variation);
 }
-std::unique_ptr<Price> ideal_price(const Plan& plan, const OpWork& work) {
-  return std::make_unique<IdealPrice>(plan, work);
+std::unique_ptr<Price> emulated_price(const Plan& plan,
+                                      const OpWork& work,
+                                      const Calibration& calibration,
+                                      const CostVariation& variation) {
+  return std::make_unique<EmulatedPrice>(plan, work, calibration, variation);
 }
 
 }  // namespace rehearse

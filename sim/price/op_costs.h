@@ -31,6 +31,7 @@ class OpCosts {
     return price_->work({op, load, overlapped(op)});
   }
   Overheads overheads() const { return price_->overheads(); }
+  int64_t emulating_cores() const { return price_->emulating_cores(); }
   const CostSources& sources() const { return sources_; }
 
  private:

@@ -26,7 +26,9 @@ std::unique_ptr<Price> make_price(const Plan& plan,
                                  cluster.name));
   }
   require_computable(plan);
-  if (cluster.emulated()) return ideal_price(plan, work);
+  if (cluster.emulated()) {
+    return emulated_price(plan, work, calibration.value_or(Calibration{}), variation);
+  }
   if (cluster.of_gpus()) {
     return gpu_price(
         plan, work, calibration ? *calibration->gpu : uncalibrated(cluster), variation);

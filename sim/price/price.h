@@ -1,6 +1,6 @@
 #pragma once
 // One question: what does this op take? Answered by a host's calibration, by a calibration of GPUs,
-// or by the ideal times of an emulated device. Where nothing was measured, each falls back to what
+// or by the stated times of an emulated device. Where nothing was measured, each falls back to what
 // flops and bytes allow, and says so.
 
 #include <memory>
@@ -19,6 +19,7 @@ struct LocalCost {
   Duration alone;
   Duration beside;  // on a GPU while communication kernels hold their SMs and memory bandwidth
   double memory_weight = 0;  // share of the node's memory system it takes at full speed, 0 to 1
+  Duration held;             // an emulated device takes at least so long
 };
 
 struct OpCost {
@@ -43,7 +44,7 @@ struct CostSources {
   int64_t measured = 0;      // kernel calls that the calibration has timed at their shape
   int64_t interpolated = 0;  // calls priced from the calibration's neighbouring shapes
   int64_t roofline = 0;      // calls priced by flops and bytes, since nothing was measured
-  int64_t stated = 0;        // calls of an emulated device, whose roofline is what they take
+  int64_t stated = 0;        // calls of an emulated device, which takes at least their roofline
   std::set<std::string> unmeasured;  // the roofline calls, by name
 };
 
@@ -65,6 +66,8 @@ class Price {
   virtual LocalCost work(const PricedOp& op) const = 0;
   // What the runtime adds between ops.
   virtual Overheads overheads() const { return {}; }
+  // On which an emulated cluster's devices compute what they then hold; 0: never in their way.
+  virtual int64_t emulating_cores() const { return 0; }
 };
 
 // Throws InputError when the plan's devices cannot compute what it says (plan/legal.h).
@@ -86,7 +89,11 @@ std::unique_ptr<Price> gpu_price(const Plan& plan,
                                  const OpWork& work,
                                  const GpuCalibration& calibration,
                                  const CostVariation& variation);
-std::unique_ptr<Price> ideal_price(const Plan& plan, const OpWork& work);
+// calibration: of the cores that emulate; none: they are never too slow.
+std::unique_ptr<Price> emulated_price(const Plan& plan,
+                                      const OpWork& work,
+                                      const Calibration& calibration,
+                                      const CostVariation& variation);
 
 // A standard normal number that follows from `seed` and `call` alone: the sum of twelve uniform
 // numbers less six.

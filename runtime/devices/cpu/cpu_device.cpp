@@ -43,7 +43,10 @@ void CpuDevice::abort() {
 
 void CpuDevice::begin_step(const StepSettings& settings) {
   settings_ = settings;
-  overruns_ = 0;
+  for (std::atomic<int64_t>* n :
+       {&overruns_.ops, &overruns_.of, &overruns_.time, &overruns_.held}) {
+    *n = 0;
+  }
   for (const auto& rank : ranks_) {
     if (rank == nullptr) continue;
     rank->held_micro_batches = rank->peak_micro_batches = 0;
@@ -115,7 +118,14 @@ void CpuDevice::hold(const Op& op, int32_t data_rank, std::chrono::steady_clock:
   }
   const Duration target = roofline(plan_, op_work_.calls(op, load).all());
   const auto end = begin + std::chrono::nanoseconds(target.picoseconds() / 1000);
-  if (std::chrono::steady_clock::now() > end) ++overruns_;
+  ++overruns_.of;
+  overruns_.held += target.picoseconds();
+  const auto late = std::chrono::steady_clock::now() - end;
+  if (late > late.zero()) {
+    ++overruns_.ops;
+    overruns_.time += std::chrono::nanoseconds(late).count() * 1000;
+    return;
+  }
   sleep_until_exactly(end);
 }
 
@@ -325,7 +335,10 @@ StepResults CpuDevice::results() const {
     }
   }
   results.gradient_norm = norm.value_or(0);
-  results.overruns = overruns_;
+  results.overruns = {.ops = overruns_.ops,
+                      .of = overruns_.of,
+                      .time = Duration::picoseconds(overruns_.time),
+                      .held = Duration::picoseconds(overruns_.held)};
   return results;
 }
 

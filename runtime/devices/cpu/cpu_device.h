@@ -56,7 +56,10 @@ class CpuDevice : public TrainingDevice {
   kernels::RopeTable rope_;
   std::vector<std::unique_ptr<CpuRank>> ranks_;  // by global rank; null: on another process
   StepSettings settings_;
-  std::atomic<int64_t> overruns_ = 0;
+  // Of an emulated device, since the step's beginning; times in picoseconds.
+  struct {
+    std::atomic<int64_t> ops = 0, of = 0, time = 0, held = 0;
+  } overruns_;
   std::optional<int32_t> fault_;
   bool record_choices_ = false;
   std::atomic<bool> aborted_ = false;
