@@ -6,6 +6,7 @@
 
 #include "plan/testing.h"
 #include "sim/price/what_if.h"
+#include "sim/simulate.h"
 
 namespace rehearse {
 namespace {
@@ -42,9 +43,31 @@ TEST(Price, EmulatedDevicesTakeTheirStatedTime) {
   const double product =
       std::max(2.0 * 32 * 256 * 32, 4.0 * (32 * 256 + 256 * 32 + 32 * 32)) / 1e10;
   const double loss = std::max(4.0 * 32 * 256, 4.0 * 32 * 256) / 1e10;
-  EXPECT_NEAR(cost.work.alone.seconds(), norm + product + loss, 3e-12);
+  EXPECT_EQ(cost.work.alone, Duration());  // no core is in the way
+  EXPECT_NEAR(cost.work.held.seconds(), norm + product + loss, 3e-12);
   EXPECT_EQ(sources.stated, 3);
   EXPECT_EQ(sources.roofline, 0);
+}
+
+// With one, cores compute what devices hold: what takes them longer than the stated time shows.
+TEST(Price, CoresThatEmulateTakeWhatTheyWereMeasuredTo) {
+  Plan plan = small_plan({.pp = 2, .dp = 2});
+  plan.cluster.device = DeviceKind::kEmulated;
+  const Program program = build_program(plan);
+  const auto step_on = [&](int64_t cores, double times) {
+    Calibration c{.cores = cores};
+    for (const KernelCall& call : kernels_of(plan, program)) {
+      const Duration t = roofline(plan, call).scaled(times);
+      c.kernels[call] = {.alone = t, .mean = t, .low = t, .high = t, .busy = t};
+    }
+    return simulate(plan, program, c).timeline.step().seconds();
+  };
+  const double stated = simulate(plan, program, std::nullopt).timeline.step().seconds();
+  EXPECT_NEAR(step_on(1, 1e-3), stated, 1e-3 * stated);  // cores that are never late
+  EXPECT_NEAR(step_on(64, 1), stated, 1e-6 * stated);    // each lane's just in time
+  EXPECT_NEAR(step_on(64, 3), 3 * stated, 1e-6 * stated);
+  // Four ranks, three quarters of the time at work, on one core.
+  EXPECT_GT(step_on(1, 1), 2 * stated);
 }
 
 // Without a calibration a GPU takes its ideal times: FP8 products against the FP8 peak, the rest
