@@ -7,12 +7,17 @@
 #include <cmath>
 #include <functional>
 
+#include <sys/resource.h>
+
 #include "base/errors.h"
+#include "base/file.h"
 #include "plan/capabilities.h"
 #include "plan/program/comparison.h"
 #include "plan/routing/routing_file.h"
+#include "plan/testing.h"
 #include "sim/import/kernel_bench.h"
 #include "sim/import/link_benchmarks.h"
+#include "sim/import/profile.h"
 #include "sim/import/trace.h"
 #include "sim/predict.h"
 #include "tests/command.h"
@@ -38,6 +43,30 @@ const std::vector<std::string> kExtremes = {"0",
                                             "nan",
                                             "inf",
                                             "0.5"};
+
+// No more memory than this for as long as it lives, but under a sanitizer, which takes terabytes.
+class MemoryLimit {
+ public:
+  explicit MemoryLimit(rlim_t bytes) {
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    ::getrlimit(RLIMIT_AS, &before_);
+    const rlimit limit{.rlim_cur = bytes, .rlim_max = before_.rlim_max};
+    ::setrlimit(RLIMIT_AS, &limit);
+#else
+    (void)bytes;
+#endif
+  }
+  ~MemoryLimit() {
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    ::setrlimit(RLIMIT_AS, &before_);
+#endif
+  }
+  MemoryLimit(const MemoryLimit&) = delete;
+  MemoryLimit& operator=(const MemoryLimit&) = delete;
+
+ private:
+  rlimit before_{};
+};
 
 class EveryReader : public CommandTest {
  protected:
@@ -101,6 +130,7 @@ class EveryReader : public CommandTest {
     }
   }
 
+  MemoryLimit limit_{rlim_t{2} << 30};
   static constexpr int64_t kShown = 5;
   int64_t good_ = 0, refused_ = 0, failures_ = 0;
 };
@@ -295,6 +325,83 @@ TEST_F(EveryReader, LinkBenchmarks) {
           const double rate = link->bandwidth.value();
           if (!(rate > 0 && rate < 1e18)) throw std::logic_error("a rate that cannot be");
         }
+      });
+}
+
+TEST_F(EveryReader, DeepEpsLogs) {
+  damage(
+      "[testing] Running with BF16, with top-k ... passed\n"
+      "[tuning] SMs 24, NVL chunk 4, RDMA chunk 4: 19.33 GB/s (RDMA), 63.23 GB/s (NVL)\n"
+      "[tuning] Best dispatch (FP8): SMs 24, NVL chunk 12, RDMA chunk 32: 42.36 GB/s (RDMA), "
+      "139.01 GB/s (NVL)\n"
+      "[tuning] Best combine: SMs 24, NVL chunk 1, RDMA chunk 12: 43.00 GB/s (RDMA), "
+      "141.0 GB/s (NVL)\n",
+      [](const std::string& text) {
+        const LinkBenchmark b = parse_link_benchmark(text, "d.txt");
+        for (const auto& link : {b.node_link, b.network}) {
+          if (link && !(link->bandwidth.value() > 0 && link->bandwidth.value() < 1e18)) {
+            throw std::logic_error("a rate that cannot be");
+          }
+        }
+      });
+}
+
+TEST_F(EveryReader, CalibrationsOfCores) {
+  const auto ns = [](int64_t n) { return Duration::picoseconds(n * 1000); };
+  Calibration c{.machine = "a machine",
+                .cores = 2,
+                .build = "g++",
+                .sources = "abc",
+                .measured = "2026-01-31 13:05 UTC",
+                .drift = {1.0, 1.01},
+                .interpolation_error = 0.05};
+  const Plan plan = small_plan({});
+  for (const KernelCall& call : kernels_of(plan, build_program(plan))) {
+    if (c.kernels.size() < 3) {
+      c.kernels[call] = {
+          .alone = ns(1000), .mean = ns(1010), .low = ns(900), .high = ns(1200), .busy = ns(1300)};
+    }
+  }
+  damage(print_calibration(c), [](const std::string& text) {
+    const Calibration read = parse_calibration(text, "c.yaml");
+    for (const auto& [call, time] : read.kernels) expect_possible(time.alone);
+    parse_calibration(print_calibration(read), "again.yaml");
+  });
+}
+
+TEST_F(EveryReader, Traces) {
+  damage(
+      R"trace({"deviceProperties": [{"name": "NVIDIA H800", "numSms": 132}],
+"traceEvents": [
+{"ph": "X", "cat": "user_annotation", "name": "attn(F)", "pid": 9, "tid": 1, "ts": 10, "dur": 20},
+{"ph": "X", "cat": "cuda_runtime", "name": "launch", "pid": 9, "tid": 1, "ts": 12, "dur": 1,
+"args": {"correlation": 7}},
+{"ph": "X", "cat": "kernel", "name": "gemm", "pid": 0, "tid": 7, "ts": 15.5, "dur": 2.25,
+"args": {"correlation": 7, "stream": 7, "grid": [32, 2, 1]}},
+{"ph": "X", "cat": "gpu_memcpy", "name": "copy", "pid": 0, "tid": 7, "ts": 18, "dur": 1}
+]
+}
+)trace",
+      [](const std::string& text) {
+        const Trace t = parse_trace(text, "t.json");
+        for (const DeviceEvent& e : t.events) {
+          if (e.end < e.begin || e.begin < Duration()) throw std::logic_error("a negative time");
+          if (e.annotation && static_cast<size_t>(*e.annotation) >= t.annotations.size()) {
+            throw std::logic_error("an annotation that is not there");
+          }
+        }
+      });
+}
+
+TEST_F(EveryReader, MapsOfKernels) {
+  const std::string path = (folder_ / "map.yaml").string();
+  damage(
+      "ops:\n  - {annotation: \"attn(F)\", op: attn.F}\n  - {annotation: \"mlp(F)\", op: mlp.F}\n"
+      "kernels:\n  - {name: \"*cast*\", work: cast}\n  - {name: \"*\", work: elementwise}\n"
+      "rows:\n  - {op: mlp.F, kernel: \"*cast*\", rows: y, times: 128}\n",
+      [&](const std::string& text) {
+        write("map.yaml", text);
+        load_profile_map(path);
       });
 }
 

@@ -74,11 +74,19 @@ Calibration parse_calibration(std::string text, const std::string& path) {
       e.fail("shape", fmt::format("{} has the shape [{}]", name, fmt::join(names, ", ")));
     }
     std::copy(shape.begin(), shape.end(), call.shape.begin());
-    const KernelTime time{.alone = e.duration("alone", kLongestKernel),
-                          .mean = e.duration("mean", kLongestKernel),
-                          .low = e.duration("low", kLongestKernel),
-                          .high = e.duration("high", kLongestKernel),
-                          .busy = e.duration("busy", kLongestKernel)};
+    const auto time_of = [&](const char* key) {
+      const Duration t = e.duration(key, kLongestKernel);
+      if (t == Duration()) e.fail(key, "a kernel takes some time: at least a picosecond");
+      return t;
+    };
+    const KernelTime time{.alone = time_of("alone"),
+                          .mean = time_of("mean"),
+                          .low = time_of("low"),
+                          .high = time_of("high"),
+                          .busy = time_of("busy")};
+    if (time.low > time.alone || time.alone > time.high) {
+      e.fail("alone", "the median lies between the percentiles low and high");
+    }
     if (!c.kernels.emplace(call, time).second) {
       e.fail("shape", fmt::format("{} stands twice", to_string(call)));
     }
