@@ -181,9 +181,9 @@ int calibrate(const Arguments& args) {
   for (const std::string& path : options.plan_paths()) {
     plans.push_back(load_plan(path));
     const Plan& plan = plans.back();
-    if (!plan.cluster.on_cores()) {
+    if (plan.cluster.of_gpus()) {
       throw InputError(fmt::format(
-          "{}: its cluster '{}' is not of CPU cores, which is what --device cpu measures",
+          "{}: its cluster '{}' is of GPUs; --device cpu measures cores, which emulate devices too",
           plan.path,
           plan.cluster.name));
     }

@@ -92,6 +92,7 @@ int run(const std::vector<std::string>& args) {
     return 0;
   }
   if (args[0] == "--version") {
+    if (args.size() > 1) throw rehearse::cli::UsageError("--version takes no options");
     print_version();
     return 0;
   }

@@ -215,7 +215,7 @@ double SpeedCheck::lately() {
 
 std::vector<std::string> calibration_doubts(const Calibration& c, const Plan& plan) {
   std::vector<std::string> doubts;
-  if (!plan.cluster.on_host) return doubts;
+  if (!plan.cluster.on_host && !plan.cluster.emulated()) return doubts;
   const auto differs = [&](const char* what, const std::string& theirs, const std::string& ours) {
     if (theirs != ours) doubts.push_back(fmt::format("{}: '{}', here '{}'", what, theirs, ours));
   };

@@ -2,6 +2,7 @@
 // Dense matrix products of linear layers, row-major FP32, single-threaded.
 
 #include <cstdint>
+#include <string>
 
 namespace rehearse::kernels {
 
@@ -31,8 +32,8 @@ void matmul_reference(const MatmulShape& s, const double* x, const double* w, do
 // Returns where there is nothing to gain, or OPENBLAS_CORETYPE is set. argv: main's.
 void restart_for_fast_matmul(char** argv);
 
-// Name of the library that multiplies, for calibrations and logs; keeps it to one thread per
-// caller.
-const char* matmul_library();
+// Name of the library that multiplies, and of its core, for calibrations and logs; keeps it to one
+// thread per caller.
+std::string matmul_library();
 
 }  // namespace rehearse::kernels
