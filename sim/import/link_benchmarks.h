@@ -44,4 +44,10 @@ LinkBenchmark parse_link_benchmark(const std::string& text,
                                    const std::string& path,
                                    const LinkTarget& target = {});
 
+// Of either program alone.
+LinkBenchmark parse_nccl_tests(const std::string& text,
+                               const std::string& path,
+                               const LinkTarget& target);
+LinkBenchmark parse_deepep_tests(const std::string& text, const std::string& path);
+
 }  // namespace rehearse
