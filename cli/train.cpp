@@ -135,7 +135,8 @@ int train(const Arguments& args) {
     trainer.device().plant_fault(op);
   }
   Progress progress({.label = "train", .total = plan.training.steps, .quiet = options.quiet()});
-  if (std::filesystem::exists(result_path)) std::filesystem::remove(result_path);
+  if (std::filesystem::exists(result_path))
+    std::filesystem::remove(std::filesystem::canonical(result_path));
   LogFile log(log_path);
   Failures failures;
   catch_interrupts();
