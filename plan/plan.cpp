@@ -92,6 +92,13 @@ Training read_training(YamlMap map, const Layout& layout) {
   t.mtp_loss = map.number("mtp_loss", kNotNegative, t.mtp_loss);
   t.context_parallel = map.integer("context_parallel", kCount, t.context_parallel);
   refuse(why_not(layout, t), map);
+  const double step = static_cast<double>(t.micro_batches * t.micro_batch_size * layout.dp) *
+                      static_cast<double>(t.sequence_length) /
+                      static_cast<double>(t.context_parallel);
+  if (t.tokens && *t.tokens < step) {
+    map.fail("tokens",
+             fmt::format("a whole training is of one step at least, here {:.0f} tokens", step));
+  }
   map.finish();
   return t;
 }
