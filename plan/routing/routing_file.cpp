@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
 #include <hdf5.h>
+#include <zlib.h>
 
 #include "base/errors.h"
 #include "base/file.h"
@@ -171,11 +173,41 @@ void require_format(hid_t data, const std::string& path) {
                    kFormat));
 }
 
+// How chunks are stored: HDF5 takes it on trust that they unpack to their size, and reads on behind
+// them where they do not.
+struct Chunks {
+  bool chunked = false;
+  hsize_t extent[4] = {1, 1, 1, 1};
+  size_t bytes = 0;                  // of each, unpacked
+  std::optional<unsigned> deflated;  // index of that filter
+
+  bool whole(hid_t data, const hsize_t* offset) const;
+};
+
+bool Chunks::whole(hid_t data, const hsize_t* offset) const {
+  hsize_t size = 0;
+  if (H5Dget_chunk_storage_size(data, offset, &size) < 0) return false;
+  // Deflated, at most by 1032 to 1, and what does not get smaller is little larger.
+  if (size == 0 || size > 2 * bytes + 1024) return false;
+  std::string packed(size, '\0');
+  uint32_t skipped = 0;
+  if (H5Dread_chunk(data, H5P_DEFAULT, offset, &skipped, packed.data()) < 0) return false;
+  if (!deflated || (skipped >> *deflated & 1) != 0) return size == bytes;
+  std::string unpacked(bytes, '\0');
+  uLongf got = bytes;
+  return uncompress(reinterpret_cast<Bytef*>(unpacked.data()),
+                    &got,
+                    reinterpret_cast<const Bytef*>(packed.data()),
+                    size) == Z_OK &&
+         got == bytes;
+}
+
 }  // namespace
 
 struct RoutingReader::File {
   std::string path;
   RoutingShape shape;
+  Chunks chunks;
   Handle file{-1, H5Fclose}, data{-1, H5Dclose};
 };
 
@@ -215,6 +247,24 @@ RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<F
       !std::equal(chunk, chunk + 4, extent, std::less_equal<>()) || of_chunk > kMost) {
     fail(path, "'choices' has chunks larger than itself or numbers of more than 64 bits");
   }
+  f.chunks.chunked = chunked;
+  std::copy_n(chunk, 4, f.chunks.extent);
+  f.chunks.bytes = of_chunk * H5Tget_size(type.id());
+  const int filters = chunked ? H5Pget_nfilters(how.id()) : 0;
+  for (int i = 0; i < filters; ++i) {
+    size_t values = 0;
+    unsigned flags = 0, config = 0;
+    const auto index = static_cast<unsigned>(i);
+    const H5Z_filter_t filter =
+        H5Pget_filter2(how.id(), index, &flags, &values, nullptr, 0, nullptr, &config);
+    if (filter == H5Z_FILTER_DEFLATE) f.chunks.deflated = index;
+    if (filter != H5Z_FILTER_DEFLATE && filter != H5Z_FILTER_SHUFFLE) {
+      fail(path,
+           fmt::format("'choices' is packed by HDF5's filter {}; expected deflate (gzip), shuffled "
+                       "or not",
+                       filter));
+    }
+  }
   // Every row was written: no chunk is missing.
   hsize_t wanted = 1;
   for (size_t i = 0; i < 4; ++i) wanted *= (extent[i] + chunk[i] - 1) / chunk[i];
@@ -249,6 +299,19 @@ std::vector<int32_t> RoutingReader::read(int64_t micro_batch, int64_t layer) con
   const File& f = *file_;
   std::vector<int32_t> choices(static_cast<size_t>(f.shape.tokens * f.shape.active));
   const Slab slab = slab_of(f.shape, micro_batch, layer);
+  const hsize_t* chunk = f.chunks.extent;
+  for (hsize_t t = 0; f.chunks.chunked && t < slab.count[2]; t += chunk[2]) {
+    for (hsize_t a = 0; a < slab.count[3]; a += chunk[3]) {
+      const hsize_t offset[4] = {
+          slab.start[0] / chunk[0] * chunk[0], slab.start[1] / chunk[1] * chunk[1], t, a};
+      if (f.chunks.whole(f.data.id(), offset)) continue;
+      fail(f.path,
+           fmt::format("micro-batch {} of layer {} is damaged: its data do not unpack to {} bytes",
+                       micro_batch,
+                       layer,
+                       f.chunks.bytes));
+    }
+  }
   const Handle space(H5Dget_space(f.data.id()), H5Sclose);
   H5Sselect_hyperslab(space.id(), H5S_SELECT_SET, slab.start, nullptr, slab.count, nullptr);
   const Handle memory(H5Screate_simple(4, slab.count, nullptr), H5Sclose);
