@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <utility>
 
@@ -92,6 +93,7 @@ RoutingWriter::RoutingWriter(const std::string& path, const RoutingShape& shape)
   H5Pset_chunk(how.id(), 4, chunk);
   H5Pset_shuffle(how.id());
   H5Pset_deflate(how.id(), 4);
+  H5Pset_fletcher32(how.id());
   f.data = {
       H5Dcreate2(
           f.file.id(), "choices", H5T_STD_U16LE, space.id(), H5P_DEFAULT, how.id(), H5P_DEFAULT),
@@ -180,18 +182,29 @@ struct Chunks {
   hsize_t extent[4] = {1, 1, 1, 1};
   size_t bytes = 0;                  // of each, unpacked
   std::optional<unsigned> deflated;  // index of that filter
+  std::optional<unsigned> checksum;  // likewise; it comes last, behind the data
+  std::string path;
+  hsize_t before = 0;  // bytes of the file before HDF5's own
 
   bool whole(hid_t data, const hsize_t* offset) const;
 };
 
 bool Chunks::whole(hid_t data, const hsize_t* offset) const {
-  hsize_t size = 0;
-  if (H5Dget_chunk_storage_size(data, offset, &size) < 0) return false;
-  // Deflated, at most by 1032 to 1, and what does not get smaller is little larger.
-  if (size == 0 || size > 2 * bytes + 1024) return false;
-  std::string packed(size, '\0');
   uint32_t skipped = 0;
-  if (H5Dread_chunk(data, H5P_DEFAULT, offset, &skipped, packed.data()) < 0) return false;
+  haddr_t at = 0;
+  hsize_t size = 0;
+  if (H5Dget_chunk_info_by_coord(data, offset, &skipped, &at, &size) < 0) return false;
+  constexpr hsize_t kChecksum = 4;
+  const bool checked = checksum && (skipped >> *checksum & 1) == 0;
+  if (checked && size < kChecksum) return false;
+  if (checked) size -= kChecksum;
+  // What deflating does not make smaller it makes little larger.
+  if (size == 0 || size > 2 * bytes + 1024) return false;
+  // As it lies in the file: HDF5's own way to read it takes the size on trust too.
+  std::string packed(size, '\0');
+  std::ifstream file(path, std::ios::binary);
+  file.seekg(static_cast<std::streamoff>(at + before));
+  if (!file.read(packed.data(), static_cast<std::streamsize>(size))) return false;
   if (!deflated || (skipped >> *deflated & 1) != 0) return size == bytes;
   std::string unpacked(bytes, '\0');
   uLongf got = bytes;
@@ -248,6 +261,9 @@ RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<F
     fail(path, "'choices' has chunks larger than itself or numbers of more than 64 bits");
   }
   f.chunks.chunked = chunked;
+  f.chunks.path = path;
+  const Handle creation(H5Fget_create_plist(f.file.id()), H5Pclose);
+  H5Pget_userblock(creation.id(), &f.chunks.before);
   std::copy_n(chunk, 4, f.chunks.extent);
   f.chunks.bytes = of_chunk * H5Tget_size(type.id());
   const int filters = chunked ? H5Pget_nfilters(how.id()) : 0;
@@ -258,10 +274,12 @@ RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<F
     const H5Z_filter_t filter =
         H5Pget_filter2(how.id(), index, &flags, &values, nullptr, 0, nullptr, &config);
     if (filter == H5Z_FILTER_DEFLATE) f.chunks.deflated = index;
-    if (filter != H5Z_FILTER_DEFLATE && filter != H5Z_FILTER_SHUFFLE) {
+    if (filter == H5Z_FILTER_FLETCHER32) f.chunks.checksum = index;
+    if (filter != H5Z_FILTER_DEFLATE && filter != H5Z_FILTER_SHUFFLE &&
+        (filter != H5Z_FILTER_FLETCHER32 || i + 1 < filters)) {
       fail(path,
-           fmt::format("'choices' is packed by HDF5's filter {}; expected deflate (gzip), shuffled "
-                       "or not",
+           fmt::format("'choices' is packed by HDF5's filter {}; expected shuffle, deflate (gzip) "
+                       "and fletcher32, or some of them",
                        filter));
     }
   }
