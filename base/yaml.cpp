@@ -478,8 +478,9 @@ void YamlMap::finish() const {
     const std::string& key = entry.first.Scalar();
     if (asked_.contains(key)) continue;
     std::vector<std::string> known(asked_.begin(), asked_.end());
-    for (const YamlKey& k : keys_ == nullptr ? std::vector<YamlKey>{} : *keys_) {
-      if (!asked_.contains(k.key)) known.push_back(k.key);
+    if (keys_ != nullptr) {
+      known.clear();
+      for (const YamlKey& k : *keys_) known.push_back(k.key);
     }
     const auto near = nearest_name(key, known);
     file_->place(entry.first.Mark())

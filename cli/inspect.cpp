@@ -275,7 +275,9 @@ int inspect(const Arguments& args) {
     options.refuse({"rank"}, "does not go with --ops");
     std::cout << print_program(program);
   } else {
-    options.print(inspect_report(plan, program, rank));
+    const Report report = inspect_report(plan, program, rank);
+    progress.update(3);
+    options.print(report);
   }
   return 0;
 }

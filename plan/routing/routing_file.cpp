@@ -1,10 +1,12 @@
 #include "plan/routing/routing_file.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -221,6 +223,7 @@ struct RoutingReader::File {
   std::string path;
   RoutingShape shape;
   Chunks chunks;
+  std::set<std::array<hsize_t, 4>> whole;  // offsets of those that are known to be
   Handle file{-1, H5Fclose}, data{-1, H5Dclose};
 };
 
@@ -314,15 +317,19 @@ const RoutingShape& RoutingReader::shape() const {
 }
 
 std::vector<int32_t> RoutingReader::read(int64_t micro_batch, int64_t layer) const {
-  const File& f = *file_;
+  File& f = *file_;
   std::vector<int32_t> choices(static_cast<size_t>(f.shape.tokens * f.shape.active));
   const Slab slab = slab_of(f.shape, micro_batch, layer);
   const hsize_t* chunk = f.chunks.extent;
   for (hsize_t t = 0; f.chunks.chunked && t < slab.count[2]; t += chunk[2]) {
     for (hsize_t a = 0; a < slab.count[3]; a += chunk[3]) {
-      const hsize_t offset[4] = {
+      const std::array<hsize_t, 4> offset = {
           slab.start[0] / chunk[0] * chunk[0], slab.start[1] / chunk[1] * chunk[1], t, a};
-      if (f.chunks.whole(f.data.id(), offset)) continue;
+      if (f.whole.contains(offset)) continue;
+      if (f.chunks.whole(f.data.id(), offset.data())) {
+        f.whole.insert(offset);
+        continue;
+      }
       fail(f.path,
            fmt::format("micro-batch {} of layer {} is damaged: its data do not unpack to {} bytes",
                        micro_batch,
