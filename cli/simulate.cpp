@@ -135,8 +135,12 @@ int simulate(const Arguments& args) {
       .values(
           "scale",
           "KIND=FACTOR",
-          "what if a kind of work took longer, such as product=1.2; kinds: product, attention,\n"
-          "cast, norm, rope, activation, permute, gate, elementwise, stream, data, waiting, gap")
+          "what if a kind of work took longer, such as product=1.2; kinds: product (matrix\n"
+          "products), attention (its core), cast (to FP8 and back, transposes), norm, rope,\n"
+          "activation (SwiGLU, GeLU), permute (rows to experts and back), gate (router), "
+          "elementwise,\n"
+          "stream (large arrays once through: loss, optimizer, embedding), data (all-to-alls' on "
+          "its way),\nwaiting (for other ranks), gap (between kernels)")
       .flag("pair",
             "instead of a step one overlapped pair of micro-batches in all layers, without "
             "embedding,\nhead and step's end (plans of one pipeline rank): what a profile of "

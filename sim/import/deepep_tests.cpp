@@ -9,7 +9,26 @@
 
 namespace rehearse {
 
-LinkBenchmark parse_deepep_tests(const std::string& text, const std::string& path) {
+namespace {
+
+// DeepEP counts tokens that stay on their node or rank too: of two nodes half of them, of more
+// fewer. What is above twice the line's rate is of another cluster. Empty where it may be.
+std::string above_line(double rate, const std::optional<Link>& link, std::string_view name) {
+  constexpr double kReached = 0.75;  // stated rates are often what applications reach of the line's
+  if (!link || rate <= 2 * link->bandwidth.value() / kReached) return "";
+  return fmt::format(
+      "{} of {}, over twice the line rate of the plan's cluster ({} stated): it was not measured "
+      "there",
+      name,
+      to_string(BytesPerSecond(rate)),
+      to_string(link->bandwidth));
+}
+
+}  // namespace
+
+LinkBenchmark parse_deepep_tests(const std::string& text,
+                                 const std::string& path,
+                                 const LinkTarget& target) {
   // "[tuning] Best dispatch (FP8): SMs 24, NVL chunk 12, RDMA chunk 32: 42.36 GB/s (RDMA), 138.25
   // GB/s (NVL)"; within a node there is no RDMA. Several may stand on one line, where processes
   // write at once.
@@ -45,6 +64,13 @@ LinkBenchmark parse_deepep_tests(const std::string& text, const std::string& pat
         if ((*r)[2] == "NVL") a.within = *rate * 1e9;
       }
       if (a.within <= 0) refuse("expected '... GB/s (NVL)'");
+      if (target.cluster != nullptr) {
+        std::string wrong = above_line(a.within, target.cluster->node_link, "NVL");
+        if (wrong.empty() && a.across) {
+          wrong = above_line(*a.across, target.cluster->network, "RDMA");
+        }
+        if (!wrong.empty()) refuse(wrong);
+      }
       if (const auto [known, is_new] = seen.emplace(what, line.number); !is_new) {
         refuse(fmt::format("a second best {} (the first is in line {}): several runs in one file",
                            what,

@@ -48,6 +48,8 @@ LinkBenchmark parse_link_benchmark(const std::string& text,
 LinkBenchmark parse_nccl_tests(const std::string& text,
                                const std::string& path,
                                const LinkTarget& target);
-LinkBenchmark parse_deepep_tests(const std::string& text, const std::string& path);
+LinkBenchmark parse_deepep_tests(const std::string& text,
+                                 const std::string& path,
+                                 const LinkTarget& target);
 
 }  // namespace rehearse

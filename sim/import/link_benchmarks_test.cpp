@@ -241,6 +241,18 @@ TEST(LinkBenchmarks, DeepEpsFiguresStandOnceEach) {
   EXPECT_NEAR(b.all_to_alls[1].within, 131.8e9, 1);
   EXPECT_EQ(b.all_to_alls[1].sms, 20);
   EXPECT_REFUSED(two + two, "a second best dispatch (FP8)");
+
+  // Tokens that stay at home are counted: up to twice the line's rate.
+  Cluster cluster;
+  cluster.node_link = Link{BytesPerSecond(160e9), Duration()};
+  cluster.network = Link{BytesPerSecond(30e9), Duration()};
+  const LinkTarget target{.cluster = &cluster};
+  EXPECT_EQ(parse_link_benchmark(two, "d.txt", target).all_to_alls.size(), 2u);
+  cluster.network->bandwidth = BytesPerSecond(12.5e9);
+  EXPECT_NE(why_refused(two, target).find("x.txt:1: RDMA of"), std::string::npos);
+  cluster.network->bandwidth = BytesPerSecond(50e9);
+  cluster.node_link->bandwidth = BytesPerSecond(40e9);
+  EXPECT_NE(why_refused(two, target).find("over twice the line rate"), std::string::npos);
 }
 
 #undef EXPECT_REFUSED
