@@ -435,6 +435,23 @@ std::vector<T> YamlMap::list(std::string_view key, Range range, Parse parse) {
   return values;
 }
 
+std::vector<std::string> YamlMap::texts(std::string_view key) {
+  const YAML::Node items = need(key);
+  if (!items.IsSequence()) {
+    fail(key, fmt::format("expected a list of texts; found {}", quoted(items)));
+  }
+  std::vector<std::string> values;
+  for (const auto& item : items) {
+    if (!item.IsScalar()) {
+      file_->place(item.Mark())
+          .fail(fmt::format("{}[{}]", path_of(key), values.size()),
+                fmt::format("expected text, found {}", quoted(item)));
+    }
+    values.push_back(item.Scalar());
+  }
+  return values;
+}
+
 std::vector<int64_t> YamlMap::integers(std::string_view key, IntegerRange range) {
   return list<int64_t>(key, range, parse_integer);
 }

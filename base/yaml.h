@@ -92,6 +92,7 @@ class YamlMap {
   void keys(const std::vector<YamlKey>& keys) { keys_ = &keys; }
 
   bool has(std::string_view key);  // counts as asking for it
+  bool asked(std::string_view key) const { return asked_.contains(key); }
   // From here on, keys whose value is null count as missing, here and in mappings within.
   void null_is_missing() { null_is_missing_ = true; }
 
@@ -110,6 +111,7 @@ class YamlMap {
   double tokens(std::string_view key);
   std::vector<int64_t> integers(std::string_view key, IntegerRange range = {});
   std::vector<double> numbers(std::string_view key, NumberRange range = {});
+  std::vector<std::string> texts(std::string_view key);
   YamlMap map(std::string_view key);
   std::vector<YamlMap> maps(std::string_view key);
 

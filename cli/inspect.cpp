@@ -57,7 +57,7 @@ void add_head(Report& r, const Plan& plan, const Program& program) {
       static_cast<double>(total_parameters(a)),
       static_cast<double>(active_parameters(a)),
       a.layers,
-      a.dense_layers,
+      a.dense_layers(),
       plan.cluster.name,
       plan.cluster.nodes,
       plan.cluster.devices_per_node,

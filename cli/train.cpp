@@ -48,15 +48,15 @@ void record_routing(const Plan& plan, Trainer& trainer, const std::string& path)
   const int64_t per_rank = plan.training.micro_batches;
   RoutingWriter writer(path,
                        {.micro_batches = plan.layout.dp * per_rank,
-                        .layers = a.layers - a.dense_layers,
+                        .layers = a.layers - a.dense_layers(),
                         .tokens = plan.micro_batch_tokens(),
                         .active = a.active_experts,
                         .experts = a.experts});
   for (int32_t d = 0; d < plan.layout.dp; ++d) {
     for (int64_t m = 0; m < per_rank; ++m) {
-      for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
+      for (int64_t layer = a.dense_layers(); layer < a.layers; ++layer) {
         writer.write(
-            d * per_rank + m, layer - a.dense_layers, trainer.recorded_choices(layer, d, m));
+            d * per_rank + m, layer - a.dense_layers(), trainer.recorded_choices(layer, d, m));
       }
     }
   }

@@ -15,7 +15,7 @@ Architecture deepseek_v3() {
   return {.vocabulary = 129280,
           .hidden = 7168,
           .layers = 61,
-          .dense_layers = 3,
+          .dense = LayerSet::leading(3),
           .dense_intermediate = 18432,
           .expert_intermediate = 2048,
           .experts = 256,
@@ -153,9 +153,9 @@ TEST(Cost, KeptElementsOfALayer) {
   // x, its norm; q_a, its norm, q; kv_a, its norm, kv; the core's output and log-sums; h, its norm.
   const int64_t attention = 2 * 7168 + 2 * 1536 + 128 * 192 + (512 + 64) + 512 + 128 * (128 + 128) +
                             128 * 128 + 128 + 2 * 7168;
-  EXPECT_EQ(kept_elements(layers.dense, 7168, 8), attention + 3 * 18432);
+  EXPECT_EQ(kept_elements(layers.of(false), 7168, 8), attention + 3 * 18432);
   // Scores, choices and weights; of each of eight experts input, gate and up, and what is between.
-  EXPECT_EQ(kept_elements(layers.moe, 7168, 8),
+  EXPECT_EQ(kept_elements(layers.of(true), 7168, 8),
             attention + 256 + 2 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048);
 }
 
@@ -165,9 +165,162 @@ TEST(Cost, KeptBytesOfALayer) {
   const Layers layers(deepseek_v3());
   const double attention = 2 * 2 * 7168.0 + 2 * (1536.0 + 512 + 64) + 1.5 * 128 * 128 + 4 * 128.0;
   const PrecisionBytes& fp8 = bytes_of(Precision::kFp8);
-  EXPECT_DOUBLE_EQ(kept_bytes(layers.dense, 7168, fp8), attention + 2 * 18432.0);
-  EXPECT_DOUBLE_EQ(kept_bytes(layers.moe, 7168, fp8),
-                   attention + 4 * 256 + 8 * 8 + 8 * (7168 + 2 * 2048.0) + 2 * 2048.0);
+  const auto kept = [&](bool moe) {
+    const KeptBytes k = kept_bytes(layers, moe, false, 4096, fp8, {});
+    return k.own + k.gathered;
+  };
+  EXPECT_DOUBLE_EQ(kept(false), attention + 2 * 18432.0);
+  EXPECT_DOUBLE_EQ(kept(true), attention + 4 * 256 + 8 * 8 + 8 * (7168 + 2 * 2048.0) + 2 * 2048.0);
+}
+
+Architecture gpt3() {
+  return {.vocabulary = 51200,
+          .hidden = 12288,
+          .layers = 96,
+          .dense = LayerSet::leading(96),
+          .dense_intermediate = 4 * 12288,
+          .heads = 96,
+          .qk_nope = 128,
+          .v_head = 128,
+          .attention = AttentionKind::kGrouped,
+          .kv_heads = 96,
+          .qkv_bias = true,
+          .output_bias = true,
+          .norm = NormKind::kLayer,
+          .mlp = MlpKind::kGelu,
+          .mlp_bias = true,
+          .positions = 2048,
+          .tied_embeddings = true,
+          .dropout = 0.1};
+}
+
+// Activations of a GPT layer in 16 bits, per token and in units of h bytes, as Korthikanti et al.
+// 2022 (arXiv 2205.05198) have them: equations 1, 2 and 4, section 5 (selective), table 2 (full).
+TEST(Cost, KeptBytesOfAGptLayer) {
+  const Architecture a = gpt3();
+  const PrecisionBytes& bf16 = bytes_of(Precision::kBf16);
+  const double s = 2048, h = 12288, scores = 5 * 96 * s / h;
+  for (const int64_t t : {1, 2, 4, 8}) {
+    const Layers layers(a, {.tp = t});
+    const auto kept = [&](bool sequence_parallel, CoreKind core, Recompute recompute) {
+      const KeptBytes k = kept_bytes(layers,
+                                     false,
+                                     false,
+                                     2048,
+                                     bf16,
+                                     {.format = Format::kBf16,
+                                      .tensor_parallel = t,
+                                      .sequence_parallel = sequence_parallel,
+                                      .core = core,
+                                      .recompute = recompute});
+      return (k.own / (sequence_parallel ? static_cast<double>(t) : 1) + k.gathered) / h;
+    };
+    const auto tp = static_cast<double>(t);
+    const Recompute none{.norms = false, .up_projections = false, .activations = false};
+    Recompute selective = none, full = none;
+    selective.core = true;
+    full.layer = true;
+    EXPECT_DOUBLE_EQ(kept(false, CoreKind::kUnfused, none), 10 + 24 / tp + scores / tp) << t;
+    EXPECT_DOUBLE_EQ(kept(true, CoreKind::kUnfused, none), 34 / tp + scores / tp) << t;
+    EXPECT_DOUBLE_EQ(kept(true, CoreKind::kUnfused, selective), 34 / tp) << t;
+    EXPECT_DOUBLE_EQ(kept(false, CoreKind::kUnfused, full), 2) << t;
+    EXPECT_DOUBLE_EQ(kept(true, CoreKind::kUnfused, full), 2 / tp) << t;
+    // A fused core never holds scores, but four bytes per head.
+    EXPECT_DOUBLE_EQ(kept(true, CoreKind::kFused, none), (34 + 4 * 96 / h) / tp) << t;
+    // Norms' outputs and GeLU's can be made again: 2 h twice, and 8 h.
+    EXPECT_DOUBLE_EQ(kept(true, CoreKind::kFused, {}), (34 - 4 - 8 + 4 * 96 / h) / tp) << t;
+  }
+}
+
+// 24 h^2 + 4 s h per token and layer (Narayanan et al. 2021, arXiv 2104.04473, appendix: 24 B s h^2
+// (1 + s / 6h), with whole squares of scores), and the head.
+TEST(Cost, FlopsOfAGptLayer) {
+  const double s = 2048, h = 12288;
+  EXPECT_DOUBLE_EQ(layer_forward_flops(gpt3(), 0, 2048, false).count(), 24 * h * h + 4 * s * h);
+  EXPECT_DOUBLE_EQ(training_flops_per_token(gpt3(), 2048, false).count(),
+                   3 * (96 * (24 * h * h + 4 * s * h) + 2 * 51200 * h));
+  EXPECT_NEAR(static_cast<double>(total_parameters(gpt3())), 175e9, 1e9);
+}
+
+// Grouped-query attention with a window: h (q + 2 kv) d + q d h, scores over the keys it sees.
+TEST(Cost, FlopsOfGroupedAttentionWithAWindow) {
+  const Architecture a{.vocabulary = 1000,
+                       .hidden = 2880,
+                       .layers = 2,
+                       .dense = LayerSet::leading(2),
+                       .dense_intermediate = 2880,
+                       .heads = 64,
+                       .qk_rope = 64,
+                       .v_head = 64,
+                       .attention = AttentionKind::kGrouped,
+                       .kv_heads = 8,
+                       .window = 128,
+                       .windowed = LayerSet::leading(1)};
+  const double products = 2 * (2880.0 * (64 + 16) * 64 + 64 * 64 * 2880.0 + 3 * 2880.0 * 2880);
+  const auto pairs = [](double keys) { return 2 * keys * 64 * (64 + 64); };
+  // The first 128 queries see 1 to 128 keys, the other 3968 see 128.
+  const double windowed = (128 * 129 / 2 + 3968 * 128.0) / 4096;
+  EXPECT_DOUBLE_EQ(layer_forward_flops(a, 0, 4096, true).count(), products + pairs(windowed));
+  EXPECT_DOUBLE_EQ(layer_forward_flops(a, 1, 4096, true).count(), products + pairs(2048.5));
+  EXPECT_DOUBLE_EQ(layer_forward_flops(a, 0, 100, true).count(), products + pairs(50.5));
+  // The same from a GPU's tasks: forward once, backward twice the products, 2.5 times the core.
+  const Layers layers(a);
+  double forward = 0, backward = 0;
+  for (const bool back : {false, true}) {
+    for (const OpKind kind : {OpKind::kAttn, OpKind::kMlp}) {
+      for (const Pass pass : {Pass::kForward, Pass::kInput, Pass::kWeight}) {
+        if ((pass != Pass::kForward) != back) continue;
+        const OpShape op{
+            .kind = kind, .pass = pass, .windowed = true, .sequences = 1, .length = 4096};
+        for (const GpuTask& task : gpu_tasks(layers, op, {.format = Format::kBf16})) {
+          (back ? backward : forward) += task.flops.count();
+        }
+      }
+    }
+  }
+  EXPECT_NEAR(forward / 4096 / (products + pairs(windowed)), 1, 1e-12);
+  EXPECT_NEAR(backward / 4096 / (2 * products + 2.5 * pairs(windowed)), 1, 1e-12);
+}
+
+// Tensor-parallel ranks share out the work of every product behind the norms, and nothing is done
+// twice but what every rank does for its own tokens.
+TEST(Cost, TensorParallelRanksShareProducts) {
+  for (const Architecture& a : {gpt3(), deepseek_v3()}) {
+    const std::vector<int64_t> rows(a.experts > 0 ? 4 : 0, 1024);
+    const auto flops = [&](int64_t tp) {
+      const Layers layers(a, {.tp = tp});
+      double sum = 0;
+      for (const OpKind kind : {OpKind::kAttn, OpKind::kMlp, OpKind::kHead}) {
+        for (const Pass pass : {Pass::kForward, Pass::kInput, Pass::kWeight}) {
+          const OpShape op{.kind = kind, .pass = pass, .sequences = 1, .length = 4096};
+          for (const GpuTask& t : gpu_tasks(layers, op, {.tensor_parallel = tp})) {
+            sum += t.flops.count();
+          }
+        }
+      }
+      return sum;
+    };
+    EXPECT_NEAR(4 * flops(4) / flops(1), 1, 1e-12) << a.hidden;
+  }
+}
+
+TEST(LayerSets, AreRuns) {
+  LayerSet s;
+  for (const int64_t layer : {5, 0, 2, 1, 9, 4}) s.insert(layer);
+  EXPECT_EQ(s.print(), "0-2,4-5,9");
+  s.insert(3);
+  EXPECT_EQ(s.print(), "0-5,9");
+  EXPECT_EQ(s.count(), 7);
+  EXPECT_EQ(s.count_below(3), 3);
+  EXPECT_FALSE(s.contains(6));
+  EXPECT_TRUE(s.contains(9));
+  EXPECT_FALSE(s.is_leading());
+  EXPECT_TRUE(LayerSet::leading(3).is_leading());
+  EXPECT_EQ(LayerSet::parse("0-5,9"), s);
+  EXPECT_EQ(LayerSet::parse("none"), LayerSet());
+  for (const char* wrong : {"", "3-", "-3", "3-2", "1,1", "1,2", "0-5,6", "5,1", "x", "1,"}) {
+    EXPECT_EQ(LayerSet::parse(wrong), std::nullopt) << wrong;
+  }
 }
 
 TEST(Cost, NamesOfWeights) {
@@ -176,7 +329,7 @@ TEST(Cost, NamesOfWeights) {
   Architecture a = deepseek_v3();
   a.q_lora.reset();
   std::vector<std::string_view> names;
-  for (const Linear& l : Layers(a).dense.projections()) names.push_back(name_of(l.part));
+  for (const Linear& l : Layers(a).of(false).projections()) names.push_back(name_of(l.part));
   EXPECT_EQ(names,
             (std::vector<std::string_view>{"self_attn.q_proj",
                                            "self_attn.kv_a_proj_with_mqa",

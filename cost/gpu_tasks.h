@@ -2,7 +2,8 @@
 // What each op of a training step costs a GPU: matrix products one by one, the rest summed up by
 // kind of work.
 // Sources: DeepSeek-V3 technical report, sections 3.2.3 (what is recomputed) and 3.3 (what is FP8);
-// its published DualPipe profile for which casts, copies and transposes stand in which op.
+// its published DualPipe profile for which casts, copies and transposes stand in which op;
+// Korthikanti et al. 2022 (arXiv 2205.05198) for what is kept and how it is shared out.
 
 #include <vector>
 
@@ -12,11 +13,33 @@
 
 namespace rehearse {
 
+// How the core of attention is computed.
+enum class CoreKind : uint8_t {
+  kFused,    // scores stay on chip
+  kUnfused,  // scores go through memory, all of the square, and stay there for backward
+};
+
+// What of a layer is not kept for backward but computed again.
+struct Recompute {
+  bool norms = true;           // of tokens; the report's recipe is these three
+  bool up_projections = true;  // MLA's expansions of queries, keys and values
+  bool activations = true;     // SwiGLU or GeLU
+  bool core = false;           // of attention ("selective" in Megatron-LM)
+  bool layer = false;          // all of it from its input ("full")
+  bool operator==(const Recompute&) const = default;
+};
+
 struct GpuRecipe {
   Format format = Format::kFp8;  // of every Linear
   // Ranks that share one sequence in attention, each with its part of the queries; they gather the
-  // compressed keys and values of all.
+  // keys and values of all.
   int64_t context_parallel = 1;
+  // Ranks that share matrices (cost/layer.h, Shards). With sequence parallelism each has its part
+  // of the tokens between matrices; without it all have all of them.
+  int64_t tensor_parallel = 1;
+  bool sequence_parallel = true;
+  CoreKind core = CoreKind::kFused;
+  Recompute recompute;
 };
 
 // The tasks of an op that computes inside a cell, products in the order in which they run; of an
@@ -24,9 +47,19 @@ struct GpuRecipe {
 // which this rank has one part of context_parallel.
 std::vector<GpuTask> gpu_tasks(const Layers& layers, const OpShape& op, const GpuRecipe& recipe);
 
-// Bytes of one token that a layer on a GPU keeps for backward: RMSNorm, products that expand and
-// SwiGLU are computed again (report, section 3.2.3). Rows of experts are counted as if every token
-// went to as many ranks as it has experts.
-double kept_bytes(const Layer& layer, int64_t hidden, const PrecisionBytes& precision);
+// Bytes that a layer on a GPU keeps for backward, of one token each: those of its rank's own part
+// of the tokens (sequence parallelism), and those of all tensor-parallel ranks' tokens, of which it
+// has its part of the width. Rows of experts are counted as if every token went to as many ranks as
+// it has experts, loads being balanced.
+struct KeptBytes {
+  double own = 0, gathered = 0;
+};
+// length: of the sequence.
+KeptBytes kept_bytes(const Layers& layers,
+                     bool moe,
+                     bool windowed,
+                     int64_t length,
+                     const PrecisionBytes& precision,
+                     const GpuRecipe& recipe);
 
 }  // namespace rehearse

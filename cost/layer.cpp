@@ -1,5 +1,8 @@
 #include "cost/layer.h"
 
+#include <algorithm>
+
+#include "base/integers.h"
 #include "base/names.h"
 
 namespace rehearse {
@@ -11,6 +14,9 @@ constexpr NameTable kPartNames{std::to_array<Named<Part>>({
     {Part::kQueryNorm, "self_attn.q_a_layernorm"},
     {Part::kQueryUp, "self_attn.q_b_proj"},
     {Part::kQuery, "self_attn.q_proj"},
+    {Part::kQkv, "self_attn.qkv_proj"},
+    {Part::kQueryHeadNorm, "self_attn.q_norm"},
+    {Part::kKeyHeadNorm, "self_attn.k_norm"},
     {Part::kKeyValueDown, "self_attn.kv_a_proj_with_mqa"},
     {Part::kKeyValueNorm, "self_attn.kv_a_layernorm"},
     {Part::kKeyValueUp, "self_attn.kv_b_proj"},
@@ -26,74 +32,115 @@ constexpr NameTable kPartNames{std::to_array<Named<Part>>({
 })};
 static_assert(kPartNames.complete());
 
-Ffn ffn(Part gate_up, Part down, int64_t hidden, int64_t width, Rows rows) {
-  return {.gate_up = {.part = gate_up, .out = 2 * width, .in = hidden, .rows = rows},
-          .down = {.part = down, .out = hidden, .in = width, .rows = rows},
-          .width = width};
-}
-int64_t weights(const std::optional<Ffn>& f) {
-  return f ? f->gate_up.weights() + f->down.weights() : 0;
+Ffn ffn(const Architecture& a, Part gate_up, Part down, int64_t width, Rows rows) {
+  const bool gated = a.mlp == MlpKind::kGated;
+  return {.gate_up = {.part = gate_up,
+                      .out = (gated ? 2 : 1) * width,
+                      .in = a.hidden,
+                      .rows = rows,
+                      .bias = a.mlp_bias},
+          .down = {.part = down, .out = a.hidden, .in = width, .rows = rows, .bias = a.mlp_bias},
+          .width = width,
+          .gated = gated};
 }
 
-// Multi-head latent attention.
-std::vector<Step> latent_attention(const Architecture& a) {
-  const int64_t queries = a.heads * a.qk_head();
-  const int64_t keys_values = a.heads * (a.qk_nope + a.v_head);
-  std::vector<Step> steps{Norm{Part::kInputNorm, a.hidden}};
+// Up to the core's inputs.
+void add_latent(std::vector<Step>& steps, const Architecture& a, int64_t heads) {
   if (a.q_lora) {
-    steps.push_back(Linear{Part::kQueryDown, *a.q_lora, a.hidden, Rows::kTokens, Role::kCompress});
+    steps.push_back(Linear{Part::kQueryDown, *a.q_lora, a.hidden, Rows::kTokens, Role::kEnter});
     steps.push_back(Norm{Part::kQueryNorm, *a.q_lora});
   }
   steps.push_back(Linear{a.q_lora ? Part::kQueryUp : Part::kQuery,
-                         queries,
+                         heads * a.qk_head(),
                          a.q_lora.value_or(a.hidden),
-                         Rows::kTokens,
+                         Rows::kGathered,
                          Role::kExpand});
   steps.push_back(
-      Linear{Part::kKeyValueDown, a.kv_lora + a.qk_rope, a.hidden, Rows::kTokens, Role::kCompress});
+      Linear{Part::kKeyValueDown, a.kv_lora + a.qk_rope, a.hidden, Rows::kTokens, Role::kEnter});
   steps.push_back(Norm{Part::kKeyValueNorm, a.kv_lora});
-  steps.push_back(Linear{Part::kKeyValueUp, keys_values, a.kv_lora, Rows::kContext, Role::kExpand});
-  steps.push_back(Rope{a.heads, a.qk_rope});
+  steps.push_back(Linear{
+      Part::kKeyValueUp, heads * (a.qk_nope + a.v_head), a.kv_lora, Rows::kContext, Role::kExpand});
+  steps.push_back(Rope{heads, a.qk_rope});
   steps.push_back(Rope{1, a.qk_rope});
-  steps.push_back(Core{a.heads, a.qk_head(), a.v_head});
-  steps.push_back(
-      Linear{Part::kOutput, a.hidden, a.heads * a.v_head, Rows::kTokens, Role::kOutput});
-  steps.push_back(Residual{a.hidden});
-  steps.push_back(Norm{Part::kPostNorm, a.hidden});
-  return steps;
 }
 
-Layer make_layer(const Architecture& a, bool moe) {
-  Layer layer{.attention = latent_attention(a), .context_width = a.kv_lora + a.qk_rope};
-  for (const Step& s : layer.attention) {
-    if (const auto* core = std::get_if<Core>(&s)) layer.core = *core;
-    const auto* rope = std::get_if<Rope>(&s);
-    if (rope != nullptr && layer.rope.heads == 0) layer.rope = *rope;
+void add_grouped(std::vector<Step>& steps, const Architecture& a, int64_t heads, int64_t kv_heads) {
+  steps.push_back(Linear{Part::kQkv,
+                         heads * a.qk_head() + kv_heads * (a.qk_head() + a.v_head),
+                         a.hidden,
+                         Rows::kGathered,
+                         Role::kEnter,
+                         a.qkv_bias});
+  if (a.head_norm == HeadNorm::kPerHead) {
+    steps.push_back(Norm{Part::kQueryHeadNorm, a.qk_head(), a.norm, heads});
+    steps.push_back(Norm{Part::kKeyHeadNorm, a.qk_head(), a.norm, kv_heads});
+  } else if (a.head_norm == HeadNorm::kWhole) {
+    steps.push_back(Norm{Part::kQueryHeadNorm, heads * a.qk_head(), a.norm, 1});
+    steps.push_back(Norm{Part::kKeyHeadNorm, kv_heads * a.qk_head(), a.norm, 1});
   }
+  if (a.qk_rope > 0) {
+    steps.push_back(Rope{heads, a.qk_rope});
+    steps.push_back(Rope{kv_heads, a.qk_rope});
+  }
+}
+
+Layer make_layer(const Architecture& a, bool moe, bool windowed, const Shards& shards) {
+  const int64_t heads = a.heads / shards.tp;
+  const bool latent = a.attention == AttentionKind::kLatent;
+  const int64_t kv_heads = latent ? heads : a.kv_heads / shards.tp;
+  Layer layer{.core = {.heads = heads,
+                       .qk = a.qk_head(),
+                       .v = a.v_head,
+                       .kv_heads = kv_heads,
+                       .window = windowed ? a.window : std::nullopt},
+              .rope = {.heads = heads, .width = a.qk_rope},
+              .sinks = a.sinks ? heads : 0};
+  std::vector<Step>& steps = layer.attention;
+  steps.push_back(Norm{Part::kInputNorm, a.hidden, a.norm});
+  if (latent) {
+    add_latent(steps, a, heads);
+    layer.context_width = a.kv_lora + a.qk_rope;
+    // Queries that are not compressed follow from the whole input.
+    layer.tensor_width = a.q_lora.value_or(a.hidden) + a.kv_lora + a.qk_rope;
+  } else {
+    add_grouped(steps, a, heads, kv_heads);
+    layer.context_width = kv_heads * (a.qk_head() + a.v_head);
+    layer.tensor_width = a.hidden;
+  }
+  steps.push_back(layer.core);
+  steps.push_back(Linear{
+      Part::kOutput, a.hidden, heads * a.v_head, Rows::kGathered, Role::kOutput, a.output_bias});
+  steps.push_back(Residual{a.hidden});
+  steps.push_back(Norm{Part::kPostNorm, a.hidden, a.norm});
   if (!moe) {
-    layer.dense =
-        ffn(Part::kDenseGateUp, Part::kDenseDown, a.hidden, a.dense_intermediate, Rows::kTokens);
+    layer.dense = ffn(
+        a, Part::kDenseGateUp, Part::kDenseDown, a.dense_intermediate / shards.tp, Rows::kGathered);
     return layer;
   }
-  layer.attention.push_back(Linear{Part::kRouter, a.experts, a.hidden});
-  layer.attention.push_back(Gate{a.experts, a.active_experts});
+  steps.push_back(
+      Linear{Part::kRouter, a.experts, a.hidden, Rows::kTokens, Role::kOther, a.router_bias});
+  steps.push_back(Gate{a.experts, a.active_experts});
   if (a.shared_experts > 0) {
-    layer.shared = ffn(Part::kSharedGateUp,
+    layer.shared = ffn(a,
+                       Part::kSharedGateUp,
                        Part::kSharedDown,
-                       a.hidden,
-                       a.shared_experts * a.expert_intermediate,
-                       Rows::kTokens);
+                       a.shared_experts * a.expert_intermediate / shards.tp,
+                       Rows::kGathered);
   }
-  layer.experts =
-      ffn(Part::kExpertGateUp, Part::kExpertDown, a.hidden, a.expert_intermediate, Rows::kExperts);
+  layer.experts = ffn(a,
+                      Part::kExpertGateUp,
+                      Part::kExpertDown,
+                      a.expert_intermediate / shards.etp,
+                      Rows::kExperts);
   return layer;
 }
 
 int64_t parameters_with(const Architecture& a, int64_t routed_experts) {
   const ParameterCounts p = parameter_counts(a);
-  const int64_t moe_layers = a.layers - a.dense_layers;
-  return a.layers * p.attention + a.dense_layers * p.dense_mlp +
-         moe_layers * (p.gate + p.shared + routed_experts * p.expert) + p.embedding + p.head;
+  const int64_t dense = a.dense_layers();
+  return a.layers * p.attention + dense * p.dense_mlp +
+         (a.layers - dense) * (p.gate + p.shared + routed_experts * p.expert) + p.embedding +
+         p.head;
 }
 
 }  // namespace
@@ -129,29 +176,75 @@ int64_t Layer::norm_width(std::optional<Part> but) const {
   int64_t sum = 0;
   for (const Step& s : attention) {
     const auto* norm = std::get_if<Norm>(&s);
-    if (norm != nullptr && norm->part != but) sum += norm->width;
+    if (norm != nullptr && norm->heads == 0 && norm->part != but) sum += norm->width;
   }
   return sum;
 }
 
-Layers::Layers(const Architecture& a)
-    : architecture(a),
-      dense(make_layer(a, false)),
-      moe(a.experts > 0 ? make_layer(a, true) : dense) {}
+int64_t Layer::head_norm_width() const {
+  int64_t sum = 0;
+  for (const Step& s : attention) {
+    const auto* norm = std::get_if<Norm>(&s);
+    if (norm != nullptr && norm->heads > 0) sum += norm->elements();
+  }
+  return sum;
+}
 
-ParameterCounts parameter_counts(const Architecture& a) {
-  const Layers layers(a);
+int64_t Layer::attention_parameters() const {
+  int64_t sum = sinks;
+  for (const Step& s : attention) {
+    if (const auto* norm = std::get_if<Norm>(&s)) sum += norm->parameters();
+  }
+  for (const Linear& l : projections()) sum += l.parameters();
+  return sum;
+}
+
+int64_t Layer::router_parameters() const {
+  for (const Step& s : attention) {
+    const auto* linear = std::get_if<Linear>(&s);
+    if (linear != nullptr && linear->part == Part::kRouter) return linear->parameters();
+  }
+  return 0;
+}
+
+double Core::keys(int64_t length, bool causal) const {
+  const auto d = [](int64_t x) { return static_cast<double>(x); };
+  const int64_t seen = std::min(window.value_or(length), length);
+  if (!causal) return d(seen);
+  // The first `seen` queries see 1, 2, ..., all others `seen`.
+  return d(seen) - d(seen) * (d(seen) - 1) / 2 / d(length);
+}
+
+Layers::Layers(const Architecture& a, const Shards& shards) : architecture(a) {
+  for (const bool windowed : {false, true}) {
+    for (const bool moe : {false, true}) {
+      kinds.push_back(make_layer(a, moe && a.experts > 0, windowed, shards));
+    }
+  }
+}
+
+ParameterCounts parameter_counts(const Architecture& a, const Shards& shards) {
+  const Layers layers(a, shards);
+  const Layer& dense = layers.of(false);
+  const Layer& moe = layers.of(true);
+  const int64_t norm = Norm{.width = a.hidden, .kind = a.norm}.parameters();
+  const int64_t vocabulary = ceil_div(a.vocabulary, shards.tp);
   ParameterCounts p;
-  p.attention = layers.dense.norm_width();
-  for (const Linear& l : layers.dense.projections()) p.attention += l.weights();
-  p.dense_mlp = weights(layers.dense.dense);
-  p.gate = a.experts * a.hidden;
-  p.expert = weights(layers.moe.experts);
-  p.shared = weights(layers.moe.shared);
-  p.embedding = a.vocabulary * a.hidden;
-  p.head = a.vocabulary * a.hidden + a.hidden;
-  p.mtp_projection = 2 * a.hidden * a.hidden + 3 * a.hidden;
+  p.attention = dense.attention_parameters();
+  p.dense_mlp = dense.dense->parameters();
+  p.gate = moe.router_parameters();
+  p.expert = moe.experts ? moe.experts->parameters() : 0;
+  p.shared = moe.shared ? moe.shared->parameters() : 0;
+  p.embedding = (vocabulary + a.positions) * a.hidden;
+  p.head = (a.tied_embeddings ? 0 : vocabulary * a.hidden) + norm;
+  p.mtp_projection = 2 * a.hidden * a.hidden / shards.tp + 3 * norm;
   return p;
+}
+
+int64_t mtp_parameters(const Architecture& a) {
+  const ParameterCounts p = parameter_counts(a);
+  const int64_t mlp = a.experts > 0 ? p.gate + p.shared + a.experts * p.expert : p.dense_mlp;
+  return a.mtp_depth * (p.mtp_projection + p.attention + mlp);
 }
 
 int64_t total_parameters(const Architecture& a) {
@@ -163,6 +256,10 @@ int64_t active_parameters(const Architecture& a) {
 
 namespace {
 
+int64_t weights(const std::optional<Ffn>& f) {
+  return f ? f->gate_up.weights() + f->down.weights() : 0;
+}
+
 Flops forward_flops(const Architecture& a, const Layer& layer, int64_t length, bool causal) {
   const auto d = [](int64_t x) { return static_cast<double>(x); };
   double products = 0;
@@ -171,7 +268,7 @@ Flops forward_flops(const Architecture& a, const Layer& layer, int64_t length, b
   }
   products += d(weights(layer.dense)) + d(weights(layer.shared)) +
               d(a.active_experts) * d(weights(layer.experts));
-  const double keys = causal ? (d(length) + 1) / 2 : d(length);
+  const double keys = layer.core.keys(length, causal);
   return Flops(2 * products + 2 * keys * d(layer.core.heads) * d(layer.core.qk + layer.core.v));
 }
 
@@ -193,7 +290,7 @@ Flops training_flops_per_token(const Architecture& a, int64_t length, bool causa
 int64_t kept_elements(const Layer& layer, int64_t hidden, int64_t active) {
   int64_t kept = hidden;  // the layer's input
   for (const Step& s : layer.attention) {
-    if (const auto* norm = std::get_if<Norm>(&s)) kept += norm->width;
+    if (const auto* norm = std::get_if<Norm>(&s)) kept += norm->elements();
     if (const auto* residual = std::get_if<Residual>(&s)) kept += residual->width;
     if (const auto* gate = std::get_if<Gate>(&s)) kept += 2 * gate->active;  // choices, weights
     if (const auto* core = std::get_if<Core>(&s)) {

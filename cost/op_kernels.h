@@ -30,6 +30,7 @@ struct OpShape {
   OpKind kind = OpKind::kAttn;
   Pass pass = Pass::kForward;
   bool moe = false;       // the layer has experts
+  bool windowed = false;  // its attention a window
   int64_t sequences = 0;  // of the micro-batch
   int64_t length = 0;     // tokens per sequence
   // Rows that each of this rank's experts computes (mlp, dispatch and combine of a MoE layer).

@@ -5,6 +5,27 @@
 
 namespace rehearse {
 
+const std::vector<ModelFeature>& model_features() {
+  static const std::vector<ModelFeature> table = {
+      {"grouped-query attention (attention.kind: grouped)",
+       [](const Architecture& a) { return a.attention == AttentionKind::kGrouped; }},
+      {"LayerNorm (norm: layer)", [](const Architecture& a) { return a.norm == NormKind::kLayer; }},
+      {"two-matrix MLPs (mlp.kind: gelu)",
+       [](const Architecture& a) { return a.mlp == MlpKind::kGelu; }},
+      {"biases in projections",
+       [](const Architecture& a) {
+         return a.qkv_bias || a.output_bias || a.mlp_bias || a.router_bias;
+       }},
+      {"learned positions (positions > 0)", [](const Architecture& a) { return a.positions > 0; }},
+      {"tied embeddings (tie_word_embeddings)",
+       [](const Architecture& a) { return a.tied_embeddings; }},
+      {"dropout", [](const Architecture& a) { return a.dropout > 0; }},
+      {"dense layers between layers with experts (moe_layer_freq and the like)",
+       [](const Architecture& a) { return !a.dense.is_leading(); }},
+  };
+  return table;
+}
+
 const std::vector<Capability>& capabilities() {
   static const std::vector<Capability> table = [] {
     std::vector<Capability> list;
@@ -36,6 +57,11 @@ const std::vector<Capability>& capabilities() {
           true,
           runs,
           [value = n.value](const Plan& p) { return p.training.precision == value; });
+    }
+    for (const ModelFeature& f : model_features()) {
+      add(f.name, true, false, [uses = f.uses](const Plan& p) {
+        return uses(p.model.architecture);
+      });
     }
     add("multi-token prediction (mtp_depth > 0)", true, false, [](const Plan& p) {
       return p.model.architecture.mtp_depth > 0;

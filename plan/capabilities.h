@@ -10,6 +10,14 @@
 
 namespace rehearse {
 
+// What models may have that this project's kernels for cores do not compute: simulated on GPUs
+// alone.
+struct ModelFeature {
+  std::string name;
+  bool (*uses)(const Architecture& a) = nullptr;
+};
+const std::vector<ModelFeature>& model_features();
+
 struct Capability {
   std::string feature;
   bool simulate = false;

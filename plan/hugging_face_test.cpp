@@ -1,7 +1,11 @@
 #include "plan/hugging_face.h"
 
+#include <fstream>
+
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "base/errors.h"
 
@@ -60,7 +64,7 @@ TEST(HuggingFace, NullIsNone) {
   EXPECT_EQ(read(groups).architecture.groups, 1);
   EXPECT_EQ(read(groups).architecture.kept_groups, 1);
   EXPECT_EQ(read(with("n_shared_experts", nullptr)).architecture.shared_experts, 0);
-  EXPECT_EQ(read(with("n_routed_experts", nullptr)).architecture.dense_layers, 2);
+  EXPECT_EQ(read(with("n_routed_experts", nullptr)).architecture.dense_layers(), 2);
   EXPECT_EQ(read(with("num_nextn_predict_layers", nullptr)).architecture.mtp_depth, 0);
   EXPECT_EQ(read(with("rope_parameters", nullptr)).architecture.rope_theta, 10000);
   // A size has to be there.
@@ -86,8 +90,7 @@ TEST(HuggingFace, RopeThetaIsFoundWhereItIs) {
 }
 
 TEST(HuggingFace, WhatChangesTheArchitectureIsUnderstoodOrRefusedByName) {
-  const std::pair<const char*, Config> refusals[] = {{"moe_layer_freq", 2},
-                                                     {"tie_word_embeddings", true},
+  const std::pair<const char*, Config> refusals[] = {{"moe_layer_freq", 0},
                                                      {"hidden_act", "gelu"},
                                                      {"attention_bias", true},
                                                      {"attention_dropout", 0.1},
@@ -97,7 +100,7 @@ TEST(HuggingFace, WhatChangesTheArchitectureIsUnderstoodOrRefusedByName) {
                                                      {"sliding_window", 128},
                                                      {"use_qk_norm", true},
                                                      {"mlp_only_layers", Config::array({1})},
-                                                     {"num_nextn_predict_layers", 2},
+                                                     {"num_nextn_predict_layers", -1},
                                                      {"a_key_of_tomorrow", 1}};
   for (const auto& [key, value] : refusals) {
     const std::string why = refused(with(key, value));
@@ -122,11 +125,56 @@ TEST(HuggingFace, TypesSayWhatTheyAreOrWhatIsMissing) {
   v2["topk_method"] = "group_limited_greedy";
   EXPECT_EQ(read(v2).architecture.groups, 4);
 
-  EXPECT_NE(
-      refused(with("model_type", "qwen3_moe")).find("qwen3_moe needs grouped-query attention"),
-      std::string::npos);
-  EXPECT_NE(refused(with("model_type", "gpt_oss")).find("sinks"), std::string::npos);
-  EXPECT_NE(refused(with("model_type", "mamba")).find("'mamba' is not known"), std::string::npos);
+  EXPECT_NE(refused(with("model_type", "mamba")).find("mamba needs state-space layers"),
+            std::string::npos);
+  EXPECT_NE(refused(with("model_type", "rwkv")).find("'rwkv' is not known; expected one of"),
+            std::string::npos);
+}
+
+TEST(HuggingFace, PatternsOfLayers) {
+  Config c = with("moe_layer_freq", 2);
+  c["num_hidden_layers"] = 6;
+  EXPECT_EQ(read(c).architecture.dense.print(), "0-1,3,5");
+  EXPECT_TRUE(read(with("tie_word_embeddings", true)).architecture.tied_embeddings);
+  EXPECT_EQ(read(with("num_nextn_predict_layers", 2)).architecture.mtp_depth, 2);
+
+  Config qwen = Config::parse(R"({
+    "model_type": "qwen3_moe", "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 6,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 64,
+    "moe_intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2,
+    "decoder_sparse_step": 2, "mlp_only_layers": [3], "norm_topk_prob": true})");
+  EXPECT_EQ(read(qwen).architecture.dense.print(), "0,2-4");
+  EXPECT_EQ(read(qwen).architecture.v_head, 16);
+  qwen["num_key_value_heads"] = 3;
+  EXPECT_NE(refused(qwen).find("3 key-value heads do not divide 4 heads"), std::string::npos);
+  qwen["num_key_value_heads"] = 2;
+  qwen["use_sliding_window"] = true;
+  qwen["sliding_window"] = 8;
+  qwen["max_window_layers"] = 4;
+  EXPECT_EQ(read(qwen).architecture.windowed.print(), "4-5");
+  EXPECT_EQ(read(qwen).architecture.window, 8);
+
+  Config oss = Config::parse(R"({
+    "model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 16,
+    "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 4,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]})");
+  EXPECT_EQ(read(oss).architecture.windowed.print(), "0,2");
+  EXPECT_TRUE(read(oss).architecture.sinks);
+  oss["layer_types"][1] = "linear_attention";
+  EXPECT_NE(refused(oss).find("'linear_attention' is not known"), std::string::npos);
+  oss["layer_types"] = Config::array({"full_attention"});
+  EXPECT_NE(refused(oss).find("has 1 entries for 3 layers"), std::string::npos);
+}
+
+TEST(HuggingFace, OurFormHoldsAllOfIt) {
+  Config c = with("moe_layer_freq", 2);
+  c["num_hidden_layers"] = 6;
+  c["tie_word_embeddings"] = true;
+  const Model m = read(c);
+  const std::string path = testing::TempDir() + fmt::format("/printed_model-{}.yaml", getpid());
+  std::ofstream(path) << print_model(m);
+  EXPECT_EQ(load_model(path).architecture, m.architecture) << print_model(m);
 }
 
 }  // namespace

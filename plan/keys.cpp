@@ -47,7 +47,7 @@ std::vector<KeySection> make() {
         {"layers_per_stage",
          "[N, ...]",
          "as even as they go",
-         "layers of every stage, the first stage first"},
+         "layers of every stage, the first stage first; 0 for an embedding or a head alone"},
         {"zero_stage",
          "0 | 1",
          "1",

@@ -2,8 +2,10 @@
 
 #include <filesystem>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 #include "base/errors.h"
 #include "base/file.h"
@@ -30,7 +32,8 @@ Json& section_of(Json& plan, const std::string& name) {
 }
 
 Plan load(const Json& plan) {
-  const std::string path = std::filesystem::temp_directory_path() / "rehearse-keys.yaml";
+  const std::string path =
+      std::filesystem::temp_directory_path() / fmt::format("rehearse-keys-{}.yaml", getpid());
   write_file(path, plan.dump());
   return load_plan(path);
 }

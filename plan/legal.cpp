@@ -4,6 +4,9 @@
 #include <numeric>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "plan/capabilities.h"
 
 namespace rehearse {
 namespace {
@@ -67,7 +70,12 @@ std::string uneven_groups(const Layout& layout, const Cluster& cluster) {
 }
 
 void check_stages(const Architecture& a, const Layout& l, Collector& why) {
-  if (a.layers < l.slots()) {
+  // The first stage may hold the embedding alone, and the last the head (and MTP modules).
+  int64_t empty = 0;
+  if (static_cast<int64_t>(l.layers_per_stage.size()) == l.stages() && l.stages() > 1) {
+    empty = (l.layers_per_stage.front() == 0 ? 1 : 0) + (l.layers_per_stage.back() == 0 ? 1 : 0);
+  }
+  if (a.layers < l.slots() - empty) {
     why.add(
         l.way() == Way::kRoundAgain ? "chunks" : "schedule",
         fmt::format("a rank of this schedule holds {} stages, and the model has {} layers: every "
@@ -75,7 +83,7 @@ void check_stages(const Architecture& a, const Layout& l, Collector& why) {
                     l.slots(),
                     a.layers));
   }
-  if (a.layers < l.stages()) {
+  if (a.layers < l.stages() - empty) {
     why.add("pp",
             fmt::format("{} pipeline stages for a model of {} layers: every stage needs at least "
                         "one; use pp of at most {}",
@@ -90,6 +98,14 @@ void check_layers_per_stage(const Architecture& a, const Layout& l, Collector& w
   if (l.layers_per_stage.empty()) return;
   int64_t sum = 0;
   for (const int64_t n : l.layers_per_stage) sum += n;
+  for (size_t i = 1; i + 1 < l.layers_per_stage.size(); ++i) {
+    if (l.layers_per_stage[i] > 0) continue;
+    why.add("layers_per_stage",
+            fmt::format("stage {} has no layers: only the first stage (with the embedding) and the "
+                        "last (with the head) may be without",
+                        i));
+    return;
+  }
   if (static_cast<int64_t>(l.layers_per_stage.size()) == l.stages() && sum == a.layers) return;
   why.add("layers_per_stage",
           fmt::format("expected {} counts that add up to the model's {} layers, found {} that add "
@@ -157,10 +173,23 @@ Reasons why_not(const Cluster& cluster, const Training& t) {
   return why.take();
 }
 
+Reasons why_not(const Cluster& cluster, const Architecture& a) {
+  std::vector<std::string> beyond;
+  for (const ModelFeature& f : model_features()) {
+    if (!cluster.of_gpus() && f.uses(a)) beyond.push_back(f.name);
+  }
+  if (beyond.empty()) return {};
+  return {{"model",
+           fmt::format("has {}: simulated on clusters of GPUs alone, and '{}' is of cores",
+                       fmt::join(beyond, ", "),
+                       cluster.name)}};
+}
+
 Reasons why_not(const Plan& plan) {
   Reasons all = why_not(plan.model.architecture, plan.cluster, plan.layout);
   if (all.empty()) all = why_not(plan.layout, plan.training);
   for (Reason& r : why_not(plan.cluster, plan.training)) all.push_back(std::move(r));
+  for (Reason& r : why_not(plan.cluster, plan.model.architecture)) all.push_back(std::move(r));
   return all;
 }
 

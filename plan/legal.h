@@ -23,6 +23,7 @@ Reasons why_not(const Architecture& model, const Cluster& cluster, const Layout&
 Reasons why_not(const Layout& layout, const Training& training);
 // What the devices cannot compute, whatever the layout.
 Reasons why_not(const Cluster& cluster, const Training& training);
+Reasons why_not(const Cluster& cluster, const Architecture& model);
 // All of these, of a plan.
 Reasons why_not(const Plan& plan);
 

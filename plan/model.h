@@ -16,6 +16,19 @@ inline constexpr NameTable kScores{std::to_array<Named<ScoreFunction>>(
     {{ScoreFunction::kSigmoid, "sigmoid"}, {ScoreFunction::kSoftmax, "softmax"}})};
 static_assert(kScores.complete());
 
+inline constexpr NameTable kAttentionKinds{std::to_array<Named<AttentionKind>>(
+    {{AttentionKind::kLatent, "latent"}, {AttentionKind::kGrouped, "grouped"}})};
+static_assert(kAttentionKinds.complete());
+inline constexpr NameTable kHeadNorms{std::to_array<Named<HeadNorm>>(
+    {{HeadNorm::kNone, "none"}, {HeadNorm::kPerHead, "per_head"}, {HeadNorm::kWhole, "whole"}})};
+static_assert(kHeadNorms.complete());
+inline constexpr NameTable kNormKinds{
+    std::to_array<Named<NormKind>>({{NormKind::kRms, "rms"}, {NormKind::kLayer, "layer"}})};
+static_assert(kNormKinds.complete());
+inline constexpr NameTable kMlpKinds{
+    std::to_array<Named<MlpKind>>({{MlpKind::kGated, "gated"}, {MlpKind::kGelu, "gelu"}})};
+static_assert(kMlpKinds.complete());
+
 // How angles by position are stretched for long contexts: changes neither sizes nor cost.
 enum class RopeScaling : uint8_t { kYarn, kLinear, kDynamic, kLlama3, kLongRope };
 inline constexpr NameTable kRopeScalings{

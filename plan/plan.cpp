@@ -54,7 +54,7 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster, cons
     l.chunks = map.integer("chunks", {.min = 1, .max = 10'000}, l.chunks);
   }
   if (map.has("layers_per_stage")) {
-    l.layers_per_stage = map.integers("layers_per_stage", {.min = 1, .max = 10'000});
+    l.layers_per_stage = map.integers("layers_per_stage", {.min = 0, .max = 10'000});
   } else if (static_cast<int64_t>(base.layers_per_stage.size()) != l.stages()) {
     l.layers_per_stage.clear();
   }
@@ -231,6 +231,7 @@ Plan load_plan(const std::string& path) {
       path, find_file(top, "model", path, "models"), find_file(top, "cluster", path, "topologies")};
   plan.model = load_model(plan.files[1]);
   plan.cluster = load_cluster(plan.files[2]);
+  refuse(why_not(plan.cluster, plan.model.architecture), top);
   if (top.has("calibration")) {
     plan.calibration = find_file(top, "calibration", path, "topologies");
     plan.files.push_back(*plan.calibration);
@@ -252,14 +253,14 @@ Plan load_plan(const std::string& path) {
 std::string shapes_of(const Plan& plan) {
   const Architecture& a = plan.model.architecture;
   const Training& t = plan.training;
-  return fmt::format(
+  std::string all = fmt::format(
       "vocabulary {}, hidden {}, layers {}, dense {} of {}, experts {} of {}, shared {}, active {} "
       "in {} of {} groups, heads {} of {} {} {}, compressed {} {}, mtp {}, {} x {} tokens, context "
       "over {}, {}",
       a.vocabulary,
       a.hidden,
       a.layers,
-      a.dense_layers,
+      a.dense.is_leading() ? std::to_string(a.dense_layers()) : "at " + a.dense.print(),
       a.dense_intermediate,
       a.experts,
       a.expert_intermediate,
@@ -278,6 +279,11 @@ std::string shapes_of(const Plan& plan) {
       t.sequence_length,
       t.context_parallel,
       name_of(t.precision));
+  if (a.attention == AttentionKind::kGrouped)
+    all += fmt::format(", key-value heads {}", a.kv_heads);
+  if (a.window) all += fmt::format(", window {} at {}", *a.window, a.windowed.print());
+  if (a.mlp != MlpKind::kGated) all += fmt::format(", mlp {}", kMlpKinds[a.mlp]);
+  return all;
 }
 
 Plan plan_of(const Plan& plan, const PhasePart& part) {

@@ -117,7 +117,7 @@ struct Plan {
 Plan load_plan(const std::string& path);
 
 // The sizes that decide what an op of the plan is, in words: two timelines can be compared where
-// they are of the same. Letters, digits, blanks, commas and points.
+// they are of the same. Letters, digits, blanks, commas, points and hyphens.
 std::string shapes_of(const Plan& plan);
 
 // The plan as it is during a part of a phase.

@@ -21,7 +21,7 @@ inline Plan small_plan(Layout layout) {
   plan.model.architecture = {.vocabulary = 256,
                              .hidden = 32,
                              .layers = 4,
-                             .dense_layers = 1,
+                             .dense = LayerSet::leading(1),
                              .dense_intermediate = 48,
                              .expert_intermediate = 16,
                              .experts = 8,

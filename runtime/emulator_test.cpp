@@ -104,7 +104,7 @@ TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
     std::map<std::pair<int64_t, int64_t>, int64_t> expected;
     const ExpertGroup group(plan, 0, 0);
     for (int64_t m = 0; m < plan.training.micro_batches; ++m) {
-      for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
+      for (int64_t layer = a.dense_layers(); layer < a.layers; ++layer) {
         std::vector<std::vector<int32_t>> choices;
         for (int32_t d = 0; d < 4; ++d) {
           choices.push_back(trainer.recorded_choices(layer, d, m));

@@ -27,7 +27,7 @@ TrainingRun run_layout(const Plan& plan) {
     run.norms.push_back(log.gradient_norm);
     if (i > 0) continue;
     const Architecture& a = plan.model.architecture;
-    for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
+    for (int64_t layer = a.dense_layers(); layer < a.layers; ++layer) {
       const auto load = trainer.last_results().load_of(layer);
       run.first_loads.emplace_back(load.begin(), load.end());
     }

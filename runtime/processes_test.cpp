@@ -194,7 +194,7 @@ Outcome trained(const Plan& plan, Trainer& trainer) {
   const Architecture& a = plan.model.architecture;
   for (int32_t d = 0; d < plan.layout.dp; ++d) {
     for (int64_t m = 0; m < plan.training.micro_batches; ++m) {
-      for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
+      for (int64_t layer = a.dense_layers(); layer < a.layers; ++layer) {
         const auto choices = trainer.recorded_choices(layer, d, m);
         o.choices.insert(o.choices.end(), choices.begin(), choices.end());
       }

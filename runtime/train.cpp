@@ -96,7 +96,7 @@ StepLog Trainer::step(int64_t step) {
       training_flops_per_token(a, plan_.training.sequence_length, true).count() * tokens;
   log.tflops_per_rank =
       flops / log.time.seconds() / static_cast<double>(plan_.layout.world()) * 1e-12;
-  for (int64_t layer = a.dense_layers; layer < a.layers; ++layer) {
+  for (int64_t layer = a.dense_layers(); layer < a.layers; ++layer) {
     const LoadSpread spread = load_spread(results_.load_of(layer));
     log.expert_load.push_back(spread.most);
     log.expert_load_p95.push_back(spread.p95);

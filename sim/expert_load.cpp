@@ -72,7 +72,7 @@ std::string differs(const RoutingShape& recorded, const Architecture& a) {
   if (recorded.active != a.active_experts) {
     return differ("active experts", recorded.active, a.active_experts);
   }
-  const int64_t layers = a.layers - a.dense_layers;
+  const int64_t layers = a.layers - a.dense_layers();
   if (recorded.layers != layers) return differ("layers with experts", recorded.layers, layers);
   return "";
 }
@@ -118,7 +118,7 @@ ExpertLoad::ExpertLoad(const Plan& plan)
   } else if (spec_.balanced()) {
     known_.emplace(0, group_load(0, group_, balanced_routing(plan, group_)));
   } else {
-    first_layer_ = static_cast<int32_t>(plan.model.architecture.dense_layers);
+    first_layer_ = static_cast<int32_t>(plan.model.architecture.dense_layers());
     spec_.synthetic ? draw_library(plan) : read_library(plan);
     if (uniform()) {
       known_.emplace(0, make(0, first_layer_, split_mix(static_cast<uint64_t>(spec_.seed))));

@@ -159,11 +159,15 @@ TEST_F(BudgetCommand, DenseModelsHaveNoCommunicationToMakeRoomFor) {
   // A pair's span also holds its wait for the second of its two messages.
   EXPECT_NEAR(busy("dualpipe") / busy("zb1p"), 1, 0.01);
   write("dense.yaml", replaced(read("dense.yaml"), "layers: 16\n", "layers: 16\nmtp_depth: 1\n"));
-  write("plan.yaml",
-        "model: dense.yaml\ncluster: h100-1024.yaml\nlayout: {pp: 1}\n"
-        "training: {micro_batches: 1, micro_batch_size: 1, sequence_length: 128}\n");
-  EXPECT_NE(rehearse("simulate plan.yaml").err.find("an MTP module's layer has experts"),
-            std::string::npos);
+  // An MTP module's layer is dense too.
+  const std::string rest =
+      "cluster: h100-1024.yaml\nlayout: {pp: 1}\ntraining: {micro_batches: 1, micro_batch_size: 1, "
+      "sequence_length: 4096, precision: bf16}\n";
+  const Json with_mtp = simulate("model: dense.yaml\n" + rest);
+  write("dense.yaml", replaced(read("dense.yaml"), "mtp_depth: 1\n", ""));
+  EXPECT_GT(with_mtp["step_time_s"],
+            1.05 * simulate("model: dense.yaml\n" + rest)["step_time_s"].get<double>());
+  EXPECT_EQ(with_mtp["exposed_comm_fraction"], 0);
 }
 
 TEST_F(BudgetCommand, IllegalPhasesAreRefusedWithAReason) {

@@ -236,7 +236,7 @@ TEST_F(EveryReader, Programs) {
   const std::string text = print_program(Program::build(
       {.layout = {.pp = 2, .schedule = ScheduleKind::kZB1P, .layers_per_stage = {1, 1}},
        .micro_batches = 2,
-       .dense_layers = 1}));
+       .dense = LayerSet::leading(1)}));
   damage(text, [](const std::string& t) {
     const Program p = parse_program(t, "p.txt");
     require_whole(p);
@@ -246,7 +246,7 @@ TEST_F(EveryReader, Programs) {
 
 TEST_F(EveryReader, Timelines) {
   const Program program =
-      Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 1, .dense_layers = 0});
+      Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 1});
   const Timeline unit = simulate_unit_costs(program, Duration::microseconds(3));
   damage(print_timeline(program, unit), [&](const std::string& t) {
     const Comparison c = compare_timelines(program, unit, parse_timeline(program, t, "t.json"));

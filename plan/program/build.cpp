@@ -99,10 +99,13 @@ class Builder {
   int32_t stage_of(const MicroBatch& m) const {
     return static_cast<int32_t>(spec_.layout.stage_of(rank_, m.direction));
   }
-  bool is_moe(int32_t layer) const { return layer >= spec_.dense_layers; }
-  int32_t mtp_layer() const {
-    const Layout& l = spec_.layout;
-    return static_cast<int32_t>(l.mtp_layer());
+  bool is_moe(int32_t layer) const { return !spec_.dense.contains(layer); }
+  // Of MTP modules, counted from 1.
+  int32_t mtp_layer(int64_t module) const {
+    return static_cast<int32_t>(spec_.layout.mtp_layer() + module - 1);
+  }
+  bool is_empty(int32_t stage) const {
+    return spec_.layout.layers_per_stage[static_cast<size_t>(stage)] == 0;
   }
 
   int32_t emit(Op op, std::vector<int32_t> after) {
@@ -160,6 +163,9 @@ class Builder {
     const int32_t from = rank_of_stage(c, pass == Pass::kForward ? c.stage - 1 : c.stage + 1);
     if (from == rank_) {  // this rank holds both stages
       c.after = handed_on_.at({pass, c.micro_batch.index, c.stage, rank_});
+      if (pass == Pass::kInput) {
+        input_ops_[{c.micro_batch.index, OpKind::kRecv, {}}] = c.after.front();
+      }
       return;
     }
     Op op{.lane = recv_lane(c),
@@ -170,6 +176,7 @@ class Builder {
           .micro_batch = c.micro_batch.index,
           .peer = from};
     const int32_t id = emit(op, {});
+    if (pass == Pass::kInput) input_ops_[{c.micro_batch.index, OpKind::kRecv, {}}] = id;
     receives_.emplace_back(id, MessageKey{pass, c.micro_batch.index, c.stage, rank_});
     c.after = {id};
   }
@@ -200,43 +207,55 @@ class Builder {
     return layers;
   }
 
+  // The heads' and MTP projections' ops are named by the MTP layer that they belong to; the main
+  // head's, and the first projection's, by none.
+  std::optional<int32_t> head_of(int64_t module) const {
+    return module == 0 ? std::nullopt : std::optional(mtp_layer(module));
+  }
+  std::optional<int32_t> projection_of(int64_t module) const {
+    return module == 1 ? std::nullopt : std::optional(mtp_layer(module));
+  }
+
   std::vector<Step> forward_steps(int32_t stage) const {
     std::vector<Step> steps;
     for (const int32_t layer : layers_of(stage)) steps.push_back({{}, layer});
-    if (stage == last_stage() && spec_.mtp) {
-      steps.push_back(
-          {{{OpKind::kHead, Pass::kForward, {}}, {OpKind::kMtp, Pass::kForward, {}}}, mtp_layer()});
+    if (stage == last_stage()) {
+      for (int64_t module = 1; module <= spec_.mtp; ++module) {
+        steps.push_back({{{OpKind::kHead, Pass::kForward, head_of(module - 1)},
+                          {OpKind::kMtp, Pass::kForward, projection_of(module)}},
+                         mtp_layer(module)});
+      }
+      steps.push_back({{{OpKind::kHead, Pass::kForward, head_of(spec_.mtp)}}, {}});
     }
     if (stage == 0) {
+      if (steps.empty()) steps.emplace_back();
       steps.front().before.insert(steps.front().before.begin(),
                                   {OpKind::kEmbed, Pass::kForward, {}});
-    }
-    if (stage == last_stage()) {
-      const auto of = spec_.mtp ? std::optional(mtp_layer()) : std::nullopt;
-      steps.push_back({{{OpKind::kHead, Pass::kForward, of}}, {}});
     }
     return steps;
   }
 
   std::vector<Step> backward_steps(int32_t stage) const {
     std::vector<Step> steps;
-    if (stage == last_stage() && spec_.mtp) {
-      steps.push_back({{{OpKind::kHead, Pass::kInput, mtp_layer()},
-                        {OpKind::kHead, Pass::kWeight, mtp_layer()}},
-                       mtp_layer()});
+    std::vector<Step::Before> before;  // of the next layer
+    const auto backward = [&](OpKind kind, std::optional<int32_t> layer) {
+      before.push_back({kind, Pass::kInput, layer});
+      before.push_back({kind, Pass::kWeight, layer});
+    };
+    const auto step = [&](std::optional<int32_t> layer) {
+      steps.push_back({std::move(before), layer});
+      before.clear();
+    };
+    if (stage == last_stage()) {
+      for (int64_t module = spec_.mtp; module >= 0; --module) {
+        if (module < spec_.mtp) backward(OpKind::kMtp, projection_of(module + 1));
+        backward(OpKind::kHead, head_of(module));
+        if (module > 0) step(mtp_layer(module));
+      }
     }
     const std::vector<int32_t> layers = layers_of(stage);
-    for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
-      Step step{{}, *layer};
-      if (stage == last_stage() && layer == layers.rbegin()) {
-        if (spec_.mtp) {
-          step.before = {{OpKind::kMtp, Pass::kInput, {}}, {OpKind::kMtp, Pass::kWeight, {}}};
-        }
-        step.before.push_back({OpKind::kHead, Pass::kInput, {}});
-        step.before.push_back({OpKind::kHead, Pass::kWeight, {}});
-      }
-      steps.push_back(std::move(step));
-    }
+    for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) step(*layer);
+    if (!before.empty()) step({});
     if (stage == 0) steps.push_back({{{OpKind::kEmbed, Pass::kWeight, {}}}, {}});
     return steps;
   }
@@ -260,14 +279,19 @@ class Builder {
       }
       if (b.pass == Pass::kInput) input_ops_[{c.micro_batch.index, b.kind, b.layer}] = id;
       c.after = {id};
+      // A stage of the head alone: its gradient leaves before its weight part too.
+      const bool ends = b.kind == OpKind::kHead && b.pass == Pass::kInput && !b.layer;
+      if (ends && c.stage > 0 && is_empty(c.stage)) send(c, Pass::kInput);
     }
   }
 
   void weight(const Chain& c, OpKind kind, std::optional<int32_t> layer) {
-    // The embedding's gradient comes out of the first layer's attention.
-    const bool embed = kind == OpKind::kEmbed;
-    const auto source = embed ? input_ops_.at({c.micro_batch.index, OpKind::kAttn, 0})
-                              : input_ops_.at({c.micro_batch.index, kind, layer});
+    // The embedding's gradient comes out of the first layer's attention, or from the next stage.
+    const OpKind from = kind != OpKind::kEmbed ? kind
+                        : is_empty(c.stage)    ? OpKind::kRecv
+                                               : OpKind::kAttn;
+    const auto of = kind == OpKind::kEmbed && from == OpKind::kAttn ? std::optional(0) : layer;
+    const int32_t source = input_ops_.at({c.micro_batch.index, from, of});
     emit(c, Lane::kCompute, kind, Pass::kWeight, layer, {source});
   }
 
@@ -430,8 +454,8 @@ class Builder {
     std::vector<Copy> copies;
     for (int32_t d = 0; d < layout.slots(); ++d) {
       const auto stage = static_cast<int32_t>(layout.stage_of(rank_, d));
-      const bool moe = is_moe(static_cast<int32_t>(layout.first_layer(stage + 1)) - 1) ||
-                       (spec_.mtp && stage == last_stage());
+      bool moe = spec_.mtp > 0 && stage == last_stage() && is_moe(mtp_layer(1));
+      for (const int32_t layer : layers_of(stage)) moe |= is_moe(layer);
       copies.push_back({d, stage, moe});
     }
     std::sort(copies.begin(), copies.end(), [](const Copy& a, const Copy& b) {
@@ -523,8 +547,8 @@ Program::Spec program_spec(const Plan& plan, Mode mode) {
   const Architecture& a = plan.model.architecture;
   return {.layout = plan.layout,
           .micro_batches = plan.training.micro_batches,
-          .dense_layers = a.dense_layers,
-          .mtp = a.mtp_depth > 0,
+          .dense = a.experts > 0 ? a.dense : LayerSet::leading(a.layers + a.mtp_depth),
+          .mtp = a.mtp_depth,
           .expert_bias = a.expert_bias,
           .mode = mode};
 }

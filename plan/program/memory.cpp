@@ -5,6 +5,7 @@
 
 #include "base/integers.h"
 #include "cost/gpu_tasks.h"
+#include "plan/program/op_work.h"
 #include "plan/program/schedule.h"
 
 namespace rehearse {
@@ -15,23 +16,24 @@ StageWeights stage_weights(const Plan& plan, int64_t stage) {
   const Layout& l = plan.layout;
   const int64_t experts = l.experts_per_rank(a.experts);
   StageWeights w;
-  const auto add_layer = [&](bool moe) {
+  const auto add_layer = [&](int64_t layer) {
+    const bool moe = a.is_moe(layer);
     w.dense += p.attention + (moe ? p.gate + p.shared : p.dense_mlp);
     if (moe) w.expert += experts * p.expert;
   };
   const int64_t first = l.first_layer(stage);
-  for (int64_t layer = first; layer < l.end_layer(stage); ++layer) {
-    add_layer(a.is_moe(layer));
-  }
+  for (int64_t layer = first; layer < l.end_layer(stage); ++layer) add_layer(layer);
   if (stage == 0) w.dense += p.embedding;
   if (l.is_last(stage)) {
     w.dense += p.head;
-    if (a.mtp_depth > 0) {
-      add_layer(true);
+    for (int64_t module = 0; module < a.mtp_depth; ++module) {
+      add_layer(a.layers + module);
       w.dense += p.mtp_projection;
-      // Where the embedding stands on the same rank it is shared; else this is a copy.
-      if (!l.ends_meet()) w.dense += p.embedding;
     }
+    // Where the embedding stands on the same rank it is shared; else this is a copy, for MTP
+    // modules' tokens or for a head that is the embedding's table.
+    const bool used = a.mtp_depth > 0 || a.tied_embeddings;
+    if (used && !l.ends_meet()) w.dense += p.embedding;
   }
   return w;
 }
@@ -48,10 +50,17 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
   const bool gpu = plan.cluster.of_gpus();
   // Bytes of one token in a layer.
   const auto kept = [&](int64_t layer) {
-    const Layer& of = layers.at(layer);
-    return gpu ? kept_bytes(of, a.hidden, bytes)
-               : static_cast<double>(kept_elements(of, a.hidden, a.active_experts) *
-                                     bytes.activation);
+    if (!gpu) {
+      return static_cast<double>(kept_elements(layers.at(layer), a.hidden, a.active_experts) *
+                                 bytes.activation);
+    }
+    const KeptBytes k = kept_bytes(layers,
+                                   a.is_moe(layer),
+                                   a.is_windowed(layer),
+                                   plan.training.sequence_length,
+                                   bytes,
+                                   gpu_recipe(plan));
+    return k.own + k.gathered;
   };
   RankMemory m;
   std::vector<double> per_micro_batch;  // bytes that one keeps, by direction
@@ -69,7 +78,7 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
     }
     Bytes logits;
     if (l.is_last(stage) && gpu) {
-      if (a.mtp_depth > 0) per_token += kept(a.layers);
+      for (int64_t module = 0; module < a.mtp_depth; ++module) per_token += kept(a.layers + module);
       // Logits and their gradients exist for one micro-batch at a time.
       logits = Bytes(plan.micro_batch_tokens() * a.vocabulary * 4);
     } else if (l.is_last(stage)) {

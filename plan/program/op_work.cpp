@@ -38,6 +38,7 @@ OpShape OpWork::shape(const Op& op, const MemberLoad& load) const {
   return {.kind = op.kind,
           .pass = op.pass,
           .moe = op.layer && layers_.architecture.is_moe(*op.layer),
+          .windowed = op.layer && layers_.architecture.is_windowed(*op.layer),
           .sequences = plan_.training.micro_batch_size,
           .length = plan_.training.sequence_length,
           .expert_rows = load.expert_rows,

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cost/layer_set.h"
 #include "plan/layout.h"
 #include "plan/plan.h"
 #include "plan/program/op.h"
@@ -46,8 +47,8 @@ class Program {
   struct Spec {
     Layout layout;              // with layers_per_stage filled in
     int64_t micro_batches = 1;  // per data-parallel rank
-    int64_t dense_layers = 0;   // leading layers without experts
-    bool mtp = false;           // one multi-token-prediction module behind the last stage
+    LayerSet dense;             // layers without experts, those of MTP modules counted
+    int64_t mtp = 0;            // multi-token-prediction modules behind the last stage
     bool expert_bias = true;    // expert biases are updated at the end of the step
     Granularity granularity = Granularity::kOp;
     Mode mode = Mode::kTrain;

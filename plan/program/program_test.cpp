@@ -14,7 +14,7 @@ namespace {
 Program::Spec spec(ScheduleKind kind, int64_t pp, int64_t n, std::vector<int64_t> layers) {
   return {.layout = {.pp = pp, .schedule = kind, .layers_per_stage = std::move(layers)},
           .micro_batches = n,
-          .dense_layers = 1};
+          .dense = LayerSet::leading(1)};
 }
 
 // To make the goldens anew: REHEARSE_UPDATE_GOLDENS=1 build/tests/plan_test

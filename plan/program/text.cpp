@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::string_view kFirstLine = "rehearse-program 1";
 constexpr std::string_view kEndCell = "end";
+constexpr std::string_view kAt = "at:";  // before the numbers of layers
 
 std::string_view yes_no(bool b) {
   return b ? "yes" : "no";
@@ -164,11 +165,21 @@ class Parser {
     auto f = fields("step",
                     {"micro_batches", "dense_layers", "mtp", "expert_bias", "granularity", "mode"});
     spec_.micro_batches = integer(f["micro_batches"]);
-    spec_.dense_layers = integer(f["dense_layers"]);
-    spec_.mtp = one_of(f["mtp"], "no", "yes");
+    spec_.dense = layer_set(f["dense_layers"]);
+    spec_.mtp = f["mtp"] == "no" ? 0 : f["mtp"] == "yes" ? 1 : integer(f["mtp"]);
     spec_.expert_bias = one_of(f["expert_bias"], "no", "yes");
     spec_.granularity = named(f["granularity"], kGranularities);
     spec_.mode = named(f["mode"], kModes);
+  }
+
+  // "3": the first three; "at:1,3-5": these.
+  LayerSet layer_set(std::string_view text) const {
+    if (!text.starts_with(kAt)) return LayerSet::leading(integer(text));
+    const auto set = LayerSet::parse(text.substr(kAt.size()));
+    if (!set || set->is_leading()) {
+      fail(fmt::format("expected a number of leading layers or {}1,3-5, found '{}'", kAt, text));
+    }
+    return *set;
   }
 
   template <typename E, size_t N>
@@ -325,8 +336,8 @@ std::string print_program(const Program& program) {
   out += fmt::format(
       "step micro_batches={} dense_layers={} mtp={} expert_bias={} granularity={} mode={}\n",
       s.micro_batches,
-      s.dense_layers,
-      yes_no(s.mtp),
+      s.dense.is_leading() ? std::to_string(s.dense.count()) : std::string(kAt) + s.dense.print(),
+      s.mtp < 2 ? std::string(yes_no(s.mtp == 1)) : std::to_string(s.mtp),
       yes_no(s.expert_bias),
       kGranularities[s.granularity],
       kModes[s.mode]);

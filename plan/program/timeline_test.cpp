@@ -14,7 +14,7 @@ Duration ms(int64_t n) {
 // One rank, one MoE layer, one micro-batch: F = embed attn dispatch mlp combine head, then B.
 Program one_layer() {
   return Program::build(
-      {.layout = {.layers_per_stage = {1}}, .micro_batches = 1, .dense_layers = 0});
+      {.layout = {.layers_per_stage = {1}}, .micro_batches = 1});
 }
 
 // The id of the only op that prints so.
@@ -88,7 +88,7 @@ TEST(Timeline, RefusesAnotherPlansTimeline) {
   Timeline t{.source = "predicted", .spans = std::vector<Span>(p.ops().size())};
   const std::string json = print_timeline(p, t);
   const Program other =
-      Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 2, .dense_layers = 0});
+      Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 2});
   EXPECT_NE(error_of(other, json), "no error");
   std::string cut = json.substr(0, json.size() / 2);
   EXPECT_EQ(error_of(p, cut).substr(0, 68),

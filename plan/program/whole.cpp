@@ -30,12 +30,17 @@ void require_possible(const Program& p) {
     bad("step: " + why);
   }
   int64_t layers = 0;
-  for (const int64_t n : l.layers_per_stage) {
-    if (n < 1) bad("layout: every stage needs at least one layer");
-    layers += n;
+  for (size_t i = 0; i < l.layers_per_stage.size(); ++i) {
+    const bool end =
+        l.layers_per_stage.size() > 1 && (i == 0 || i + 1 == l.layers_per_stage.size());
+    if (l.layers_per_stage[i] < (end ? 0 : 1)) {
+      bad("layout: every stage between the first and the last needs at least one layer");
+    }
+    layers += l.layers_per_stage[i];
   }
-  if (s.dense_layers > layers) {
-    bad(fmt::format("step: dense_layers of {} in a model of {}", s.dense_layers, layers));
+  if (s.mtp > layers) bad(fmt::format("step: mtp of {} in a model of {} layers", s.mtp, layers));
+  if (s.dense.last() >= layers + s.mtp) {
+    bad(fmt::format("step: dense_layers to {} in a model of {}", s.dense.last(), layers));
   }
   if (s.micro_batches < 1) bad("step: micro_batches must be at least 1");
   if (s.mode == Mode::kPair && l.pp != 1) bad("step: mode pair is of one pipeline rank");

@@ -20,12 +20,13 @@ OpCosts::OpCosts(const Plan& plan,
     if (same == kinds.end()) kinds.push_back(&m);
   }
   members_ = kinds.size();
-  using Key = std::tuple<OpKind, Pass, bool, int32_t, Group, bool>;
+  using Key = std::tuple<OpKind, Pass, bool, bool, int32_t, Group, bool>;
   std::map<Key, int32_t> classes;
   for (const Op& op : program.ops()) {
     const bool moe = op.layer && plan.model.architecture.is_moe(*op.layer);
     const bool pair = plan.cluster.of_gpus() && overlapped(op);
-    const Key key{op.kind, op.pass, moe, op.micro_batch ? 0 : op.stage, op.group, pair};
+    const bool windowed = op.layer && plan.model.architecture.is_windowed(*op.layer);
+    const Key key{op.kind, op.pass, moe, windowed, op.micro_batch ? 0 : op.stage, op.group, pair};
     const auto [at, fresh] = classes.emplace(key, static_cast<int32_t>(classes.size()));
     class_of_.push_back(at->second);
     if (!fresh) continue;
