@@ -305,6 +305,11 @@ bool YamlMap::has(std::string_view key) {
   return value && !(null_is_missing_ && value->IsNull());
 }
 
+bool YamlMap::is_list(std::string_view key) const {
+  const std::optional<YAML::Node> value = find_value(*node_, key);
+  return value && value->IsSequence();
+}
+
 int64_t YamlMap::integer(std::string_view key, IntegerRange range) {
   const std::string text = scalar(key, describe(range));
   const auto value = parse_integer(text);

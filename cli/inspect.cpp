@@ -47,24 +47,23 @@ void add_head(Report& r, const Plan& plan, const Program& program) {
   const Training& t = plan.training;
   const Flops per_token = training_flops_per_token(a, t.sequence_length, true);
   r.say(fmt::format(
-      "model      {}: {:.4g} parameters, {:.4g} active per token, {} layers ({} dense)\n"
+      "model      {}: {:.4g} parameters{}, {:.4g} active per token, {} layers ({} dense)\n"
       "cluster    {}: {} nodes x {} devices\n"
-      "layout     PP{} x DP{} x TP{}, EP{}, {}, ZeRO-{}, layers per stage {}\n"
+      "layout     {}, {}, ZeRO-{}, layers per stage {}\n"
       "step       {} micro-batches x {} sequences x {} tokens x DP{} = {} tokens\n"
       "           {} per token forward and backward (causal)\n"
       "Program    {} ops, valid: every message paired, no deadlock under lane order\n\n",
       plan.model.name,
       static_cast<double>(total_parameters(a)),
+      a.mtp_depth > 0 ? fmt::format(" and {:.3g} of MTP", static_cast<double>(mtp_parameters(a)))
+                      : "",
       static_cast<double>(active_parameters(a)),
       a.layers,
       a.dense_layers(),
       plan.cluster.name,
       plan.cluster.nodes,
       plan.cluster.devices_per_node,
-      l.pp,
-      l.dp,
-      l.tp,
-      l.ep,
+      ranks_text(l),
       name_of(l.schedule),
       l.zero_stage,
       fmt::join(l.layers_per_stage, ","),
@@ -77,6 +76,7 @@ void add_head(Report& r, const Plan& plan, const Program& program) {
       program.global_size()));
   r.put("model", plan.model.name);
   r.put("parameters", total_parameters(a));
+  r.put("mtp_parameters", mtp_parameters(a));
   r.put("active_parameters", active_parameters(a));
   r.put("flops_per_token_causal", per_token.count());
   r.put("world", l.world());
@@ -205,7 +205,7 @@ Report program_report(const std::string& path) {
   } catch (const ScheduleError& e) {
     throw ScheduleError(fmt::format("{}: {}", path, e.what()));
   }
-  const int64_t ranks = program.layout().pp * program.layout().dp;
+  const int64_t ranks = program.layout().world();
   Report r;
   r.say(fmt::format("{}: {} ops on {} ranks, valid\n", path, program.global_size(), ranks));
   r.put("program", path);

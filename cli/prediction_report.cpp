@@ -177,15 +177,13 @@ Report prediction_report(const Plan& plan,
           .count() *
       tokens;
   Report r;
-  r.say(fmt::format("{} on {}: PP{} DP{} EP{}, {}, {} micro-batches of {} tokens\n\n",
+  r.say(fmt::format("{} on {}: {}, {}, {} micro-batches of {} tokens\n\n",
                     plan.model.name,
                     plan.cluster.name,
-                    l.pp,
-                    l.dp,
-                    l.ep,
+                    ranks_text(l),
                     name_of(l.schedule),
                     plan.training.micro_batches,
-                    plan.micro_batch_tokens()));
+                    plan.training.micro_batch_size * plan.training.sequence_length));
   std::string shown = to_string(p.summary.step);
   if (p.low < p.high) {
     shown += fmt::format("   (90%: {} to {})", to_string(p.low), to_string(p.high));
@@ -200,6 +198,13 @@ Report prediction_report(const Plan& plan,
          {fmt::format("{:.1f}% of the step, mean over ranks", 100 * p.summary.bubble_fraction),
           p.summary.bubble_fraction});
   r.line("exposed_comm_fraction", "exposed communication", share(p.summary.exposed_comm_fraction));
+  if (l.tp > 1 || l.cp > 1 || l.etp > 1) {
+    r.line("exposed_shared_fraction",
+           "exposed gathers",
+           {fmt::format("{:.1f}% (tensor and context parallelism)",
+                        100 * p.summary.exposed_shared_fraction),
+            p.summary.exposed_shared_fraction});
+  }
   const double waiting = p.summary.exchange_wait_fraction;
   if (waiting > 0) {
     r.line("exchange_wait_fraction",
@@ -209,9 +214,9 @@ Report prediction_report(const Plan& plan,
     r.put("exchange_wait_fraction", waiting);
   }
   std::string simulated = fmt::format("{} ops in {}", program.global_size(), to_string(p.wall));
-  if (p.median.ranks.slots() < l.dp) {
-    simulated +=
-        fmt::format(", {} of {} data ranks standing for all", p.median.ranks.slots(), l.dp);
+  if (p.median.ranks.slots() < l.stage_ranks()) {
+    simulated += fmt::format(
+        ", {} of {} data ranks standing for all", p.median.ranks.slots(), l.stage_ranks());
   }
   if (!p.median.not_folded.empty()) simulated += "; not folded further: " + p.median.not_folded;
   r.put("not_folded_because", p.median.not_folded.empty() ? Value() : Value(p.median.not_folded));

@@ -49,7 +49,7 @@ double spread_of(const Validation& v) {
 
 std::string describe(const Plan& plan) {
   const Layout& l = plan.layout;
-  std::string text = fmt::format("PP{} DP{} EP{} {}", l.pp, l.dp, l.ep, name_of(l.schedule));
+  std::string text = fmt::format("{} {}", ranks_text(l), name_of(l.schedule));
   text += fmt::format(
       ", {} x {}, {}", plan.training.micro_batches, plan.micro_batch_tokens(), plan.model.name);
   if (plan.cluster.linked()) text += ", links";

@@ -24,15 +24,25 @@ class Tasks {
         arrived_(op.exchange ? op.exchange->arrived : t_) {}
 
   void attention_forward() {
-    for (const Linear& l : layer_.projections(Role::kEnter)) product(l);
-    expansions();
-    core_forward();
-    for (const Linear& l : layer_.projections(Role::kOutput)) product(l);
-    norms(layer_.norm_width(), layer_.head_norm_width(), 2 + 2);
-    cast(layer_.norm_width(Part::kPostNorm));
-    cast_rows(gathered_, 2 * values());  // for the product, and to keep for backward
-    if (op_.moe) cast(a_.hidden);
-    rope(1);
+    if (into_core()) {
+      for (const Linear& l : layer_.projections(Role::kEnter)) product(l);
+      expansions();
+    }
+    if (from_core()) {
+      core_forward();
+      for (const Linear& l : layer_.projections(Role::kOutput)) product(l);
+    }
+    if (into_core() && from_core()) {
+      norms(layer_.norm_width(), layer_.head_norm_width(), 2 + 2);
+    } else {
+      into_core() ? norms(layer_.norm_width(Part::kPostNorm), layer_.head_norm_width(), 2 + 2)
+                  : norms(a_.hidden, 0, 2 + 2);
+    }
+    if (into_core()) cast(layer_.norm_width(Part::kPostNorm));
+    if (from_core()) cast_rows(gathered_, 2 * values());  // for the product, and for backward
+    if (from_core() && op_.moe) cast(a_.hidden);
+    if (into_core()) rope(1);
+    if (!from_core()) return;
     if (op_.moe) bytes(WorkKind::kGate, gate_bytes());
     // The residual, and values made contiguous.
     bytes(WorkKind::kElementwise, t_ * a_.hidden * (4 + 2) + contiguous_values());
@@ -43,10 +53,13 @@ class Tasks {
     const Recompute& again = recipe_.recompute;
     const std::vector<Linear> expand = layer_.projections(Role::kExpand);
     const std::vector<Linear> enter = layer_.projections(Role::kEnter);
-    for (const Linear& l : layer_.projections(Role::kOutput)) grad_input(l);
-    if (again.up_projections) expansions();
-    if (again.core) core_forward();
-    core_backward();
+    if (from_core()) {
+      for (const Linear& l : layer_.projections(Role::kOutput)) grad_input(l);
+      if (again.up_projections) expansions();
+      if (again.core) core_forward();
+      core_backward();
+    }
+    if (!into_core()) return attention_input_from_core();
     for (const Linear& l : expand) grad_input(l);
     for (auto l = enter.rbegin(); l != enter.rend(); ++l) grad_input(*l);
     norms(layer_.norm_width(), layer_.head_norm_width(), 4 + 2);
@@ -59,15 +72,22 @@ class Tasks {
     for (const Linear& l : expand) {
       if (l.rows == Rows::kGathered) expanded += 2 * l.out;
     }
+    if (!from_core()) expanded -= 2 * values();  // in attn
     cast_rows(gathered_, expanded);
     for (const Linear& l : expand) {
       if (l.rows == Rows::kContext) cast_rows(context(), 2 * l.out);
     }
     transpose_weights(weights);
     rope(3);  // again, and backwards: gradients of keys and of values are put together
-    if (op_.moe) bytes(WorkKind::kGate, gate_bytes());
+    if (from_core() && op_.moe) bytes(WorkKind::kGate, gate_bytes());
     bytes(WorkKind::kElementwise,
-          t_ * a_.hidden * (4 + 2) + contiguous_values() + split_gradients());
+          (from_core() ? t_ * a_.hidden * (4 + 2) : 0) + contiguous_values() + split_gradients());
+    if (from_core()) drop(t_ * a_.hidden);
+  }
+  void attention_input_from_core() {
+    cast_rows(gathered_, 2 * values());
+    if (op_.moe) bytes(WorkKind::kGate, gate_bytes());
+    bytes(WorkKind::kElementwise, t_ * a_.hidden * (4 + 2));
     drop(t_ * a_.hidden);
   }
 
@@ -180,6 +200,10 @@ class Tasks {
       bytes(WorkKind::kStream, t_ * a_.hidden * (2 + 8));
     }
   }
+
+  // The two parts of attention, where they are ops of their own.
+  bool into_core() const { return !recipe_.ring || op_.kind == OpKind::kQkv; }
+  bool from_core() const { return !recipe_.ring || op_.kind == OpKind::kAttn; }
 
   // What goes before an all-to-all's data: where tokens go, gradients cast for their way.
   void before_exchange() {
@@ -344,6 +368,26 @@ class Tasks {
 
 }  // namespace
 
+void set_recompute(Recompute& recompute, Recomputable part) {
+  switch (part) {
+    case Recomputable::kNorms:
+      recompute.norms = true;
+      return;
+    case Recomputable::kUpProjections:
+      recompute.up_projections = true;
+      return;
+    case Recomputable::kActivations:
+      recompute.activations = true;
+      return;
+    case Recomputable::kSelective:
+      recompute.core = true;
+      return;
+    case Recomputable::kFull:
+      recompute.layer = true;
+      return;
+  }
+}
+
 std::vector<GpuTask> gpu_tasks(const Layers& layers, const OpShape& op, const GpuRecipe& recipe) {
   Tasks tasks(layers, op, recipe);
   const auto passes = [&](auto forward, auto input, auto weight) {
@@ -353,6 +397,7 @@ std::vector<GpuTask> gpu_tasks(const Layers& layers, const OpShape& op, const Gp
   };
   switch (op.kind) {
     case OpKind::kAttn:
+    case OpKind::kQkv:
       passes(&Tasks::attention_forward, &Tasks::attention_input, &Tasks::attention_weight);
       break;
     case OpKind::kMlp:

@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "base/names.h"
 #include "cost/gpu_work.h"
 #include "cost/op_kernels.h"
 #include "cost/precision.h"
@@ -29,6 +30,20 @@ struct Recompute {
   bool operator==(const Recompute&) const = default;
 };
 
+inline constexpr NameTable kCoreKinds{
+    std::to_array<Named<CoreKind>>({{CoreKind::kFused, "fused"}, {CoreKind::kUnfused, "unfused"}})};
+static_assert(kCoreKinds.complete());
+// One of what a Recompute holds.
+enum class Recomputable : uint8_t { kNorms, kUpProjections, kActivations, kSelective, kFull };
+inline constexpr NameTable kRecomputable{
+    std::to_array<Named<Recomputable>>({{Recomputable::kNorms, "norms"},
+                                        {Recomputable::kUpProjections, "up_projections"},
+                                        {Recomputable::kActivations, "activations"},
+                                        {Recomputable::kSelective, "selective"},
+                                        {Recomputable::kFull, "full"}})};
+static_assert(kRecomputable.complete());
+void set_recompute(Recompute& recompute, Recomputable part);
+
 struct GpuRecipe {
   Format format = Format::kFp8;  // of every Linear
   // Ranks that share one sequence in attention, each with its part of the queries; they gather the
@@ -38,6 +53,9 @@ struct GpuRecipe {
   // of the tokens between matrices; without it all have all of them.
   int64_t tensor_parallel = 1;
   bool sequence_parallel = true;
+  // Keys and values are passed round while the core works: what stands before it is an op of its
+  // own, qkv.
+  bool ring = false;
   CoreKind core = CoreKind::kFused;
   Recompute recompute;
 };

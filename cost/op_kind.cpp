@@ -23,11 +23,18 @@ constexpr NameTable kOpKindNames{std::to_array<Named<OpKind>>({
     {OpKind::kOptimizer, "optimizer"},
     {OpKind::kParamGather, "param_gather"},
     {OpKind::kBiasUpdate, "bias_update"},
+    {OpKind::kGather, "gather"},
+    {OpKind::kScatter, "scatter"},
+    {OpKind::kRing, "ring"},
+    {OpKind::kQkv, "qkv"},
 })};
 static_assert(kOpKindNames.complete());
 
-constexpr NameTable kPassNames{std::to_array<Named<Pass>>(
-    {{Pass::kNone, ""}, {Pass::kForward, "F"}, {Pass::kInput, "B"}, {Pass::kWeight, "W"}})};
+constexpr NameTable kPassNames{std::to_array<Named<Pass>>({{Pass::kNone, ""},
+                                                           {Pass::kForward, "F"},
+                                                           {Pass::kInput, "B"},
+                                                           {Pass::kWeight, "W"},
+                                                           {Pass::kAgain, "R"}})};
 static_assert(kPassNames.complete());
 
 }  // namespace
@@ -64,7 +71,12 @@ std::optional<OpName> op_named(std::string_view name) {
 
 bool is_cell_compute(OpKind kind) {
   return kind == OpKind::kAttn || kind == OpKind::kMlp || kind == OpKind::kEmbed ||
-         kind == OpKind::kHead || kind == OpKind::kMtp || kind == OpKind::kCell;
+         kind == OpKind::kHead || kind == OpKind::kMtp || kind == OpKind::kCell ||
+         kind == OpKind::kQkv;
+}
+
+bool is_shared_work(OpKind kind) {
+  return kind == OpKind::kGather || kind == OpKind::kScatter || kind == OpKind::kRing;
 }
 
 bool is_all_to_all(OpKind kind) {
@@ -72,7 +84,7 @@ bool is_all_to_all(OpKind kind) {
 }
 
 bool is_dispatch_shaped(OpKind kind, Pass pass) {
-  return (kind == OpKind::kDispatch) == (pass == Pass::kForward);
+  return (kind == OpKind::kDispatch) == (work_of(pass) == Pass::kForward);
 }
 
 bool is_ring(OpKind kind) {

@@ -1,5 +1,7 @@
 #include "plan/capabilities.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -41,12 +43,29 @@ const std::vector<Capability>& capabilities() {
     };
     add("data parallelism (dp > 1)", true, true, [](const Plan& p) { return p.layout.dp > 1; });
     add("expert parallelism (ep > 1)", true, true, [](const Plan& p) { return p.layout.ep > 1; });
-    add("tensor parallelism (tp > 1)", false, false, [](const Plan& p) { return p.layout.tp > 1; });
-    add("context parallelism (context_parallel > 1)", true, false, [](const Plan& p) {
-      return p.training.context_parallel > 1;
+    add("tensor parallelism (tp > 1)", true, false, [](const Plan& p) { return p.layout.tp > 1; });
+    add("tensor parallelism of experts (etp > 1)", true, false, [](const Plan& p) {
+      return p.layout.etp > 1;
     });
-    for (const int64_t stage : {0, 1}) {
-      add(fmt::format("zero_stage {}", stage), true, true, [stage](const Plan& p) {
+    add("context parallelism (cp > 1)", true, false, [](const Plan& p) { return p.layout.cp > 1; });
+    add("dispatcher all_to_all or all_gather", true, false, [](const Plan& p) {
+      return p.layout.dispatcher != Dispatcher::kTwoHop;
+    });
+    add("overlap_grad_reduce, overlap_all_to_all, overlap_p2p: false",
+        true,
+        false,
+        [](const Plan& p) {
+          return p.layout.overlap_grad_reduce || p.layout.overlap_all_to_all ||
+                 !p.layout.overlap_p2p;
+        });
+    add("empty stages", true, false, [](const Plan& p) {
+      return std::ranges::count(p.layout.layers_per_stage, 0) > 0;
+    });
+    add("recomputation of whole layers or attention's core", true, false, [](const Plan& p) {
+      return p.training.recompute.layer || p.training.recompute.core;
+    });
+    for (const int64_t stage : {0, 1, 2, 3}) {
+      add(fmt::format("zero_stage {}", stage), true, stage < 2, [stage](const Plan& p) {
         return p.layout.zero_stage == stage;
       });
     }

@@ -1,6 +1,7 @@
 #include "plan/keys.h"
 
 #include <filesystem>
+#include <sstream>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -87,7 +88,16 @@ TEST(PlanKeys, DefaultsAreTheReadersOwn) {
       const bool number = k.missing.find_first_not_of("0123456789.e-") == std::string::npos;
       if (!choice && !number) continue;
       Json one = plan;
-      section_of(one, s.name)[k.key] = number ? Json::parse(k.missing) : Json(k.missing);
+      Json& value = section_of(one, s.name)[k.key];
+      if (number || k.missing == "true" || k.missing == "false") {
+        value = Json::parse(k.missing);
+      } else if (k.missing.starts_with("[")) {  // of names
+        value = Json::array();
+        std::istringstream names(k.missing.substr(1, k.missing.size() - 2));
+        for (std::string name; std::getline(names >> std::ws, name, ',');) value.push_back(name);
+      } else {
+        value = k.missing;
+      }
       const Plan same = load(one);
       EXPECT_EQ(same.layout, plain.layout) << k.key;
       EXPECT_EQ(same.training, plain.training) << k.key;

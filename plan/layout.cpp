@@ -1,6 +1,16 @@
 #include "plan/layout.h"
 
+#include <fmt/format.h>
+
 namespace rehearse {
+
+std::string ranks_text(const Layout& l) {
+  std::string text = fmt::format("PP{} DP{} EP{}", l.pp, l.dp, l.ep);
+  if (l.tp > 1) text += fmt::format(" TP{}", l.tp);
+  if (l.cp > 1) text += fmt::format(" CP{}", l.cp);
+  if (l.etp > 1) text += fmt::format(" ETP{}", l.etp);
+  return text;
+}
 
 std::vector<int64_t> even_layers(int64_t layers, int64_t stages) {
   std::vector<int64_t> counts(static_cast<size_t>(stages), layers / stages);

@@ -29,44 +29,102 @@ class Collector {
 // EP groups must spread evenly over nodes, all of them over as many. Empty when they do.
 std::string uneven_groups(const Layout& layout, const Cluster& cluster) {
   const int64_t devices = cluster.devices_per_node;
-  const int64_t ranks = layout.pp * layout.dp;
+  const RankGroup group = layout.expert_group();
   // Groups lie on nodes alike again after the least common multiple.
-  const int64_t period = std::min(ranks, std::lcm(layout.ep, devices));
+  const int64_t period = std::min(layout.world(), std::lcm(group.block(), devices));
+  const auto name = [&](int64_t first) {
+    return group.stride == 1 ? fmt::format("ranks {} to {}", first, first + group.size - 1)
+                             : fmt::format("ranks {}, {}, ... to {}",
+                                           first,
+                                           first + group.stride,
+                                           group.member(first, group.size - 1));
+  };
   size_t nodes_of_first = 0;
-  for (int64_t first = 0; first < period; first += layout.ep) {
-    std::map<int64_t, int64_t> members;  // by node
-    for (int64_t r = first; r < first + layout.ep;) {
-      const int64_t end = std::min(first + layout.ep, (cluster.node_of(r) + 1) * devices);
-      members[cluster.node_of(r)] = end - r;
-      r = end;
-    }
-    for (const auto& [node, count] : members) {
-      if (count == members.begin()->second) continue;
-      return fmt::format(
-          "the expert-parallel group of ranks {} to {} has {} ranks on node {} and {} on node {}; "
-          "it must spread evenly over nodes of {} devices",
-          first,
-          first + layout.ep - 1,
-          members.begin()->second,
-          members.begin()->first,
-          count,
-          node,
-          devices);
-    }
-    if (first == 0) nodes_of_first = members.size();
-    if (members.size() != nodes_of_first) {
-      return fmt::format(
-          "the expert-parallel group of ranks {} to {} stands on {} nodes of {} devices and that "
-          "of ranks 0 to {} on {}; all groups must stand on as many",
-          first,
-          first + layout.ep - 1,
-          members.size(),
-          devices,
-          layout.ep - 1,
-          nodes_of_first);
+  for (int64_t block = 0; block < period; block += group.block()) {
+    for (int64_t first = block; first < block + group.stride; ++first) {
+      std::map<int64_t, int64_t> members;  // by node
+      for (int64_t m = 0; m < group.size; ++m) {
+        ++members[cluster.node_of(group.member(first, m))];
+      }
+      for (const auto& [node, count] : members) {
+        if (count == members.begin()->second) continue;
+        return fmt::format(
+            "the expert-parallel group of {} has {} ranks on node {} and {} on node {}; it must "
+            "spread evenly over nodes of {} devices",
+            name(first),
+            members.begin()->second,
+            members.begin()->first,
+            count,
+            node,
+            devices);
+      }
+      if (first == 0) nodes_of_first = members.size();
+      if (members.size() != nodes_of_first) {
+        return fmt::format(
+            "the expert-parallel group of {} stands on {} nodes of {} devices and that of {} on "
+            "{}; all groups must stand on as many",
+            name(first),
+            members.size(),
+            devices,
+            name(0),
+            nodes_of_first);
+      }
     }
   }
   return "";
+}
+
+// Matrices and heads that ranks share must divide over them.
+void check_tensor_parallel(const Architecture& a, const Layout& l, Collector& why) {
+  const auto divides = [&](const char* key, int64_t ranks, int64_t size, const char* what) {
+    if (size % ranks == 0) return;
+    why.add(key, fmt::format("{} of {} does not divide the model's {} {}", key, ranks, size, what));
+  };
+  divides("tp", l.tp, a.heads, "attention heads");
+  if (a.attention == AttentionKind::kGrouped) divides("tp", l.tp, a.kv_heads, "key-value heads");
+  if (a.dense_layers() > 0) divides("tp", l.tp, a.dense_intermediate, "columns of a dense FFN");
+  if (a.shared_experts > 0) {
+    divides("tp", l.tp, a.shared_experts * a.expert_intermediate, "columns of its shared experts");
+  }
+  if (a.mtp_depth > 0) divides("tp", l.tp, a.hidden, "columns of an MTP module's projection");
+  if (l.etp > 1 && a.experts == 0) {
+    why.add("etp", fmt::format("etp of {} for a model without experts; use 1", l.etp));
+  }
+  divides("etp", l.etp, a.expert_intermediate, "columns of an expert");
+  if (l.tp > 1 && !l.sequence_parallel && a.experts > 0) {
+    why.add("sequence_parallel",
+            "false, but experts are chosen for each token by one rank: tensor-parallel ranks of a "
+            "model with experts must share tokens");
+  }
+}
+
+// What is simulated on GPUs alone.
+void check_cores(const Layout& l, const Cluster& cluster, Collector& why) {
+  const Layout plain;
+  const auto need = [&](const char* key, bool fits) {
+    if (fits) return;
+    why.add(
+        key,
+        fmt::format("is simulated on clusters of GPUs alone, and '{}' is of cores", cluster.name));
+  };
+  need("tp", l.tp == 1);
+  need("cp", l.cp == 1);
+  need("etp", l.etp == 1);
+  need("dispatcher", l.dispatcher == plain.dispatcher);
+  need("zero_stage", l.zero_stage <= 1);
+  need("overlap_grad_reduce", !l.overlap_grad_reduce);
+  need("overlap_p2p", l.overlap_p2p);
+  need("overlap_all_to_all", !l.overlap_all_to_all);
+}
+
+void check_overlap(const Layout& l, Collector& why) {
+  const bool one_way =
+      l.schedule == ScheduleKind::k1F1B || l.schedule == ScheduleKind::kInterleaved;
+  if (l.overlap_all_to_all && !one_way) {
+    why.add("overlap_all_to_all",
+            fmt::format("is for 1f1b and interleaved-1f1b; {} has pairs of its own, or none",
+                        name_of(l.schedule)));
+  }
 }
 
 void check_stages(const Architecture& a, const Layout& l, Collector& why) {
@@ -121,15 +179,26 @@ void check_layers_per_stage(const Architecture& a, const Layout& l, Collector& w
 Reasons why_not(const Architecture& a, const Cluster& cluster, const Layout& l) {
   Collector why("layout");
   check_stages(a, l, why);
-  const bool divides = l.dp % l.ep == 0;
-  if (!divides) why.add("ep", fmt::format("ep of {} does not divide dp of {}", l.ep, l.dp));
+  const bool divides = l.stage_ranks() % (l.ep * l.etp) == 0;
+  if (!divides) {
+    const bool plain = l.stage_ranks() == l.dp;
+    why.add("ep",
+            fmt::format("ep {}of {} does not divide {} of {}",
+                        l.etp > 1 ? "x etp " : "",
+                        l.ep * l.etp,
+                        plain ? "dp" : "dp x cp x tp",
+                        l.stage_ranks()));
+  }
   if (l.ep > 1 && (a.experts == 0 || a.experts % l.ep != 0)) {
     why.add("ep", fmt::format("ep of {} does not divide the model's {} experts", l.ep, a.experts));
   }
   check_layers_per_stage(a, l, why);
+  check_tensor_parallel(a, l, why);
+  check_overlap(l, why);
+  if (!cluster.of_gpus()) check_cores(l, cluster, why);
   if (l.world() > cluster.devices()) {
     why.add("pp",
-            fmt::format("pp x dp x tp is {} ranks, but cluster '{}' has {} devices",
+            fmt::format("pp x dp x cp x tp is {} ranks, but cluster '{}' has {} devices",
                         l.world(),
                         cluster.name,
                         cluster.devices()));
@@ -140,15 +209,18 @@ Reasons why_not(const Architecture& a, const Cluster& cluster, const Layout& l) 
 
 Reasons why_not(const Layout& layout, const Training& t) {
   Collector why("training");
-  if (layout.dp % t.context_parallel != 0) {
+  // Of a causal sequence each context-parallel rank has two parts, an early one and a late one, so
+  // that all have as many keys to look at.
+  const int64_t parts = layout.token_ranks() * (layout.cp > 1 ? 2 : 1);
+  if (t.sequence_length % parts != 0) {
     why.add(
-        "context_parallel",
-        fmt::format("{} ranks per sequence do not divide dp of {}", t.context_parallel, layout.dp));
-  } else if (t.sequence_length % t.context_parallel != 0) {
-    why.add("context_parallel",
-            fmt::format("{} ranks do not divide a sequence of {} tokens",
-                        t.context_parallel,
-                        t.sequence_length));
+        "sequence_length",
+        fmt::format("{} tokens do not divide into {} parts ({}): use a multiple of {}, or fewer "
+                    "ranks per sequence",
+                    t.sequence_length,
+                    parts,
+                    layout.cp > 1 ? "two for each rank of cp x tp" : "one for each rank of tp",
+                    parts));
   }
   why.add("micro_batches",
           facts_of(layout.schedule).check_micro_batches(layout.pp, t.micro_batches));
@@ -158,7 +230,6 @@ Reasons why_not(const Layout& layout, const Training& t) {
 Reasons why_not(const Cluster& cluster, const Training& t) {
   Collector why("training");
   if (!cluster.of_gpus()) {
-    if (t.context_parallel > 1) why.add("context_parallel", "needs a cluster of GPUs");
     return why.take();
   }
   if (!bytes_of(t.precision).linears) {
@@ -194,16 +265,15 @@ Reasons why_not(const Plan& plan) {
 }
 
 MicroBatches micro_batches_of(const Layout& layout, const Training& t, int64_t sequences) {
-  const int64_t at_once = layout.dp * t.micro_batch_size / t.context_parallel;
+  const int64_t at_once = layout.dp * t.micro_batch_size;
   if (sequences % at_once != 0) {
     return {.why_not = fmt::format(
-                "{} sequences do not divide over {} at a time (dp {} x micro-batch size "
-                "{} / context_parallel {}): use a multiple of {}",
+                "{} sequences do not divide over {} at a time (dp {} x micro-batch size {}): use a "
+                "multiple of {}",
                 sequences,
                 at_once,
                 layout.dp,
                 t.micro_batch_size,
-                t.context_parallel,
                 at_once)};
   }
   const int64_t count = sequences / at_once;

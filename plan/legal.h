@@ -30,7 +30,7 @@ Reasons why_not(const Plan& plan);
 constexpr int64_t kMostMicroBatches = 100'000;  // per data-parallel rank and step
 
 // How many micro-batches of a data-parallel rank make up `sequences` per step, or why none do
-// (training.micro_batches does not count). REQUIRES: context_parallel divides dp.
+// (training.micro_batches does not count).
 struct MicroBatches {
   int64_t count = 0;
   std::string why_not;  // empty where count is right

@@ -80,21 +80,34 @@ TEST(Legal, StepsOfALayout) {
   t.micro_batches = 6;
   EXPECT_EQ(settings(why_not(dualpipe, t)), List{"training.micro_batches"});
   t.micro_batches = 8;
-  t.context_parallel = 3;
-  EXPECT_EQ(settings(why_not(dualpipe, t)), List{"training.context_parallel"});
-  t.context_parallel = 4;
-  EXPECT_EQ(why_not(dualpipe, t), Reasons{});
-  t.sequence_length = 18;
-  EXPECT_EQ(settings(why_not(dualpipe, t)), List{"training.context_parallel"});
+  // A sequence is shared out in two parts for each rank, an early one and a late one.
+  const Layout context{.dp = 2, .cp = 4};
+  EXPECT_EQ(why_not(context, t), Reasons{});
+  t.sequence_length = 12;
+  EXPECT_EQ(settings(why_not(context, t)), List{"training.sequence_length"});
+  t.sequence_length = 4;
+  EXPECT_NE(why_not(context, t).front().message.find("do not divide into 8 parts"),
+            std::string::npos);
+  // And over tensor-parallel ranks, unless each has all of it.
+  Layout tensor{.dp = 2, .tp = 8};
+  EXPECT_EQ(settings(why_not(tensor, t)), List{"training.sequence_length"});
+  tensor.sequence_parallel = false;
+  EXPECT_EQ(why_not(tensor, t), Reasons{});
 }
 
 TEST(Legal, WhatDevicesCannotCompute) {
   Plan plan = small_plan({});
   EXPECT_EQ(why_not(plan), Reasons{});
+  for (const auto& [layout, setting] :
+       {std::pair{Layout{.cp = 2}, "layout.cp"},
+        {Layout{.tp = 2}, "layout.tp"},
+        {Layout{.dp = 2, .etp = 2}, "layout.etp"},
+        {Layout{.zero_stage = 2}, "layout.zero_stage"},
+        {Layout{.dispatcher = Dispatcher::kAllToAll}, "layout.dispatcher"},
+        {Layout{.overlap_all_to_all = true}, "layout.overlap_all_to_all"}}) {
+    EXPECT_EQ(settings(why_not(small_plan(layout))), List{setting});  // on cores
+  }
   plan = small_plan({.dp = 2});
-  plan.training.context_parallel = 2;
-  EXPECT_EQ(settings(why_not(plan)), List{"training.context_parallel"});  // on cores
-  plan.training.context_parallel = 1;
   plan.cluster.device = DeviceKind::kGpu;
   EXPECT_EQ(settings(why_not(plan)), List{"training.precision"});  // FP32
   plan.training.precision = Precision::kFp8;
@@ -104,14 +117,54 @@ TEST(Legal, WhatDevicesCannotCompute) {
 }
 
 TEST(Legal, BatchesOfAPhase) {
-  const Layout layout{.pp = 2, .dp = 8, .schedule = ScheduleKind::kDualPipe};
-  const Training t{.micro_batch_size = 2, .sequence_length = 16, .context_parallel = 4};
+  const Layout layout{.pp = 2, .dp = 2, .cp = 4, .schedule = ScheduleKind::kDualPipe};
+  const Training t{.micro_batch_size = 2, .sequence_length = 16};
   // 8 ranks in fours hold two sequences' parts each: 4 at a time.
   EXPECT_EQ(micro_batches_of(layout, t, 32).count, 8);
   EXPECT_EQ(micro_batches_of(layout, t, 32).why_not, "");
   EXPECT_NE(micro_batches_of(layout, t, 33).why_not.find("use a multiple of 4"), std::string::npos);
   EXPECT_NE(micro_batches_of(layout, t, 12).why_not.find("at least 4; found 3"), std::string::npos);
   EXPECT_NE(micro_batches_of(layout, t, 4'000'000).why_not.find("at most"), std::string::npos);
+}
+
+TEST(Legal, MatricesDivideOverTensorParallelRanks) {
+  Plan plan = small_plan({});
+  plan.cluster.device = DeviceKind::kGpu;
+  Architecture a = plan.model.architecture;  // 2 heads; FFNs of 48, experts of 16
+  const auto reasons = [&](const Layout& l) { return settings(why_not(a, plan.cluster, l)); };
+  EXPECT_EQ(reasons({.dp = 2, .tp = 2}), List{});
+  EXPECT_EQ(reasons({.tp = 4}), List{"layout.tp"});
+  EXPECT_NE(why_not(a, plan.cluster, {.tp = 4})
+                .front()
+                .message.find("tp of 4 does not divide the model's 2 attention heads"),
+            std::string::npos);
+  EXPECT_EQ(reasons({.dp = 4, .ep = 2, .etp = 2}), List{});
+  EXPECT_EQ(reasons({.dp = 12, .etp = 3}), List{"layout.etp"});
+  EXPECT_EQ(reasons({.dp = 2, .ep = 4, .tp = 2}), List{}) << "EP over DP and TP";
+  EXPECT_EQ(reasons({.dp = 2, .ep = 8, .tp = 2}), List{"layout.ep"});
+  EXPECT_EQ(reasons({.dp = 2, .tp = 2, .sequence_parallel = false}),
+            List{"layout.sequence_parallel"});
+  EXPECT_EQ(reasons({.schedule = ScheduleKind::kZB1P, .overlap_all_to_all = true}),
+            List{"layout.overlap_all_to_all"});
+  a.attention = AttentionKind::kGrouped;
+  a.heads = 8;
+  a.kv_heads = 2;
+  EXPECT_EQ(reasons({.dp = 2, .tp = 2}), List{});
+  EXPECT_NE(why_not(a, plan.cluster, {.tp = 4}).front().message.find("2 key-value heads"),
+            std::string::npos);
+}
+
+TEST(Legal, EmptyStagesStandAtTheEnds) {
+  Plan plan = small_plan({});
+  const Architecture& a = plan.model.architecture;  // 4 layers
+  const auto reasons = [&](std::vector<int64_t> layers) {
+    const auto pp = static_cast<int64_t>(layers.size());
+    return settings(why_not(a, plan.cluster, {.pp = pp, .layers_per_stage = std::move(layers)}));
+  };
+  EXPECT_EQ(reasons({0, 1, 1, 1, 1, 0}), List{});
+  EXPECT_EQ(reasons({2, 2, 0}), List{});
+  EXPECT_EQ(reasons({2, 0, 2}), List{"layout.layers_per_stage"});
+  EXPECT_EQ(reasons({0, 0, 2, 1, 1, 0}), (List{"layout.layers_per_stage"}));
 }
 
 }  // namespace

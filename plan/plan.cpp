@@ -48,8 +48,16 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster, cons
   l.dp = map.integer("dp", kRanks, base.dp);
   l.ep = map.integer("ep", kRanks, base.ep);
   l.tp = map.integer("tp", kRanks, base.tp);
+  l.cp = map.integer("cp", kRanks, base.cp);
+  l.etp = map.integer("etp", kRanks, base.etp);
+  l.sequence_parallel = map.boolean("sequence_parallel", base.sequence_parallel);
+  l.context = map.choice("context", kContextKinds, base.context);
+  l.dispatcher = map.choice("dispatcher", kDispatchers, base.dispatcher);
+  l.overlap_grad_reduce = map.boolean("overlap_grad_reduce", base.overlap_grad_reduce);
+  l.overlap_p2p = map.boolean("overlap_p2p", base.overlap_p2p);
+  l.overlap_all_to_all = map.boolean("overlap_all_to_all", base.overlap_all_to_all);
   l.schedule = map.choice("schedule", kSchedules, base.schedule);
-  l.zero_stage = map.integer("zero_stage", {.min = 0, .max = 1}, base.zero_stage);
+  l.zero_stage = map.integer("zero_stage", {.min = 0, .max = 3}, base.zero_stage);
   if (l.way() == Way::kRoundAgain) {
     l.chunks = map.integer("chunks", {.min = 1, .max = 10'000}, l.chunks);
   }
@@ -64,6 +72,31 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster, cons
   }
   map.finish();
   return l;
+}
+
+// A key that stood here in earlier versions.
+void refuse_moved(const YamlMap& map) {
+  if (map.first_unknown() != "context_parallel") return;
+  map.fail("context_parallel",
+           "is layout.cp now, and dp no longer counts these ranks: dp: 128 with "
+           "context_parallel: 8 is dp: 16 with cp: 8");
+}
+
+// "full", "none", or a list of what is computed again.
+Recompute read_recompute(YamlMap& map) {
+  const std::vector<std::string> names =
+      map.is_list("recompute") ? map.texts("recompute") : std::vector{map.text("recompute")};
+  Recompute r{.norms = false, .up_projections = false, .activations = false};
+  for (const std::string& name : names) {
+    const auto part = kRecomputable.find(name);
+    if (!part && !(name == "none" && names.size() == 1)) {
+      map.fail("recompute",
+               fmt::format(
+                   "'{}' is not known; expected none, or some of {}", name, kRecomputable.list()));
+    }
+    if (part) set_recompute(r, *part);
+  }
+  return r;
 }
 
 Training read_training(YamlMap map, const Layout& layout) {
@@ -90,11 +123,12 @@ Training read_training(YamlMap map, const Layout& layout) {
   t.bias_update_speed = map.number("bias_update_speed", kNotNegative, t.bias_update_speed);
   t.balance_loss = map.number("balance_loss", kNotNegative, t.balance_loss);
   t.mtp_loss = map.number("mtp_loss", kNotNegative, t.mtp_loss);
-  t.context_parallel = map.integer("context_parallel", kCount, t.context_parallel);
+  t.core = map.choice("core", kCoreKinds, t.core);
+  if (map.has("recompute")) t.recompute = read_recompute(map);
+  refuse_moved(map);
   refuse(why_not(layout, t), map);
   const double step = static_cast<double>(t.micro_batches * t.micro_batch_size * layout.dp) *
-                      static_cast<double>(t.sequence_length) /
-                      static_cast<double>(t.context_parallel);
+                      static_cast<double>(t.sequence_length);
   if (t.tokens && *t.tokens < step) {
     map.fail("tokens",
              fmt::format("a whole training is of one step at least, here {:.0f} tokens", step));
@@ -117,10 +151,10 @@ Phase read_phase(YamlMap map, const Plan& plan) {
       map.integer("sequence_length", {.min = 1, .max = 100'000'000}, t.sequence_length);
   t.micro_batch_size =
       map.integer("micro_batch_size", {.min = 1, .max = 1'000'000}, t.micro_batch_size);
-  t.context_parallel = map.integer("context_parallel", kCount, t.context_parallel);
+  refuse_moved(map);
   if (const Reasons unfit = why_not(part.layout, t); !unfit.empty()) {
-    const bool of_context = unfit.front().setting == "training.context_parallel";
-    if (of_context) refuse(unfit, map);  // else of the plan's own batch
+    const bool of_batch = unfit.front().setting == "training.micro_batches";
+    if (!of_batch) refuse(unfit, map);  // else of the plan's own
   }
   const std::vector<int64_t> batches = map.integers("batches", kCount);
   if (batches.empty()) map.fail("batches", "expected at least one number of sequences per step");
@@ -277,8 +311,10 @@ std::string shapes_of(const Plan& plan) {
       a.mtp_depth,
       t.micro_batch_size,
       t.sequence_length,
-      t.context_parallel,
+      plan.layout.cp,
       name_of(t.precision));
+  if (plan.layout.tp > 1) all += fmt::format(", tensor over {}", plan.layout.tp);
+  if (plan.layout.etp > 1) all += fmt::format(", experts' over {}", plan.layout.etp);
   if (a.attention == AttentionKind::kGrouped)
     all += fmt::format(", key-value heads {}", a.kv_heads);
   if (a.window) all += fmt::format(", window {} at {}", *a.window, a.windowed.print());

@@ -7,6 +7,7 @@
 
 #include "base/units.h"
 #include "base/yaml.h"
+#include "cost/gpu_tasks.h"
 #include "cost/precision.h"
 #include "plan/cluster.h"
 #include "plan/layout.h"
@@ -18,11 +19,12 @@ struct Training {
   int64_t micro_batches = 0;     // per data-parallel rank and step
   int64_t micro_batch_size = 0;  // sequences per micro-batch
   int64_t sequence_length = 0;   // tokens per sequence
-  int64_t context_parallel = 1;  // data ranks that share a sequence (simulated only)
   int64_t steps = 100;           // optimizer steps of `train`
   std::optional<double> tokens;  // the whole training's budget, for GPU-hours
   int64_t seed = 1;              // of the initial weights and the order of the text
   Precision precision = Precision::kFp32;
+  CoreKind core = CoreKind::kFused;
+  Recompute recompute;                // what is not kept for backward
   double learning_rate = 1e-3;        // peak
   double final_learning_rate = 1e-4;  // reached by cosine at the last step
   int64_t warmup_steps = 0;           // linear, from 0
@@ -104,11 +106,18 @@ struct Plan {
       calibration;  // path, found; none: costs are what flops and bytes allow
   Budget budget;
 
-  // Of one rank.
+  // Of one rank, between matrices.
   int64_t micro_batch_tokens() const {
-    return training.micro_batch_size * training.sequence_length / training.context_parallel;
+    return training.micro_batch_size * training.sequence_length / layout.token_ranks();
   }
-  int64_t step_tokens() const { return micro_batch_tokens() * training.micro_batches * layout.dp; }
+  // Of all ranks that share a matrix.
+  int64_t gathered_tokens() const {
+    return training.micro_batch_size * training.sequence_length / layout.cp;
+  }
+  int64_t step_tokens() const {
+    return training.micro_batch_size * training.sequence_length * training.micro_batches *
+           layout.dp;
+  }
 };
 
 // Reads a plan and the files it names, which are looked for beside it, then in the share folder.

@@ -7,7 +7,9 @@ namespace rehearse {
 std::vector<double> unit_bubbles(const Program::Spec& spec, Granularity granularity) {
   Program::Spec one = spec;
   one.granularity = granularity;
-  one.layout.dp = one.layout.ep = 1;  // replicas of a pipeline idle alike
+  // Replicas of a pipeline idle alike, and ranks that share work do.
+  Layout& l = one.layout;
+  l.dp = l.ep = l.tp = l.cp = l.etp = 1;
   const Program program = Program::build(one);
   // A unit that every stage's ops divide.
   const Duration unit = Duration::picoseconds(int64_t{1} << 32);

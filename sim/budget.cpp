@@ -33,8 +33,7 @@ Figure gpu_hours(const Plan& plan, const Figure& step_s, double tokens) {
 bool same_step(const Plan& p, const Plan& plan) {
   return p.layout == plan.layout && p.training.micro_batches == plan.training.micro_batches &&
          p.training.micro_batch_size == plan.training.micro_batch_size &&
-         p.training.sequence_length == plan.training.sequence_length &&
-         p.training.context_parallel == plan.training.context_parallel;
+         p.training.sequence_length == plan.training.sequence_length;
 }
 
 }  // namespace

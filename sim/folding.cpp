@@ -23,23 +23,28 @@ class Signatures {
                  sharing_) {}
 
   // members_alike: cleared where data ranks of the group differ.
-  Signature of_group(int64_t group, bool& members_alike) const {
+  // Of an island: data ranks among which all groups that act within cells lie whole.
+  Signature of_island(int64_t island, bool& members_alike) const {
     const Layout& l = world_.layout();
     Signature all;
-    for (int64_t d = group * l.ep; d < (group + 1) * l.ep; ++d) {
+    for (int64_t d = island * l.island(); d < (island + 1) * l.island(); ++d) {
       const Signature one = of_rank(d);
       members_alike &= all.empty() || std::equal(one.begin(), one.end(), all.begin());
       all.insert(all.end(), one.begin(), one.end());
     }
+    const int64_t groups = l.island() / l.ep;
     for (const auto& links : world_.links_of) {
       if (links.empty()) continue;
-      const int32_t index = links[static_cast<size_t>(group)];
-      all.push_back(index);
-      const auto& latencies = world_.links[static_cast<size_t>(index)].latencies;
-      for (int64_t a = 0; a < world_.group.nodes; ++a) {
-        for (int64_t b = 0; b < world_.group.nodes; ++b) {
-          members_alike &=
-              a == b || latencies[static_cast<size_t>(a * world_.group.nodes + b)] == latencies[1];
+      for (int64_t g = island * groups; g < (island + 1) * groups; ++g) {
+        const int32_t index = links[static_cast<size_t>(g)];
+        members_alike &= index == links[static_cast<size_t>(island * groups)];
+        all.push_back(index);
+        const auto& latencies = world_.links[static_cast<size_t>(index)].latencies;
+        for (int64_t a = 0; a < world_.group.nodes; ++a) {
+          for (int64_t b = 0; b < world_.group.nodes; ++b) {
+            members_alike &= a == b || latencies[static_cast<size_t>(a * world_.group.nodes + b)] ==
+                                           latencies[1];
+          }
         }
       }
     }
@@ -64,10 +69,12 @@ class Signatures {
         s.push_back(route ? route->latency.picoseconds() : -1);
         s.push_back(route ? static_cast<int64_t>(route->uses.size()) : -1);
       }
-      // Ranks that share a sequence gather it within nodes or across them.
-      const ContextGroup context(world_.plan, rank);
-      s.push_back(context.per_node);
-      s.push_back(context.nodes);
+      // Ranks that share matrices or a sequence gather them within nodes or across them.
+      for (const RankGroup& g : {l.context_group(), l.tensor_group(), l.expert_tensor_group()}) {
+        const GroupPlace place(world_.plan, g, rank);
+        s.push_back(place.per_node);
+        s.push_back(place.nodes);
+      }
     }
     return s;
   }
@@ -80,8 +87,8 @@ class Signatures {
 }  // namespace
 
 StandIns every_rank(const GpuWorld& world) {
-  const auto dp = static_cast<int32_t>(world.layout().dp);
-  return {dp, world.shared_links ? dp : static_cast<int32_t>(world.layout().ep)};
+  const auto dp = static_cast<int32_t>(world.layout().stage_ranks());
+  return {dp, world.shared_links ? dp : static_cast<int32_t>(world.layout().island())};
 }
 
 Folding fold(const GpuWorld& world, ExpertLoad& load) {
@@ -89,7 +96,7 @@ Folding fold(const GpuWorld& world, ExpertLoad& load) {
     return {every_rank(world), "links between switches are shared and can be a bottleneck"};
   }
   const Layout& l = world.layout();
-  const auto count = static_cast<int32_t>(l.expert_groups());
+  const auto count = static_cast<int32_t>(l.stage_ranks() / l.island());
   if (!load.uniform() && count > 1) {
     return {every_rank(world), "expert load differs between groups"};
   }
@@ -98,22 +105,25 @@ Folding fold(const GpuWorld& world, ExpertLoad& load) {
   std::vector<int32_t> groups;
   bool members_alike = true;
   for (int32_t g = 0; g < count; ++g) {
-    groups.push_back(kinds.emplace(signatures.of_group(g, members_alike), g).first->second);
+    groups.push_back(kinds.emplace(signatures.of_island(g, members_alike), g).first->second);
   }
   const bool loads_alike = load.uniform() && load.of(0, 0, 0).symmetric;
+  const char* const together =
+      l.island() == l.ep ? "expert-parallel group" : "island of groups that act within cells";
   std::string why;
   if (kinds.size() > 1) {
-    why = fmt::format(
-        "{} expert-parallel groups are of {} kinds: on leaf switches, devices or links that differ",
-        count,
-        kinds.size());
+    why = fmt::format("{} {}s are of {} kinds: on leaf switches, devices or links that differ",
+                      count,
+                      together,
+                      kinds.size());
   }
-  if (l.ep > 1 && !(members_alike && loads_alike)) {
-    why += fmt::format("{}ranks of an expert-parallel group {}",
+  if (l.island() > 1 && !(members_alike && loads_alike)) {
+    why += fmt::format("{}ranks of an {} {}",
                        why.empty() ? "" : "; ",
+                       together,
                        members_alike ? "have different loads" : "stand differently");
   }
-  return {StandIns(groups, static_cast<int32_t>(l.ep), !(members_alike && loads_alike)), why};
+  return {StandIns(groups, static_cast<int32_t>(l.island()), !(members_alike && loads_alike)), why};
 }
 
 }  // namespace rehearse

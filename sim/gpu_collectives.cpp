@@ -9,7 +9,10 @@ namespace rehearse {
 
 int64_t GpuWork::collective_key(OpId id) const {
   const Op& op = world_.program.op(id);
-  const int64_t member = op.group == Group::kExpertReplicas ? member_of(id) : 0;
+  const RankGroup group = op.group == Group::kExpertReplicas
+                              ? world_.layout().expert_replica_group()
+                              : world_.layout().replica_group();
+  const int64_t member = op.group == Group::kWorld ? 0 : group.first(world_.program.data_rank(id));
   return (((static_cast<int64_t>(op.kind) * 8 + static_cast<int64_t>(op.group)) << 20 |
            (op.group == Group::kWorld ? 0 : op.stage))
           << 24) |
@@ -49,7 +52,8 @@ void GpuWork::transfer(OpId id, size_t transfer, Bytes bytes) {
     wait(Duration(), payload_of(Event::kPart, id));
     return;
   }
-  // No exchange has these links: a rank's collectives and all-to-alls are of one lane.
+  const int64_t rank = block_.rank(static_cast<int64_t>(transfer / 2));
+  use_links(rank, transfer % 2 == 0, transfer % 2 == 1);
   if (transfers_.empty()) transfers_.resize(2 * devices_.size());
   Transfer& t = transfers_[transfer];
   t.op = id;

@@ -8,16 +8,18 @@
 namespace rehearse {
 
 OpId GpuWork::member_op(const Exchange& x, int32_t member) const {
-  return x.op + member * static_cast<OpId>(world_.program.ops().size());
+  return x.op + member * world_.layout().etp * static_cast<OpId>(world_.program.ops().size());
 }
 
-bool GpuWork::links_idle(OpId first, int32_t members) const {
+bool GpuWork::links_idle(OpId first, int32_t members) {
   const auto idle = [&](const Network::Ports& p) {
     return clock_.sharing.idle(p.out) && clock_.sharing.idle(p.in);
   };
   for (int32_t m = 0; m < members; ++m) {
     const int64_t rank = world_.program.global_rank(
-        {world_.program.op(first).pp_rank, world_.program.data_rank(first) + m});
+        {world_.program.op(first).pp_rank,
+         static_cast<int32_t>(world_.program.data_rank(first) + m * world_.layout().etp)});
+    use_links(rank);  // lone collectives share their links from here on
     if (world_.plan.cluster.node_link && !idle(network_.node_ports(rank))) return false;
     if (world_.plan.cluster.network && !idle(network_.network_ports(rank))) return false;
   }

@@ -11,7 +11,7 @@ GpuWork::GpuWork(
       load_(load),
       clock_(clock),
       count_(count),
-      group_members_(static_cast<int32_t>(std::min<int64_t>(world.group.size, count))),
+      group_members_(static_cast<int32_t>(count == 1 ? 1 : world.group.size)),
       block_{.layout = world.plan.layout, .first = first, .count = count},
       network_(world.plan.cluster, block_, world.fabric ? &*world.fabric : nullptr, clock.sharing),
       devices_(static_cast<size_t>(block_.size())) {
@@ -28,53 +28,6 @@ LocalCost GpuWork::local_cost(OpId id) {
     return world_.costs.price_work(op, load.members[static_cast<size_t>(member_of(id))]);
   }
   return world_.costs.of(op, member_of(id)).work;
-}
-
-// Ranks that share a sequence gather each other's part of it, before the op computes: an all-gather
-// as any other, over each rank's ends of the links, beside whatever else is on them.
-void GpuWork::gather(OpId id) {
-  const Cluster& cluster = world_.plan.cluster;
-  const int64_t rank = rank_of(id);
-  const ContextGroup group(world_.plan, rank);
-  const Bytes bytes = world_.costs.of(world_.program.op(id), member_of(id)).gathered;
-  const CollectivePlan plan = plan_collective(
-      cluster, group.size / group.per_node, group.per_node, bytes, /*reduce_all=*/false);
-  Device& d = device_of(rank);
-  d.gather_latency = plan.latency;
-  d.gathering = 1;  // this call itself
-  use_links(rank);
-  const auto flow = [&](Bytes size, const Network::Ports& ports) {
-    const Use uses[] = {{ports.out, 1}, {ports.in, 1}};
-    clock_.sharing.start(clock_.now,
-                         static_cast<double>(size.count()),
-                         Sharing::kNoBound,
-                         uses,
-                         payload_of(Event::kGathered, id));
-    ++d.gathering;
-  };
-  if (cluster.node_link && plan.node > Bytes()) flow(plan.node, network_.node_ports(rank));
-  if (cluster.network && plan.network > Bytes()) {
-    if (world_.shared_links) {
-      start_flow(id, rank, group.next(rank), plan.network, Event::kGathered);
-      ++d.gathering;
-    } else {
-      flow(plan.network, network_.network_ports(rank));
-    }
-  }
-  record_collective(rank, plan);
-  gathered(id);
-}
-
-void GpuWork::gathered(OpId id) {
-  Device& d = device_of(rank_of(id));
-  if (--d.gathering > 0) return;
-  if (d.gather_latency > Duration()) {
-    d.gathering = 1;
-    wait(d.gather_latency, payload_of(Event::kGathered, id));
-    d.gather_latency = {};
-    return;
-  }
-  compute(id);
 }
 
 void GpuWork::compute(OpId id) {
@@ -127,14 +80,15 @@ bool GpuWork::pack(OpId id) {
 void GpuWork::begin(OpId id) {
   const Op& op = world_.program.op(id);
   if (is_exchange(op)) {
-    if (world_.program.data_rank(id) % group_members_ == 0) begin_exchange(id);
+    if (member_of(id) == 0) begin_exchange(id);
+  } else if (const auto group = group_in_stage(op.group, world_.layout())) {
+    if (group->index(world_.program.data_rank(id)) == 0) begin_shared(id, *group);
   } else if (op.group != Group::kNone) {
     begin_collective(id);
   } else if (op.kind == OpKind::kSend) {
     send(id);
   } else if (op.lane == Lane::kCompute) {
-    const bool gathers = world_.costs.of(op, member_of(id)).gathered > Bytes();
-    gathers ? gather(id) : compute(id);
+    compute(id);
   } else {  // a lone rank's dispatch and combine, recv
     const LocalCost cost = local_cost(id);
     if (op.kind == OpKind::kRecv || cost.alone == Duration()) {
@@ -205,17 +159,26 @@ void GpuWork::event(uint64_t what) {
       part_ended(t.op);
       return;
     }
-    case Event::kGathered:
-      gathered(of_op);
+    case Event::kSharedEnds: {
+      const Shared& s = shared_[high];
+      if (s.active && s.generation == low) end_shared(static_cast<int32_t>(high));
+      return;
+    }
+    case Event::kSharedFlow:
+      shared_flow_ended(static_cast<int32_t>(high));
       return;
   }
 }
 
 // --- pipeline messages
 
-// Somebody else is about to use the links of `rank`.
-void GpuWork::use_links(int64_t rank) {
-  if (const auto slot = device_of(rank).exchange) go_live(*slot);
+// Somebody else is about to use the links of `rank`: within its node, to the network.
+void GpuWork::use_links(int64_t rank, bool node, bool network) {
+  Device& d = device_of(rank);
+  if (d.exchange) go_live(*d.exchange);
+  for (std::optional<int32_t>& slot : d.shared) {
+    if (slot && shared_uses(shared_[static_cast<size_t>(*slot)], node, network)) share_links(*slot);
+  }
   if (transfers_.empty()) return;
   for (const size_t t : {2 * block_.index(rank), 2 * block_.index(rank) + 1}) {
     if (transfers_[t].active) share_transfer(t);
@@ -224,8 +187,10 @@ void GpuWork::use_links(int64_t rank) {
 
 void GpuWork::start_flow(OpId id, int64_t from, int64_t to, Bytes bytes, Event then) {
   const auto route = network_.route(from, to);
-  use_links(from);
-  use_links(to);
+  const bool inside = world_.plan.cluster.same_node(from, to);
+  // A flow may leave by another device of its node.
+  use_links(from, inside || world_.shared_links, !inside);
+  use_links(to, inside || world_.shared_links, !inside);
   clock_.sharing.start(clock_.now,
                        static_cast<double>(bytes.count()),
                        Sharing::kNoBound,

@@ -3,6 +3,7 @@
 // communication kernels hold some of its SMs and memory bandwidth; all-to-alls, pipeline messages
 // and gradient reductions share NVLink and the network.
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -42,9 +43,10 @@ class GpuWork {
     kExchangeFlow,  // slot, flow
     kPart,          // op: a part of its collective
     kTransferred,   // transfer, generation: a lone one
-    kGathered,      // op: a part of what it gathers before it computes
+    kSharedEnds,    // slot, generation: a lone collective of shared work
+    kSharedFlow,    // slot: a flow of one whose links others use too
   };
-  static_assert(static_cast<int>(Event::kGathered) < 1 << payload::kKindBits);
+  static_assert(static_cast<int>(Event::kSharedFlow) < 1 << payload::kKindBits);
   static uint64_t payload_of(Event kind, OpId op) {
     return payload::of_work(kind, static_cast<uint64_t>(op));
   }
@@ -62,8 +64,8 @@ class GpuWork {
     int64_t since = 0;
     uint32_t generation = 0;
     std::optional<int32_t> exchange;  // slot of the lone exchange that its links carry
-    int32_t gathering = 0;            // parts that the op at hand waits for
-    Duration gather_latency;          // of all its steps, not yet waited for
+    // Slots of lone collectives of shared work that its links carry: one per lane at most.
+    std::array<std::optional<int32_t>, 3> shared;
   };
   struct Exchange {
     bool active = false;
@@ -77,6 +79,19 @@ class GpuWork {
     const ExchangePorts* ports = nullptr;
     std::optional<ExchangeRun> run;  // of a live one
     std::vector<char> ended;         // by member
+  };
+  // A collective of ranks that share matrices or a sequence, within the island: while nothing else
+  // uses its members' ports, a matter of arithmetic.
+  struct Shared {
+    bool active = false, live = false;
+    OpId op = 0;  // of member 0
+    uint32_t generation = 0;
+    RankGroup group;
+    Duration begin;
+    Duration carried;     // what its links take, alone
+    Duration latency;     // of all steps
+    Bytes node, network;  // that every member sends
+    int32_t missing = 0;  // flows
   };
   // A rank's part of a collective over one kind of link, while nothing else uses the rank's ports
   // of that kind.
@@ -115,8 +130,6 @@ class GpuWork {
   }
   double speed(const Device& d) const { return d.communicating > 0 ? d.beside : 1; }
 
-  void gather(OpId id);
-  void gathered(OpId id);
   void compute(OpId id);
   void schedule(Device& d, size_t index);
   void communicate(int64_t rank, int32_t change);
@@ -125,16 +138,28 @@ class GpuWork {
   void record_send(OpId id, int64_t to);
   void record_collective(int64_t rank, const CollectivePlan& plan);
   void start_flow(OpId id, int64_t from, int64_t to, Bytes bytes, Event then);
-  void use_links(int64_t rank);
+  void use_links(int64_t rank, bool node = true, bool network = true);
 
   void begin_exchange(OpId id);
-  bool links_idle(OpId first, int32_t members) const;
+  bool links_idle(OpId first, int32_t members);
   void go_live(int32_t slot);
   void start_live(int32_t slot, const LoneExchange* so_far);
   void schedule_ends(int32_t slot, const ExchangeRun::Ends& ends);
   void end_member(int32_t slot, int32_t member);
   void record_load(const Exchange& x, int32_t member);
   OpId member_op(const Exchange& x, int32_t member) const;
+
+  void begin_shared(OpId id, const RankGroup& group);
+  bool shared_uses(const Shared& s, bool node, bool network) const {
+    return (node && s.node > Bytes()) || (network && s.network > Bytes());
+  }
+  int32_t shared_members(const Shared& s) const {
+    return count_ == 1 ? 1 : static_cast<int32_t>(s.group.size);
+  }
+  OpId shared_op(const Shared& s, int32_t member) const;
+  void share_links(int32_t slot);
+  void shared_flow_ended(int32_t slot);
+  void end_shared(int32_t slot);
 
   GpuWorld::Collective plan_of(OpId id) const;
   void begin_collective(OpId id);
@@ -155,6 +180,8 @@ class GpuWork {
   std::vector<Transfer> transfers_;  // by rank index x (node, network); none before the first
   std::vector<Exchange> exchanges_;
   std::vector<int32_t> free_exchanges_;
+  std::vector<Shared> shared_;
+  std::vector<int32_t> free_shared_;
   std::map<ShapeKey, Answer> answers_;
   ExchangeRun::Ends ends_;
   std::map<OpId, Duration> send_begins_;  // of messages whose load is wanted

@@ -8,11 +8,11 @@
 
 namespace rehearse {
 
-ContextGroup::ContextGroup(const Plan& plan, int64_t rank) : size(plan.training.context_parallel) {
+GroupPlace::GroupPlace(const Plan& plan, const RankGroup& g, int64_t rank) : group(g) {
   const Place p = plan.layout.place_of(rank);
-  first = plan.layout.rank_of(p.pp_rank, p.data_rank / size * size);
+  first = plan.layout.rank_of(p.pp_rank, g.first(p.data_rank));
   std::map<int64_t, int64_t> on_node;
-  for (int64_t r = first; r < first + size; ++r) ++on_node[plan.cluster.node_of(r)];
+  for (int64_t m = 0; m < g.size; ++m) ++on_node[plan.cluster.node_of(g.member(first, m))];
   nodes = static_cast<int64_t>(on_node.size());
   const bool even = std::all_of(on_node.begin(), on_node.end(), [&](const auto& n) {
     return n.second == on_node.begin()->second;
@@ -56,8 +56,10 @@ std::vector<std::vector<int64_t>> network_peers(const Plan& plan,
   std::set<OpId> collectives;  // the first member's op
   for (const Op& op : program.ops()) {
     if (op.kind == OpKind::kSend) pipeline.emplace(op.pp_rank, *op.peer);
-    if (op.group == Group::kNone || op.group == Group::kExpertParallel) continue;
-    const int64_t several = op.group == Group::kExpertReplicas ? l.ep : 1;
+    if (op.group == Group::kNone || group_in_stage(op.group, l)) continue;
+    const int64_t several = op.group == Group::kExpertReplicas  ? l.ep * l.etp
+                            : op.group == Group::kStageReplicas ? l.tp
+                                                                : 1;
     for (int32_t d = 0; d < several; ++d) {
       const std::vector<OpId> ops = program.collective(program.global_id(op.id, d));
       if (!collectives.insert(ops.front()).second) continue;
@@ -65,17 +67,19 @@ std::vector<std::vector<int64_t>> network_peers(const Plan& plan,
       for (const int64_t rank : ring.ranks) join(rank, ring.next(rank));
     }
   }
-  for (int64_t d = 0; d < l.dp; ++d) {
+  for (int64_t d = 0; d < l.stage_ranks(); ++d) {
     for (const auto& [a, b] : pipeline) join(l.rank_of(a, d), l.rank_of(b, d));
   }
   for (int64_t rank = 0; rank < l.world(); ++rank) {
-    const ContextGroup context(plan, rank);
-    if (context.size > 1) join(rank, context.next(rank));
+    for (const RankGroup& g : {l.tensor_group(), l.context_group(), l.expert_tensor_group()}) {
+      if (g.size > 1) join(rank, GroupPlace(plan, g, rank).next(rank));
+    }
     // All-to-alls cross the network between ranks of one position, once per pair of nodes.
     const int64_t d = l.place_of(rank).data_rank;
     const int64_t member = l.expert_index_of(d);
+    const int64_t first = rank - member * l.etp;
     for (int64_t node = group.node_of(member) + 1; node < group.nodes; ++node) {
-      join(rank, rank - member + group.member(node, group.position_of(member)));
+      join(rank, first + group.member(node, group.position_of(member)) * l.etp);
     }
   }
   return peers;
@@ -89,7 +93,7 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c)
   if (cluster.fabric.kind != FabricKind::kIdeal && cluster.network) {
     const int64_t per_node = cluster.devices_per_node;
     fabric.emplace(cluster, round_up(plan.layout.world(), per_node));
-    bool aligned = plan.layout.dp % per_node == 0 &&
+    bool aligned = plan.layout.stage_ranks() % per_node == 0 &&
                    (plan.layout.ep % per_node == 0 || per_node % plan.layout.ep == 0);
     for (int64_t d = 0; d < plan.layout.world(); ++d) {
       aligned &= fabric->same_network(d, d % per_node);
@@ -104,24 +108,24 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c)
   for (int64_t r = 0; r < l.pp && l.ep > 1; ++r) {
     for (int64_t g = 0; g < l.expert_groups(); ++g) {
       GroupLinks of_group;
-      const int64_t first = l.rank_of(r, g * l.ep);
+      const int64_t first = l.rank_of(r, l.first_of_group(g));
+      const auto at = [&](int64_t member) { return first + member * l.etp; };
       for (int64_t a = 0; a < group.nodes; ++a) {
         for (int64_t b = 0; b < group.nodes; ++b) {
           const auto route =
-              a == b ? std::nullopt
-                     : network.route(first + group.member(a, 0), first + group.member(b, 0));
+              a == b ? std::nullopt : network.route(at(group.member(a, 0)), at(group.member(b, 0)));
           of_group.latencies.push_back(route ? route->latency : Duration());
         }
       }
       for (int64_t m = 0; m < l.ep; ++m) {
         ExchangePorts::Member ports;
         if (cluster.node_link) {
-          ports.node_out = unused.capacity(network.node_ports(first + m).out);
-          ports.node_in = unused.capacity(network.node_ports(first + m).in);
+          ports.node_out = unused.capacity(network.node_ports(at(m)).out);
+          ports.node_in = unused.capacity(network.node_ports(at(m)).in);
         }
         if (cluster.network) {
-          ports.network_out = unused.capacity(network.network_ports(first + m).out);
-          ports.network_in = unused.capacity(network.network_ports(first + m).in);
+          ports.network_out = unused.capacity(network.network_ports(at(m)).out);
+          ports.network_in = unused.capacity(network.network_ports(at(m)).in);
         }
         of_group.ports.members.push_back(ports);
       }
@@ -130,6 +134,44 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c)
       if (same == links.end()) links.push_back(std::move(of_group));
     }
   }
+}
+
+const GpuWorld::SharedPlan& GpuWorld::shared_plan(const Op& op, int64_t rank, Bytes bytes) {
+  const std::lock_guard lock(shared_plans_lock_);
+  const RankGroup group = group_in_stage(op.group, layout()).value();
+  std::vector<int8_t>& standing = standing_of_[op.group];
+  if (standing.empty()) standing.resize(static_cast<size_t>(layout().world()), -1);
+  int8_t& known = standing[static_cast<size_t>(rank)];
+  if (known < 0) {
+    const GroupPlace place(plan, group, rank);
+    const Standing s{place.nodes, place.per_node};
+    const auto at = std::find(standings_.begin(), standings_.end(), s);
+    known = static_cast<int8_t>(at - standings_.begin());
+    if (at == standings_.end()) standings_.push_back(s);
+  }
+  const bool ring = op.kind == OpKind::kRing;
+  const auto [at, fresh] = shared_plans_.try_emplace({known, ring, bytes.count()});
+  if (!fresh) return at->second;
+  const Standing& s = standings_[static_cast<size_t>(known)];
+  const Cluster& cluster = plan.cluster;
+  if (ring) {
+    // Everything goes on to the next rank: of the ranks of a node all but the last have it there.
+    const Duration step = s.nodes > 1 ? cluster.network->latency : cluster.node_link->latency;
+    at->second = {.node = s.per_node > 1 ? bytes : Bytes(),
+                  .network = s.nodes > 1 ? bytes : Bytes(),
+                  .latency = step * (group.size - 1)};
+  } else {
+    const CollectivePlan c =
+        plan_collective(cluster, group.size / s.per_node, s.per_node, bytes, /*reduce_all=*/false);
+    at->second = {.node = cluster.node_link ? c.node : Bytes(),
+                  .network = cluster.network ? c.network : Bytes(),
+                  .latency = c.latency};
+  }
+  return at->second;
+}
+
+int64_t GpuWorld::next_of_shared(const Op& op, int64_t rank) const {
+  return GroupPlace(plan, group_in_stage(op.group, layout()).value(), rank).next(rank);
 }
 
 ExchangeTerms GpuWorld::exchange_terms(bool dispatch, Bytes token, int32_t links_index) const {

@@ -2,7 +2,10 @@
 // What a cluster of GPUs is to one simulation: its routes, the links of every EP group, which ranks
 // are alike, and how collectives run.
 
+#include <map>
+#include <mutex>
 #include <optional>
+#include <tuple>
 #include <unordered_map>
 #include <vector>
 
@@ -16,15 +19,18 @@
 
 namespace rehearse {
 
-// The ranks that share a sequence with `rank`: a run of neighbours.
-struct ContextGroup {
-  ContextGroup(const Plan& plan, int64_t rank);
-  int64_t first = 0;
-  int64_t size = 1;
+// The ranks of a group within `rank`'s stage, and how they stand on nodes.
+struct GroupPlace {
+  GroupPlace(const Plan& plan, const RankGroup& group, int64_t rank);
+  RankGroup group;
+  int64_t first = 0;     // rank
   int64_t per_node = 1;  // of them on each node, where that is the same; else one by one
   int64_t nodes = 1;
   // At the same position on the group's next node.
-  int64_t next(int64_t rank) const { return first + (rank - first + per_node) % size; }
+  int64_t next(int64_t rank) const {
+    const int64_t at = (rank - first) / group.stride;
+    return group.member(first, (at + per_node) % group.size);
+  }
 };
 
 // The ranks of a collective that ties islands together, in the order in which it goes round.
@@ -67,6 +73,15 @@ struct GpuWorld {
   // Of all-to-alls between ranks with links[links_index], all of their group being simulated.
   ExchangeTerms exchange_terms(bool dispatch, Bytes token, int32_t links_index) const;
 
+  // How a collective of shared work runs among the ranks of its group: what each sends.
+  struct SharedPlan {
+    Bytes node, network;
+    Duration latency;
+  };
+  // rank: of a member; bytes: that every member of one ring over all would send.
+  const SharedPlan& shared_plan(const Op& op, int64_t rank, Bytes bytes);
+  int64_t next_of_shared(const Op& op, int64_t rank) const;
+
   // Collectives that tie islands together.
   struct Collective {
     std::vector<OpId> members;  // simulated ones
@@ -77,6 +92,17 @@ struct GpuWorld {
   std::unordered_map<int64_t, Collective> collectives;  // never iterated
   std::vector<class GpuWork*> works;                    // by island
   LinkLoad load;                                        // of ranks chosen for it
+
+ private:
+  // Of each group and rank, which of the ways that such groups stand on nodes is its.
+  struct Standing {
+    int64_t nodes = 1, per_node = 1;
+    bool operator==(const Standing&) const = default;
+  };
+  std::vector<Standing> standings_;
+  std::map<Group, std::vector<int8_t>> standing_of_;                      // by global rank
+  std::map<std::tuple<int8_t, bool, int64_t>, SharedPlan> shared_plans_;  // standing, ring, bytes
+  std::mutex shared_plans_lock_;  // islands run on several threads
 };
 
 }  // namespace rehearse

@@ -85,7 +85,7 @@ Spread spread_of(const Plan& plan, const Calibration& calibration) {
 
 double tokens_of(const Plan& plan, const Program& program) {
   return static_cast<double>(program.spec().mode == Mode::kPair
-                                 ? plan.micro_batch_tokens() * plan.layout.dp
+                                 ? plan.step_tokens() / plan.training.micro_batches
                                  : plan.step_tokens());
 }
 

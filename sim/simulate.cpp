@@ -159,7 +159,7 @@ Prediction simulate(const Plan& plan,
   if (plan.cluster.of_gpus()) {
     run_gpus(plan, program, costs, load, options, prediction);
   } else {
-    const auto dp = static_cast<int32_t>(plan.layout.dp);
+    const auto dp = static_cast<int32_t>(plan.layout.stage_ranks());
     prediction.ranks = StandIns(dp, dp);
     Recorder recorder(program, options, prediction.ranks);
     const GroupLoad& counts = load.of(0, 0, 0);
@@ -192,7 +192,7 @@ std::vector<KernelCall> kernels_of(const Plan& plan, const Program& program) {
 }
 
 Timeline simulate_unit_costs(const Program& program, Duration unit) {
-  const auto dp = static_cast<int32_t>(program.layout().dp);
+  const auto dp = static_cast<int32_t>(program.layout().stage_ranks());
   const StandIns ranks(dp, dp);
   Recorder recorder(program, {}, ranks);
   Walk<UnitWork> walk(

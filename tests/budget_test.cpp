@@ -108,7 +108,7 @@ TEST_F(BudgetCommand, PhasesHaveLayoutsOfTheirOwn) {
       "      layout: {pp: 16, dp: 128, ep: 64, schedule: zb1p}\n"
       "    - name: main\n      tokens: 1T tokens\n      batches: [15360]\n"
       "    - name: long\n      steps: 10\n      batches: [480]\n      sequence_length: 131072\n"
-      "      context_parallel: 32\n";
+      "      layout: {dp: 4, cp: 32}\n";
   const Json j = simulate(v3() + phases);
   ASSERT_EQ(j["phases"].size(), 3u);
   double sum = 0;
@@ -181,7 +181,10 @@ TEST_F(BudgetCommand, IllegalPhasesAreRefusedWithAReason) {
   expect_refused(phase("      tokens: 1B tokens\n      steps: 3\n      batches: [15360]\n"),
                  "expected one of the keys 'tokens' and 'steps'");
   expect_refused(phase("      steps: 3\n      batches: [15360]\n      context_parallel: 7\n"),
-                 "7 ranks per sequence do not divide dp of 128");
+                 "is layout.cp now");
+  expect_refused(phase("      steps: 3\n      batches: [30720]\n      sequence_length: 4100\n"
+                       "      layout: {dp: 16, cp: 8}\n"),
+                 "4100 tokens do not divide into 16 parts");
   expect_refused(phase("      steps: 3\n      batches: [15360]\n"
                        "      layout: {pp: 15, dp: 128, ep: 64, schedule: dualpipe}\n"),
                  "layout.pp");

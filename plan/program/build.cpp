@@ -7,6 +7,15 @@
 //        a2a lane       combine.B dispatch.F dispatch.B combine.F
 // so that each all-to-all runs beside computation of the other micro-batch. Pairs of unequal chunks
 // are zipped layer by layer in order of execution; what is left over runs unpaired.
+//
+// Where ranks share an op's matrices (TP, ETP) or its sequence (CP), collectives of their own lanes
+// stand around it (Shoeybi et al. 2019; Korthikanti et al. 2022, figure 5):
+//   F    gather  OP.F  scatter            (scatter: partial results summed, a part to each rank)
+//   B    scatter.B  OP.B  gather.B        (scatter.B gathers gradients, gather.B sums them)
+//        gather.W  OP.W                   (what OP.W reads of the others' inputs, once more)
+// Without sequence parallelism all ranks have all inputs: F has a scatter alone and B a gather.B
+// alone, both of which sum and give all to all. CP ranks gather keys and values before attn, once
+// it could begin, or pass them round beside it (ring), behind qkv.
 
 #include <algorithm>
 #include <map>
@@ -58,6 +67,9 @@ class Builder {
       head_forward_.clear();
       handed_on_.clear();
       last_of_direction_.clear();
+      gathered_.clear();
+      last_compute_.reset();
+      unfinished_sends_.clear();
       cell_ = 0;
     }
     for (const auto& [recv, key] : receives_) {
@@ -77,8 +89,9 @@ class Builder {
   struct Chain {
     MicroBatch micro_batch;
     int32_t stage = 0;
-    std::vector<int32_t> after;  // dependencies of the next op
-    bool weights = true;         // backward: W ops stand in this cell
+    std::vector<int32_t> after;   // dependencies of the next op
+    bool weights = true;          // backward: W ops stand in this cell
+    std::vector<int32_t> shared;  // of what shared experts do beside the all-to-alls
   };
 
   RankSchedule schedule_of(int32_t rank) const {
@@ -112,9 +125,15 @@ class Builder {
     op.id = static_cast<int32_t>(ops_.size());
     op.pp_rank = rank_;
     op.cell = cell_;
+    if (op.lane == Lane::kCompute) {
+      last_of_direction_[op.direction] = op.id;
+      last_compute_ = op.id;
+      // Messages that nothing may overlap.
+      after.insert(after.end(), unfinished_sends_.begin(), unfinished_sends_.end());
+      unfinished_sends_.clear();
+    }
     ops_.push_back(op);
     dependencies_.push_back(std::move(after));
-    if (op.lane == Lane::kCompute) last_of_direction_[op.direction] = op.id;
     return op.id;
   }
 
@@ -146,6 +165,64 @@ class Builder {
           .layer = layer,
           .micro_batch = c.micro_batch.index};
     return emit(op, std::move(after));
+  }
+
+  // A collective of ranks that share the work of an op.
+  int32_t share(const Chain& c,
+                OpKind kind,
+                OpKind of,
+                Pass pass,
+                std::optional<int32_t> layer,
+                Group group,
+                std::vector<int32_t> after) {
+    return emit({.lane = group == Group::kContextParallel ? Lane::kContext : Lane::kTensor,
+                 .kind = kind,
+                 .pass = pass,
+                 .group = group,
+                 .stage = c.stage,
+                 .direction = c.micro_batch.direction,
+                 .layer = layer,
+                 .micro_batch = c.micro_batch.index,
+                 .of = of},
+                std::move(after));
+  }
+  bool shares_matrices() const { return spec_.layout.tp > 1; }
+  bool shares_tokens() const { return shares_matrices() && spec_.layout.sequence_parallel; }
+  bool shares_experts(std::optional<int32_t> layer) const {
+    return spec_.layout.etp > 1 && layer && is_moe(*layer);
+  }
+
+  // Before an op's F, and behind it.
+  void gather(Chain& c, OpKind of, Pass pass, std::optional<int32_t> layer) {
+    if (!shares_tokens()) return;
+    c.after = {share(c, OpKind::kGather, of, pass, layer, Group::kTensorParallel, c.after)};
+  }
+  void scatter(Chain& c, OpKind of, Pass pass, std::optional<int32_t> layer) {
+    if (!shares_matrices()) return;
+    c.after = {share(c, OpKind::kScatter, of, pass, layer, Group::kTensorParallel, c.after)};
+  }
+  // Before an op's B, and behind it.
+  void gather_gradients(Chain& c, OpKind of, std::optional<int32_t> layer) {
+    if (!shares_tokens()) return;
+    c.after = {
+        share(c, OpKind::kScatter, of, Pass::kInput, layer, Group::kTensorParallel, c.after)};
+  }
+  void sum_gradients(Chain& c, OpKind of, std::optional<int32_t> layer) {
+    if (!shares_matrices()) return;
+    c.after = {share(c, OpKind::kGather, of, Pass::kInput, layer, Group::kTensorParallel, c.after)};
+  }
+  // What the op's W reads of the others' inputs: beside its B where W stands in the same cell.
+  void gather_for_weights(const Chain& c,
+                          OpKind of,
+                          std::optional<int32_t> layer,
+                          const std::vector<int32_t>& after) {
+    const auto of_group = [&](Group group) {
+      gathered_[{c.micro_batch.index, of, layer}].push_back(
+          share(c, OpKind::kGather, of, Pass::kWeight, layer, group, after));
+    };
+    const bool experts = of == OpKind::kMlp && layer && is_moe(*layer);
+    if (shares_tokens() && (!experts || spec_.shared_experts)) of_group(Group::kTensorParallel);
+    if (experts && shares_experts(layer)) of_group(Group::kExpertTensor);
   }
 
   static Lane send_lane(const Chain& c) {
@@ -197,6 +274,7 @@ class Builder {
           .micro_batch = c.micro_batch.index,
           .peer = to};
     sends_[key] = emit(op, c.after);
+    if (!spec_.layout.overlap_p2p) unfinished_sends_.push_back(sends_[key]);
   }
 
   std::vector<int32_t> layers_of(int32_t stage) const {
@@ -269,19 +347,25 @@ class Builder {
         if (c.weights) weight(c, b.kind, b.layer);
         continue;
       }
+      const bool head = b.kind == OpKind::kHead;
+      if (b.pass == Pass::kForward) {
+        if (b.kind != OpKind::kEmbed) gather(c, b.kind, b.pass, b.layer);
+        const int32_t id = emit(c, Lane::kCompute, b.kind, b.pass, b.layer, c.after);
+        if (head) head_forward_[{c.micro_batch.index, b.layer}] = id;
+        c.after = {id};
+        if (!head) scatter(c, b.kind, b.pass, b.layer);
+        continue;
+      }
+      if (!head) gather_gradients(c, b.kind, b.layer);
+      if (c.weights) gather_for_weights(c, b.kind, b.layer, c.after);
       std::vector<int32_t> after = c.after;
-      if (b.kind == OpKind::kHead && b.pass == Pass::kInput) {
-        after.push_back(head_forward_.at({c.micro_batch.index, b.layer}));
-      }
+      if (head) after.push_back(head_forward_.at({c.micro_batch.index, b.layer}));
       const int32_t id = emit(c, Lane::kCompute, b.kind, b.pass, b.layer, after);
-      if (b.kind == OpKind::kHead && b.pass == Pass::kForward) {
-        head_forward_[{c.micro_batch.index, b.layer}] = id;
-      }
-      if (b.pass == Pass::kInput) input_ops_[{c.micro_batch.index, b.kind, b.layer}] = id;
+      input_ops_[{c.micro_batch.index, b.kind, b.layer}] = id;
       c.after = {id};
+      sum_gradients(c, b.kind, b.layer);
       // A stage of the head alone: its gradient leaves before its weight part too.
-      const bool ends = b.kind == OpKind::kHead && b.pass == Pass::kInput && !b.layer;
-      if (ends && c.stage > 0 && is_empty(c.stage)) send(c, Pass::kInput);
+      if (head && !b.layer && c.stage > 0 && is_empty(c.stage)) send(c, Pass::kInput);
     }
   }
 
@@ -291,8 +375,21 @@ class Builder {
                         : is_empty(c.stage)    ? OpKind::kRecv
                                                : OpKind::kAttn;
     const auto of = kind == OpKind::kEmbed && from == OpKind::kAttn ? std::optional(0) : layer;
-    const int32_t source = input_ops_.at({c.micro_batch.index, from, of});
-    emit(c, Lane::kCompute, kind, Pass::kWeight, layer, {source});
+    std::vector<int32_t> after{input_ops_.at({c.micro_batch.index, from, of})};
+    if (kind == OpKind::kEmbed) {
+      if (shares_tokens()) {
+        after = {
+            share(c, OpKind::kScatter, kind, Pass::kInput, layer, Group::kTensorParallel, after)};
+      }
+    } else {
+      if (!c.weights) gather_for_weights(c, kind, layer, after);
+      if (const auto found = gathered_.find({c.micro_batch.index, kind, layer});
+          found != gathered_.end()) {
+        after.insert(after.end(), found->second.begin(), found->second.end());
+        gathered_.erase(found);
+      }
+    }
+    emit(c, Lane::kCompute, kind, Pass::kWeight, layer, std::move(after));
   }
 
   int32_t input(Chain& c, OpKind kind, int32_t layer) {
@@ -302,30 +399,149 @@ class Builder {
     return id;
   }
 
-  void attn_forward(Chain& c, int32_t layer) {
-    c.after = {emit(c, Lane::kCompute, OpKind::kAttn, Pass::kForward, layer, c.after)};
+  // Keys and values are made within attn: they are gathered when it could begin.
+  void gather_context(Chain& c, Pass pass, int32_t layer) {
+    const Layout& l = spec_.layout;
+    if (l.cp == 1 || l.context != ContextKind::kGather) return;
+    std::vector<int32_t> after = c.after;
+    if (last_compute_) after.push_back(*last_compute_);
+    c.after = {share(
+        c, OpKind::kGather, OpKind::kAttn, pass, layer, Group::kContextParallel, std::move(after))};
   }
-  void mlp_forward(Chain& c, int32_t layer) {
-    c.after = {emit(c, Lane::kCompute, OpKind::kMlp, Pass::kForward, layer, c.after)};
+  bool rings() const { return spec_.layout.cp > 1 && spec_.layout.context == ContextKind::kRing; }
+  int32_t ring(const Chain& c, Pass pass, int32_t layer) {
+    return share(c, OpKind::kRing, OpKind::kAttn, pass, layer, Group::kContextParallel, c.after);
+  }
+
+  // pass: forward, or again.
+  void attn_forward(Chain& c, int32_t layer, Pass pass = Pass::kForward) {
+    gather(c, OpKind::kAttn, pass, layer);
+    gather_context(c, pass, layer);
+    std::vector<int32_t> both;
+    if (rings()) {
+      c.after = {emit(c, Lane::kCompute, OpKind::kQkv, pass, layer, c.after)};
+      both.push_back(ring(c, pass, layer));
+    }
+    both.push_back(emit(c, Lane::kCompute, OpKind::kAttn, pass, layer, c.after));
+    c.after = std::move(both);
+    scatter(c, OpKind::kAttn, pass, layer);
+  }
+  void attn_input(Chain& c, int32_t layer) {
+    gather_gradients(c, OpKind::kAttn, layer);
+    if (c.weights) gather_for_weights(c, OpKind::kAttn, layer, c.after);
+    gather_context(c, Pass::kInput, layer);
+    if (!rings()) {
+      input(c, OpKind::kAttn, layer);
+    } else {
+      const int32_t passed = ring(c, Pass::kInput, layer);
+      c.after = {emit(c, Lane::kCompute, OpKind::kAttn, Pass::kInput, layer, c.after), passed};
+      const int32_t id = emit(c, Lane::kCompute, OpKind::kQkv, Pass::kInput, layer, c.after);
+      input_ops_[{c.micro_batch.index, OpKind::kAttn, layer}] = id;
+      c.after = {id};
+    }
+    sum_gradients(c, OpKind::kAttn, layer);
+  }
+
+  // Shared experts' tokens are gathered beside the dispatch, their results scattered beside the
+  // combine.
+  bool shares_shared(int32_t layer) const {
+    return shares_matrices() && spec_.shared_experts && is_moe(layer);
+  }
+  void dispatch_forward(Chain& c, int32_t layer, Pass pass = Pass::kForward) {
+    if (!is_moe(layer)) return;
+    c.shared.clear();
+    if (shares_shared(layer) && shares_tokens()) {
+      c.shared = {
+          share(c, OpKind::kGather, OpKind::kMlp, pass, layer, Group::kTensorParallel, c.after)};
+    }
+    all_to_all(c, OpKind::kDispatch, pass, layer);
+  }
+  void mlp_forward(Chain& c, int32_t layer, Pass pass = Pass::kForward) {
+    const bool moe = is_moe(layer);
+    if (!moe) gather(c, OpKind::kMlp, pass, layer);
+    if (shares_experts(layer)) {
+      c.after = {
+          share(c, OpKind::kGather, OpKind::kMlp, pass, layer, Group::kExpertTensor, c.after)};
+    }
+    c.after.insert(c.after.end(), c.shared.begin(), c.shared.end());
+    c.shared.clear();
+    c.after = {emit(c, Lane::kCompute, OpKind::kMlp, pass, layer, c.after)};
+    if (!moe) scatter(c, OpKind::kMlp, pass, layer);
+    if (shares_shared(layer)) {
+      c.shared = {
+          share(c, OpKind::kScatter, OpKind::kMlp, pass, layer, Group::kTensorParallel, c.after)};
+    }
+    if (shares_experts(layer)) {
+      c.after = {
+          share(c, OpKind::kScatter, OpKind::kMlp, pass, layer, Group::kExpertTensor, c.after)};
+    }
+  }
+  void combine_forward(Chain& c, int32_t layer, Pass pass = Pass::kForward) {
+    all_to_all(c, OpKind::kCombine, pass, layer);
+    c.after.insert(c.after.end(), c.shared.begin(), c.shared.end());
+    c.shared.clear();
+  }
+  void combine_input(Chain& c, int32_t layer) {
+    c.shared.clear();
+    if (shares_shared(layer) && shares_tokens()) {
+      c.shared = {share(
+          c, OpKind::kScatter, OpKind::kMlp, Pass::kInput, layer, Group::kTensorParallel, c.after)};
+    }
+    all_to_all(c, OpKind::kCombine, Pass::kInput, layer);
+  }
+  void mlp_input(Chain& c, int32_t layer) {
+    const bool moe = is_moe(layer);
+    if (!moe) gather_gradients(c, OpKind::kMlp, layer);
+    if (shares_experts(layer)) {
+      c.after = {share(
+          c, OpKind::kScatter, OpKind::kMlp, Pass::kInput, layer, Group::kExpertTensor, c.after)};
+    }
+    c.after.insert(c.after.end(), c.shared.begin(), c.shared.end());
+    c.shared.clear();
+    if (c.weights) gather_for_weights(c, OpKind::kMlp, layer, c.after);
+    input(c, OpKind::kMlp, layer);
+    if (!moe) sum_gradients(c, OpKind::kMlp, layer);
+    if (shares_shared(layer)) {
+      c.shared = {share(
+          c, OpKind::kGather, OpKind::kMlp, Pass::kInput, layer, Group::kTensorParallel, c.after)};
+    }
+    if (shares_experts(layer)) {
+      c.after = {share(
+          c, OpKind::kGather, OpKind::kMlp, Pass::kInput, layer, Group::kExpertTensor, c.after)};
+    }
+  }
+  void dispatch_input(Chain& c, int32_t layer) {
+    all_to_all(c, OpKind::kDispatch, Pass::kInput, layer);
+    c.after.insert(c.after.end(), c.shared.begin(), c.shared.end());
+    c.shared.clear();
   }
   void all_to_all(Chain& c, OpKind kind, Pass pass, int32_t layer) {
     if (!is_moe(layer)) return;
     c.after = {emit_all_to_all(c, kind, pass, layer, c.after)};
   }
 
-  void forward_layer(Chain& c, int32_t layer) {
-    attn_forward(c, layer);
-    all_to_all(c, OpKind::kDispatch, Pass::kForward, layer);
-    mlp_forward(c, layer);
-    all_to_all(c, OpKind::kCombine, Pass::kForward, layer);
+  void forward_layer(Chain& c, int32_t layer, Pass pass = Pass::kForward) {
+    attn_forward(c, layer, pass);
+    dispatch_forward(c, layer, pass);
+    mlp_forward(c, layer, pass);
+    combine_forward(c, layer, pass);
+  }
+  // A layer's forward once more, where all that was kept is its input: beside it the gradient of
+  // its output may still be on its way.
+  void again(Chain& c, int32_t layer) {
+    if (!spec_.recompute_layers) return;
+    const std::vector<int32_t> gradient = c.after;
+    forward_layer(c, layer, Pass::kAgain);
+    c.after.insert(c.after.end(), gradient.begin(), gradient.end());
   }
 
   void backward_layer(Chain& c, int32_t layer) {
-    all_to_all(c, OpKind::kCombine, Pass::kInput, layer);
-    input(c, OpKind::kMlp, layer);
+    again(c, layer);
+    combine_input(c, layer);
+    mlp_input(c, layer);
     if (c.weights) weight(c, OpKind::kMlp, layer);
-    all_to_all(c, OpKind::kDispatch, Pass::kInput, layer);
-    input(c, OpKind::kAttn, layer);
+    dispatch_input(c, layer);
+    attn_input(c, layer);
     end_of_backward_layer(c, layer);
   }
 
@@ -336,15 +552,16 @@ class Builder {
   }
 
   void overlapped_layer(Chain& f, int32_t f_layer, Chain& b, int32_t b_layer) {
-    all_to_all(b, OpKind::kCombine, Pass::kInput, b_layer);
+    again(b, b_layer);
+    combine_input(b, b_layer);
     attn_forward(f, f_layer);
-    all_to_all(f, OpKind::kDispatch, Pass::kForward, f_layer);
-    input(b, OpKind::kMlp, b_layer);
-    all_to_all(b, OpKind::kDispatch, Pass::kInput, b_layer);
+    dispatch_forward(f, f_layer);
+    mlp_input(b, b_layer);
+    dispatch_input(b, b_layer);
     weight(b, OpKind::kMlp, b_layer);
     mlp_forward(f, f_layer);
-    all_to_all(f, OpKind::kCombine, Pass::kForward, f_layer);
-    input(b, OpKind::kAttn, b_layer);
+    combine_forward(f, f_layer);
+    attn_input(b, b_layer);
     end_of_backward_layer(b, b_layer);
   }
 
@@ -514,6 +731,10 @@ class Builder {
   // the last compute op per direction.
   std::map<std::tuple<int32_t, OpKind, std::optional<int32_t>>, int32_t> input_ops_;
   std::map<std::pair<int32_t, std::optional<int32_t>>, int32_t> head_forward_;
+  // What W ops to come read, gathered.
+  std::map<std::tuple<int32_t, OpKind, std::optional<int32_t>>, std::vector<int32_t>> gathered_;
+  std::optional<int32_t> last_compute_;
+  std::vector<int32_t> unfinished_sends_;  // that the next compute op waits for
   std::map<int32_t, int32_t> last_of_direction_;
   std::map<MessageKey, std::vector<int32_t>> handed_on_;  // between stages of the rank at hand
   std::map<MessageKey, int32_t> sends_;
@@ -529,7 +750,8 @@ Program Program::build(const Spec& spec) {
   const std::string wrong = facts_of(l.schedule).check_ranks(l.pp);
   CHECK(wrong.empty()) << wrong;
   CHECK(spec.mode != Mode::kPair || l.pp == 1) << "a pair is of one pipeline rank";
-  CHECK(l.dp % l.ep == 0) << "EP " << l.ep << " does not divide DP " << l.dp;
+  CHECK(l.stage_ranks() % (l.ep * l.etp) == 0)
+      << "EP " << l.ep << " x ETP " << l.etp << " does not divide " << l.stage_ranks();
   // What is surely too large is refused before anything is held: a layer's forward and backward are
   // at least attn and mlp with F, B, W.
   constexpr int64_t kFewestOps = 6;
@@ -550,6 +772,9 @@ Program::Spec program_spec(const Plan& plan, Mode mode) {
           .dense = a.experts > 0 ? a.dense : LayerSet::leading(a.layers + a.mtp_depth),
           .mtp = a.mtp_depth,
           .expert_bias = a.expert_bias,
+          .shared_experts = a.shared_experts > 0 && plan.layout.tp > 1,
+          .recompute_layers = plan.training.recompute.layer,
+          .tied_embeddings = a.tied_embeddings && !plan.layout.ends_meet(),
           .mode = mode};
 }
 

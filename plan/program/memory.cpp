@@ -12,8 +12,8 @@ namespace rehearse {
 
 StageWeights stage_weights(const Plan& plan, int64_t stage) {
   const Architecture& a = plan.model.architecture;
-  const ParameterCounts p = parameter_counts(a);
   const Layout& l = plan.layout;
+  const ParameterCounts p = parameter_counts(a, {.tp = l.tp, .etp = l.etp});
   const int64_t experts = l.experts_per_rank(a.experts);
   StageWeights w;
   const auto add_layer = [&](int64_t layer) {
@@ -39,19 +39,21 @@ StageWeights stage_weights(const Plan& plan, int64_t stage) {
 }
 
 RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
-  const Layers layers(plan.model.architecture);
-  const Architecture& a = layers.architecture;
   const Layout& l = plan.layout;
+  const Layers layers(plan.model.architecture, {.tp = l.tp, .etp = l.etp});
+  const Architecture& a = layers.architecture;
   const PrecisionBytes& bytes = bytes_of(plan.training.precision);
   const RankSchedule schedule = build_schedule(l, plan.training.micro_batches, pp_rank);
   const auto share = [&](int64_t elements, int64_t replicas) {
     return l.zero_stage == 0 ? elements : ceil_div(elements, replicas);
   };
   const bool gpu = plan.cluster.of_gpus();
-  // Bytes of one token in a layer.
+  // Bytes of a micro-batch in a layer.
   const auto kept = [&](int64_t layer) {
+    const auto tokens = static_cast<double>(plan.micro_batch_tokens());
     if (!gpu) {
-      return static_cast<double>(kept_elements(layers.at(layer), a.hidden, a.active_experts) *
+      return tokens *
+             static_cast<double>(kept_elements(layers.at(layer), a.hidden, a.active_experts) *
                                  bytes.activation);
     }
     const KeptBytes k = kept_bytes(layers,
@@ -60,7 +62,7 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
                                    plan.training.sequence_length,
                                    bytes,
                                    gpu_recipe(plan));
-    return k.own + k.gathered;
+    return k.own * tokens + k.gathered * static_cast<double>(plan.gathered_tokens());
   };
   RankMemory m;
   std::vector<double> per_micro_batch;  // bytes that one keeps, by direction
@@ -72,19 +74,20 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
     m.optimizer += Bytes(share(w.dense, l.replicas()) + share(w.expert, l.expert_replicas())) *
                    (bytes.master + 2 * bytes.moment);
 
-    double per_token = 0;
+    double held = 0;
     for (int64_t layer = l.first_layer(stage); layer < l.end_layer(stage); ++layer) {
-      per_token += kept(layer);
+      held += kept(layer);
     }
     Bytes logits;
     if (l.is_last(stage) && gpu) {
-      for (int64_t module = 0; module < a.mtp_depth; ++module) per_token += kept(a.layers + module);
+      for (int64_t module = 0; module < a.mtp_depth; ++module) held += kept(a.layers + module);
       // Logits and their gradients exist for one micro-batch at a time.
-      logits = Bytes(plan.micro_batch_tokens() * a.vocabulary * 4);
+      logits = Bytes(plan.gathered_tokens() * ceil_div(a.vocabulary, l.tp) * 4);
     } else if (l.is_last(stage)) {
-      per_token += static_cast<double>((2 * a.hidden + a.vocabulary) * bytes.activation);
+      held += static_cast<double>(plan.micro_batch_tokens() * (2 * a.hidden + a.vocabulary) *
+                                  bytes.activation);
     }
-    per_micro_batch.push_back(per_token * static_cast<double>(plan.micro_batch_tokens()));
+    per_micro_batch.push_back(held);
     m.activations += logits;
   }
   m.activations += Bytes(std::llround(peak_held(schedule, per_micro_batch)));

@@ -12,17 +12,38 @@ constexpr NameTable kLaneNames{std::to_array<Named<Lane>>({{Lane::kCompute, "com
                                                            {Lane::kSend0, "send0"},
                                                            {Lane::kSend1, "send1"},
                                                            {Lane::kRecv0, "recv0"},
-                                                           {Lane::kRecv1, "recv1"}})};
+                                                           {Lane::kRecv1, "recv1"},
+                                                           {Lane::kTensor, "tensor"},
+                                                           {Lane::kContext, "context"},
+                                                           {Lane::kData, "data"}})};
 static_assert(kLaneNames.complete() && kLaneNames.size() == kLanes);
 constexpr NameTable kGroupNames{
     std::to_array<Named<Group>>({{Group::kNone, "none"},
                                  {Group::kExpertParallel, "ep"},
                                  {Group::kStageReplicas, "replicas"},
                                  {Group::kExpertReplicas, "expert_replicas"},
-                                 {Group::kWorld, "world"}})};
+                                 {Group::kWorld, "world"},
+                                 {Group::kTensorParallel, "tp"},
+                                 {Group::kContextParallel, "cp"},
+                                 {Group::kExpertTensor, "etp"}})};
 static_assert(kGroupNames.complete());
 
 }  // namespace
+
+std::optional<RankGroup> group_in_stage(Group group, const Layout& layout) {
+  switch (group) {
+    case Group::kExpertParallel:
+      return layout.expert_group();
+    case Group::kTensorParallel:
+      return layout.tensor_group();
+    case Group::kContextParallel:
+      return layout.context_group();
+    case Group::kExpertTensor:
+      return layout.expert_tensor_group();
+    default:
+      return std::nullopt;
+  }
+}
 
 std::string_view name_of(Lane lane) {
   return kLaneNames[lane];
@@ -40,6 +61,7 @@ std::optional<Group> group_named(std::string_view name) {
 std::string to_string(const Op& op) {
   std::string text(name_of(op.kind));
   if (op.pass != Pass::kNone) text += fmt::format(".{}", name_of(op.pass));
+  if (op.of) text += fmt::format(" of {}", name_of(*op.of));
   text += fmt::format(" s{}", op.stage);
   if (op.layer) text += fmt::format(" l{}", *op.layer);
   if (op.micro_batch) text += fmt::format(" m{}", *op.micro_batch);

@@ -7,22 +7,39 @@
 #include <string_view>
 
 #include "cost/op_kind.h"
+#include "plan/layout.h"
 
 namespace rehearse {
 
 // A FIFO of ops: a CUDA stream, a thread. Pipeline traffic has its own lanes, per direction of the
-// micro-batches it carries.
-enum class Lane : uint8_t { kCompute, kAllToAll, kSend0, kSend1, kRecv0, kRecv1 };
-constexpr int kLanes = 6;
+// micro-batches it carries, and so have collectives of ranks that share matrices, a sequence, and
+// weights (within cells).
+enum class Lane : uint8_t {
+  kCompute,
+  kAllToAll,
+  kSend0,
+  kSend1,
+  kRecv0,
+  kRecv1,
+  kTensor,
+  kContext,
+  kData,
+};
+constexpr int kLanes = 9;
 
 // Who takes part in a collective op; the members follow from the rank's place (Program::members).
 enum class Group : uint8_t {
   kNone,            // not a collective
   kExpertParallel,  // the EP ranks that share out one stage's experts
-  kStageReplicas,   // every rank that holds the stage (both copies under DualPipe, all of DP)
-  kExpertReplicas,  // those of them that hold the same experts
+  kStageReplicas,  // every rank that holds the same weights of a stage (both copies under DualPipe)
+  kExpertReplicas,  // the same experts
   kWorld,
+  kTensorParallel,   // the TP ranks that share matrices
+  kContextParallel,  // the CP ranks that share a sequence
+  kExpertTensor,     // the ETP ranks that share experts' matrices
 };
+// Groups within a stage, which act within cells; none for others.
+std::optional<RankGroup> group_in_stage(Group group, const Layout& layout);
 
 struct Op {
   int32_t id = 0;  // within one replica of the pipeline, from 0
@@ -37,6 +54,7 @@ struct Op {
   std::optional<int32_t> layer;  // of attn, mlp, dispatch, combine; MTP's follows the last
   std::optional<int32_t> micro_batch;
   std::optional<int32_t> peer;  // pipeline rank, of send and recv
+  std::optional<OpKind> of;     // of gather, scatter, ring: the op whose work is shared
 
   bool operator==(const Op&) const = default;
 };

@@ -28,15 +28,23 @@ int64_t step_bytes(const PrecisionBytes& bytes, const KernelCall& call) {
 }  // namespace
 
 GpuRecipe gpu_recipe(const Plan& plan) {
+  const Layout& l = plan.layout;
   return {.format = bytes_of(plan.training.precision).linears.value_or(Format::kBf16),
-          .context_parallel = plan.training.context_parallel};
+          .context_parallel = l.cp,
+          .tensor_parallel = l.tp,
+          .sequence_parallel = l.sequence_parallel,
+          .ring = l.cp > 1 && l.context == ContextKind::kRing,
+          .core = plan.training.core,
+          .recompute = plan.training.recompute};
 }
 
-OpWork::OpWork(const Plan& plan) : plan_(plan), layers_(plan.model.architecture) {}
+OpWork::OpWork(const Plan& plan)
+    : plan_(plan),
+      layers_(plan.model.architecture, {.tp = plan.layout.tp, .etp = plan.layout.etp}) {}
 
 OpShape OpWork::shape(const Op& op, const MemberLoad& load) const {
   return {.kind = op.kind,
-          .pass = op.pass,
+          .pass = work_of(op.pass),
           .moe = op.layer && layers_.architecture.is_moe(*op.layer),
           .windowed = op.layer && layers_.architecture.is_windowed(*op.layer),
           .sequences = plan_.training.micro_batch_size,
@@ -120,6 +128,11 @@ Bytes OpWork::message(const Op& op, int64_t members) const {
   if (op.kind == OpKind::kSend) {
     return Bytes(plan_.micro_batch_tokens() * layers_.architecture.hidden * element);
   }
+  if (is_shared_work(op.kind)) {
+    // Without sequence parallelism the sum goes round a second time, to everybody.
+    const bool twice = op.group == Group::kTensorParallel && !plan_.layout.sequence_parallel;
+    return shared_part(op) * (members - 1) * (twice ? 2 : 1);
+  }
   if (!is_ring(op.kind)) return Bytes();
   const StageWeights w = stage_weights(plan_, op.stage);
   const int64_t elements = op.group == Group::kExpertReplicas ? w.expert : w.dense;
@@ -130,13 +143,29 @@ Bytes OpWork::message(const Op& op, int64_t members) const {
   return sum && plan_.layout.zero_stage == 0 ? once * 2 : once;
 }
 
-Bytes OpWork::gathered(const Op& op) const {
-  const int64_t ranks = plan_.training.context_parallel;
-  if (ranks == 1 || op.kind != OpKind::kAttn || op.pass == Pass::kWeight) return Bytes();
-  const int64_t times = op.pass == Pass::kForward ? 1 : 2;
+// What one rank has of what a collective of shared work gathers, in BF16: tokens' values between
+// matrices, compressed where that is enough; keys and values of a sequence, in backward once more
+// with their gradients going back; rows of experts.
+Bytes OpWork::shared_part(const Op& op) const {
+  const Architecture& a = layers_.architecture;
+  const Layout& l = plan_.layout;
   constexpr int64_t kBf16 = 2;
-  return Bytes(plan_.micro_batch_tokens() * (ranks - 1) * layers_.at(*op.layer).context_width *
-               kBf16 * times);
+  const int64_t tokens = plan_.gathered_tokens() / l.tp;  // of each rank, where they are shared
+  const bool forward = work_of(op.pass) != Pass::kInput;
+  switch (op.group) {
+    case Group::kContextParallel:
+      return Bytes(plan_.gathered_tokens() * layers_.at(*op.layer).context_width * kBf16 *
+                   (forward ? 1 : 2));
+    case Group::kExpertTensor:
+      return Bytes(plan_.micro_batch_tokens() * a.active_experts * a.hidden * kBf16);
+    default:
+      break;
+  }
+  int64_t width = a.hidden;
+  const bool reads = op.kind == OpKind::kGather;
+  if (op.of == OpKind::kAttn && reads) width = layers_.at(*op.layer).tensor_width;
+  if (op.of == OpKind::kMtp && reads) width = 2 * a.hidden;
+  return Bytes(tokens * width * kBf16);
 }
 
 Duration roofline(const Plan& plan, const KernelCall& call) {

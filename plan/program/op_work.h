@@ -30,13 +30,11 @@ class OpWork {
   // Bytes that one rank sends of `op`: of a pipeline message, or round a ring of `members`; none
   // for other ops.
   Bytes message(const Op& op, int64_t members) const;
-  // Bytes that a rank gathers of the others' part of its sequence, before the core of attention can
-  // start: compressed keys and values; in backward once more, and their gradients going back.
-  Bytes gathered(const Op& op) const;
 
  private:
   OpShape shape(const Op& op, const MemberLoad& load) const;
   OpCalls step_calls(const Op& op) const;
+  Bytes shared_part(const Op& op) const;
 
   const Plan& plan_;
   Layers layers_;

@@ -71,39 +71,34 @@ std::span<const int32_t> Program::lane(int32_t pp_rank, Lane lane) const {
 
 std::vector<Place> Program::members(const Op& op, int32_t data_rank) const {
   const Layout& layout = spec_.layout;
-  const auto dp = static_cast<int32_t>(layout.dp);
-  const auto ep = static_cast<int32_t>(layout.ep);
   std::vector<Place> places;
-  const auto add = [&](int32_t pp_rank, int32_t first, int32_t end, int32_t step) {
-    for (int32_t d = first; d < end; d += step) places.push_back({pp_rank, d});
-  };
-  switch (op.group) {
-    case Group::kNone:
-      places.push_back({op.pp_rank, data_rank});
-      break;
-    case Group::kExpertParallel: {
-      const auto first = static_cast<int32_t>(layout.first_of_expert_group(data_rank));
-      add(op.pp_rank, first, first + ep, 1);
-      break;
+  const auto add = [&](int64_t pp_rank, const RankGroup& group) {
+    const int64_t first = group.first(data_rank);
+    for (int64_t i = 0; i < group.size; ++i) {
+      places.push_back(
+          {static_cast<int32_t>(pp_rank), static_cast<int32_t>(group.member(first, i))});
     }
+  };
+  if (const auto group = group_in_stage(op.group, layout)) {
+    add(op.pp_rank, *group);
+    return places;
+  }
+  switch (op.group) {
     case Group::kStageReplicas:
     case Group::kExpertReplicas: {
-      const bool experts = op.group == Group::kExpertReplicas;
+      const RankGroup group = op.group == Group::kExpertReplicas ? layout.expert_replica_group()
+                                                                 : layout.replica_group();
       for (int64_t copy = 0; copy < layout.copies(); ++copy) {
-        const auto holder = layout.copies() == 1
-                                ? op.pp_rank
-                                : static_cast<int32_t>(layout.pp_rank_of(op.stage, copy));
-        add(holder,
-            experts ? static_cast<int32_t>(layout.expert_index_of(data_rank)) : 0,
-            dp,
-            experts ? ep : 1);
+        add(layout.copies() == 1 ? op.pp_rank : layout.pp_rank_of(op.stage, copy), group);
       }
       std::sort(places.begin(), places.end());
       break;
     }
     case Group::kWorld:
-      for (int32_t r = 0; r < layout.pp; ++r) add(r, 0, dp, 1);
+      for (int64_t r = 0; r < layout.pp; ++r) add(r, {1, layout.stage_ranks()});
       break;
+    default:
+      places.push_back({op.pp_rank, data_rank});
   }
   return places;
 }

@@ -45,11 +45,14 @@ static_assert(kModes.complete());
 class Program {
  public:
   struct Spec {
-    Layout layout;              // with layers_per_stage filled in
-    int64_t micro_batches = 1;  // per data-parallel rank
-    LayerSet dense;             // layers without experts, those of MTP modules counted
-    int64_t mtp = 0;            // multi-token-prediction modules behind the last stage
-    bool expert_bias = true;    // expert biases are updated at the end of the step
+    Layout layout;                  // with layers_per_stage filled in
+    int64_t micro_batches = 1;      // per data-parallel rank
+    LayerSet dense;                 // layers without experts, those of MTP modules counted
+    int64_t mtp = 0;                // multi-token-prediction modules behind the last stage
+    bool expert_bias = true;        // expert biases are updated at the end of the step
+    bool shared_experts = false;    // whose matrices TP ranks share; said where tp > 1 alone
+    bool recompute_layers = false;  // each layer's forward runs again before its backward
+    bool tied_embeddings = false;   // the head's table is the embedding's; where both ends differ
     Granularity granularity = Granularity::kOp;
     Mode mode = Mode::kTrain;
     bool operator==(const Spec&) const = default;
@@ -77,7 +80,7 @@ class Program {
     return schedules_[static_cast<size_t>(pp_rank)];
   }
 
-  int64_t replicas() const { return spec_.layout.dp; }
+  int64_t replicas() const { return spec_.layout.stage_ranks(); }
   int64_t global_size() const { return replicas() * static_cast<int64_t>(ops_.size()); }
   OpId global_id(int32_t id, int32_t data_rank) const {
     return data_rank * static_cast<int64_t>(ops_.size()) + id;

@@ -231,7 +231,8 @@ TEST(RequireWhole, OpsAreOfTheirCellsAndCellsOfTheSchedule) {
     return text.find(part) != std::string::npos;
   };
   EXPECT_TRUE(has(error("cell F0.1", "cell F0.0"), "rank 0 has"));
-  EXPECT_TRUE(has(error("attn.F s0 d0 l0 m0", "attn.F s0 d0 l1 m0"), "cell F0.0 of rank 0 has 0 x"));
+  EXPECT_TRUE(
+      has(error("attn.F s0 d0 l0 m0", "attn.F s0 d0 l1 m0"), "cell F0.0 of rank 0 has 0 x"));
   EXPECT_TRUE(has(error("compute attn.F", "compute mlp.F"), "expected 1"));
   EXPECT_TRUE(has(error("micro_batches=2", "micro_batches=4"), "rank 0 has no cell B0.2"));
   EXPECT_TRUE(has(error("micro_batches=2", "micro_batches=2000000000"), "micro-batches"));
@@ -240,8 +241,7 @@ TEST(RequireWhole, OpsAreOfTheirCellsAndCellsOfTheSchedule) {
   // A dependency gone.
   const std::string text = print_program(p);
   const size_t arrow = text.find(" <- ");
-  const std::string cut =
-      text.substr(0, arrow) + text.substr(text.find('\n', arrow));
+  const std::string cut = text.substr(0, arrow) + text.substr(text.find('\n', arrow));
   EXPECT_TRUE(has(schedule_error([&] { require_whole(parse_program(cut, "p.txt")); }),
                   "whose result it needs"));
 }

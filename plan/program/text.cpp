@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -28,6 +29,7 @@ std::string print_op(const Program& program, const Op& op) {
   if (op.layer) line += fmt::format(" l{}", *op.layer);
   if (op.micro_batch) line += fmt::format(" m{}", *op.micro_batch);
   if (op.peer) line += fmt::format(" p{}", *op.peer);
+  if (op.of) line += fmt::format(" of={}", name_of(*op.of));
   if (op.group != Group::kNone) line += fmt::format(" group={}", name_of(op.group));
   const auto after = program.dependencies(op.id);
   if (!after.empty()) line += fmt::format(" <- {}", fmt::join(after, " "));
@@ -116,7 +118,7 @@ class Parser {
   // "name key=value key=value" into a map; the keys must be these, and `optional` may be there.
   std::map<std::string_view, std::string_view> fields(std::string_view name,
                                                       const std::vector<std::string_view>& keys,
-                                                      std::string_view optional = {}) {
+                                                      const std::set<std::string_view>& optional) {
     if (!next()) fail(fmt::format("expected a line '{} ...'", name));
     const auto w = words(line_);
     std::map<std::string_view, std::string_view> found;
@@ -124,23 +126,50 @@ class Parser {
       const size_t equals = w[i].find('=');
       if (equals != std::string_view::npos) found[w[i].substr(0, equals)] = w[i].substr(equals + 1);
     }
+    const auto needed =
+        std::ranges::count_if(found, [&](const auto& f) { return !optional.contains(f.first); });
     for (const auto key : keys) {
-      const size_t others = found.size() - found.count(optional);
-      if (w.empty() || w[0] != name || !found.contains(key) || others != keys.size()) {
-        fail(fmt::format("expected '{}' with {}", name, fmt::join(keys, ", ")));
+      if (w.empty() || w[0] != name || !found.contains(key) ||
+          needed != static_cast<int64_t>(keys.size())) {
+        fail(fmt::format(
+            "expected '{}' with {}{}",
+            name,
+            fmt::join(keys, ", "),
+            optional.empty() ? "" : fmt::format(", and perhaps {}", fmt::join(optional, ", "))));
       }
     }
     return found;
   }
 
   void read_layout() {
-    auto f = fields("layout", {"pp", "dp", "ep", "tp", "schedule", "zero", "layers"}, "chunks");
+    auto f = fields("layout",
+                    {"pp", "dp", "ep", "tp", "schedule", "zero", "layers"},
+                    {"chunks",
+                     "cp",
+                     "etp",
+                     "sequence_parallel",
+                     "context",
+                     "dispatcher",
+                     "overlap_grad_reduce",
+                     "overlap_p2p",
+                     "overlap_all_to_all"});
     Layout& l = spec_.layout;
     l.pp = integer(f["pp"]);
     l.dp = integer(f["dp"]);
     l.ep = integer(f["ep"]);
     l.tp = integer(f["tp"]);
     l.zero_stage = integer(f["zero"]);
+    if (f.contains("cp")) l.cp = integer(f["cp"]);
+    if (f.contains("etp")) l.etp = integer(f["etp"]);
+    const auto flag = [&](std::string_view key, bool& value) {
+      if (f.contains(key)) value = one_of(f[key], "no", "yes");
+    };
+    flag("sequence_parallel", l.sequence_parallel);
+    flag("overlap_grad_reduce", l.overlap_grad_reduce);
+    flag("overlap_p2p", l.overlap_p2p);
+    flag("overlap_all_to_all", l.overlap_all_to_all);
+    if (f.contains("context")) l.context = named(f["context"], kContextKinds);
+    if (f.contains("dispatcher")) l.dispatcher = named(f["dispatcher"], kDispatchers);
     const auto schedule = kSchedules.find(f["schedule"]);
     if (!schedule) {
       fail(fmt::format("unknown schedule '{}'; known: {}", f["schedule"], kSchedules.list()));
@@ -155,19 +184,29 @@ class Parser {
     std::string list(f["layers"]);
     for (char& c : list) c = c == ',' ? ' ' : c;
     for (const auto word : words(list)) l.layers_per_stage.push_back(integer(word));
-    if (l.pp < 1 || l.dp < 1 || l.ep < 1 || l.chunks < 1 || l.dp % l.ep != 0 ||
+    constexpr int64_t kMost = 1'000'000;
+    const auto count = [](int64_t n) { return n >= 1 && n <= kMost; };
+    if (!count(l.pp) || !count(l.dp) || !count(l.ep) || !count(l.tp) || !count(l.cp) ||
+        !count(l.etp) || l.chunks < 1 || l.stage_ranks() % (l.ep * l.etp) != 0 ||
         static_cast<int64_t>(l.layers_per_stage.size()) != l.stages()) {
-      fail("expected pp, dp, ep of at least 1, ep dividing dp, one layer count per stage");
+      fail(
+          "expected pp, dp, ep, tp of 1 to 1,000,000, ep x etp dividing dp x cp x tp, one layer "
+          "count per stage");
     }
   }
 
   void read_step() {
     auto f = fields("step",
-                    {"micro_batches", "dense_layers", "mtp", "expert_bias", "granularity", "mode"});
+                    {"micro_batches", "dense_layers", "mtp", "expert_bias", "granularity", "mode"},
+                    {"shared_experts", "recompute", "tied"});
     spec_.micro_batches = integer(f["micro_batches"]);
     spec_.dense = layer_set(f["dense_layers"]);
     spec_.mtp = f["mtp"] == "no" ? 0 : f["mtp"] == "yes" ? 1 : integer(f["mtp"]);
     spec_.expert_bias = one_of(f["expert_bias"], "no", "yes");
+    if (f.contains("shared_experts"))
+      spec_.shared_experts = one_of(f["shared_experts"], "no", "yes");
+    if (f.contains("recompute")) spec_.recompute_layers = one_of(f["recompute"], "none", "layers");
+    if (f.contains("tied")) spec_.tied_embeddings = one_of(f["tied"], "no", "yes");
     spec_.granularity = named(f["granularity"], kGranularities);
     spec_.mode = named(f["mode"], kModes);
   }
@@ -278,6 +317,11 @@ class Parser {
   }
 
   void read_field(Op& op, std::string_view word) const {
+    if (word.starts_with("of=")) {
+      op.of = op_kind_named(word.substr(3));
+      if (!op.of) fail(fmt::format("unknown op '{}'", word.substr(3)));
+      return;
+    }
     if (word.starts_with("group=")) {
       const auto group = group_named(word.substr(6));
       if (!group) fail(fmt::format("unknown group '{}'", word.substr(6)));
@@ -324,7 +368,22 @@ std::string print_program(const Program& program) {
   const Program::Spec& s = program.spec();
   const Layout& l = s.layout;
   std::string out = fmt::format("{}\n", kFirstLine);
-  out += fmt::format("layout pp={} dp={} ep={} tp={} schedule={}{} zero={} layers={}\n",
+  std::string more;  // what is not as ever
+  const auto unless = [&](std::string_view key, bool value, bool ever) {
+    if (value != ever) more += fmt::format(" {}={}", key, yes_no(value));
+  };
+  if (l.cp != 1) more += fmt::format(" cp={}", l.cp);
+  if (l.etp != 1) more += fmt::format(" etp={}", l.etp);
+  unless("sequence_parallel", l.sequence_parallel, true);
+  if (l.context != ContextKind::kGather)
+    more += fmt::format(" context={}", kContextKinds[l.context]);
+  if (l.dispatcher != Dispatcher::kTwoHop) {
+    more += fmt::format(" dispatcher={}", kDispatchers[l.dispatcher]);
+  }
+  unless("overlap_grad_reduce", l.overlap_grad_reduce, false);
+  unless("overlap_p2p", l.overlap_p2p, true);
+  unless("overlap_all_to_all", l.overlap_all_to_all, false);
+  out += fmt::format("layout pp={} dp={} ep={} tp={} schedule={}{} zero={} layers={}{}\n",
                      l.pp,
                      l.dp,
                      l.ep,
@@ -332,15 +391,21 @@ std::string print_program(const Program& program) {
                      name_of(l.schedule),
                      l.way() == Way::kRoundAgain ? fmt::format(" chunks={}", l.chunks) : "",
                      l.zero_stage,
-                     fmt::join(l.layers_per_stage, ","));
+                     fmt::join(l.layers_per_stage, ","),
+                     more);
+  more.clear();
+  unless("shared_experts", s.shared_experts, false);
+  if (s.recompute_layers) more += " recompute=layers";
+  unless("tied", s.tied_embeddings, false);
   out += fmt::format(
-      "step micro_batches={} dense_layers={} mtp={} expert_bias={} granularity={} mode={}\n",
+      "step micro_batches={} dense_layers={} mtp={} expert_bias={} granularity={} mode={}{}\n",
       s.micro_batches,
       s.dense.is_leading() ? std::to_string(s.dense.count()) : std::string(kAt) + s.dense.print(),
       s.mtp < 2 ? std::string(yes_no(s.mtp == 1)) : std::to_string(s.mtp),
       yes_no(s.expert_bias),
       kGranularities[s.granularity],
-      kModes[s.mode]);
+      kModes[s.mode],
+      more);
   int32_t rank = -1;
   int32_t cell = -1;
   for (const Op& op : program.ops()) {

@@ -13,7 +13,7 @@ namespace rehearse {
 namespace {
 
 bool in_cell(const Op& op) {
-  return is_cell_compute(op.kind) || is_all_to_all(op.kind);
+  return is_cell_compute(op.kind) || is_all_to_all(op.kind) || is_shared_work(op.kind);
 }
 
 }  // namespace
@@ -31,6 +31,7 @@ SummaryBuilder::SummaryBuilder(const Program& program, StandIns ranks)
   }
   for (const Op& op : program.ops()) {
     if (in_cell(op)) ++cell_ops_[static_cast<size_t>(op.pp_rank)][static_cast<size_t>(op.cell)];
+    shares_ |= is_shared_work(op.kind);
   }
   ranks_.resize(static_cast<size_t>(program.layout().pp * stand_ins_.slots()));
 }
@@ -48,6 +49,54 @@ void SummaryBuilder::count_cell(Rank& rank, CellKind kind, const Interval& span)
   sum += length;
 }
 
+// The same where collectives of shared work come too, over several lanes: these are busy time to
+// all-to-alls, and exposed themselves where nothing computes. Spans come in the order of their
+// ends; a lane's next span begins behind its last, so that a few recent intervals are enough.
+void SummaryBuilder::count_exposed(Rank& rank, OpKind kind, const Interval& now) {
+  constexpr size_t kRecent = 32;
+  // Joins `now` to disjoint intervals in order; how much of it was not in them, and by `also`, of
+  // that, is in others.
+  const auto join = [&](std::vector<Interval>& own, const std::vector<Interval>& also) {
+    int64_t fresh = 0, inside = 0;
+    int64_t at = now.begin;
+    const auto piece = [&](int64_t begin, int64_t end) {
+      if (end <= begin) return;
+      fresh += end - begin;
+      for (const Interval& o : also) {
+        inside += std::max<int64_t>(0, std::min(end, o.end) - std::max(begin, o.begin));
+      }
+    };
+    for (const Interval& o : own) {
+      if (o.end <= at) continue;
+      piece(at, std::min(o.begin, now.end));
+      at = std::max(at, o.end);
+    }
+    piece(at, now.end);
+    Interval joined = now;
+    while (!own.empty() && own.back().end >= joined.begin) {
+      joined.begin = std::min(joined.begin, own.back().begin);
+      joined.end = std::max(joined.end, own.back().end);
+      own.pop_back();
+    }
+    own.push_back(joined);
+    if (own.size() > 2 * kRecent) own.erase(own.begin(), own.end() - kRecent);
+    return std::pair(fresh, inside);
+  };
+  const auto add = [](Duration& sum, int64_t ps) { sum += Duration::picoseconds(ps); };
+  if (is_all_to_all(kind)) {
+    const auto [fresh, hidden] = join(rank.exchange, rank.busy);
+    add(rank.sums.exposed_comm, fresh - hidden);
+    return;
+  }
+  add(rank.sums.exposed_comm, -join(rank.busy, rank.exchange).second);
+  if (is_shared_work(kind)) {
+    const auto [fresh, hidden] = join(rank.shared, rank.compute);
+    add(rank.sums.exposed_shared, fresh - hidden);
+  } else {
+    add(rank.sums.exposed_shared, -join(rank.compute, rank.shared).second);
+  }
+}
+
 void SummaryBuilder::record(OpId id, const Span& span, Duration waited) {
   const Op& op = program_.op(id);
   Rank& rank = ranks_[static_cast<size_t>(op.pp_rank * stand_ins_.slots() +
@@ -58,20 +107,24 @@ void SummaryBuilder::record(OpId id, const Span& span, Duration waited) {
   // Exposed: all of the all-to-all's time but what computation overlaps. Each lane's spans follow
   // each other, so an overlap is found when the later of two spans ends, and a span is forgotten
   // once the other lane has passed it.
-  const bool exchange = is_all_to_all(op.kind);
-  std::vector<Interval>& others = exchange ? rank.compute : rank.exchange;
-  int64_t exposed = exchange ? now.end - now.begin : 0;
-  for (const Interval& o : others) {
-    exposed -= std::max<int64_t>(0, std::min(now.end, o.end) - std::max(now.begin, o.begin));
-  }
-  std::erase_if(others, [&](const Interval& o) { return o.end <= now.end; });
-  std::vector<Interval>& own = exchange ? rank.exchange : rank.compute;
-  if (!own.empty() && own.back().end == now.begin) {
-    own.back().end = now.end;
+  if (shares_) {
+    count_exposed(rank, op.kind, now);
   } else {
-    own.push_back(now);
+    const bool exchange = is_all_to_all(op.kind);
+    std::vector<Interval>& others = exchange ? rank.compute : rank.exchange;
+    int64_t exposed = exchange ? now.end - now.begin : 0;
+    for (const Interval& o : others) {
+      exposed -= std::max<int64_t>(0, std::min(now.end, o.end) - std::max(now.begin, o.begin));
+    }
+    std::erase_if(others, [&](const Interval& o) { return o.end <= now.end; });
+    std::vector<Interval>& own = exchange ? rank.exchange : rank.compute;
+    if (!own.empty() && own.back().end == now.begin) {
+      own.back().end = now.end;
+    } else {
+      own.push_back(now);
+    }
+    rank.sums.exposed_comm += Duration::picoseconds(exposed);
   }
-  rank.sums.exposed_comm += Duration::picoseconds(exposed);
   rank.sums.exchange_wait += waited;
 
   const RankSchedule& schedule = program_.schedule(op.pp_rank);
@@ -99,10 +152,10 @@ Summary SummaryBuilder::finish() {
   for (const Rank& rank : ranks_) last = std::max(last, rank.last);
   s.step = Duration::picoseconds(last);
   const Layout& layout = program_.layout();
-  const auto ranks = static_cast<double>(layout.pp * layout.dp);
-  s.ranks.reserve(static_cast<size_t>(layout.pp * layout.dp));
+  const auto ranks = static_cast<double>(layout.world());
+  s.ranks.reserve(static_cast<size_t>(layout.world()));
   for (int32_t r = 0; r < layout.pp; ++r) {
-    for (int32_t d = 0; d < layout.dp; ++d) {
+    for (int32_t d = 0; d < layout.stage_ranks(); ++d) {
       const Rank& rank = ranks_[static_cast<size_t>(r * stand_ins_.slots() + stand_ins_.slot(d))];
       Breakdown b = rank.sums;
       b.optimizer = s.step - Duration::picoseconds(rank.cells_end);
@@ -111,6 +164,7 @@ Summary SummaryBuilder::finish() {
       if (s.step == Duration()) continue;
       s.bubble_fraction += b.bubble / s.step / ranks;
       s.exposed_comm_fraction += b.exposed_comm / s.step / ranks;
+      s.exposed_shared_fraction += b.exposed_shared / s.step / ranks;
       s.exchange_wait_fraction += b.exchange_wait / s.step / ranks;
     }
   }
@@ -120,7 +174,7 @@ Summary SummaryBuilder::finish() {
 Summary summarize(const Program& program, const Timeline& timeline) {
   CHECK(static_cast<int64_t>(timeline.spans.size()) == program.global_size())
       << timeline.spans.size() << " spans for " << program.global_size() << " ops";
-  const auto dp = static_cast<int32_t>(program.layout().dp);
+  const auto dp = static_cast<int32_t>(program.layout().stage_ranks());
   SummaryBuilder builder(program, StandIns(dp, dp));
   std::vector<OpId> order(timeline.spans.size());
   std::iota(order.begin(), order.end(), OpId{0});
@@ -141,6 +195,7 @@ Breakdown mean(const std::vector<Breakdown>& ranks) {
                           &Breakdown::bubble,
                           &Breakdown::optimizer,
                           &Breakdown::exposed_comm,
+                          &Breakdown::exposed_shared,
                           &Breakdown::exchange_wait}) {
     __int128 sum = 0;  // of a million ranks' minutes
     for (const Breakdown& r : ranks) sum += (r.*part).picoseconds();

@@ -56,17 +56,21 @@ Timeline parse_timeline(const Program& program, std::string_view json, const std
 // weight parts); optimizer: from the last cell's end to the step's end; bubble: the rest.
 struct Breakdown {
   Duration f, b, w, fb, bubble, optimizer;
-  // Within cells: no compute op runs while a dispatch or combine is unfinished.
+  // Within cells: no compute op runs while a dispatch or combine is unfinished, nor a collective of
+  // ranks that share matrices or a sequence.
   Duration exposed_comm;
+  // Within cells: no compute op runs while such a collective is unfinished.
+  Duration exposed_shared;
   // All-to-all ops' waiting for other members, hidden or not: skew between ranks.
   Duration exchange_wait;
 };
 
 struct Summary {
   Duration step;
-  std::vector<Breakdown> ranks;       // by global rank
-  double bubble_fraction = 0;         // mean over ranks of bubble / step
-  double exposed_comm_fraction = 0;   // mean over ranks of exposed communication / step
+  std::vector<Breakdown> ranks;      // by global rank
+  double bubble_fraction = 0;        // mean over ranks of bubble / step
+  double exposed_comm_fraction = 0;  // mean over ranks of exposed communication / step
+  double exposed_shared_fraction = 0;
   double exchange_wait_fraction = 0;  // mean over ranks of all-to-alls' waiting / step
 };
 Summary summarize(const Program& program, const Timeline& timeline);
@@ -95,12 +99,15 @@ class SummaryBuilder : public TimelineSink {
     // Few at a time: vectors take less room than queues.
     std::vector<OpenCell> open;
     std::vector<Interval> compute, exchange;  // recent; see record()
+    std::vector<Interval> shared, busy;       // busy: compute and shared
   };
+  static void count_exposed(Rank& rank, OpKind kind, const Interval& now);
   void count_cell(Rank& rank, CellKind kind, const Interval& span);
 
   const Program& program_;
   StandIns stand_ins_;
   std::vector<std::vector<int32_t>> cell_ops_;  // by pipeline rank and cell
+  bool shares_ = false;                         // some op is a collective of shared work
   std::vector<Rank> ranks_;                     // by pipeline rank x slots + slot
 };
 // The mean of each part over ranks.

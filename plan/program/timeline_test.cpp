@@ -13,8 +13,7 @@ Duration ms(int64_t n) {
 
 // One rank, one MoE layer, one micro-batch: F = embed attn dispatch mlp combine head, then B.
 Program one_layer() {
-  return Program::build(
-      {.layout = {.layers_per_stage = {1}}, .micro_batches = 1});
+  return Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 1});
 }
 
 // The id of the only op that prints so.
@@ -87,8 +86,7 @@ TEST(Timeline, RefusesAnotherPlansTimeline) {
   const Program p = one_layer();
   Timeline t{.source = "predicted", .spans = std::vector<Span>(p.ops().size())};
   const std::string json = print_timeline(p, t);
-  const Program other =
-      Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 2});
+  const Program other = Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 2});
   EXPECT_NE(error_of(other, json), "no error");
   std::string cut = json.substr(0, json.size() / 2);
   EXPECT_EQ(error_of(p, cut).substr(0, 68),
@@ -102,7 +100,8 @@ TEST(Timeline, RefusesAnotherPlansTimeline) {
   EXPECT_EQ(error_of(p, moved).substr(0, 40), "t.json: op 0 has the lane (tid) 1 here a");
   std::string late = json;
   late.replace(late.find("\"dur\":0"), 7, "\"dur\":9");
-  EXPECT_NE(error_of(p, late).find("of its lane has ended"), std::string::npos) << error_of(p, late);
+  EXPECT_NE(error_of(p, late).find("of its lane has ended"), std::string::npos)
+      << error_of(p, late);
   std::string endless = json;
   for (size_t at = 0; (at = endless.find("\"ts\":0.", at)) != std::string::npos; at += 20) {
     endless.replace(at, 8, "\"ts\":4000000000000.");

@@ -34,8 +34,14 @@ void check_fields(const Program& program) {
     }
     if (op.peer && (*op.peer < 0 || *op.peer >= layout.pp))
       bad(fmt::format("no rank {}", *op.peer));
-    if (op.group != Group::kNone && op.lane != Lane::kAllToAll) {
-      bad("a collective must stand on lane a2a, where its members meet in one order");
+    const bool collects = op.lane == Lane::kAllToAll || op.lane == Lane::kTensor ||
+                          op.lane == Lane::kContext || op.lane == Lane::kData;
+    if (op.group != Group::kNone && !collects) {
+      bad("a collective must stand on lane a2a, tensor, context or data, where its members meet in "
+          "one order");
+    }
+    if (is_shared_work(op.kind) != op.of.has_value()) {
+      bad("gather, scatter and ring are of an op (of=...), and no others are");
     }
     for (const int32_t d : program.dependencies(op.id)) {
       const bool message =
@@ -80,16 +86,17 @@ void check_messages(const Program& program) {
 // Ranks of one data-parallel group run the same ops, so only groups that span pipeline ranks can
 // disagree about order.
 void check_collective_order(const Program& program) {
-  std::map<std::set<int64_t>, std::map<int64_t, std::vector<std::string>>> orders;
+  using Queue = std::pair<std::set<int64_t>, Lane>;
+  std::map<Queue, std::map<int64_t, std::vector<std::string>>> orders;
   for (const Op& op : program.ops()) {
-    if (op.group == Group::kNone || op.group == Group::kExpertParallel) continue;
+    if (op.group == Group::kNone || group_in_stage(op.group, program.layout())) continue;
     std::set<int64_t> ranks;
     for (const Place& p : program.members(op, 0)) ranks.insert(program.global_rank(p));
     const std::string what =
         op.group == Group::kWorld ? std::string(name_of(op.kind)) : to_string(op);
-    orders[ranks][op.pp_rank].push_back(what);
+    orders[{ranks, op.lane}][op.pp_rank].push_back(what);
   }
-  for (const auto& [ranks, by_rank] : orders) {
+  for (const auto& [queue, by_rank] : orders) {
     const auto& [first_rank, first] = *by_rank.begin();
     for (const auto& [rank, order] : by_rank) {
       if (order == first) continue;
@@ -125,7 +132,7 @@ void check_progress(const Program& program) {
   const auto members = [&](int32_t id) {
     std::vector<int32_t> ids{id};
     const Op& op = program.op(id);
-    if (op.group == Group::kNone || op.group == Group::kExpertParallel) return ids;
+    if (op.group == Group::kNone || group_in_stage(op.group, program.layout())) return ids;
     for (const OpId m : program.collective(id)) {
       const int32_t other = program.op(m).id;
       if (std::find(ids.begin(), ids.end(), other) == ids.end()) ids.push_back(other);

@@ -22,8 +22,10 @@ void require_possible(const Program& p) {
   const Program::Spec& s = p.spec();
   const Layout& l = s.layout;
   constexpr int64_t kMostRanks = 1'000'000;
-  if (l.pp > kMostRanks || l.dp > kMostRanks) bad("pp and dp must be at most 1,000,000");
-  if (l.tp != 1 || l.zero_stage > 1) bad("tp must be 1 and zero 0 or 1");
+  if (l.pp > kMostRanks || l.stage_ranks() > kMostRanks) {
+    bad("pp and dp x cp x tp must be at most 1,000,000");
+  }
+  if (l.zero_stage > 3) bad("zero must be 0 to 3");
   const ScheduleFacts& facts = facts_of(l.schedule);
   if (const std::string why = facts.check_ranks(l.pp); !why.empty()) bad("layout: " + why);
   if (const std::string why = facts.check_micro_batches(l.pp, s.micro_batches); !why.empty()) {

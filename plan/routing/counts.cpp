@@ -171,7 +171,7 @@ Bytes exchange_message(const Plan& plan, OpKind kind, Pass pass) {
   const Architecture& a = plan.model.architecture;
   const Precision precision = plan.training.precision;
   const int64_t choices = kind == OpKind::kCombine ? 0
-                          : pass == Pass::kForward ? 2 * a.active_experts
+                          : work_of(pass) == Pass::kForward ? 2 * a.active_experts
                                                    : a.active_experts;
   constexpr int64_t kChoice = 4;
   const int64_t token = is_dispatch_shaped(kind, pass) ? dispatched_bytes(precision, a.hidden)

@@ -8,7 +8,9 @@ ExpertGroup::ExpertGroup(const Plan& plan, int64_t pp_rank, int64_t data_rank)
       me(plan.layout.expert_index_of(data_rank)) {
   const Layout& l = plan.layout;
   const int64_t first = l.first_of_expert_group(data_rank);
-  for (int64_t m = 0; m < size; ++m) ranks.push_back(l.rank_of(pp_rank, first + m));
+  for (int64_t m = 0; m < size; ++m) {
+    ranks.push_back(l.rank_of(pp_rank, l.expert_group().member(first, m)));
+  }
   nodes = plan.cluster.node_of(ranks.back()) - plan.cluster.node_of(ranks.front()) + 1;
   per_node = size / nodes;
 }

@@ -13,7 +13,7 @@ enum class Owner : uint8_t {
 };
 
 constexpr int kOwnerBits = 2;
-constexpr int kKindBits = 3;
+constexpr int kKindBits = 4;
 constexpr int kHalfBits = 32;  // of a value's lower half
 
 constexpr uint64_t of_walk(Owner owner, int64_t op) {

@@ -83,9 +83,9 @@ class Walk {
     canonical_.resize(ops.size());
     for (const Op& op : ops) {
       slots_.push_back(op.pp_rank * kLanes + static_cast<int32_t>(op.lane));
-      const bool spans_ranks = op.group != Group::kNone && op.group != Group::kExpertParallel;
+      const bool ties = op.group != Group::kNone && !group_in_stage(op.group, program.layout());
       canonical_[static_cast<size_t>(op.id)] =
-          spans_ranks ? program.op(program.collective(op.id).front()).id : op.id;
+          ties ? program.op(program.collective(op.id).front()).id : op.id;
     }
     for (int32_t r = 0; r < program.layout().pp; ++r) {
       for (int lane = 0; lane < kLanes; ++lane) {
@@ -101,8 +101,6 @@ class Walk {
       Island& island = *islands_.back();
       island.first = ranks_.first(i);
       island.lanes.resize(lists_.size() * static_cast<size_t>(ranks_.island()));
-      island.came.resize(static_cast<size_t>(program.layout().pp * ranks_.island()));
-      island.waited.resize(island.came.size());
       island.work = make_work(island.clock, island.first, ranks_.island());
     }
   }
@@ -168,8 +166,10 @@ class Walk {
 
  private:
   struct LaneState {
-    int64_t begin = 0;  // picoseconds; of a collective, until it begins: when the rank came to it
-    int32_t next = 0;   // index in the lane's list
+    int64_t begin = 0;   // picoseconds; of a collective, until it begins: when the rank came to it
+    int64_t waited = 0;  // of the collective at hand, for its members
+    int32_t next = 0;    // index in the lane's list
+    int32_t came = 0;    // at the first member's place: how many have come to a group's collective
     bool running = false;  // or about to
   };
   struct Island {
@@ -177,10 +177,6 @@ class Walk {
     Clock clock;
     std::unique_ptr<TheWork> work;
     std::vector<LaneState> lanes;  // by lane list x data rank
-    // By pipeline rank x data rank: how long the rank's collective at hand waited for its members,
-    // and, at the first member's place, how many of them have come to an EP group's.
-    std::vector<int64_t> waited;
-    std::vector<int32_t> came;
     std::vector<uint64_t> ended;
     bool tied = false;  // has come to a collective that ties islands together
     std::vector<OpId> tied_ops;
@@ -193,12 +189,6 @@ class Walk {
   }
   LaneState& lane_of(Island& island, OpId id) {
     return lane(island, slots_[template_of(id)], program_.data_rank(id));
-  }
-  size_t rank_place(const Island& island, int32_t pp_rank, int32_t data_rank) const {
-    return static_cast<size_t>(pp_rank * ranks_.island() + data_rank - island.first);
-  }
-  int64_t& waited(Island& island, OpId id) {
-    return island.waited[rank_place(island, program_.op(id).pp_rank, program_.data_rank(id))];
   }
   size_t template_of(OpId id) const {
     return static_cast<size_t>(id % static_cast<OpId>(program_.ops().size()));
@@ -283,7 +273,7 @@ class Walk {
     if (step == Owner::kWalkMeeting) {
       LaneState& state = lane_of(island, id);
       const int64_t now = island.clock.now.picoseconds();
-      if (program_.op(id).group != Group::kNone) waited(island, id) = now - state.begin;
+      if (program_.op(id).group != Group::kNone) state.waited = now - state.begin;
       state.begin = now;
       island.work->begin(id);
       return;
@@ -299,7 +289,8 @@ class Walk {
   void came(Island& island, OpId id) {
     lane_of(island, id).begin = island.clock.now.picoseconds();
     const Op& op = program_.op(id);
-    if (op.group != Group::kExpertParallel) {
+    const auto group = group_in_stage(op.group, program_.layout());
+    if (!group) {
       if (together_) {
         meet(island, id);
       } else {
@@ -308,28 +299,36 @@ class Walk {
       }
       return;
     }
+    // A rank that stands for all of its island is its groups' only member.
     const int32_t data_rank = program_.data_rank(id);
-    const auto size =
-        static_cast<int32_t>(std::min<int64_t>(program_.layout().ep, ranks_.island()));
-    const int32_t first = data_rank / size * size;
-    int32_t& count =
-        island.came[static_cast<size_t>(op.pp_rank * ranks_.island() + first - island.first)];
+    const auto size = static_cast<int32_t>(ranks_.island() == 1 ? 1 : group->size);
+    const auto first = static_cast<int32_t>(size == 1 ? data_rank : group->first(data_rank));
+    int32_t& count = lane(island, slots_[static_cast<size_t>(op.id)], first).came;
     if (++count < size) return;
     count = 0;
-    for (int32_t d = first; d < first + size; ++d) {
+    for (int32_t i = 0; i < size; ++i) {
+      const auto d = static_cast<int32_t>(group->member(first, i));
       const OpId m = program_.global_id(op.id, d);
       after(island, island.work->meeting_delay(m), m, Owner::kWalkMeeting);
     }
+  }
+
+  // The lowest data rank that takes part with `data_rank` in a collective over islands.
+  int32_t first_of_tied(Group group, int32_t data_rank) const {
+    const Layout& l = program_.layout();
+    if (group == Group::kWorld) return 0;
+    const RankGroup of =
+        group == Group::kExpertReplicas ? l.expert_replica_group() : l.replica_group();
+    return static_cast<int32_t>(of.first(data_rank));
   }
 
   // A member has come to a collective that ties islands together.
   void meet(Island&, OpId id) {
     const Op& op = program_.op(id);
     const int32_t data_rank = program_.data_rank(id);
-    const int64_t of_replica =
-        op.group == Group::kExpertReplicas ? program_.layout().expert_index_of(data_rank) : 0;
-    Meeting& meeting = meetings_[program_.global_id(canonical_[static_cast<size_t>(op.id)],
-                                                    static_cast<int32_t>(of_replica))];
+    const OpId key = program_.global_id(canonical_[static_cast<size_t>(op.id)],
+                                        first_of_tied(op.group, data_rank));
+    Meeting& meeting = meetings_[key];
     if (meeting.members.empty()) {
       for (const OpId m : program_.collective(id)) {
         if (ranks_.worked_out(program_.data_rank(m))) meeting.members.push_back(m);
@@ -337,8 +336,7 @@ class Walk {
     }
     if (++meeting.came < meeting.members.size()) return;
     const std::vector<OpId> members = std::move(meeting.members);
-    meetings_.erase(program_.global_id(canonical_[static_cast<size_t>(op.id)],
-                                       static_cast<int32_t>(of_replica)));
+    meetings_.erase(key);
     // All islands' clocks are at or before the last member's.
     Duration now;
     for (const OpId m : members) {
@@ -369,7 +367,7 @@ class Walk {
     const int32_t data_rank = program_.data_rank(id);
     LaneState& state = lane(island, slots_[op], data_rank);
     const bool exchange = program_.ops()[op].group == Group::kExpertParallel;
-    const int64_t wait = exchange ? waited(island, id) : 0;
+    const int64_t wait = exchange ? state.waited : 0;
     const int64_t begin = TheWork::kSpanHoldsWaiting ? state.begin - wait : state.begin;
     sink_.record(id, {Duration::picoseconds(begin), island.clock.now}, Duration::picoseconds(wait));
     state.running = false;

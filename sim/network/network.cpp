@@ -232,7 +232,7 @@ Network::Network(const Cluster& cluster,
   };
   const int64_t ranks = block.ranks();
   const int64_t per_node = cluster.devices_per_node;
-  const int64_t idle = block.count == block.layout.dp ? round_up(ranks, per_node) - ranks : 0;
+  const int64_t idle = block.count == block.layout.stage_ranks() ? round_up(ranks, per_node) - ranks : 0;
   const auto size = static_cast<size_t>(block.size() + idle);
   if (cluster.node_link) node_ports_.reserve(size);
   if (cluster.network) network_ports_.reserve(size);

@@ -89,7 +89,7 @@ struct RankBlock {
   }
   int64_t rank(int64_t index) const { return layout.rank_of(index / count, first + index % count); }
   static RankBlock all(const Layout& layout) {
-    return {.layout = layout, .first = 0, .count = layout.dp};
+    return {.layout = layout, .first = 0, .count = layout.stage_ranks()};
   }
 };
 

@@ -22,7 +22,7 @@ class GpuPrice : public Price {
   OpCost of(const PricedOp& op, CostSources& sources) const override {
     const std::vector<GpuTask> tasks = work_.tasks(op.op, op.load);
     for (const GpuTask& task : tasks) {
-      const GpuCosts::Time t = costs_.time(op.op.kind, op.op.pass, task);
+      const GpuCosts::Time t = costs_.time(op.op.kind, work_of(op.op.pass), task);
       if (!t.known) {
         ++sources.roofline;
         sources.unmeasured.insert(fmt::format("{} of {}", name_of(task.kind), to_string(op.op)));
@@ -32,7 +32,6 @@ class GpuPrice : public Price {
     }
     OpCost cost;
     cost.work = price(op, tasks);
-    cost.gathered = work_.gathered(op.op);
     if (is_all_to_all(op.op.kind)) price_exchange(op, cost);
     return cost;
   }
@@ -43,7 +42,7 @@ class GpuPrice : public Price {
 
  private:
   LocalCost price(const PricedOp& op, const std::vector<GpuTask>& tasks) const {
-    const GpuCosts::Time t = costs_.time(op.op.kind, op.op.pass, tasks);
+    const GpuCosts::Time t = costs_.time(op.op.kind, work_of(op.op.pass), tasks);
     // What was not measured varies op by op, the rest with the device.
     double factor = variation_.common;
     if (variation_.interpolated > 0 && t.beside > Duration()) {
@@ -57,7 +56,7 @@ class GpuPrice : public Price {
   }
 
   void price_exchange(const PricedOp& op, OpCost& cost) const {
-    const OpName name{op.op.kind, op.op.pass};
+    const OpName name{op.op.kind, work_of(op.op.pass)};
     const GpuCosts::Time t = costs_.time(name.first, name.second, work_.layer_tasks(name, op.load));
     cost.preparation = (op.overlapped ? t.beside : t.alone).scaled(variation_.common);
     if (!op.overlapped) return;

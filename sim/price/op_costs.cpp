@@ -20,17 +20,27 @@ OpCosts::OpCosts(const Plan& plan,
     if (same == kinds.end()) kinds.push_back(&m);
   }
   members_ = kinds.size();
-  using Key = std::tuple<OpKind, Pass, bool, bool, int32_t, Group, bool>;
+  using Key =
+      std::tuple<OpKind, Pass, bool, bool, int32_t, Group, bool, std::optional<OpKind>, bool>;
   std::map<Key, int32_t> classes;
   for (const Op& op : program.ops()) {
     const bool moe = op.layer && plan.model.architecture.is_moe(*op.layer);
     const bool pair = plan.cluster.of_gpus() && overlapped(op);
     const bool windowed = op.layer && plan.model.architecture.is_windowed(*op.layer);
-    const Key key{op.kind, op.pass, moe, windowed, op.micro_batch ? 0 : op.stage, op.group, pair};
+    const Key key{op.kind,
+                  op.pass,
+                  moe,
+                  windowed,
+                  op.micro_batch ? 0 : op.stage,
+                  op.group,
+                  pair,
+                  op.of,
+                  op.layer.has_value()};
     const auto [at, fresh] = classes.emplace(key, static_cast<int32_t>(classes.size()));
     class_of_.push_back(at->second);
     if (!fresh) continue;
-    const auto group = static_cast<int64_t>(is_ring(op.kind) ? program.members(op, 0).size() : 1);
+    const bool round = is_ring(op.kind) || is_shared_work(op.kind);
+    const auto group = static_cast<int64_t>(round ? program.members(op, 0).size() : 1);
     for (size_t k = 0; k < kinds.size(); ++k) {
       // Members' loads matter to ops of layers with experts alone.
       if (k > 0 && !moe) {

@@ -25,7 +25,6 @@ struct LocalCost {
 struct OpCost {
   LocalCost pack, forward, work;  // as in OpCalls
   Bytes message;                  // to each receiver, over links when these are modelled
-  Bytes gathered;                 // of other ranks' part of the sequence, before the work
   // Of an all-to-all on GPUs, inside an overlapped pair or not: how much slower its SMs copy, and
   // what goes before its data.
   double copy_slowdown = 1;
