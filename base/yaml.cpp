@@ -305,6 +305,10 @@ bool YamlMap::has(std::string_view key) {
   return value && !(null_is_missing_ && value->IsNull());
 }
 
+bool YamlMap::contains(std::string_view key) const {
+  return find_value(*node_, key).has_value();
+}
+
 bool YamlMap::is_list(std::string_view key) const {
   const std::optional<YAML::Node> value = find_value(*node_, key);
   return value && value->IsSequence();

@@ -92,6 +92,7 @@ class YamlMap {
   void keys(const std::vector<YamlKey>& keys) { keys_ = &keys; }
 
   bool has(std::string_view key);  // counts as asking for it
+  bool contains(std::string_view key) const;  // does not
   bool is_list(std::string_view key) const;
   bool asked(std::string_view key) const { return asked_.contains(key); }
   // From here on, keys whose value is null count as missing, here and in mappings within.

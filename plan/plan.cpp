@@ -76,7 +76,7 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster, cons
 
 // A key that stood here in earlier versions.
 void refuse_moved(const YamlMap& map) {
-  if (map.first_unknown() != "context_parallel") return;
+  if (!map.contains("context_parallel")) return;
   map.fail("context_parallel",
            "is layout.cp now, and dp no longer counts these ranks: dp: 128 with "
            "context_parallel: 8 is dp: 16 with cp: 8");

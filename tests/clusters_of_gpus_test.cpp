@@ -31,7 +31,8 @@ class GpuClusters : public CommandTest {
     const CommandResult r = rehearse("simulate plan.yaml --json " + options);
     EXPECT_EQ(r.exit_code, 0) << r.err;
     Json j = Json::parse(r.out);
-    for (const char* key : {"sim_wall_s", "not_folded_because",
+    for (const char* key : {"sim_wall_s",
+                            "not_folded_because",
                             "sim_peak_memory_bytes",
                             "simulated_ops",
                             "simulated_data_ranks",
@@ -144,9 +145,10 @@ TEST_F(GpuClusters, ALayoutLargerThanTheClusterIsRefused) {
   write("plan.yaml", text);
   const CommandResult r = rehearse("simulate plan.yaml");
   EXPECT_EQ(r.exit_code, 1);
-  EXPECT_EQ(r.err,
-            "plan.yaml:4:7: layout.pp: pp x dp x tp is 128 ranks, but cluster 'h800-64-one-switch' "
-            "has 64 devices\n      pp: 2\n          ^\n");
+  EXPECT_EQ(
+      r.err,
+      "plan.yaml:4:7: layout.pp: pp x dp x cp x tp is 128 ranks, but cluster 'h800-64-one-switch' "
+      "has 64 devices\n      pp: 2\n          ^\n");
 }
 
 // Every topology that comes with the program takes a plan; every plan of every experiment is valid.
