@@ -118,6 +118,18 @@ void check_cores(const Layout& l, const Cluster& cluster, Collector& why) {
 }
 
 void check_overlap(const Layout& l, Collector& why) {
+  if (l.copies() == 2) {
+    const std::string both =
+        "both ranks that hold a stage would sum its gradients within their schedules, in orders "
+        "that differ";
+    if (l.zero_stage >= 2) {
+      why.add("zero_stage",
+              fmt::format("{} under dualpipe: {}; use 1, or dualpipev", l.zero_stage, both));
+    }
+    if (l.overlap_grad_reduce) {
+      why.add("overlap_grad_reduce", fmt::format("true under dualpipe: {}; use dualpipev", both));
+    }
+  }
   const bool one_way =
       l.schedule == ScheduleKind::k1F1B || l.schedule == ScheduleKind::kInterleaved;
   if (l.overlap_all_to_all && !one_way) {

@@ -12,9 +12,13 @@ int64_t GpuWork::collective_key(OpId id) const {
   const RankGroup group = op.group == Group::kExpertReplicas
                               ? world_.layout().expert_replica_group()
                               : world_.layout().replica_group();
-  const int64_t member = op.group == Group::kWorld ? 0 : group.first(world_.program.data_rank(id));
-  return (((static_cast<int64_t>(op.kind) * 8 + static_cast<int64_t>(op.group)) << 20 |
-           (op.group == Group::kWorld ? 0 : op.stage))
+  const int32_t data_rank = world_.program.data_rank(id);
+  const bool of_stage = op.group != Group::kWorld && op.group != Group::kEmbeddings;
+  const int64_t member = of_stage                         ? group.first(data_rank)
+                         : op.group == Group::kEmbeddings ? data_rank
+                                                          : 0;
+  return (((static_cast<int64_t>(op.kind) * 16 + static_cast<int64_t>(op.group)) << 20 |
+           (of_stage ? op.stage : 0))
           << 24) |
          member;
 }
@@ -30,7 +34,7 @@ GpuWorld::Collective GpuWork::plan_of(OpId id) const {
   c.missing = c.members.size() * 3;
   c.ring = CollectiveRing(world_.plan, world_.program, all);
   const OpCost& cost = world_.costs.of(op, member_of(id));
-  const bool reduce_all = cost.message == Bytes() ||
+  const bool reduce_all = cost.message == Bytes() || op.group == Group::kEmbeddings ||
                           (op.kind == OpKind::kGradReduce && world_.plan.layout.zero_stage == 0);
   c.plan = plan_collective(cluster,
                            static_cast<int64_t>(c.ring.ranks.size()) / c.ring.per_node,

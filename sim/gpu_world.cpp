@@ -59,6 +59,7 @@ std::vector<std::vector<int64_t>> network_peers(const Plan& plan,
     if (op.group == Group::kNone || group_in_stage(op.group, l)) continue;
     const int64_t several = op.group == Group::kExpertReplicas  ? l.ep * l.etp
                             : op.group == Group::kStageReplicas ? l.tp
+                            : op.group == Group::kEmbeddings    ? l.stage_ranks()
                                                                 : 1;
     for (int32_t d = 0; d < several; ++d) {
       const std::vector<OpId> ops = program.collective(program.global_id(op.id, d));

@@ -177,12 +177,17 @@ TEST_F(BadInput, TruncatedCalibration) {
 }
 
 TEST_F(BadInput, WhatCannotBeRunIsRefusedByName) {
-  write("plan.yaml", plan_with("  pp: 2\n", "  pp: 2\n  tp: 2\n"));
+  write("plan.yaml", plan_with("  pp: 2\n", "  pp: 2\n  schedule: dualpipev\n"));
   const CommandResult r = rehearse("train plan.yaml --data text.txt");
   EXPECT_EQ(r.exit_code, 1);
   EXPECT_EQ(r.err,
-            "plan.yaml: this version cannot run a plan with tensor parallelism (tp > 1); `rehearse "
-            "inspect --capabilities` lists what it can\n");
+            "plan.yaml: this version cannot run a plan with schedule dualpipev; `rehearse inspect "
+            "--capabilities` lists what it can\n");
+  write("plan.yaml", plan_with("  pp: 2\n", "  pp: 2\n  tp: 2\n"));
+  EXPECT_EQ(
+      rehearse("train plan.yaml --data text.txt").err,
+      "plan.yaml:5:7: layout.tp: is simulated on clusters of GPUs alone, and 'localhost' is of "
+      "cores\n      tp: 2\n          ^\n");
 }
 
 TEST_F(BadInput, WrongUsageIsExitCodeTwo) {

@@ -58,6 +58,11 @@ class Builder {
     for (int32_t r = 0; r < layout.pp; ++r) {
       schedules_.push_back(schedule_of(r));
       rank_ = r;
+      for (size_t i = 0; i < schedules_.back().size(); ++i) {
+        const Cell& cell = schedules_.back()[i];
+        if (!cell.has_backward() || cell.kind == CellKind::kBackwardInput) continue;
+        last_backward_[cell.backward.direction] = static_cast<int32_t>(i);
+      }
       for (const Cell& cell : schedules_.back()) {
         emit_cell(cell);
         if (static_cast<int64_t>(ops_.size()) > kMostOps) too_many_ops(spec_);
@@ -68,6 +73,9 @@ class Builder {
       handed_on_.clear();
       last_of_direction_.clear();
       gathered_.clear();
+      weights_.clear();
+      last_backward_.clear();
+      last_reduced_.clear();
       last_compute_.reset();
       unfinished_sends_.clear();
       cell_ = 0;
@@ -191,6 +199,72 @@ class Builder {
   bool shares_experts(std::optional<int32_t> layer) const {
     return spec_.layout.etp > 1 && layer && is_moe(*layer);
   }
+
+  // --- weights and gradients that replicas share out (ZeRO; Rajbhandari et al. 2020, arXiv
+  // 1910.02054)
+
+  int32_t share_weights(const Chain& c,
+                        OpKind kind,
+                        Pass pass,
+                        std::optional<int32_t> layer,
+                        Group group,
+                        std::vector<int32_t> after) {
+    return emit({.lane = Lane::kData,
+                 .kind = kind,
+                 .pass = pass,
+                 .group = group,
+                 .stage = c.stage,
+                 .direction = c.micro_batch.direction,
+                 .layer = layer,
+                 .micro_batch = c.micro_batch.index},
+                std::move(after));
+  }
+  // The weights of a layer, or (layer: none) of the stage's ends, from all replicas' shards; each
+  // layer's while the one before it computes.
+  void gather_weights(const Chain& c, Pass pass, std::optional<int32_t> layer) {
+    if (spec_.layout.zero_stage < 3 || spec_.mode == Mode::kPair) return;
+    WeightIds ids;
+    if (spec_.layout.replicas() > 1) {
+      ids.dense =
+          share_weights(c, OpKind::kParamGather, pass, layer, Group::kStageReplicas, c.after);
+    }
+    if (layer && is_moe(*layer) && spec_.layout.expert_replicas() > 1) {
+      ids.experts =
+          share_weights(c, OpKind::kParamGather, pass, layer, Group::kExpertReplicas, c.after);
+    }
+    weights_[{c.micro_batch.index, pass, layer.value_or(-1)}] = ids;
+  }
+  // What an op waits for besides its inputs.
+  void need_weights(Chain& c, Pass pass, std::optional<int32_t> layer, bool experts) const {
+    const auto found = weights_.find({c.micro_batch.index, work_of(pass), layer.value_or(-1)});
+    if (found == weights_.end()) return;
+    if (found->second.dense) c.after.push_back(*found->second.dense);
+    if (experts && found->second.experts) c.after.push_back(*found->second.experts);
+  }
+  bool has_ends(int32_t stage) const { return stage == 0 || stage == last_stage(); }
+  // Gradients are summed layer by layer: each micro-batch's, where replicas keep shards of the sums
+  // alone, or behind the last.
+  bool reduces_here(const Chain& c) const {
+    if (spec_.mode != Mode::kTrain) return false;
+    if (spec_.layout.zero_stage >= 2) return true;
+    return spec_.layout.overlap_grad_reduce && last_backward_.at(c.micro_batch.direction) == cell_;
+  }
+  bool reduces_by_layer() const {
+    return spec_.layout.zero_stage >= 2 || spec_.layout.overlap_grad_reduce;
+  }
+  void reduce_gradients(const Chain& c, std::optional<int32_t> layer) {
+    if (!reduces_here(c)) return;
+    if (spec_.layout.replicas() > 1) {
+      last_reduced_[c.micro_batch.direction] = share_weights(
+          c, OpKind::kGradReduce, Pass::kNone, layer, Group::kStageReplicas, {*last_compute_});
+    }
+    if (layer && is_moe(*layer) && spec_.layout.expert_replicas() > 1) {
+      last_reduced_[c.micro_batch.direction] = share_weights(
+          c, OpKind::kGradReduce, Pass::kNone, layer, Group::kExpertReplicas, {*last_compute_});
+    }
+  }
+
+  // --- matrices and sequences that ranks share out
 
   // Before an op's F, and behind it.
   void gather(Chain& c, OpKind of, Pass pass, std::optional<int32_t> layer) {
@@ -348,6 +422,7 @@ class Builder {
         continue;
       }
       const bool head = b.kind == OpKind::kHead;
+      need_weights(c, b.pass, std::nullopt, false);
       if (b.pass == Pass::kForward) {
         if (b.kind != OpKind::kEmbed) gather(c, b.kind, b.pass, b.layer);
         const int32_t id = emit(c, Lane::kCompute, b.kind, b.pass, b.layer, c.after);
@@ -390,6 +465,10 @@ class Builder {
       }
     }
     emit(c, Lane::kCompute, kind, Pass::kWeight, layer, std::move(after));
+    if (kind == OpKind::kAttn) reduce_gradients(c, layer);
+    // The ends' gradients are whole behind the last of their ops.
+    const bool last = kind == OpKind::kEmbed || (kind == OpKind::kHead && !layer && c.stage > 0);
+    if (last) reduce_gradients(c, std::nullopt);
   }
 
   int32_t input(Chain& c, OpKind kind, int32_t layer) {
@@ -417,6 +496,7 @@ class Builder {
   void attn_forward(Chain& c, int32_t layer, Pass pass = Pass::kForward) {
     gather(c, OpKind::kAttn, pass, layer);
     gather_context(c, pass, layer);
+    need_weights(c, pass == Pass::kAgain ? Pass::kInput : pass, layer, false);
     std::vector<int32_t> both;
     if (rings()) {
       c.after = {emit(c, Lane::kCompute, OpKind::kQkv, pass, layer, c.after)};
@@ -465,6 +545,7 @@ class Builder {
     }
     c.after.insert(c.after.end(), c.shared.begin(), c.shared.end());
     c.shared.clear();
+    need_weights(c, pass == Pass::kAgain ? Pass::kInput : pass, layer, true);
     c.after = {emit(c, Lane::kCompute, OpKind::kMlp, pass, layer, c.after)};
     if (!moe) scatter(c, OpKind::kMlp, pass, layer);
     if (shares_shared(layer)) {
@@ -499,6 +580,7 @@ class Builder {
     c.after.insert(c.after.end(), c.shared.begin(), c.shared.end());
     c.shared.clear();
     if (c.weights) gather_for_weights(c, OpKind::kMlp, layer, c.after);
+    need_weights(c, Pass::kInput, layer, true);
     input(c, OpKind::kMlp, layer);
     if (!moe) sum_gradients(c, OpKind::kMlp, layer);
     if (shares_shared(layer)) {
@@ -608,6 +690,8 @@ class Builder {
     for (size_t i = 0; i < steps; ++i) {
       const bool has_f = i < forward.size();
       const bool has_b = i < backward.size();
+      if (has_f) gather_ahead(f, Pass::kForward, forward, i);
+      if (has_b) gather_ahead(b, Pass::kInput, backward, i);
       if (has_f) before(f, forward[i]);
       if (has_b) before(b, backward[i]);
       const bool f_layer = has_f && forward[i].layer;
@@ -621,6 +705,13 @@ class Builder {
       }
       if (has_f && i + 1 == forward.size() && f.stage < last_stage()) send(f, Pass::kForward);
     }
+  }
+
+  // A step's weights, where it is the first, and the next one's.
+  void gather_ahead(const Chain& c, Pass pass, const std::vector<Step>& steps, size_t i) {
+    if (i == 0 && has_ends(c.stage)) gather_weights(c, pass, std::nullopt);
+    if (i == 0 && steps[0].layer) gather_weights(c, pass, steps[0].layer);
+    if (i + 1 < steps.size() && steps[i + 1].layer) gather_weights(c, pass, steps[i + 1].layer);
   }
 
   void deferred_weights(const Cell& cell) {
@@ -690,6 +781,19 @@ class Builder {
     for (const Copy& c : copies) {
       const int32_t last = last_use.at(c.direction);
       reduced.push_back(last);
+      if (spec_.tied_embeddings && has_ends(c.stage)) {
+        reduced.push_back(
+            emit(of_stage(c, Lane::kAllToAll, OpKind::kGradReduce, Group::kEmbeddings), {last}));
+      }
+      if (reduces_by_layer()) {
+        if (const auto op = last_reduced_.find(c.direction); op != last_reduced_.end()) {
+          reduced.push_back(op->second);
+        }
+        if (c.moe && spec_.expert_bias) {
+          emit(of_stage(c, Lane::kAllToAll, OpKind::kBiasUpdate, Group::kStageReplicas), {last});
+        }
+        continue;
+      }
       if (replicated) {
         reduced.push_back(
             emit(of_stage(c, Lane::kAllToAll, OpKind::kGradReduce, Group::kStageReplicas), {last}));
@@ -711,7 +815,7 @@ class Builder {
     for (const Copy& c : copies) {
       const int32_t updated =
           emit(of_stage(c, Lane::kCompute, OpKind::kOptimizer, Group::kNone), {norm});
-      if (layout.zero_stage == 0) continue;
+      if (layout.zero_stage == 0 || layout.zero_stage == 3) continue;
       if (replicated) {
         emit(of_stage(c, Lane::kAllToAll, OpKind::kParamGather, Group::kStageReplicas), {updated});
       }
@@ -733,6 +837,13 @@ class Builder {
   std::map<std::pair<int32_t, std::optional<int32_t>>, int32_t> head_forward_;
   // What W ops to come read, gathered.
   std::map<std::tuple<int32_t, OpKind, std::optional<int32_t>>, std::vector<int32_t>> gathered_;
+  // Weights that have been gathered, by micro-batch, pass and layer (-1: the stage's ends).
+  struct WeightIds {
+    std::optional<int32_t> dense, experts;
+  };
+  std::map<std::tuple<int32_t, Pass, int32_t>, WeightIds> weights_;
+  std::map<int32_t, int32_t> last_backward_;  // cell with the last W of each direction
+  std::map<int32_t, int32_t> last_reduced_;   // op
   std::optional<int32_t> last_compute_;
   std::vector<int32_t> unfinished_sends_;  // that the next compute op waits for
   std::map<int32_t, int32_t> last_of_direction_;

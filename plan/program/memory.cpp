@@ -10,31 +10,54 @@
 
 namespace rehearse {
 
-StageWeights stage_weights(const Plan& plan, int64_t stage) {
+namespace {
+
+ParameterCounts counts_of(const Plan& plan) {
+  return parameter_counts(plan.model.architecture, {.tp = plan.layout.tp, .etp = plan.layout.etp});
+}
+
+StageWeights layer_weights(const Plan& plan, const ParameterCounts& p, int64_t layer) {
+  const Architecture& a = plan.model.architecture;
+  if (!a.is_moe(layer)) return {.dense = p.attention + p.dense_mlp};
+  return {.dense = p.attention + p.gate + p.shared,
+          .expert = plan.layout.experts_per_rank(a.experts) * p.expert};
+}
+
+int64_t stage_ends(const Plan& plan, const ParameterCounts& p, int64_t stage) {
   const Architecture& a = plan.model.architecture;
   const Layout& l = plan.layout;
-  const ParameterCounts p = parameter_counts(a, {.tp = l.tp, .etp = l.etp});
-  const int64_t experts = l.experts_per_rank(a.experts);
-  StageWeights w;
+  int64_t ends = stage == 0 ? p.embedding : 0;
+  if (!l.is_last(stage)) return ends;
+  ends += p.head + a.mtp_depth * p.mtp_projection;
+  // Where the embedding stands on the same rank it is shared; else this is a copy, for MTP modules'
+  // tokens or for a head that is the embedding's table.
+  const bool used = a.mtp_depth > 0 || a.tied_embeddings;
+  return used && !l.ends_meet() ? ends + p.embedding : ends;
+}
+
+}  // namespace
+
+StageWeights layer_weights(const Plan& plan, int64_t layer) {
+  return layer_weights(plan, counts_of(plan), layer);
+}
+int64_t stage_ends(const Plan& plan, int64_t stage) {
+  return stage_ends(plan, counts_of(plan), stage);
+}
+
+StageWeights stage_weights(const Plan& plan, int64_t stage) {
+  const ParameterCounts p = counts_of(plan);
+  const Layout& l = plan.layout;
+  StageWeights w{.dense = stage_ends(plan, p, stage)};
   const auto add_layer = [&](int64_t layer) {
-    const bool moe = a.is_moe(layer);
-    w.dense += p.attention + (moe ? p.gate + p.shared : p.dense_mlp);
-    if (moe) w.expert += experts * p.expert;
+    const StageWeights of_layer = layer_weights(plan, p, layer);
+    w.dense += of_layer.dense;
+    w.expert += of_layer.expert;
   };
-  const int64_t first = l.first_layer(stage);
-  for (int64_t layer = first; layer < l.end_layer(stage); ++layer) add_layer(layer);
-  if (stage == 0) w.dense += p.embedding;
-  if (l.is_last(stage)) {
-    w.dense += p.head;
-    for (int64_t module = 0; module < a.mtp_depth; ++module) {
-      add_layer(a.layers + module);
-      w.dense += p.mtp_projection;
-    }
-    // Where the embedding stands on the same rank it is shared; else this is a copy, for MTP
-    // modules' tokens or for a head that is the embedding's table.
-    const bool used = a.mtp_depth > 0 || a.tied_embeddings;
-    if (used && !l.ends_meet()) w.dense += p.embedding;
+  for (int64_t layer = l.first_layer(stage); layer < l.end_layer(stage); ++layer) {
+    add_layer(layer);
   }
+  const int64_t modules = l.is_last(stage) ? plan.model.architecture.mtp_depth : 0;
+  for (int64_t m = 0; m < modules; ++m) add_layer(plan.model.architecture.layers + m);
   return w;
 }
 
@@ -69,25 +92,38 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
   for (int64_t direction = 0; direction < l.slots(); ++direction) {
     const int64_t stage = l.stage_of(pp_rank, direction);
     const StageWeights w = stage_weights(plan, stage);
-    m.parameters += Bytes(w.dense + w.expert) * bytes.weight;
-    m.gradients += Bytes(w.dense + w.expert) * 4;
+    // ZeRO-2 keeps a shard of the gradients, ZeRO-3 of the weights too: of the others' there is
+    // what is under way, a layer's gradients, two layers' weights.
+    const auto held = [&](int64_t from_stage, int64_t layers_under_way) {
+      if (l.zero_stage < from_stage) return w.dense + w.expert;
+      int64_t largest = stage_ends(plan, stage);
+      for (int64_t layer = l.first_layer(stage); layer < l.end_layer(stage); ++layer) {
+        const StageWeights of = layer_weights(plan, layer);
+        largest = std::max(largest, layers_under_way * (of.dense + of.expert));
+      }
+      const int64_t shard =
+          ceil_div(w.dense, l.replicas()) + ceil_div(w.expert, l.expert_replicas());
+      return std::min(w.dense + w.expert, shard + largest);
+    };
+    m.parameters += Bytes(held(3, 2)) * bytes.weight;
+    m.gradients += Bytes(held(2, 1)) * 4;
     m.optimizer += Bytes(share(w.dense, l.replicas()) + share(w.expert, l.expert_replicas())) *
                    (bytes.master + 2 * bytes.moment);
 
-    double held = 0;
+    double kept_here = 0;
     for (int64_t layer = l.first_layer(stage); layer < l.end_layer(stage); ++layer) {
-      held += kept(layer);
+      kept_here += kept(layer);
     }
     Bytes logits;
     if (l.is_last(stage) && gpu) {
-      for (int64_t module = 0; module < a.mtp_depth; ++module) held += kept(a.layers + module);
+      for (int64_t module = 0; module < a.mtp_depth; ++module) kept_here += kept(a.layers + module);
       // Logits and their gradients exist for one micro-batch at a time.
       logits = Bytes(plan.gathered_tokens() * ceil_div(a.vocabulary, l.tp) * 4);
     } else if (l.is_last(stage)) {
-      held += static_cast<double>(plan.micro_batch_tokens() * (2 * a.hidden + a.vocabulary) *
-                                  bytes.activation);
+      kept_here += static_cast<double>(plan.micro_batch_tokens() * (2 * a.hidden + a.vocabulary) *
+                                       bytes.activation);
     }
-    per_micro_batch.push_back(held);
+    per_micro_batch.push_back(kept_here);
     m.activations += logits;
   }
   m.activations += Bytes(std::llround(peak_held(schedule, per_micro_batch)));

@@ -20,6 +20,9 @@ struct StageWeights {
   int64_t expert = 0;  // one rank's share of the routed experts
 };
 StageWeights stage_weights(const Plan& plan, int64_t stage);
+StageWeights layer_weights(const Plan& plan, int64_t layer);
+// Of those, what is of no layer: embedding, head, MTP modules' projections.
+int64_t stage_ends(const Plan& plan, int64_t stage);
 
 // Of pipeline rank `pp_rank`, any data rank.
 RankMemory rank_memory(const Plan& plan, int64_t pp_rank);

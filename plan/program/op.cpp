@@ -25,7 +25,8 @@ constexpr NameTable kGroupNames{
                                  {Group::kWorld, "world"},
                                  {Group::kTensorParallel, "tp"},
                                  {Group::kContextParallel, "cp"},
-                                 {Group::kExpertTensor, "etp"}})};
+                                 {Group::kExpertTensor, "etp"},
+                                 {Group::kEmbeddings, "embeddings"}})};
 static_assert(kGroupNames.complete());
 
 }  // namespace

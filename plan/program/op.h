@@ -37,6 +37,7 @@ enum class Group : uint8_t {
   kTensorParallel,   // the TP ranks that share matrices
   kContextParallel,  // the CP ranks that share a sequence
   kExpertTensor,     // the ETP ranks that share experts' matrices
+  kEmbeddings,       // the first stage's rank and the last's, which hold the same table
 };
 // Groups within a stage, which act within cells; none for others.
 std::optional<RankGroup> group_in_stage(Group group, const Layout& layout);

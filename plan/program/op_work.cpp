@@ -59,8 +59,10 @@ OpCalls OpWork::step_calls(const Op& op) const {
   const Layout& l = plan_.layout;
   const bool sharded = l.zero_stage > 0;
   const bool experts = op.group == Group::kExpertReplicas;
-  const int64_t elements = experts ? w.expert : w.dense;
-  const int64_t copies = experts ? l.expert_replicas() : l.replicas();
+  const int64_t elements = weights_of(op);
+  const int64_t copies = op.group == Group::kEmbeddings ? 2
+                         : experts                      ? l.expert_replicas()
+                                                        : l.replicas();
   OpCalls calls;
   std::vector<KernelCall>& work = calls.work;
   switch (op.kind) {
@@ -134,13 +136,26 @@ Bytes OpWork::message(const Op& op, int64_t members) const {
     return shared_part(op) * (members - 1) * (twice ? 2 : 1);
   }
   if (!is_ring(op.kind)) return Bytes();
-  const StageWeights w = stage_weights(plan_, op.stage);
-  const int64_t elements = op.group == Group::kExpertReplicas ? w.expert : w.dense;
+  const int64_t elements = weights_of(op);
   // Gradients are summed in FP32.
   const bool sum = op.kind == OpKind::kGradReduce;
   const Bytes once = ring_bytes(elements, members, sum ? 4 : element);
+  if (op.group == Group::kEmbeddings) return once * 2;
   // Without ZeRO the sums go round a second time, to everybody.
   return sum && plan_.layout.zero_stage == 0 ? once * 2 : once;
+}
+
+// Elements that a collective over replicas moves: of a layer, of a stage's ends, of all of it.
+int64_t OpWork::weights_of(const Op& op) const {
+  const bool experts = op.group == Group::kExpertReplicas;
+  if (op.group == Group::kEmbeddings) return stage_ends(plan_, 0);
+  if (op.layer) {
+    const StageWeights w = layer_weights(plan_, *op.layer);
+    return experts ? w.expert : w.dense;
+  }
+  if (op.micro_batch) return stage_ends(plan_, op.stage);
+  const StageWeights w = stage_weights(plan_, op.stage);
+  return experts ? w.expert : w.dense;
 }
 
 // What one rank has of what a collective of shared work gathers, in BF16: tokens' values between

@@ -35,6 +35,7 @@ class OpWork {
   OpShape shape(const Op& op, const MemberLoad& load) const;
   OpCalls step_calls(const Op& op) const;
   Bytes shared_part(const Op& op) const;
+  int64_t weights_of(const Op& op) const;
 
   const Plan& plan_;
   Layers layers_;

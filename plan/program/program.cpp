@@ -94,6 +94,13 @@ std::vector<Place> Program::members(const Op& op, int32_t data_rank) const {
       std::sort(places.begin(), places.end());
       break;
     }
+    case Group::kEmbeddings:
+      for (const int64_t stage : {int64_t{0}, layout.stages() - 1}) {
+        places.push_back(
+            {static_cast<int32_t>(layout.pp_rank_of(stage, layout.slot_of(stage, 0))), data_rank});
+      }
+      std::sort(places.begin(), places.end());
+      break;
     case Group::kWorld:
       for (int64_t r = 0; r < layout.pp; ++r) add(r, {1, layout.stage_ranks()});
       break;
@@ -117,7 +124,8 @@ std::vector<OpId> Program::collective(OpId global) const {
           std::find_if(candidates.rbegin(), candidates.rend(), [&](int32_t candidate) {
             const Op& o = ops_[static_cast<size_t>(candidate)];
             return o.kind == mine.kind && o.group == mine.group &&
-                   (o.stage == mine.stage || mine.group == Group::kWorld);
+                   (o.stage == mine.stage || mine.group == Group::kWorld ||
+                    mine.group == Group::kEmbeddings);
           });
       if (found == candidates.rend()) {
         throw ScheduleError("rank " + std::to_string(place.pp_rank) + " has no op to match " +

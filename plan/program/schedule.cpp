@@ -55,11 +55,18 @@ class Cells {
 
 }  // namespace
 
-RankSchedule one_f_one_b(int64_t pp, int64_t n, int64_t rank) {
+RankSchedule one_f_one_b(int64_t pp, int64_t n, int64_t rank, bool overlapped) {
   Cells cells(n);
-  const int64_t warmup = std::min(pp - 1 - rank, n);
+  // A pair's B is of a micro-batch whose F was in an earlier cell, here and on all later ranks: one
+  // more cell there and back for each of them.
+  const int64_t after = pp - 1 - rank;
+  const int64_t warmup = std::min(overlapped ? 2 * after + 1 : after, n);
   for (int64_t i = 0; i < warmup; ++i) cells.forward(0);
   for (int64_t i = warmup; i < n; ++i) {
+    if (overlapped) {
+      cells.overlapped(0, 0);
+      continue;
+    }
     cells.forward(0);
     cells.backward(0);
   }
@@ -130,7 +137,7 @@ RankSchedule dualpipe(int64_t pp, int64_t n, int64_t rank) {
   return cells.take();
 }
 
-RankSchedule interleaved(int64_t pp, int64_t chunks, int64_t n, int64_t rank) {
+RankSchedule interleaved(int64_t pp, int64_t chunks, int64_t n, int64_t rank, bool overlapped) {
   const int64_t total = n * chunks;
   // The k-th forward or backward of a rank: groups of pp micro-batches pass all chunks in turn.
   const auto at = [&](int64_t k, bool backward) {
@@ -148,9 +155,16 @@ RankSchedule interleaved(int64_t pp, int64_t chunks, int64_t n, int64_t rank) {
   };
   // A micro-batch comes back to the rank after it has been through all later ranks, and for the
   // last chunk's sake all earlier chunks.
-  const int64_t warmup = std::min(total, 2 * (pp - 1 - rank) + (chunks - 1) * pp);
+  const int64_t warmup =
+      std::min(total, 2 * (pp - 1 - rank) + (chunks - 1) * pp + (overlapped ? 1 : 0));
   for (int64_t k = 0; k < warmup; ++k) forward(k);
   for (int64_t k = warmup; k < total; ++k) {
+    if (overlapped) {
+      cells.push_back({.kind = CellKind::kOverlapped,
+                       .forward = at(k, false),
+                       .backward = at(k - warmup, true)});
+      continue;
+    }
     forward(k);
     backward(k - warmup);
   }
@@ -171,9 +185,9 @@ RankSchedule dualpipev(int64_t pp, int64_t n, int64_t rank) {
 RankSchedule build_schedule(const Layout& layout, int64_t n, int64_t rank) {
   switch (layout.schedule) {
     case ScheduleKind::k1F1B:
-      return one_f_one_b(layout.pp, n, rank);
+      return one_f_one_b(layout.pp, n, rank, layout.overlap_all_to_all);
     case ScheduleKind::kInterleaved:
-      return interleaved(layout.pp, layout.chunks, n, rank);
+      return interleaved(layout.pp, layout.chunks, n, rank, layout.overlap_all_to_all);
     case ScheduleKind::kZB1P:
       return zb1p(layout.pp, n, rank);
     case ScheduleKind::kDualPipe:

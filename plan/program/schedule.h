@@ -39,11 +39,14 @@ struct Cell {
 using RankSchedule = std::vector<Cell>;
 
 // REQUIRES: what facts_of(schedule) demands. n: micro-batches per step of one data-parallel rank.
-RankSchedule one_f_one_b(int64_t pp, int64_t n, int64_t rank);
+// overlapped: F and B are one cell, so that one's all-to-alls run beside the other's computation;
+// for that each rank runs further ahead, as interleaved 1F1B does.
+RankSchedule one_f_one_b(int64_t pp, int64_t n, int64_t rank, bool overlapped = false);
 RankSchedule zb1p(int64_t pp, int64_t n, int64_t rank);
 RankSchedule dualpipe(int64_t pp, int64_t n, int64_t rank);
 // chunks: stages per rank. Virtual micro-batches go in groups of pp through each chunk in turn.
-RankSchedule interleaved(int64_t pp, int64_t chunks, int64_t n, int64_t rank);
+RankSchedule interleaved(
+    int64_t pp, int64_t chunks, int64_t n, int64_t rank, bool overlapped = false);
 // Half a DualPipe of twice the ranks, folded: rank r does what rank r there does, the two
 // directions being the two legs of every micro-batch's way down the ranks and back.
 RankSchedule dualpipev(int64_t pp, int64_t n, int64_t rank);

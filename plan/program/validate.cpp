@@ -92,8 +92,9 @@ void check_collective_order(const Program& program) {
     if (op.group == Group::kNone || group_in_stage(op.group, program.layout())) continue;
     std::set<int64_t> ranks;
     for (const Place& p : program.members(op, 0)) ranks.insert(program.global_rank(p));
-    const std::string what =
-        op.group == Group::kWorld ? std::string(name_of(op.kind)) : to_string(op);
+    const std::string what = op.group == Group::kWorld || op.group == Group::kEmbeddings
+                                 ? std::string(name_of(op.kind))
+                                 : to_string(op);
     orders[{ranks, op.lane}][op.pp_rank].push_back(what);
   }
   for (const auto& [queue, by_rank] : orders) {

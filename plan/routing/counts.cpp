@@ -90,7 +90,73 @@ RoutingCounts balanced_routing(const Plan& plan, const ExpertGroup& group) {
   return counts;
 }
 
+namespace {
+
+// Rows of `src` for the experts of `to`.
+int64_t rows_for(const ExpertGroup& group, const RoutingCounts& counts, int64_t src, int64_t to) {
+  int64_t sum = 0;
+  for (int64_t e = to * group.experts_per_member; e < (to + 1) * group.experts_per_member; ++e) {
+    sum += counts.rows[static_cast<size_t>(src)][static_cast<size_t>(e)];
+  }
+  return sum;
+}
+
+using Rows = std::vector<std::vector<int64_t>>;  // [src][member]
+Rows rows_between(const ExpertGroup& group, const RoutingCounts& counts) {
+  Rows rows;
+  for (int64_t src = 0; src < group.size; ++src) {
+    rows.emplace_back();
+    for (int64_t to = 0; to < group.size; ++to) {
+      rows.back().push_back(rows_for(group, counts, src, to));
+    }
+  }
+  return rows;
+}
+
+// Of a row per token and expert: within the node to its rank, or to the rank that has its rank's
+// position, and from there across.
+ExchangeFlows row_flows(const ExpertGroup& group, const Rows& rows) {
+  ExchangeFlows flows;
+  const auto at = [&](int64_t src, int64_t to) {
+    return rows[static_cast<size_t>(src)][static_cast<size_t>(to)];
+  };
+  for (int64_t src = 0; src < group.size; ++src) {
+    for (int64_t p = 0; p < group.per_node; ++p) {
+      const int64_t by = group.member(group.node_of(src), p);
+      int64_t passed = 0;
+      for (int64_t node = 0; node < group.nodes; ++node) passed += at(src, group.member(node, p));
+      if (by != src && passed > 0) flows.within.push_back({src, by, passed});
+    }
+    for (int64_t node = 0; node < group.nodes; ++node) {
+      const int64_t to = group.member(node, group.position_of(src));
+      int64_t sent = 0;
+      for (int64_t p = 0; p < group.per_node; ++p) {
+        sent += at(group.member(group.node_of(src), p), to);
+      }
+      if (to != src && sent > 0) flows.across.push_back({src, to, sent});
+    }
+  }
+  return flows;
+}
+
+// Every token goes everywhere.
+RoutingCounts to_everybody(const ExpertGroup& group, RoutingCounts counts) {
+  for (size_t src = 0; src < counts.rows.size(); ++src) {
+    int64_t rows = 0;
+    for (const int64_t r : counts.rows[src]) rows += r;
+    const int64_t tokens = rows / group.active_experts;
+    counts.to_node[src].assign(counts.to_node[src].size(), tokens);
+    counts.to_rank[src].assign(counts.to_rank[src].size(), tokens);
+  }
+  return counts;
+}
+
+}  // namespace
+
 ExchangeFlows exchange_flows(const ExpertGroup& group, const RoutingCounts& counts) {
+  if (group.dispatcher == Dispatcher::kAllToAll) {
+    return row_flows(group, rows_between(group, counts));
+  }
   ExchangeFlows flows;
   for (int64_t src = 0; src < group.size; ++src) {
     for (int64_t node = 0; node < group.nodes; ++node) {
@@ -122,6 +188,18 @@ MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, in
   }
   if (group.size == 1) return load;
   ExchangeTokens x;
+  if (group.dispatcher == Dispatcher::kAllToAll) {
+    // Rows on their way through another rank's memory take none of its SMs.
+    for (int64_t other = 0; other < group.size; ++other) {
+      const int64_t out = rows_for(group, counts, member, other);
+      const int64_t in = rows_for(group, counts, other, member);
+      x.sent += other == member ? 0 : out;
+      x.received += other == member ? 0 : in;
+      x.arrived += in;
+    }
+    load.exchange = x;
+    return load;
+  }
   const auto at = [](const auto& table, int64_t row, int64_t column) {
     return table[static_cast<size_t>(row)][static_cast<size_t>(column)];
   };
@@ -141,7 +219,9 @@ MemberLoad member_load(const ExpertGroup& group, const RoutingCounts& counts, in
   return load;
 }
 
-GroupLoad group_load(int64_t id, const ExpertGroup& group, const RoutingCounts& counts) {
+GroupLoad group_load(int64_t id, const ExpertGroup& group, const RoutingCounts& chosen) {
+  const RoutingCounts counts =
+      group.dispatcher == Dispatcher::kAllGather ? to_everybody(group, chosen) : chosen;
   GroupLoad load{.id = id, .flows = {}, .members = {}};
   if (group.size > 1) load.flows = exchange_flows(group, counts);
   for (int64_t m = 0; m < group.size; ++m) load.members.push_back(member_load(group, counts, m));
@@ -170,9 +250,17 @@ GroupLoad group_load(int64_t id, const ExpertGroup& group, const RoutingCounts& 
 Bytes exchange_message(const Plan& plan, OpKind kind, Pass pass) {
   const Architecture& a = plan.model.architecture;
   const Precision precision = plan.training.precision;
-  const int64_t choices = kind == OpKind::kCombine ? 0
+  if (plan.layout.dispatcher != Dispatcher::kTwoHop) {
+    constexpr int64_t kWeight = 4;
+    const int64_t weights = kind == OpKind::kCombine ? 0
+                            : plan.layout.dispatcher == Dispatcher::kAllToAll
+                                ? 1
+                                : 2 * a.active_experts;
+    return Bytes(a.hidden * bytes_of(precision).message + weights * kWeight);
+  }
+  const int64_t choices = kind == OpKind::kCombine          ? 0
                           : work_of(pass) == Pass::kForward ? 2 * a.active_experts
-                                                   : a.active_experts;
+                                                            : a.active_experts;
   constexpr int64_t kChoice = 4;
   const int64_t token = is_dispatch_shaped(kind, pass) ? dispatched_bytes(precision, a.hidden)
                                                        : a.hidden * bytes_of(precision).message;

@@ -42,8 +42,9 @@ struct ExchangeFlow {
   int64_t tokens = 0;
   bool operator==(const ExchangeFlow&) const = default;
 };
-// The flows of a dispatch-shaped op: phase 0 across nodes to the same position, phase 1 within
-// nodes. A combine-shaped op runs them backwards, phase 1 first. Transfers of nothing are left out.
+// The flows of a dispatch-shaped op: across nodes to the same position, and within nodes, in the
+// order of the dispatcher (ExpertGroup). A combine-shaped op runs them backwards. Transfers of
+// nothing are left out.
 struct ExchangeFlows {
   std::vector<ExchangeFlow> across, within;
 };
@@ -71,7 +72,8 @@ GroupLoad group_load(int64_t id, const ExpertGroup& group, const RoutingCounts& 
 // Bytes of one token's message: dispatch.F carries the token, its weights and choices; combine.B
 // (the gradient of combine) the token; combine.F and dispatch.B come back, the latter with the
 // weights' gradients. FP32 training sends FP32, BF16 sends BF16; FP8 sends dispatch.F and combine.B
-// as FP8 with a scale per 128 values and the others as BF16 (report, section 3.3.3).
+// as FP8 with a scale per 128 values and the others as BF16 (report, section 3.3.3). Of the
+// dispatcher all_to_all, of one row: BF16 under FP8 too, with one weight; of all_gather BF16 too.
 Bytes exchange_message(const Plan& plan, OpKind kind, Pass pass);
 
 }  // namespace rehearse

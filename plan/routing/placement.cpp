@@ -5,6 +5,8 @@ namespace rehearse {
 ExpertGroup::ExpertGroup(const Plan& plan, int64_t pp_rank, int64_t data_rank)
     : size(plan.layout.ep),
       experts_per_member(plan.layout.experts_per_rank(plan.model.architecture.experts)),
+      active_experts(plan.model.architecture.active_experts),
+      dispatcher(plan.layout.dispatcher),
       me(plan.layout.expert_index_of(data_rank)) {
   const Layout& l = plan.layout;
   const int64_t first = l.first_of_expert_group(data_rank);

@@ -1,6 +1,9 @@
 #pragma once
-// Which rank holds which expert, and how a token reaches it: to every node once, to the rank of the
-// same in-node position, and from there to the ranks of that node (report, section 3.2.2).
+// Which rank holds which expert, and how a token reaches it. two_hop: to every node once, to the
+// rank of the same in-node position, and from there to the ranks of that node (report, section
+// 3.2.2). all_to_all: a row for each of its experts, over NVLink to the rank of its own node that
+// has the expert's rank's position, and from there over the network (NCCL's PXN). all_gather: every
+// token to every rank, as two_hop does.
 
 #include <cstdint>
 #include <vector>
@@ -18,6 +21,8 @@ struct ExpertGroup {
   int64_t nodes = 1;     // that the group stands on
   int64_t per_node = 1;  // members on each of them
   int64_t experts_per_member = 0;
+  int64_t active_experts = 0;  // of a token
+  Dispatcher dispatcher = Dispatcher::kTwoHop;
   int64_t me = 0;
   std::vector<int64_t> ranks;  // global rank of each member
 

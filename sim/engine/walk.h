@@ -317,6 +317,7 @@ class Walk {
   int32_t first_of_tied(Group group, int32_t data_rank) const {
     const Layout& l = program_.layout();
     if (group == Group::kWorld) return 0;
+    if (group == Group::kEmbeddings) return data_rank;
     const RankGroup of =
         group == Group::kExpertReplicas ? l.expert_replica_group() : l.replica_group();
     return static_cast<int32_t>(of.first(data_rank));

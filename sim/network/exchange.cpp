@@ -36,8 +36,9 @@ ExchangeShape exchange_shape(const ExpertGroup& group,
       if (folded) break;
     }
   };
-  add(terms.dispatch ? load.flows.across : load.flows.within, terms.dispatch, false);
-  add(terms.dispatch ? load.flows.within : load.flows.across, !terms.dispatch, true);
+  const bool network_first = terms.dispatch == (group.dispatcher != Dispatcher::kAllToAll);
+  add(network_first ? load.flows.across : load.flows.within, network_first, false);
+  add(network_first ? load.flows.within : load.flows.across, !network_first, true);
   for (size_t m = 0; m < members; ++m) {
     const ExchangeTokens& x = *load.members[m].exchange;
     // What a rank's SMs copy: tokens into the buffer they leave from, tokens passed on, tokens that
