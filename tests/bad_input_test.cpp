@@ -177,7 +177,7 @@ TEST_F(BadInput, TruncatedCalibration) {
 }
 
 TEST_F(BadInput, WhatCannotBeRunIsRefusedByName) {
-  write("plan.yaml", plan_with("  pp: 2\n", "  pp: 2\n  schedule: dualpipev\n"));
+  write("plan.yaml", plan_with("schedule: dualpipe\n", "schedule: dualpipev\n"));
   const CommandResult r = rehearse("train plan.yaml --data text.txt");
   EXPECT_EQ(r.exit_code, 1);
   EXPECT_EQ(r.err,

@@ -629,7 +629,8 @@ class Builder {
 
   // The gradient leaves for the previous stage before the weight part of its last op.
   void end_of_backward_layer(Chain& c, int32_t layer) {
-    if (c.stage > 0 && layer == spec_.layout.first_layer(c.stage)) send(c, Pass::kInput);
+    const bool first = !is_empty(c.stage) && layer == spec_.layout.first_layer(c.stage);
+    if (c.stage > 0 && first) send(c, Pass::kInput);
     if (c.weights) weight(c, OpKind::kAttn, layer);
   }
 

@@ -7,6 +7,7 @@
 
 #include "base/errors.h"
 #include "base/file.h"
+#include "base/random.h"
 
 namespace rehearse {
 namespace {
@@ -69,6 +70,52 @@ TEST(ProgramText, InterleavedChunksReadBack) {
   EXPECT_THROW(parse_program(without, "p.txt"), InputError);
 }
 
+// Specs of all that ranks may share, drawn: every choice stands in dozens of them, beside dozens of
+// others.
+std::vector<Program::Spec> shared_specs() {
+  uint64_t state = 7;
+  const auto pick = [&](uint64_t n) {
+    state = split_mix(state);
+    return static_cast<int64_t>(state % n);
+  };
+  std::vector<Program::Spec> specs;
+  while (specs.size() < 200) {
+    const auto kind = kSchedules.entries()[static_cast<size_t>(pick(kSchedules.size()))].value;
+    const int64_t pp = int64_t{1} << pick(4);
+    if (!facts_of(kind).check_ranks(pp).empty()) continue;
+    Program::Spec s = spec(kind, pp, kind == ScheduleKind::kInterleaved ? 3 * pp : 2 * pp + 2, {});
+    Layout& l = s.layout;
+    if (kind == ScheduleKind::kInterleaved) l.chunks = 1 + pick(3);
+    l.layers_per_stage.assign(static_cast<size_t>(l.stages()), 2);
+    if (l.stages() > 2 && pick(2) == 0) l.layers_per_stage.front() = 0;
+    if (l.stages() > 2 && pick(2) == 0) l.layers_per_stage.back() = 0;
+    l.dp = 1 + pick(2);
+    l.tp = int64_t{1} << pick(2);
+    l.cp = int64_t{1} << pick(2);
+    l.etp = l.stage_ranks() % 2 == 0 ? 1 + pick(2) : 1;
+    l.ep = l.stage_ranks() / l.etp % 2 == 0 ? 1 + pick(2) : 1;
+    l.context = pick(2) == 0 ? ContextKind::kGather : ContextKind::kRing;
+    l.dispatcher = kDispatchers.entries()[static_cast<size_t>(pick(3))].value;
+    l.zero_stage = pick(l.copies() == 2 ? 2 : 4);
+    l.overlap_grad_reduce = l.copies() == 1 && pick(2) == 0;
+    l.overlap_p2p = pick(2) == 0;
+    const bool one_way = kind == ScheduleKind::k1F1B || kind == ScheduleKind::kInterleaved;
+    l.overlap_all_to_all = one_way && pick(2) == 0;
+    s.mtp = pick(4);
+    s.shared_experts = l.tp > 1 && pick(2) == 0;
+    s.recompute_layers = pick(2) == 0;
+    s.tied_embeddings = !l.ends_meet() && pick(2) == 0;
+    s.dense = LayerSet();
+    for (int64_t layer = 0; layer < l.mtp_layer() + s.mtp; ++layer) {
+      if (pick(3) == 0) s.dense.insert(layer);
+    }
+    l.sequence_parallel = pick(2) == 0;
+    s.mode = pick(8) == 0 ? Mode::kForward : Mode::kTrain;
+    specs.push_back(std::move(s));
+  }
+  return specs;
+}
+
 std::vector<Program::Spec> many_specs() {
   std::vector<Program::Spec> specs;
   for (const auto kind : {ScheduleKind::k1F1B,
@@ -94,6 +141,7 @@ std::vector<Program::Spec> many_specs() {
       }
     }
   }
+  for (Program::Spec& s : shared_specs()) specs.push_back(std::move(s));
   return specs;
 }
 
@@ -108,7 +156,11 @@ TEST(Program, TextFormRoundTrips) {
 }
 
 TEST(Program, EveryScheduleIsValid) {
-  for (const Program::Spec& s : many_specs()) EXPECT_NO_THROW(validate(Program::build(s)));
+  for (const Program::Spec& s : many_specs()) {
+    const Program p = Program::build(s);
+    EXPECT_NO_THROW(validate(p)) << print_program(p).substr(0, 400);
+    EXPECT_NO_THROW(require_whole(p)) << print_program(p).substr(0, 400);
+  }
 }
 
 TEST(Program, MaterializedListHoldsEveryReplica) {

@@ -40,7 +40,8 @@ void require_possible(const Program& p) {
     }
     layers += l.layers_per_stage[i];
   }
-  if (s.mtp > layers) bad(fmt::format("step: mtp of {} in a model of {} layers", s.mtp, layers));
+  constexpr int64_t kMostModules = 100;
+  if (s.mtp > kMostModules) bad(fmt::format("step: mtp of {}; at most {}", s.mtp, kMostModules));
   if (s.dense.last() >= layers + s.mtp) {
     bad(fmt::format("step: dense_layers to {} in a model of {}", s.dense.last(), layers));
   }
