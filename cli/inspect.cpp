@@ -84,7 +84,7 @@ void add_head(Report& r, const Plan& plan, const Program& program) {
   r.put("layers_per_stage",
         std::vector<Value>(l.layers_per_stage.begin(), l.layers_per_stage.end()));
   r.put("ops", program.global_size());
-  const ScheduleFacts& facts = facts_of(l.schedule);
+  const ScheduleFacts& facts = facts_of(l.schedule, l.overlap_all_to_all);
   const double bubble = facts.bubble(static_cast<double>(l.pp), {});
   const int64_t peak = facts.peak_micro_batches(l.pp, l.chunks);
   r.put("bubble_formula", bubble);

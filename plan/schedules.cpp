@@ -139,7 +139,27 @@ static_assert([] {
 
 }  // namespace
 
-const ScheduleFacts& facts_of(ScheduleKind kind) {
+const ScheduleFacts& facts_of(ScheduleKind kind, bool overlapped) {
+  if (overlapped && kind == ScheduleKind::k1F1B) {
+    static const ScheduleFacts facts = [] {
+      ScheduleFacts f = facts_of(ScheduleKind::k1F1B);
+      f.bubble_text = "(PP-1)(F+B), F&B = F+B";
+      f.peak_micro_batches = [](int64_t pp, int64_t) { return 2 * pp; };
+      f.peak_text = "2 PP";
+      return f;
+    }();
+    return facts;
+  }
+  if (overlapped && kind == ScheduleKind::kInterleaved) {
+    static const ScheduleFacts facts = [] {
+      ScheduleFacts f = facts_of(ScheduleKind::kInterleaved);
+      f.bubble_text = "(PP-1)(F+B), F and B of one chunk, F&B = F+B";
+      f.peak_micro_batches = [](int64_t pp, int64_t chunks) { return pp * (chunks + 1); };
+      f.peak_text = "PP(chunks+1), each of one chunk";
+      return f;
+    }();
+    return facts;
+  }
   return kFacts.at(static_cast<size_t>(kind));
 }
 

@@ -60,7 +60,8 @@ struct ScheduleFacts {
   // Stages that a rank holds, of those the model has: table 2's "parameters per device".
   std::string_view parameters_text;
 };
-const ScheduleFacts& facts_of(ScheduleKind kind);
+// overlapped: of Layout::overlap_all_to_all, where F and B are one cell.
+const ScheduleFacts& facts_of(ScheduleKind kind, bool overlapped = false);
 
 inline std::string_view name_of(ScheduleKind kind) {
   return kSchedules[kind];

@@ -15,15 +15,16 @@ bool GpuWork::links_idle(OpId first, int32_t members) {
   const auto idle = [&](const Network::Ports& p) {
     return clock_.sharing.idle(p.out) && clock_.sharing.idle(p.in);
   };
+  bool all = true;
   for (int32_t m = 0; m < members; ++m) {
     const int64_t rank = world_.program.global_rank(
         {world_.program.op(first).pp_rank,
          static_cast<int32_t>(world_.program.data_rank(first) + m * world_.layout().etp)});
     use_links(rank);  // lone collectives share their links from here on
-    if (world_.plan.cluster.node_link && !idle(network_.node_ports(rank))) return false;
-    if (world_.plan.cluster.network && !idle(network_.network_ports(rank))) return false;
+    if (world_.plan.cluster.node_link) all &= idle(network_.node_ports(rank));
+    if (world_.plan.cluster.network) all &= idle(network_.network_ports(rank));
   }
-  return true;
+  return all;
 }
 
 // All members have come: the counts are exchanged, the data leaves.
@@ -75,7 +76,8 @@ void GpuWork::begin_exchange(OpId id) {
     answer->shape = std::make_shared<ExchangeShape>(exchange_shape(world_.group, load, terms));
   }
   x.shape = answer->shape;
-  if (world_.shared_links || !links_idle(id, group_members_)) {
+  const bool idle = links_idle(id, group_members_);
+  if (world_.shared_links || !idle) {
     ++disturbed_;
     start_live(slot, nullptr);
     return;

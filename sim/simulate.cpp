@@ -36,6 +36,8 @@ class UnitWork {
     if (op.kind == OpKind::kCell) {
       const CellKind kind = program_.schedule(op.pp_rank)[static_cast<size_t>(op.cell)].kind;
       units = kind == CellKind::kOverlapped ? 3 : kind == CellKind::kBackward ? 2 : 1;
+      const auto& layers = program_.layout().layers_per_stage;
+      if (layers[static_cast<size_t>(op.stage)] == 0) units = 0;
     } else if (op.kind == OpKind::kAttn || op.kind == OpKind::kMlp) {
       const bool mtp = *op.layer >= program_.layout().mtp_layer();
       units = mtp ? 0 : 1;

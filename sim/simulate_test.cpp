@@ -53,6 +53,41 @@ TEST(Bubble, EqualsTheFormulaOnEveryRank) {
   }
 }
 
+// Pairs of 1F1B idle as long as its cells one by one, with any number of chunks; they hold more.
+TEST(Bubble, OverlappedOneForwardOneBackward) {
+  for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kInterleaved}) {
+    for (const int64_t pp : {1, 2, 3, 8}) {
+      for (int64_t chunks = 1; chunks <= (kind == ScheduleKind::k1F1B ? 1 : 3); ++chunks) {
+        Program::Spec spec{
+            .layout = {.pp = pp, .schedule = kind, .chunks = chunks, .overlap_all_to_all = true},
+            .micro_batches = 4 * pp,
+            .granularity = Granularity::kCell};
+        spec.layout.layers_per_stage.assign(static_cast<size_t>(spec.layout.stages()), 1);
+        const ScheduleFacts& facts = facts_of(kind, true);
+        for (const double idle : idle_units(spec)) {
+          EXPECT_DOUBLE_EQ(idle, facts.bubble(static_cast<double>(pp), {})) << pp << " " << chunks;
+        }
+        EXPECT_EQ(peak_micro_batches(build_schedule(spec.layout, spec.micro_batches, 0)),
+                  facts.peak_micro_batches(pp, chunks));
+      }
+    }
+  }
+}
+
+// Stages of an embedding or a head alone cost nothing here: the others idle as if these were not.
+TEST(Bubble, EmptyStagesAddNone) {
+  for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P}) {
+    Program::Spec spec{
+        .layout = {.pp = 6, .schedule = kind, .layers_per_stage = {0, 1, 1, 1, 1, 0}},
+        .micro_batches = 20,
+        .granularity = Granularity::kCell};
+    const std::vector<double> idle = idle_units(spec);
+    for (size_t rank = 1; rank <= 4; ++rank) {
+      EXPECT_DOUBLE_EQ(idle[rank], facts_of(kind).bubble(4, {})) << name_of(kind) << rank;
+    }
+  }
+}
+
 TEST(Simulate, TheSameInputGivesTheSameBytes) {
   for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
     const Plan plan = small_plan({.pp = 4, .schedule = kind});

@@ -20,7 +20,7 @@ CollectivePlan plan_collective(
   // Parallel rings, one per position, enter and leave every node by another NIC each: a rank's NIC
   // carries its share of the node's traffic, its NVLink all but that.
   const Bytes out = nodes > 1 ? Bytes(bytes.count() / per_node) : Bytes();
-  const Bytes inside = per_node > 1 ? Bytes(bytes.count() - bytes.count() / per_node) : Bytes();
+  const Bytes inside = per_node > 1 ? Bytes(bytes.count() - out.count()) : Bytes();
   candidates.push_back({.algorithm = Algorithm::kRing,
                         .network = out,
                         .node = inside,
