@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <map>
+#include <numeric>
 
 #include <fmt/format.h>
 
@@ -87,7 +88,17 @@ class Signatures {
 }  // namespace
 
 StandIns every_rank(const GpuWorld& world) {
-  const auto dp = static_cast<int32_t>(world.layout().stage_ranks());
+  const Layout& l = world.layout();
+  const auto dp = static_cast<int32_t>(l.stage_ranks());
+  const bool in_step = l.ep * l.etp == 1 && l.island() > 1;
+  if (world.memoise && in_step && !world.shared_links) {
+    const Signatures signatures(world);
+    std::vector<int32_t> islands(static_cast<size_t>(dp / l.island()));
+    std::iota(islands.begin(), islands.end(), 0);
+    bool members_alike = true;
+    for (const int32_t i : islands) signatures.of_island(i, members_alike);
+    if (members_alike) return {islands, static_cast<int32_t>(l.island()), /*whole=*/false};
+  }
   return {dp, world.shared_links ? dp : static_cast<int32_t>(world.layout().island())};
 }
 

@@ -8,8 +8,10 @@
 
 namespace rehearse {
 
-// Every data rank, in islands that share nothing but the collectives that end a step: EP groups,
-// unless links between them can be a bottleneck.
+// Every data rank, in islands that share nothing but the collectives that end a step (EP groups),
+// unless links between them can be a bottleneck. Ranks that share matrices or a sequence, and no
+// experts, go in step by construction: where their devices and links are equal, one of each such
+// group is walked for all of it (world.memoise).
 StandIns every_rank(const GpuWorld& world);
 
 struct Folding {

@@ -54,30 +54,28 @@ void SummaryBuilder::count_cell(Rank& rank, CellKind kind, const Interval& span)
 // ends; a lane's next span begins behind its last, so that a few recent intervals are enough.
 void SummaryBuilder::count_exposed(Rank& rank, OpKind kind, const Interval& now) {
   constexpr size_t kRecent = 32;
-  // Joins `now` to disjoint intervals in order; how much of it was not in them, and by `also`, of
-  // that, is in others.
+  // Joins `now` to disjoint intervals in order; how much of it was not in them, and how much of
+  // that is in `also`. What ended before `now` began is behind both.
   const auto join = [&](std::vector<Interval>& own, const std::vector<Interval>& also) {
     int64_t fresh = 0, inside = 0;
-    int64_t at = now.begin;
     const auto piece = [&](int64_t begin, int64_t end) {
       if (end <= begin) return;
       fresh += end - begin;
-      for (const Interval& o : also) {
-        inside += std::max<int64_t>(0, std::min(end, o.end) - std::max(begin, o.begin));
+      for (auto o = also.rbegin(); o != also.rend() && o->end > begin; ++o) {
+        inside += std::max<int64_t>(0, std::min(end, o->end) - std::max(begin, o->begin));
       }
     };
-    for (const Interval& o : own) {
-      if (o.end <= at) continue;
-      piece(at, std::min(o.begin, now.end));
-      at = std::max(at, o.end);
-    }
-    piece(at, now.end);
+    int64_t at = now.end;
     Interval joined = now;
-    while (!own.empty() && own.back().end >= joined.begin) {
-      joined.begin = std::min(joined.begin, own.back().begin);
-      joined.end = std::max(joined.end, own.back().end);
+    while (!own.empty() && own.back().end >= now.begin) {
+      const Interval& o = own.back();
+      piece(std::max(o.end, now.begin), at);
+      at = std::max(std::min(at, o.begin), now.begin);
+      joined.begin = std::min(joined.begin, o.begin);
+      joined.end = std::max(joined.end, o.end);
       own.pop_back();
     }
+    piece(now.begin, at);
     own.push_back(joined);
     if (own.size() > 2 * kRecent) own.erase(own.begin(), own.end() - kRecent);
     return std::pair(fresh, inside);
