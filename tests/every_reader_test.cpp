@@ -150,8 +150,10 @@ void expect_possible(const Duration& step) {
 void predict_small(const std::string& path) {
   const Plan plan = load_plan(path);
   constexpr int64_t kOps = 100'000;
-  const int64_t cells = plan.training.micro_batches * plan.model.architecture.layers;
-  if (cells > kOps / 10 || cells * plan.layout.dp > kOps / 10) return;
+  const Architecture& a = plan.model.architecture;
+  if (total_parameters(a) <= 0) throw std::logic_error("a model of no parameters");
+  const int64_t cells = plan.training.micro_batches * (a.layers + a.mtp_depth);
+  if (cells > kOps / 10 || cells * plan.layout.stage_ranks() > kOps / 10) return;
   require_simulate(plan);
   const Program program = build_program(plan);
   validate(program);
@@ -161,7 +163,8 @@ void predict_small(const std::string& path) {
       plan, program, calibration, {.keep = Keep::kSummary, .fold = plan.cluster.of_gpus()});
   expect_possible(p.summary.step);
   for (const Breakdown& b : p.summary.ranks) {
-    for (const Duration part : {b.f, b.b, b.w, b.fb, b.bubble, b.optimizer, b.exposed_comm}) {
+    for (const Duration part :
+         {b.f, b.b, b.w, b.fb, b.bubble, b.optimizer, b.exposed_comm, b.exposed_shared}) {
       if (part < Duration()) throw std::logic_error("a part of the step is negative");
     }
   }
@@ -189,6 +192,21 @@ constexpr const char* kPlan =
     "tokens: 1M tokens}\nexpert_load: {kind: synthetic, skew: 0.5, seed: 3}\n"
     "budget: {usd_per_gpu_hour: 2.0}\n";
 
+constexpr const char* kGroupedModel =
+    "name: g\nvocabulary: 64\nhidden: 32\nlayers: 3\ndense: 0,2\nnorm: layer\nmtp_depth: 1\n"
+    "tied_embeddings: true\npositions: 64\ndropout: 0.1\n"
+    "attention: {kind: grouped, heads: 4, kv_heads: 2, head_dim: 8, rotated: 4, head_norm: "
+    "per_head, "
+    "sinks: true, qkv_bias: true, output_bias: true, window: 16, windowed: 1-2}\n"
+    "mlp: {kind: gelu, bias: true, dense_intermediate: 64, expert_intermediate: 16}\n"
+    "moe: {experts: 8, active_experts: 2, score: softmax, router_bias: true}\n";
+constexpr const char* kSharedPlan =
+    "model: m.yaml\ncluster: c.yaml\n"
+    "layout: {pp: 1, dp: 2, tp: 2, cp: 2, ep: 2, etp: 2, context: ring, dispatcher: all_to_all, "
+    "zero_stage: 3, sequence_parallel: true, overlap_p2p: false, overlap_all_to_all: true}\n"
+    "training: {micro_batches: 2, micro_batch_size: 1, sequence_length: 64, precision: bf16, "
+    "core: unfused, recompute: [norms, full]}\n";
+
 class EveryPlan : public EveryReader {
  protected:
   void SetUp() override {
@@ -213,6 +231,15 @@ TEST_F(EveryPlan, Models) {
 }
 TEST_F(EveryPlan, Clusters) {
   damage(kCluster, as("c.yaml"));
+}
+
+TEST_F(EveryPlan, PlansOfSharedWork) {
+  write("m.yaml", kGroupedModel);
+  damage(kSharedPlan, as("p.yaml"));
+}
+TEST_F(EveryPlan, GroupedModels) {
+  write("p.yaml", kSharedPlan);
+  damage(kGroupedModel, as("m.yaml"));
 }
 
 TEST_F(EveryPlan, RecordedRouting) {
@@ -244,9 +271,30 @@ TEST_F(EveryReader, Programs) {
   });
 }
 
+TEST_F(EveryReader, ProgramsOfSharedWork) {
+  const std::string text =
+      print_program(Program::build({.layout = {.pp = 2,
+                                               .dp = 2,
+                                               .ep = 2,
+                                               .tp = 2,
+                                               .cp = 2,
+                                               .zero_stage = 3,
+                                               .dispatcher = Dispatcher::kAllToAll,
+                                               .overlap_all_to_all = true,
+                                               .layers_per_stage = {0, 2}},
+                                    .micro_batches = 2,
+                                    .dense = LayerSet::parse("1").value(),
+                                    .shared_experts = true,
+                                    .recompute_layers = true}));
+  damage(text, [](const std::string& t) {
+    const Program p = parse_program(t, "p.txt");
+    require_whole(p);
+    validate(p);
+  });
+}
+
 TEST_F(EveryReader, Timelines) {
-  const Program program =
-      Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 1});
+  const Program program = Program::build({.layout = {.layers_per_stage = {1}}, .micro_batches = 1});
   const Timeline unit = simulate_unit_costs(program, Duration::microseconds(3));
   damage(print_timeline(program, unit), [&](const std::string& t) {
     const Comparison c = compare_timelines(program, unit, parse_timeline(program, t, "t.json"));
@@ -274,6 +322,37 @@ TEST_F(EveryReader, HuggingFaceConfigs) {
         write("m.json", text);
         load_model(path);
       });
+}
+
+TEST_F(EveryReader, HuggingFaceConfigsOfOtherFamilies) {
+  const std::string path = (folder_ / "m.json").string();
+  for (const char* config :
+       {R"({"model_type": "gpt2", "vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4,
+"n_positions": 64, "n_inner": null, "activation_function": "gelu_new", "resid_pdrop": 0.1}
+)",
+        R"({"text_config": {"model_type": "qwen3_moe", "vocab_size": 64, "hidden_size": 32,
+"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+"intermediate_size": 64, "moe_intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2,
+"decoder_sparse_step": 2, "mlp_only_layers": [2], "norm_topk_prob": true,
+"use_sliding_window": true, "sliding_window": 8, "max_window_layers": 1}}
+)",
+        R"({"model_type": "gpt_oss", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
+"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 16,
+"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 4,
+"layer_types": ["sliding_attention", "full_attention"]}
+)",
+        R"({"model_type": "glm4_moe", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
+"num_attention_heads": 4, "head_dim": 16, "partial_rotary_factor": 0.5, "intermediate_size": 64,
+"moe_intermediate_size": 16, "n_routed_experts": 8, "n_shared_experts": 1,
+"num_experts_per_tok": 2, "first_k_dense_replace": 1, "num_nextn_predict_layers": 1}
+)"}) {
+    damage(config, [&](const std::string& text) {
+      write("m.json", text);
+      if (total_parameters(load_model(path).architecture) <= 0) {
+        throw std::logic_error("a model of no parameters");
+      }
+    });
+  }
 }
 
 TEST_F(EveryReader, CalibrationsOfGpus) {
