@@ -76,6 +76,7 @@ struct Architecture {
   bool router_bias = false;      // in the router's product, trained as any weight
   int64_t positions = 0;         // learned position embeddings; 0: none
   bool tied_embeddings = false;  // the head is the embedding's table
+  bool normalized_head = false;  // each row of the head's table is scaled to length one
   double dropout = 0;            // probability; of attention's weights, outputs and embeddings
 
   int64_t qk_head() const { return qk_nope + qk_rope; }

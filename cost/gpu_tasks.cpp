@@ -176,6 +176,7 @@ class Tasks {
       product(vocabulary());
       bytes(WorkKind::kNorm, t_ * a_.hidden * (2 + 2));
       bytes(WorkKind::kStream, gathered_ * vocabulary().out * 4);
+      if (a_.normalized_head) bytes(WorkKind::kStream, vocabulary().weights() * (2 + 2));
     } else if (op_.pass == Pass::kInput) {
       grad_input(vocabulary());
       bytes(WorkKind::kNorm, t_ * a_.hidden * (4 + 2));

@@ -53,9 +53,10 @@ constexpr auto kOnlyValues = std::to_array<OnlyValue>({
     {"decoder_sparse_step", "1", "every layer behind the dense ones has experts"},
     {"pretraining_tp", "1", "linears are whole"},
     {"use_qk_norm", "false", "queries and keys have no norms of their own"},
+    {"postnorm", "false", "norms stand before attention and MLP"},
+    {"use_rmsnorm", "true", "norms are RMSNorms"},
     {"use_bias", "false", "projections have no biases"},
     {"use_qkv_bias", "false", "projections have no biases"},
-    {"norm_head", "false", "the head is not normalised"},
     {"norm_softmax", "false", "the softmax over the vocabulary is plain"},
     {"embedding_dropout", "0", "there is no dropout"},
     {"output_dropout", "0", "there is no dropout"},
@@ -69,7 +70,6 @@ constexpr auto kOnlyValues = std::to_array<OnlyValue>({
     {"is_encoder_decoder", "false", "there is a decoder alone"},
     {"add_cross_attention", "false", "there is a decoder alone"},
     {"rope_interleave", "true", "RoPE rotates neighbours"},
-    {"moe_router_enable_expert_bias", "false", "experts have no bias for choosing"},
     {"multi_gate", "false", "tokens have one router"},
 });
 
@@ -103,10 +103,19 @@ constexpr auto kHarmless = std::to_array<std::string_view>({
     "id2label",
     "is_decoder",
     "label2id",
+    "layernorm_full_attention_alpha",  // factors on residuals
+    "layernorm_full_attention_beta",
+    "layernorm_linear_attention_alpha",
+    "layernorm_linear_attention_beta",
+    "layernorm_mlp_alpha",
+    "layernorm_mlp_beta",
     "length_penalty",
     "max_length",
+    "max_model_len",
     "max_position_embeddings",
     "min_length",
+    "moe_router_dtype",
+    "mtp_loss_scaling_factor",
     "no_repeat_ngram_size",
     "num_beam_groups",
     "num_beams",
@@ -119,7 +128,8 @@ constexpr auto kHarmless = std::to_array<std::string_view>({
     "prefix",
     "problem_type",
     "pruned_heads",
-    "qk_head_dim",          // qk_nope_head_dim + qk_rope_head_dim
+    "qk_head_dim",  // qk_nope_head_dim + qk_rope_head_dim
+    "quantization",
     "quantization_config",  // of stored weights; a plan states its precision
     "remove_invalid_values",
     "repetition_penalty",
@@ -137,6 +147,7 @@ constexpr auto kHarmless = std::to_array<std::string_view>({
     "summary_proj_to_labels",
     "summary_type",
     "summary_use_proj",
+    "shared_moe_mode",
     "suppress_tokens",
     "swiglu_limit",
     "task_specific_params",
@@ -154,6 +165,7 @@ constexpr auto kHarmless = std::to_array<std::string_view>({
     "unsloth_version",
     "use_bfloat16",
     "use_cache",
+    "use_mrope",  // positions of images
 });
 
 void require_only_values(YamlMap& top) {
@@ -236,6 +248,17 @@ void read_rotated(Architecture& a, double share) {
   a.qk_nope = a.v_head - a.qk_rope;
 }
 
+// The share of a head that is rotated: at the top, or in transformers 5's rope_parameters.
+double rotated_share(YamlMap& top, double missing) {
+  constexpr NumberRange kShare{.min = 0, .max = 1};
+  const char* const key = "partial_rotary_factor";
+  if (top.has("rope_parameters")) {
+    YamlMap rope = top.map("rope_parameters");
+    if (rope.has(key)) missing = rope.number(key, kShare);
+  }
+  return top.number(key, kShare, missing);
+}
+
 // A window where `key` states one, in the layers of "layer_types", else in those from `first` on.
 void read_windows(YamlMap& top, Architecture& a, const char* key, int64_t first) {
   if (top.has(key)) a.window = top.integer(key, kPositive);
@@ -280,7 +303,10 @@ void set_dense(Architecture& a, F is_dense) {
 
 // Of DeepSeek's kind: leading dense layers, sigmoid or softmax scores, groups, shared experts.
 // types: what a missing key means, V3's values or V2's.
-void read_deepseek_experts(YamlMap& top, Architecture& a, bool v3) {
+void read_deepseek_experts(YamlMap& top,
+                           Architecture& a,
+                           bool v3,
+                           const std::string& score = "scoring_func") {
   const int64_t leading = top.integer("first_k_dense_replace", {.min = 0, .max = 10'000}, 0);
   const int64_t every = top.integer("moe_layer_freq", {.min = 1, .max = 10'000}, 1);
   if (leading > 0 || !top.has("n_routed_experts") || every > 1) {
@@ -303,7 +329,7 @@ void read_deepseek_experts(YamlMap& top, Architecture& a, bool v3) {
   a.kept_groups = top.integer("topk_group", kPositive, a.groups);
   a.routed_scaling = top.number("routed_scaling_factor", {.min = 0, .max = 1e6}, 1.0);
   a.score = v3 ? ScoreFunction::kSigmoid : ScoreFunction::kSoftmax;
-  if (top.has("scoring_func")) a.score = top.choice("scoring_func", kScores);
+  if (!score.empty() && top.has(score)) a.score = top.choice(score, kScores);
   a.normalize_weights = top.boolean("norm_topk_prob", v3);
   const std::string method = top.text("topk_method", v3 ? "noaux_tc" : "greedy");
   a.expert_bias = method == "noaux_tc";
@@ -396,12 +422,7 @@ void read_mixtral(YamlMap& top, Model& m) {
 void read_glm4_moe(YamlMap& top, Model& m) {
   Architecture& a = m.architecture;
   read_grouped(top, a);
-  constexpr NumberRange kShare{.min = 0, .max = 1};
-  double rotated = top.number("partial_rotary_factor", kShare, 0.5);
-  if (top.has("rope_parameters")) {
-    rotated = top.map("rope_parameters").number("partial_rotary_factor", kShare, rotated);
-  }
-  read_rotated(a, rotated);
+  read_rotated(a, rotated_share(top, 0.5));
   a.qkv_bias = top.boolean("attention_bias", false);
   if (top.boolean("use_qk_norm", false)) a.head_norm = HeadNorm::kPerHead;
   read_deepseek_experts(top, a, true);
@@ -426,7 +447,7 @@ void read_minimax_m2(YamlMap& top, Model& m) {
   Architecture& a = m.architecture;
   read_grouped(top, a);
   const int64_t rotated = top.integer("rotary_dim", {.min = 0, .max = a.v_head}, a.v_head);
-  read_rotated(a, static_cast<double>(rotated) / static_cast<double>(a.v_head));
+  read_rotated(a, rotated_share(top, static_cast<double>(rotated) / static_cast<double>(a.v_head)));
   a.qkv_bias = a.output_bias = top.boolean("attention_bias", false);
   if (top.boolean("use_qk_norm", true)) {
     const std::string kind = top.text("qk_norm_type", "per_layer");
@@ -459,20 +480,42 @@ void read_dots1(YamlMap& top, Model& m) {
   read_grouped(top, a);
   a.qkv_bias = a.output_bias = top.boolean("attention_bias", false);
   a.head_norm = HeadNorm::kPerHead;
-  read_deepseek_experts(top, a, true);
+  // Some files state the method here.
+  const bool method = top.has("scoring_func") && top.text("scoring_func") == "noaux_tc";
+  read_deepseek_experts(top, a, true, method ? "" : "scoring_func");
   const int64_t first = top.integer("max_window_layers", kCount, a.layers);
   read_windows(top, a, "sliding_window", first);
 }
 
+// Ling's first generation, and its second, which says score_function and more under the same name.
 void read_bailing_moe(YamlMap& top, Model& m) {
   Architecture& a = m.architecture;
   read_grouped(top, a);
+  read_rotated(a, rotated_share(top, 1));
   a.output_bias = top.boolean("use_bias", false);
   a.qkv_bias = top.boolean("use_qkv_bias", false);
   if (top.boolean("use_qk_norm", false)) a.head_norm = HeadNorm::kPerHead;
   softmax_experts(top, a, "num_experts", "moe_intermediate_size");
   a.normalize_weights = top.boolean("norm_topk_prob", true);
   a.shared_experts = top.integer("num_shared_experts", {.min = 0, .max = 1000}, 0);
+  if (top.has("moe_shared_expert_intermediate_size") &&
+      top.integer("moe_shared_expert_intermediate_size", kPositive) !=
+          a.shared_experts * a.expert_intermediate) {
+    top.fail("moe_shared_expert_intermediate_size",
+             fmt::format("is not {}, the width of {} shared experts",
+                         a.shared_experts * a.expert_intermediate,
+                         a.shared_experts));
+  }
+  a.score = top.choice("score_function", kScores, ScoreFunction::kSoftmax);
+  a.expert_bias = top.boolean("moe_router_enable_expert_bias", false);
+  a.groups = top.integer("n_group", kPositive, 1);
+  a.kept_groups = top.integer("topk_group", kPositive, a.groups);
+  a.routed_scaling = top.number("routed_scaling_factor", {.min = 0, .max = 1e6}, 1.0);
+  a.mtp_depth = top.integer("num_nextn_predict_layers", {.min = 0, .max = 100}, 0);
+  a.normalized_head = top.boolean("norm_head", false);
+  for (const char* key : {"max_window_layers", "sliding_window"}) {
+    if (!top.boolean("use_sliding_window", false)) top.has(key);
+  }
   const int64_t leading = top.integer("first_k_dense_replace", {.min = 0, .max = 10'000}, 0);
   set_dense(a, [&](int64_t layer) { return layer < leading; });
   if (leading > 0) {

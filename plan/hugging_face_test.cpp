@@ -167,6 +167,81 @@ TEST(HuggingFace, PatternsOfLayers) {
   EXPECT_NE(refused(oss).find("has 1 entries for 3 layers"), std::string::npos);
 }
 
+// Whole files as their publishers have them, whichever keys say nothing here.
+TEST(HuggingFace, WholeFilesAreUnderstood) {
+  const Config ling = Config::parse(R"({
+    "architectures": ["BailingMoeForCausalLM"], "attention_dropout": 0.0, "auto_map": {"a": "b"},
+    "eos_token_id": 126081, "pad_token_id": 126081, "first_k_dense_replace": 0,
+    "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.006,
+    "intermediate_size": 1408, "max_position_embeddings": 32768, "model_type": "bailing_moe",
+    "moe_intermediate_size": 1408, "num_experts": 64, "num_shared_experts": 2,
+    "norm_topk_prob": true, "num_attention_heads": 16, "num_experts_per_tok": 6,
+    "num_hidden_layers": 28, "num_key_value_heads": 4, "pretraining_tp": 1, "rms_norm_eps": 1e-06,
+    "rope_scaling": null, "rope_theta": 600000, "tie_word_embeddings": false,
+    "torch_dtype": "bfloat16", "transformers_version": "4.40.0", "use_cache": true,
+    "use_bias": false, "use_qkv_bias": false, "vocab_size": 126464, "output_router_logits": false,
+    "embedding_dropout": 0.0, "norm_head": true, "norm_softmax": false, "output_dropout": 0.0})");
+  EXPECT_EQ(refused(ling), "");
+  EXPECT_TRUE(read(ling).architecture.normalized_head);
+  const Config ling2 = Config::parse(R"({
+    "architectures": ["BailingMoeV2ForCausalLM"], "model_type": "bailing_moe",
+    "num_hidden_layers": 20, "num_nextn_predict_layers": 1, "hidden_size": 2048,
+    "intermediate_size": 5120, "moe_intermediate_size": 512,
+    "moe_shared_expert_intermediate_size": 512, "num_shared_experts": 1, "num_experts": 256,
+    "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "norm_topk_prob": true,
+    "moe_router_enable_expert_bias": true, "routed_scaling_factor": 2.5,
+    "score_function": "sigmoid", "router_dtype": "fp32", "first_k_dense_replace": 1,
+    "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128,
+    "partial_rotary_factor": 0.5, "use_qk_norm": true, "use_qkv_bias": false, "use_bias": false,
+    "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 4096,
+    "use_rmsnorm": true, "rope_parameters": {"rope_theta": 600000, "rope_type": "default"},
+    "vocab_size": 157184, "tie_word_embeddings": false})");
+  EXPECT_EQ(refused(ling2), "");
+  EXPECT_EQ(read(ling2).architecture.qk_rope, 64);
+  EXPECT_EQ(read(ling2).architecture.kept_groups, 4);
+  const Config minimax = Config::parse(R"({
+    "architectures": ["MiniMaxM2ForCausalLM"], "attention_dropout": 0.0, "auto_map": {},
+    "attn_type_list": [1, 1], "bos_token_id": 200034, "eos_token_id": 200020, "head_dim": 128,
+    "hidden_act": "silu", "hidden_size": 3072, "initializer_range": 0.02,
+    "intermediate_size": 1536, "layernorm_full_attention_beta": 1.0,
+    "layernorm_linear_attention_beta": 1.0, "layernorm_mlp_beta": 1.0,
+    "max_position_embeddings": 196608, "mlp_intermediate_size": 8192, "model_type": "minimax_m2",
+    "mtp_transformer_layers": 1, "num_attention_heads": 48, "num_experts_per_tok": 8,
+    "num_hidden_layers": 2, "num_key_value_heads": 8, "num_local_experts": 256,
+    "num_mtp_modules": 3, "output_router_logits": false, "qk_norm_type": "per_layer",
+    "quantization_config": {"quant_method": "fp8"}, "rms_norm_eps": 1e-06, "rope_theta": 5000000,
+    "rotary_dim": 64, "router_aux_loss_coef": 0.001, "router_jitter_noise": 0.0,
+    "scoring_func": "sigmoid", "shared_intermediate_size": 0, "shared_moe_mode": "sigmoid",
+    "sliding_window": null, "tie_word_embeddings": false, "transformers_version": "4.46.1",
+    "use_cache": true, "use_mtp": true, "use_qk_norm": true, "use_routing_bias": true,
+    "vocab_size": 200064})");
+  EXPECT_EQ(refused(minimax), "");
+  EXPECT_EQ(read(minimax).architecture.mtp_depth, 3);
+  EXPECT_EQ(read(minimax).architecture.qk_rope, 64);
+  const Config glm = Config::parse(R"({
+    "architectures": ["Glm4MoeForCausalLM"], "attention_bias": true, "attention_dropout": 0.0,
+    "eos_token_id": [151329, 151336], "first_k_dense_replace": 1, "head_dim": 128,
+    "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+    "intermediate_size": 10944, "max_position_embeddings": 131072, "model_type": "glm4_moe",
+    "moe_intermediate_size": 1408, "n_group": 1, "n_routed_experts": 128, "n_shared_experts": 1,
+    "norm_topk_prob": true, "num_attention_heads": 96, "num_experts_per_tok": 8,
+    "num_hidden_layers": 46, "num_key_value_heads": 8, "num_nextn_predict_layers": 1,
+    "pad_token_id": 151329, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-05,
+    "rope_scaling": null, "rope_theta": 1000000, "routed_scaling_factor": 1.0,
+    "tie_word_embeddings": false, "topk_group": 1, "torch_dtype": "bfloat16",
+    "transformers_version": "4.54.1", "use_cache": true, "use_qk_norm": false,
+    "vocab_size": 151552})");
+  EXPECT_EQ(refused(glm), "");
+  Config dots = with("model_type", "dots1");
+  for (const char* key :
+       {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"}) {
+    dots.erase(key);
+  }
+  dots["scoring_func"] = "noaux_tc";
+  EXPECT_EQ(refused(dots), "");
+  EXPECT_EQ(read(dots).architecture.score, ScoreFunction::kSigmoid);
+}
+
 TEST(HuggingFace, OurFormHoldsAllOfIt) {
   Config c = with("moe_layer_freq", 2);
   c["num_hidden_layers"] = 6;

@@ -104,6 +104,7 @@ Model read_ours(YamlMap top) {
   m.init_std = top.number("init_std", {.min = 0}, m.init_std);
   a.mtp_depth = top.integer("mtp_depth", {.min = 0, .max = 100}, 0);
   a.tied_embeddings = top.boolean("tied_embeddings", false);
+  a.normalized_head = top.boolean("normalized_head", false);
   a.positions = top.integer("positions", {.min = 0, .max = 1'000'000'000}, 0);
   a.dropout = top.number("dropout", {.min = 0, .max = 0.99}, 0);
   read_attention(top.map("attention"), m);
@@ -166,6 +167,7 @@ std::string print_model(const Model& model) {
   line("init_std", model.init_std);
   line("mtp_depth", a.mtp_depth);
   unless("tied_embeddings", a.tied_embeddings, false);
+  unless("normalized_head", a.normalized_head, false);
   unless("positions", a.positions, 0);
   unless("dropout", a.dropout, 0.0);
   out += "attention:\n";

@@ -201,7 +201,7 @@ INSTANTIATE_TEST_SUITE_P(
                    "num_key_value_heads": 4, "intermediate_size": 5632,
                    "moe_intermediate_size": 1408, "num_experts": 64, "num_shared_experts": 2,
                    "num_experts_per_tok": 6, "first_k_dense_replace": 0, "norm_topk_prob": true,
-                   "use_bias": false, "use_qkv_bias": false, "norm_head": false})",
+                   "use_bias": false, "use_qkv_bias": false, "norm_head": false, "max_window_layers": 28})",
                               16801974272,
                               2.75e9},
                     Published{"DeepSeek-V2",
