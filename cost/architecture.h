@@ -82,6 +82,18 @@ struct Architecture {
   int64_t qk_head() const { return qk_nope + qk_rope; }
   bool is_moe(int64_t layer) const { return experts > 0 && !dense.contains(layer); }
   bool is_windowed(int64_t layer) const { return window && windowed.contains(layer); }
+  // Of the layers with experts: the first, the last, and how many are before one. REQUIRES: some.
+  int64_t first_moe_layer() const {
+    int64_t layer = 0;
+    while (!is_moe(layer)) ++layer;
+    return layer;
+  }
+  int64_t last_moe_layer() const {
+    int64_t layer = layers - 1;
+    while (!is_moe(layer)) --layer;
+    return layer;
+  }
+  int64_t moe_layers_before(int64_t layer) const { return layer - dense.count_below(layer); }
   int64_t dense_layers() const { return experts > 0 ? dense.count_below(layers) : layers; }
   bool operator==(const Architecture&) const = default;
 };

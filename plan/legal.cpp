@@ -201,7 +201,9 @@ Reasons why_not(const Architecture& a, const Cluster& cluster, const Layout& l) 
                         plain ? "dp" : "dp x cp x tp",
                         l.stage_ranks()));
   }
-  if (l.ep > 1 && (a.experts == 0 || a.experts % l.ep != 0)) {
+  if (l.ep > 1 && a.experts == 0) {
+    why.add("ep", fmt::format("ep of {} for a model without experts; use 1", l.ep));
+  } else if (l.ep > 1 && a.experts % l.ep != 0) {
     why.add("ep", fmt::format("ep of {} does not divide the model's {} experts", l.ep, a.experts));
   }
   check_layers_per_stage(a, l, why);

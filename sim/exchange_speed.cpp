@@ -26,7 +26,7 @@ std::vector<ExchangeSpeed> exchange_speeds(const Plan& plan,
                                            const Program& program,
                                            const std::optional<Calibration>& calibration) {
   ExpertLoad loads(plan);
-  const auto layer = static_cast<int32_t>(plan.model.architecture.dense_layers());
+  const auto layer = static_cast<int32_t>(plan.model.architecture.first_moe_layer());
   const GroupLoad& load = loads.of(layer, 0, 0);
   const OpCosts costs(plan, program, calibration, {}, load);
   const GpuWorld world(plan, program, costs);

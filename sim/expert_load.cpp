@@ -118,7 +118,8 @@ ExpertLoad::ExpertLoad(const Plan& plan)
   } else if (spec_.balanced()) {
     known_.emplace(0, group_load(0, group_, balanced_routing(plan, group_)));
   } else {
-    first_layer_ = static_cast<int32_t>(plan.model.architecture.dense_layers());
+    first_layer_ = static_cast<int32_t>(plan.model.architecture.first_moe_layer());
+    architecture_ = plan.model.architecture;
     spec_.synthetic ? draw_library(plan) : read_library(plan);
     if (uniform()) {
       known_.emplace(0, make(0, first_layer_, split_mix(static_cast<uint64_t>(spec_.seed))));
@@ -211,7 +212,7 @@ GroupLoad ExpertLoad::make(int64_t id, int32_t layer, uint64_t seed) const {
   const uint64_t turn = uniform() ? 0 : split_mix(static_cast<uint64_t>(layer));
   const size_t turn_node = spec_.synthetic ? split_mix(turn) % nodes : 0;
   const size_t turn_position = spec_.synthetic ? split_mix(turn + 1) % positions : 0;
-  const auto place = static_cast<size_t>(std::max(0, layer - first_layer_));
+  const auto place = static_cast<size_t>(architecture_.moe_layers_before(layer));
   const std::vector<Source>& library = (*library_)[std::min(place, library_->size() - 1)];
   RoutingCounts counts;
   for (int64_t src = 0; src < group_.size; ++src) {

@@ -48,6 +48,7 @@ class ExpertLoad {
   ExpertGroup group_;
   int64_t experts_ = 0;
   int32_t first_layer_ = 0;  // with experts
+  Architecture architecture_;
   // Of each layer, or one for all.
   std::shared_ptr<const std::vector<std::vector<Source>>> library_;
   std::unordered_map<int64_t, GroupLoad> known_;  // never iterated

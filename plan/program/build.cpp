@@ -446,11 +446,9 @@ class Builder {
 
   void weight(const Chain& c, OpKind kind, std::optional<int32_t> layer) {
     // The embedding's gradient comes out of the first layer's attention, or from the next stage.
-    const OpKind from = kind != OpKind::kEmbed ? kind
-                        : is_empty(c.stage)    ? OpKind::kRecv
-                                               : OpKind::kAttn;
-    const auto of = kind == OpKind::kEmbed && from == OpKind::kAttn ? std::optional(0) : layer;
-    std::vector<int32_t> after{input_ops_.at({c.micro_batch.index, from, of})};
+    const bool received = kind == OpKind::kEmbed && is_empty(c.stage);
+    const OpKind from = received ? OpKind::kRecv : kind;
+    std::vector<int32_t> after{input_ops_.at({c.micro_batch.index, from, layer})};
     if (kind == OpKind::kEmbed) {
       if (shares_tokens()) {
         after = {
@@ -520,6 +518,7 @@ class Builder {
       c.after = {id};
     }
     sum_gradients(c, OpKind::kAttn, layer);
+    if (layer == 0) input_ops_[{c.micro_batch.index, OpKind::kEmbed, {}}] = c.after.front();
   }
 
   // Shared experts' tokens are gathered beside the dispatch, their results scattered beside the

@@ -119,7 +119,8 @@ std::vector<GpuTask> OpWork::tasks(const Op& op, const MemberLoad& load) const {
 }
 
 std::vector<GpuTask> OpWork::layer_tasks(OpName op, const MemberLoad& load) const {
-  const auto last = static_cast<int32_t>(layers_.architecture.layers) - 1;
+  const Architecture& a = layers_.architecture;
+  const auto last = static_cast<int32_t>(a.experts > 0 ? a.last_moe_layer() : a.layers - 1);
   return gpu_tasks(layers_,
                    shape({.kind = op.first, .pass = op.second, .layer = last}, load),
                    gpu_recipe(plan_));

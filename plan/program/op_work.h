@@ -24,8 +24,8 @@ class OpWork {
   // The same on a GPU: inside cells by kind of work, at a step's end as arrays that stream through
   // the device; of all-to-alls nothing (see layer_tasks).
   std::vector<GpuTask> tasks(const Op& op, const MemberLoad& load) const;
-  // Of an op of the model's last layer whose rank has `load`; of an all-to-all what goes before its
-  // data.
+  // Of an op of the model's last layer with experts whose rank has `load`; of an all-to-all what
+  // goes before its data.
   std::vector<GpuTask> layer_tasks(OpName op, const MemberLoad& load) const;
   // Bytes that one rank sends of `op`: of a pipeline message, or round a ring of `members`; none
   // for other ops.

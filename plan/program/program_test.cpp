@@ -39,6 +39,16 @@ TEST(Golden, DualPipe) {
   expect_golden("dualpipe_pp2_n4.txt", Program::build(spec(ScheduleKind::kDualPipe, 2, 4, {2, 1})));
 }
 
+// Matrices over two ranks, a sequence over two, experts over all four, each layer computed again.
+TEST(Golden, SharedWork) {
+  Program::Spec s = spec(ScheduleKind::k1F1B, 2, 2, {1, 1});
+  s.layout.tp = s.layout.cp = 2;
+  s.layout.ep = 4;
+  s.shared_experts = true;
+  s.recompute_layers = true;
+  expect_golden("shared_pp2_n2.txt", Program::build(s));
+}
+
 TEST(Golden, DualPipeWholeCells) {
   Program::Spec s = spec(ScheduleKind::kDualPipe, 4, 10, {1, 1, 1, 1});
   s.granularity = Granularity::kCell;
