@@ -136,6 +136,7 @@ void GpuWork::part_ended(OpId id) {
     GpuWork& there =
         *world_.works[static_cast<size_t>(world_.ranks.island_of(world_.program.data_rank(m)))];
     Sharing::wait(clock_.now, end - clock_.now, there.clock_.queue, payload_of(Event::kEnded, m));
+    there.clock_.disturbed();
   }
   world_.collectives.erase(key);
 }

@@ -53,10 +53,12 @@ std::vector<std::vector<int64_t>> network_peers(const Plan& plan,
     peers[static_cast<size_t>(b)].push_back(a);
   };
   std::set<std::pair<int32_t, int32_t>> pipeline;
-  std::set<OpId> collectives;  // the first member's op
+  std::set<OpId> collectives;                           // the first member's op
+  std::set<std::tuple<int32_t, int32_t, Group>> known;  // pipeline rank, stage
   for (const Op& op : program.ops()) {
     if (op.kind == OpKind::kSend) pipeline.emplace(op.pp_rank, *op.peer);
     if (op.group == Group::kNone || group_in_stage(op.group, l)) continue;
+    if (!known.emplace(op.pp_rank, op.stage, op.group).second) continue;
     const int64_t several = op.group == Group::kExpertReplicas  ? l.ep * l.etp
                             : op.group == Group::kStageReplicas ? l.tp
                             : op.group == Group::kEmbeddings    ? l.stage_ranks()

@@ -46,6 +46,12 @@ std::optional<RankGroup> group_in_stage(Group group, const Layout& layout) {
   }
 }
 
+bool spans_pipeline(Group group, const Layout& layout) {
+  const bool replicas = group == Group::kStageReplicas || group == Group::kExpertReplicas;
+  return group == Group::kWorld || group == Group::kEmbeddings ||
+         (replicas && layout.copies() == 2);
+}
+
 std::string_view name_of(Lane lane) {
   return kLaneNames[lane];
 }

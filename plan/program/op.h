@@ -41,6 +41,8 @@ enum class Group : uint8_t {
 };
 // Groups within a stage, which act within cells; none for others.
 std::optional<RankGroup> group_in_stage(Group group, const Layout& layout);
+// Whether members are of several pipeline ranks; all others run the op at hand itself.
+bool spans_pipeline(Group group, const Layout& layout);
 
 struct Op {
   int32_t id = 0;  // within one replica of the pipeline, from 0

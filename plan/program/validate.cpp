@@ -89,7 +89,7 @@ void check_collective_order(const Program& program) {
   using Queue = std::pair<std::set<int64_t>, Lane>;
   std::map<Queue, std::map<int64_t, std::vector<std::string>>> orders;
   for (const Op& op : program.ops()) {
-    if (op.group == Group::kNone || group_in_stage(op.group, program.layout())) continue;
+    if (!spans_pipeline(op.group, program.layout())) continue;
     std::set<int64_t> ranks;
     for (const Place& p : program.members(op, 0)) ranks.insert(program.global_rank(p));
     const std::string what = op.group == Group::kWorld || op.group == Group::kEmbeddings
@@ -133,7 +133,7 @@ void check_progress(const Program& program) {
   const auto members = [&](int32_t id) {
     std::vector<int32_t> ids{id};
     const Op& op = program.op(id);
-    if (op.group == Group::kNone || group_in_stage(op.group, program.layout())) return ids;
+    if (!spans_pipeline(op.group, program.layout())) return ids;
     for (const OpId m : program.collective(id)) {
       const int32_t other = program.op(m).id;
       if (std::find(ids.begin(), ids.end(), other) == ids.end()) ids.push_back(other);

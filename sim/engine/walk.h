@@ -4,8 +4,10 @@
 // kept per rank is where each lane stands.
 
 #include <atomic>
+#include <bit>
 #include <concepts>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,6 +47,44 @@ struct Clock {
   EventQueue queue;
   Duration now;
   std::vector<Happened> happened;  // by Work, not yet seen by the Walk
+  // Whoever puts an event into another island's queue says so.
+  void disturbed() const {
+    if (changed != nullptr) changed->push_back(island);
+  }
+  int32_t island = 0;
+  std::vector<int32_t>* changed = nullptr;
+};
+
+// Which island's next event is first, among many: the lowest of those at one time. A tree of
+// winners, so that an island that moves on costs a path to the root.
+class FirstIsland {
+ public:
+  explicit FirstIsland(size_t islands) : size_(std::bit_ceil(islands)), next_(islands, kNever) {
+    winners_.assign(2 * size_, 0);
+    for (size_t i = 0; i < size_; ++i) winners_[size_ + i] = static_cast<int32_t>(i);
+    for (size_t n = size_ - 1; n > 0; --n) winners_[n] = winners_[2 * n];
+  }
+  // time: of its next event; none where it has none.
+  void set(int32_t island, std::optional<int64_t> time) {
+    next_[static_cast<size_t>(island)] = time.value_or(kNever);
+    for (size_t n = (size_ + static_cast<size_t>(island)) / 2; n > 0; n /= 2) {
+      const int32_t a = winners_[2 * n], b = winners_[2 * n + 1];
+      winners_[n] = time_of(b) < time_of(a) ? b : a;
+    }
+  }
+  std::optional<int32_t> first() const {
+    const int32_t winner = winners_[1];
+    return time_of(winner) == kNever ? std::nullopt : std::optional(winner);
+  }
+
+ private:
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+  int64_t time_of(int32_t island) const {
+    return static_cast<size_t>(island) < next_.size() ? next_[static_cast<size_t>(island)] : kNever;
+  }
+  size_t size_;
+  std::vector<int64_t> next_;     // by island
+  std::vector<int32_t> winners_;  // by node of the tree, the root at 1
 };
 
 // What an op does to the clock: one class per kind of cluster.
@@ -83,9 +123,10 @@ class Walk {
     canonical_.resize(ops.size());
     for (const Op& op : ops) {
       slots_.push_back(op.pp_rank * kLanes + static_cast<int32_t>(op.lane));
-      const bool ties = op.group != Group::kNone && !group_in_stage(op.group, program.layout());
       canonical_[static_cast<size_t>(op.id)] =
-          ties ? program.op(program.collective(op.id).front()).id : op.id;
+          spans_pipeline(op.group, program.layout())
+              ? program.op(program.collective(op.id).front()).id
+              : op.id;
     }
     for (int32_t r = 0; r < program.layout().pp; ++r) {
       for (int lane = 0; lane < kLanes; ++lane) {
@@ -146,16 +187,25 @@ class Walk {
       settle(*island);
     }
     // From here on in the order of time over all islands.
+    FirstIsland order(islands_.size());
+    std::vector<int32_t> changed;
+    for (size_t i = 0; i < islands_.size(); ++i) {
+      islands_[i]->clock.island = static_cast<int32_t>(i);
+      islands_[i]->clock.changed = &changed;
+      changed.push_back(static_cast<int32_t>(i));
+    }
     for (;;) {
-      Island* first = nullptr;
-      for (auto& island : islands_) {
-        if (island->clock.queue.empty()) continue;
-        if (!first || island->clock.queue.next().time < first->clock.queue.next().time) {
-          first = island.get();
-        }
+      for (const int32_t i : changed) {
+        const EventQueue& queue = islands_[static_cast<size_t>(i)]->clock.queue;
+        order.set(i, queue.empty() ? std::nullopt : std::optional(queue.next().time));
       }
+      changed.clear();
+      const auto first = order.first();
       if (!first) break;
-      step(*first);
+      Island& island = *islands_[static_cast<size_t>(*first)];
+      step(island);
+      changed.push_back(*first);
+      if (island.finished - island.told >= kTellEvery) tell(island, true);
     }
     int64_t finished = 0;
     for (auto& island : islands_) finished += island->finished;
@@ -351,6 +401,7 @@ class Walk {
                     there.work->meeting_delay(m),
                     there.clock.queue,
                     payload::of_walk(Owner::kWalkMeeting, m));
+      there.clock.disturbed();
     }
   }
 
