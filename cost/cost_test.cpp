@@ -304,6 +304,32 @@ TEST(Cost, TensorParallelRanksShareProducts) {
   }
 }
 
+// Ranks that share an expert's matrices have each other's rows, each its part of the width.
+TEST(Cost, RanksThatShareExpertsHaveEachOthersRows) {
+  const Architecture a = deepseek_v3();
+  const std::vector<int64_t> rows(8, 512);
+  const auto flops = [&](int64_t etp) {
+    const Layers layers(a, {.etp = etp});
+    double sum = 0;
+    for (const Pass pass : {Pass::kForward, Pass::kInput, Pass::kWeight}) {
+      const OpShape op{.kind = OpKind::kMlp,
+                       .pass = pass,
+                       .moe = true,
+                       .sequences = 1,
+                       .length = 4096,
+                       .expert_rows = rows};
+      for (const GpuTask& t : gpu_tasks(layers, op, {})) {
+        if (t.family == Family::kGrouped || t.family == Family::kGroupedWeight) {
+          sum += t.flops.count();
+        }
+      }
+    }
+    return sum;
+  };
+  EXPECT_GT(flops(1), 0);
+  EXPECT_NEAR(flops(4) / flops(1), 1, 1e-12);
+}
+
 TEST(LayerSets, AreRuns) {
   LayerSet s;
   for (const int64_t layer : {5, 0, 2, 1, 9, 4}) s.insert(layer);

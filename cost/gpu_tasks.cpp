@@ -20,8 +20,10 @@ class Tasks {
         fp8_(recipe.format == Format::kFp8),
         gathered_(op.sequences * op.length / recipe.context_parallel),
         t_(recipe.sequence_parallel ? gathered_ / recipe.tensor_parallel : gathered_),
-        rows_(std::accumulate(op.expert_rows.begin(), op.expert_rows.end(), int64_t{0})),
-        arrived_(op.exchange ? op.exchange->arrived : t_) {}
+        sharing_(layer_.experts ? layers.architecture.expert_intermediate / layer_.experts->width
+                                : 1),
+        rows_(sharing_ * std::accumulate(op.expert_rows.begin(), op.expert_rows.end(), int64_t{0})),
+        arrived_(sharing_ * (op.exchange ? op.exchange->arrived : t_)) {}
 
   void attention_forward() {
     if (into_core()) {
@@ -362,6 +364,7 @@ class Tasks {
   bool fp8_;
   int64_t gathered_;  // tokens of all tensor-parallel ranks
   int64_t t_;         // of this one
+  int64_t sharing_;   // ranks that share an expert's matrices: each has the rows of all of them
   int64_t rows_;      // of its experts
   int64_t arrived_;   // tokens that have an expert here
   std::vector<GpuTask> tasks_;
