@@ -270,11 +270,20 @@ Reasons why_not(const Cluster& cluster, const Architecture& a) {
                        cluster.name)}};
 }
 
+Reasons why_not(const Architecture& a, const Training& t) {
+  if (a.positions == 0 || t.sequence_length <= a.positions) return {};
+  return {{"training.sequence_length",
+           fmt::format("{} tokens, but the model has learned positions for {}",
+                       t.sequence_length,
+                       a.positions)}};
+}
+
 Reasons why_not(const Plan& plan) {
   Reasons all = why_not(plan.model.architecture, plan.cluster, plan.layout);
   if (all.empty()) all = why_not(plan.layout, plan.training);
   for (Reason& r : why_not(plan.cluster, plan.training)) all.push_back(std::move(r));
   for (Reason& r : why_not(plan.cluster, plan.model.architecture)) all.push_back(std::move(r));
+  for (Reason& r : why_not(plan.model.architecture, plan.training)) all.push_back(std::move(r));
   return all;
 }
 

@@ -24,6 +24,8 @@ Reasons why_not(const Layout& layout, const Training& training);
 // What the devices cannot compute, whatever the layout.
 Reasons why_not(const Cluster& cluster, const Training& training);
 Reasons why_not(const Cluster& cluster, const Architecture& model);
+// What the model cannot be trained on.
+Reasons why_not(const Architecture& model, const Training& training);
 // All of these, of a plan.
 Reasons why_not(const Plan& plan);
 

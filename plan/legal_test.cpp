@@ -154,6 +154,16 @@ TEST(Legal, MatricesDivideOverTensorParallelRanks) {
             std::string::npos);
 }
 
+TEST(Legal, LearnedPositionsEnd) {
+  Plan plan = small_plan({});
+  plan.cluster.device = DeviceKind::kGpu;
+  plan.training.precision = Precision::kBf16;
+  plan.model.architecture.positions = 16;
+  EXPECT_EQ(why_not(plan), Reasons{});
+  plan.training.sequence_length = 32;
+  EXPECT_EQ(settings(why_not(plan)), List{"training.sequence_length"});
+}
+
 TEST(Legal, EmptyStagesStandAtTheEnds) {
   Plan plan = small_plan({});
   const Architecture& a = plan.model.architecture;  // 4 layers

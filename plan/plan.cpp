@@ -99,7 +99,7 @@ Recompute read_recompute(YamlMap& map) {
   return r;
 }
 
-Training read_training(YamlMap map, const Layout& layout) {
+Training read_training(YamlMap map, const Architecture& model, const Layout& layout) {
   map.keys(plan_keys("training"));
   Training t;
   constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
@@ -127,6 +127,7 @@ Training read_training(YamlMap map, const Layout& layout) {
   if (map.has("recompute")) t.recompute = read_recompute(map);
   refuse_moved(map);
   refuse(why_not(layout, t), map);
+  refuse(why_not(model, t), map);
   const double step = static_cast<double>(t.micro_batches * t.micro_batch_size * layout.dp) *
                       static_cast<double>(t.sequence_length);
   if (t.tokens && *t.tokens < step) {
@@ -156,6 +157,7 @@ Phase read_phase(YamlMap map, const Plan& plan) {
     const bool of_batch = unfit.front().setting == "training.micro_batches";
     if (!of_batch) refuse(unfit, map);  // else of the plan's own
   }
+  refuse(why_not(plan.model.architecture, t), map);
   const std::vector<int64_t> batches = map.integers("batches", kCount);
   if (batches.empty()) map.fail("batches", "expected at least one number of sequences per step");
   if (map.has("tokens") == map.has("steps")) {
@@ -271,7 +273,7 @@ Plan load_plan(const std::string& path) {
     plan.files.push_back(*plan.calibration);
   }
   plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster, Layout{});
-  plan.training = read_training(top.map("training"), plan.layout);
+  plan.training = read_training(top.map("training"), plan.model.architecture, plan.layout);
   if (top.has("data")) plan.data = read_data(top.map("data"), path);
   plan.routing = top.choice("routing", kRoutings, plan.routing);
   if (top.has("expert_load")) {
