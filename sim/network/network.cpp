@@ -62,12 +62,17 @@ FabricRoutes::Path FabricRoutes::walk(size_t from,
                                       std::optional<int64_t> destination) const {
   const std::vector<uint16_t>& distance = distances(to);
   Path path;
-  // Switches at one distance after the other, each with the share of the flow that reaches it.
-  std::map<size_t, double> here{{from, 1.0}};
-  while (here.begin()->first != to || here.size() > 1) {
-    std::map<size_t, double> next;
-    for (const auto& [at, share] : here) {
-      std::vector<Way> nearer;
+  // Switches at one distance after the other in ascending order, each with the share of the flow
+  // that reaches it.
+  std::vector<size_t> here{from}, next;
+  std::vector<double>& share = shares_;
+  share.resize(ways_.size(), 0);  // all zero between walks
+  share[from] = 1;
+  std::vector<Way> nearer;
+  while (here.front() != to || here.size() > 1) {
+    next.clear();
+    for (const size_t at : here) {
+      nearer.clear();
       double total = 0;
       for (const Way& w : ways_[at]) {
         if (distance[w.to] + 1 != distance[at] || network_[w.to] != network_[to]) continue;
@@ -76,13 +81,17 @@ FabricRoutes::Path FabricRoutes::walk(size_t from,
       }
       if (destination) nearer = {nearer[static_cast<size_t>(*destination) % nearer.size()]};
       for (const Way& w : nearer) {
-        const double part = destination ? share : share * bandwidth(w.link) / total;
+        const double part = destination ? share[at] : share[at] * bandwidth(w.link) / total;
         path.push_back({w.link, part});
-        next[w.to] += part;
+        if (share[w.to] == 0) next.push_back(w.to);
+        share[w.to] += part;
       }
     }
-    here = std::move(next);
+    for (const size_t at : here) share[at] = 0;
+    std::sort(next.begin(), next.end());
+    here.swap(next);
   }
+  share[to] = 0;
   return path;
 }
 
@@ -232,7 +241,8 @@ Network::Network(const Cluster& cluster,
   };
   const int64_t ranks = block.ranks();
   const int64_t per_node = cluster.devices_per_node;
-  const int64_t idle = block.count == block.layout.stage_ranks() ? round_up(ranks, per_node) - ranks : 0;
+  const int64_t idle =
+      block.count == block.layout.stage_ranks() ? round_up(ranks, per_node) - ranks : 0;
   const auto size = static_cast<size_t>(block.size() + idle);
   if (cluster.node_link) node_ports_.reserve(size);
   if (cluster.network) network_ports_.reserve(size);

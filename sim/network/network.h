@@ -67,6 +67,9 @@ class FabricRoutes {
   std::map<size_t, std::vector<uint16_t>>
       distances_;  // to a switch with devices, from every switch
   std::vector<char> binding_;
+  // Of walk(), whose calls come one after the other: while a world is made, and by its islands'
+  // messages under links that bind, which go on one clock.
+  mutable std::vector<double> shares_;
   bool any_binding_ = false;
   Duration switch_latency_;  // all are alike, unless they were stated one by one: then their mean
 };
