@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "cli/calibrate_kernels.h"
 #include "cli/calibrate_links.h"
+#include "cli/calibrate_tables.h"
 #include "cli/calibrate_trace.h"
 #include "cli/command.h"
 #include "cli/measure.h"
@@ -135,6 +136,8 @@ int calibrate(const Arguments& args) {
            "  rehearse calibrate --check calibration.yaml      does it still hold?\n"
            "  rehearse calibrate pair.yaml --from-trace trace.json.gz --map kernels.map.yaml\n"
            "  rehearse calibrate plan.yaml --kernels bench.json --out h200.calibration.yaml\n"
+           "  rehearse calibrate plan.yaml --judge-table gemm.csv      what a table tells of "
+           "others\n"
            "  rehearse calibrate --links all_reduce.txt --links deepep.txt --base gpu.yaml\n",
        .plan = PlanArgument::kNoneOrSeveral});
   options
@@ -151,6 +154,7 @@ int calibrate(const Arguments& args) {
   add_trace_options(options);
   add_link_options(options);
   add_kernel_options(options);
+  add_table_options(options);
   if (!options.parse(args)) return 0;
   const std::vector<std::string> measuring = {"device", "milliseconds", "rounds", "no-grid"};
   const std::vector<std::string> of_trace = {
@@ -163,9 +167,12 @@ int calibrate(const Arguments& args) {
   };
   if (!options.has("from-trace")) options.refuse(of_trace, "is for --from-trace");
   if (!options.has("links")) options.refuse({"base"}, "is for --links");
-  if (alone("from-trace", {"links", "kernels", "check"})) return calibrate_from_trace(options);
-  if (alone("links", {"kernels", "check"})) return calibrate_links(options);
-  if (alone("kernels", {"check"})) return calibrate_kernels(options);
+  if (alone("from-trace", {"links", "kernels", "judge-table", "check"})) {
+    return calibrate_from_trace(options);
+  }
+  if (alone("links", {"kernels", "judge-table", "check"})) return calibrate_links(options);
+  if (alone("kernels", {"judge-table", "check"})) return calibrate_kernels(options);
+  if (alone("judge-table", {"check"})) return judge_table(options);
   if (options.text("device") != "cpu") {
     throw UsageError("calibrate: --device must be cpu");
   }

@@ -1,0 +1,169 @@
+#include "sim/import/kernel_tables.h"
+
+#include <algorithm>
+#include <charconv>
+#include <set>
+#include <tuple>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/errors.h"
+#include "sim/import/log_lines.h"
+
+namespace rehearse {
+namespace {
+
+constexpr auto kDtypes = std::to_array<std::string_view>({"bfloat16", "fp8", "fp8_block"});
+
+// Rows of a comma-separated file by the names of their columns.
+class Table {
+ public:
+  Table(const std::string& text, std::string path, const std::vector<std::string_view>& columns)
+      : text_(text), path_(std::move(path)) {
+    if (!next()) fail("is empty; expected a line of column names first");
+    const std::vector<std::string_view> names = cells_;
+    for (const std::string_view c : columns) {
+      const auto at = std::ranges::find(names, c);
+      if (at == names.end()) {
+        fail(fmt::format("has no column '{}'; expected {}", c, fmt::join(columns, ",")));
+      }
+      columns_.push_back(static_cast<size_t>(at - names.begin()));
+    }
+    width_ = names.size();
+  }
+  // False behind the last row.
+  bool next_row() {
+    if (!next()) return false;
+    if (cells_.size() != width_) {
+      fail(fmt::format(
+          "has {} values for {} columns: was the file cut off?", cells_.size(), width_));
+    }
+    return true;
+  }
+  std::string text(size_t column) const { return std::string(cells_[columns_[column]]); }
+  double number(size_t column, std::string_view name, double least, double most) const {
+    const auto value = number_of(text(column));
+    if (!value || !(*value >= least && *value <= most)) {
+      fail(fmt::format("{}: expected a number from {} to {}, found '{}'",
+                       name,
+                       least,
+                       most,
+                       text(column).substr(0, 40)));
+    }
+    return *value;
+  }
+  int64_t integer(size_t column, std::string_view name) const {
+    constexpr double kMost = 1e9;
+    const double value = number(column, name, 1, kMost);
+    if (value != static_cast<double>(static_cast<int64_t>(value))) {
+      fail(fmt::format("{}: expected a whole number, found '{}'", name, text(column)));
+    }
+    return static_cast<int64_t>(value);
+  }
+  [[noreturn]] void fail(const std::string& why) const {
+    throw InputError(fmt::format("{}:{}: {}", path_, std::max<int64_t>(1, line_), why));
+  }
+
+ private:
+  bool next() {
+    if (at_ >= text_.size()) return false;
+    const size_t end = std::min(text_.find('\n', at_), text_.size());
+    std::string_view line(text_.data() + at_, end - at_);
+    at_ = end + 1;
+    ++line_;
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    cells_.clear();
+    for (;;) {
+      const size_t comma = line.find(',');
+      cells_.push_back(line.substr(0, comma));
+      if (comma == std::string_view::npos) break;
+      line = line.substr(comma + 1);
+    }
+    return true;
+  }
+
+  const std::string& text_;
+  std::string path_;
+  size_t at_ = 0;
+  int64_t line_ = 0;
+  std::vector<std::string_view> cells_;
+  std::vector<size_t> columns_;
+  size_t width_ = 0;
+};
+
+}  // namespace
+
+Format format_of_table(const std::string& dtype) {
+  return dtype == "bfloat16" ? Format::kBf16 : Format::kFp8;
+}
+
+std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const std::string& text,
+                                                                        const std::string& path,
+                                                                        const Cluster& cluster) {
+  Table table(text, path, {"dtype", "m", "n", "k", "us"});
+  std::map<std::string, std::vector<MeasuredProduct>> products;
+  std::set<std::tuple<std::string, int64_t, int64_t, int64_t>> seen;
+  std::map<std::string, double> best;  // share of the peak
+  while (table.next_row()) {
+    const std::string dtype = table.text(0);
+    if (std::ranges::find(kDtypes, dtype) == kDtypes.end()) {
+      table.fail(fmt::format(
+          "dtype: expected one of {}, found '{}'", fmt::join(kDtypes, ", "), dtype.substr(0, 40)));
+    }
+    MeasuredProduct p{
+        .m = table.integer(1, "m"), .n = table.integer(2, "n"), .k = table.integer(3, "k")};
+    if (!seen.emplace(dtype, p.m, p.n, p.k).second) {
+      table.fail(fmt::format("a second time of {} {} x {} x {}", dtype, p.m, p.n, p.k));
+    }
+    constexpr double kLongest = 60e6;
+    double seconds = table.number(4, "us", 1e-3, kLongest) * 1e-6;
+    const bool fp8 = format_of_table(dtype) == Format::kFp8;
+    if (fp8 && !cluster.peak_fp8) {
+      table.fail(fmt::format("dtype: {}, and '{}' has no FP8", dtype, cluster.name));
+    }
+    const double peak = (fp8 ? *cluster.peak_fp8 : cluster.peak).value();
+    const double flops =
+        2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+    if (fp8) {
+      // Read in BF16, written in FP8; at least half of the time is the product's.
+      const double cast = 3 * static_cast<double>(p.m) * static_cast<double>(p.k) /
+                          cluster.memory_bandwidth.value();
+      seconds = std::max(seconds - cast, seconds / 2);
+    }
+    const double share = flops / seconds / peak;
+    if (share > 1) {
+      table.fail(
+          fmt::format("us: {} of {} x {} x {} is {} FLOP/s, above the peak of '{}', {}: it is "
+                      "of another device, or in another unit",
+                      table.text(4),
+                      p.m,
+                      p.n,
+                      p.k,
+                      flops / seconds,
+                      cluster.name,
+                      to_string(FlopsPerSecond(peak))));
+    }
+    double& of_dtype = best[dtype];
+    of_dtype = std::max(of_dtype, share);
+    p.time = Duration::seconds(seconds);
+    products[dtype].push_back(p);
+  }
+  if (products.empty()) table.fail("has no rows");
+  for (const auto& [dtype, share] : best) {
+    // The best of a whole table come to half of the peak and more.
+    constexpr double kLeast = 0.1;
+    if (share < kLeast) {
+      throw InputError(
+          fmt::format("{}: no product in {} reaches more than {:.2g}% of the peak of "
+                      "'{}': the times are of another device, or in another unit",
+                      path,
+                      dtype,
+                      100 * share,
+                      cluster.name));
+    }
+  }
+  return products;
+}
+
+}  // namespace rehearse

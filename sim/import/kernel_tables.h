@@ -1,0 +1,25 @@
+#pragma once
+// Tables of measured kernel times, comma-separated with a line of names, as published for GPUs (for
+// example by github.com/ai-dynamo/aiconfigurator, Apache-2.0).
+
+#include <map>
+#include <string>
+
+#include "plan/cluster.h"
+#include "sim/price/product_table.h"
+
+namespace rehearse {
+
+// Columns dtype, m, n, k, us, one product y[m,n] = x[m,k] w[n,k]^T a row, by dtype: bfloat16; fp8
+// (scales per token and channel) and fp8_block (1x128 by 128x128), whose times include the
+// quantisation of x from BF16, which is taken off: 3 bytes for each element at the memory's
+// bandwidth. Throws InputError with `path` and line where a column is missing, a value is none, a
+// shape comes twice, or a time cannot be of a device of `cluster`: faster than its peak, or no
+// product of the table near it (another unit).
+std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const std::string& text,
+                                                                        const std::string& path,
+                                                                        const Cluster& cluster);
+// Of the dtypes above.
+Format format_of_table(const std::string& dtype);
+
+}  // namespace rehearse

@@ -1,0 +1,130 @@
+#include "sim/import/kernel_tables.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "base/errors.h"
+#include "base/file.h"
+
+namespace rehearse {
+namespace {
+
+Cluster h100() {
+  Cluster c;
+  c.name = "h100";
+  c.peak = FlopsPerSecond(989.5e12);
+  c.peak_fp8 = FlopsPerSecond(1979e12);
+  c.memory_bandwidth = BytesPerSecond(3.35e12);
+  c.sms = 132;
+  return c;
+}
+
+const std::string kGood =
+    "dtype,m,n,k,us\nbfloat16,4096,4096,4096,200.5\nbfloat16,8192,4096,4096,390\n"
+    "fp8_block,4096,4096,4096,150\n";
+
+std::string refused(const std::string& text, const Cluster& cluster = h100()) {
+  try {
+    parse_product_table(text, "t.csv", cluster);
+  } catch (const InputError& e) {
+    return e.what();
+  }
+  return "";
+}
+std::string with(const std::string& from, const std::string& to) {
+  std::string text = kGood;
+  return text.replace(text.find(from), from.size(), to);
+}
+
+TEST(KernelTables, Products) {
+  const auto tables = parse_product_table(kGood, "t.csv", h100());
+  ASSERT_EQ(tables.at("bfloat16").size(), 2u);
+  EXPECT_EQ(tables.at("bfloat16")[1].m, 8192);
+  EXPECT_NEAR(tables.at("bfloat16")[0].time.seconds(), 200.5e-6, 1e-12);
+  // Less the quantisation of x: 3 bytes of each of its elements.
+  EXPECT_NEAR(
+      tables.at("fp8_block")[0].time.seconds(), 150e-6 - 3.0 * 4096 * 4096 / 3.35e12, 1e-12);
+  // Columns are found by their names.
+  EXPECT_EQ(refused("us,k,n,m,dtype,by\n200,4096,4096,4096,bfloat16,me\n"), "");
+}
+
+TEST(KernelTables, WhatIsNoneIsRefused) {
+  const auto has = [](const std::string& text, const char* why) {
+    EXPECT_NE(refused(text).find(why), std::string::npos) << "says: " << refused(text);
+  };
+  has("", "t.csv:1: is empty");
+  has("dtype,m,n,k,us\n", "has no rows");
+  has("dtype,m,n,k,ms\nbfloat16,1,1,1,1\n", "t.csv:1: has no column 'us'");
+  has(with("200.5", "nan"), "t.csv:2: us: expected a number");
+  has(with("200.5", "-3"), "t.csv:2: us: expected a number");
+  has(with("8192,4096", "8192.5,4096"), "t.csv:3: m: expected a whole number");
+  has(with("8192,4096,4096", "4096,4096,4096"), "t.csv:3: a second time of bfloat16");
+  has(with("fp8_block", "int8"), "dtype: expected one of bfloat16, fp8, fp8_block");
+  has(with(",390\n", "\n"), "t.csv:3: has 4 values for 5 columns");
+  // Milliseconds and nanoseconds.
+  has(with("200.5", "0.2005"), "above the peak of 'h100'");
+  has("dtype,m,n,k,us\nbfloat16,4096,4096,4096,200500\n", "in another unit");
+  // An H200's or a B200's rows, where they are faster than this device can be.
+  has(with("200.5", "100"), "it is of another device");
+  Cluster a100 = h100();
+  a100.peak_fp8.reset();
+  EXPECT_NE(refused(kGood, a100).find("fp8_block, and 'h100' has no FP8"), std::string::npos);
+}
+
+// Products whose factor depends on how full their waves are alone are told to a few percent from
+// other families; the table's own come back as they are.
+TEST(KernelTables, ProductsAreToldFromLikeOnes) {
+  std::vector<MeasuredProduct> products;
+  for (const int64_t m : {256, 512, 1024, 1536, 2048, 3072, 4096, 8192}) {
+    for (const int64_t n : {1024, 1536, 2048, 3072, 4096, 5120, 7168}) {
+      for (const int64_t k : {1024, 2048, 4096, 7168}) {
+        const double waves = std::ceil(std::ceil(static_cast<double>(m) / 128) *
+                                       std::ceil(static_cast<double>(n) / 256) / 132);
+        const double us = 5 + waves * 132 * 128 * 256 * 2.0 * static_cast<double>(k) / 600e6;
+        products.push_back({m, n, k, Duration::seconds(us * 1e-6)});
+      }
+    }
+  }
+  const ProductTable table(
+      products,
+      Format::kBf16,
+      {FlopsPerSecond(989.5e12), FlopsPerSecond(1979e12), BytesPerSecond(3.35e12)},
+      132);
+  EXPECT_EQ(table.time(1536, 3072, 4096),
+            Duration::seconds((5 + 2 * 132 * 128 * 256 * 2.0 * 4096 / 600e6) * 1e-6));
+  const TableErrors e = leave_out_families(table, Duration::microseconds(20));
+  EXPECT_GT(e.products, 100);
+  EXPECT_LT(e.mean_absolute, 0.08);
+  EXPECT_LT(std::abs(e.bias), 0.03);
+}
+
+// Measured tables, whole families of n and k left out: mean absolute error and 95th percentile.
+TEST(KernelTables, MeasuredProductsAreToldWithinTheirBounds) {
+  const std::string folder = std::string(REHEARSE_SOURCE_DIR) + "/../shared/data/measured/";
+  if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no " << folder;
+  Cluster a100 = h100();
+  a100.peak = FlopsPerSecond(312e12);
+  a100.peak_fp8.reset();
+  a100.memory_bandwidth = BytesPerSecond(2.039e12);
+  a100.sms = 108;
+  for (const auto& [name, cluster] : {std::pair{"h100", h100()}, {"a100", a100}}) {
+    const std::string path = folder + "gemm-" + name + ".csv";
+    for (const auto& [dtype, products] : parse_product_table(read_file(path), path, cluster)) {
+      const ProductTable table(
+          products,
+          format_of_table(dtype),
+          {cluster.peak, cluster.peak_fp8.value_or(cluster.peak), cluster.memory_bandwidth},
+          cluster.sms);
+      const TableErrors e = leave_out_families(table, Duration::microseconds(50));
+      EXPECT_GT(e.products, 5000);
+      EXPECT_LT(e.mean_absolute, 0.06) << name << " " << dtype;
+      EXPECT_LT(e.percentile_95, 0.17) << name << " " << dtype;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace rehearse
