@@ -54,7 +54,9 @@ Seen see(const Plan& plan, const std::function<bool(const Op&)>& picks) {
   for (const Op& op : program.ops()) {
     if (!picks(op)) continue;
     const int64_t bytes = message_of(plan, program, op).count();
-    if (s.count++ > 0) EXPECT_EQ(bytes, s.bytes) << to_string(op);
+    if (s.count++ > 0) {
+      EXPECT_EQ(bytes, s.bytes) << to_string(op);
+    }
     s.bytes = bytes;
     const Span& span = t.spans[static_cast<size_t>(op.id)];
     s.least = std::min(s.least, (span.end - span.begin).seconds());

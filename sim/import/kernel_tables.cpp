@@ -9,6 +9,7 @@
 #include <fmt/ranges.h>
 
 #include "base/errors.h"
+#include "cost/layer.h"
 #include "sim/import/log_lines.h"
 
 namespace rehearse {
@@ -93,6 +94,74 @@ class Table {
 };
 
 }  // namespace
+
+bool is_attention_table(const std::string& text) {
+  return text.substr(0, text.find('\n')).find("kv_heads") != std::string::npos;
+}
+
+std::map<std::string, std::vector<MeasuredAttention>> parse_attention_table(
+    const std::string& text, const std::string& path, const Cluster& cluster) {
+  Table table(
+      text, path, {"kernel", "batch", "sequence", "heads", "kv_heads", "head_dim", "window", "us"});
+  std::map<std::string, std::map<AttentionShape, double>> seconds;
+  double best = 0;  // share of the peak
+  while (table.next_row()) {
+    const std::string kernel = table.text(0);
+    if (kernel.empty()) table.fail("kernel: expected a name");
+    AttentionShape s{.batch = table.integer(1, "batch"),
+                     .sequence = table.integer(2, "sequence"),
+                     .heads = table.integer(3, "heads"),
+                     .kv_heads = table.integer(4, "kv_heads"),
+                     .qk = table.integer(5, "head_dim"),
+                     .window = static_cast<int64_t>(table.number(6, "window", 0, 1e9))};
+    s.v = s.qk == 192 ? 128 : s.qk;
+    if (s.heads % s.kv_heads != 0) {
+      table.fail(fmt::format("kv_heads: {} do not divide {} heads", s.kv_heads, s.heads));
+    }
+    constexpr double kLongest = 60e6;
+    const double time = table.number(7, "us", 1e-3, kLongest) * 1e-6;
+    const auto d = [](int64_t x) { return static_cast<double>(x); };
+    const Core core{.heads = s.heads,
+                    .qk = s.qk,
+                    .v = s.v,
+                    .window = s.window > 0 ? std::optional(s.window) : std::nullopt};
+    const double flops =
+        2 * d(s.batch) * d(s.sequence) * core.keys(s.sequence, true) * d(s.heads) * d(s.qk + s.v);
+    const double share = flops / time / cluster.peak.value();
+    if (share > 1) {
+      table.fail(
+          fmt::format("us: {} is {:.4g} FLOP/s, above the peak of '{}', {}: it is of another "
+                      "device, or in another unit",
+                      table.text(7),
+                      flops / time,
+                      cluster.name,
+                      to_string(cluster.peak)));
+    }
+    best = std::max(best, share);
+    const auto [at, fresh] = seconds[kernel].emplace(s, time);
+    if (!fresh && s.window == 0) {
+      table.fail(fmt::format("a second time of the same shape of {}", kernel));
+    }
+    if (!fresh) at->second = std::min(at->second, time);
+  }
+  if (seconds.empty()) table.fail("has no rows");
+  constexpr double kLeast = 0.05;
+  if (best < kLeast) {
+    throw InputError(
+        fmt::format("{}: no row reaches more than {:.2g}% of the peak of '{}': the "
+                    "times are of another device, or in another unit",
+                    path,
+                    100 * best,
+                    cluster.name));
+  }
+  std::map<std::string, std::vector<MeasuredAttention>> rows;
+  for (const auto& [kernel, shapes] : seconds) {
+    for (const auto& [shape, time] : shapes) {
+      rows[kernel].push_back({shape, Duration::seconds(time)});
+    }
+  }
+  return rows;
+}
 
 Format format_of_table(const std::string& dtype) {
   return dtype == "bfloat16" ? Format::kBf16 : Format::kFp8;

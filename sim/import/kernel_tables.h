@@ -6,6 +6,7 @@
 #include <string>
 
 #include "plan/cluster.h"
+#include "sim/price/attention_table.h"
 #include "sim/price/product_table.h"
 
 namespace rehearse {
@@ -21,5 +22,16 @@ std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const st
                                                                         const Cluster& cluster);
 // Of the dtypes above.
 Format format_of_table(const std::string& dtype);
+
+// Columns kernel, batch, sequence, heads, kv_heads, head_dim, window (0: none), us: causal
+// attention forward in BF16, by kernel; head_dim 192 is 192 for queries and keys and 128 for
+// values. A table may hold a shape with a window twice, with sinks and without: the faster counts.
+// Throws as above.
+std::map<std::string, std::vector<MeasuredAttention>> parse_attention_table(const std::string& text,
+                                                                            const std::string& path,
+                                                                            const Cluster& cluster);
+
+// Which of the two `text` is, by its columns.
+bool is_attention_table(const std::string& text);
 
 }  // namespace rehearse

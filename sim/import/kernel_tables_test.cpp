@@ -95,8 +95,8 @@ TEST(KernelTables, ProductsAreToldFromLikeOnes) {
       132);
   EXPECT_EQ(table.time(1536, 3072, 4096),
             Duration::seconds((5 + 2 * 132 * 128 * 256 * 2.0 * 4096 / 600e6) * 1e-6));
-  const TableErrors e = leave_out_families(table, Duration::microseconds(20));
-  EXPECT_GT(e.products, 100);
+  const TableErrors e = table.judge(Duration::microseconds(20));
+  EXPECT_GT(e.rows, 100);
   EXPECT_LT(e.mean_absolute, 0.08);
   EXPECT_LT(std::abs(e.bias), 0.03);
 }
@@ -118,12 +118,55 @@ TEST(KernelTables, MeasuredProductsAreToldWithinTheirBounds) {
           format_of_table(dtype),
           {cluster.peak, cluster.peak_fp8.value_or(cluster.peak), cluster.memory_bandwidth},
           cluster.sms);
-      const TableErrors e = leave_out_families(table, Duration::microseconds(50));
-      EXPECT_GT(e.products, 5000);
+      const TableErrors e = table.judge(Duration::microseconds(50));
+      EXPECT_GT(e.rows, 5000);
       EXPECT_LT(e.mean_absolute, 0.06) << name << " " << dtype;
       EXPECT_LT(e.percentile_95, 0.17) << name << " " << dtype;
     }
+    const std::string attention = folder + "attention-forward-" + name + ".csv";
+    for (const auto& [kernel, rows] :
+         parse_attention_table(read_file(attention), attention, cluster)) {
+      if (rows.size() < 1000) continue;
+      const AttentionTable table(
+          rows,
+          {cluster.peak, cluster.peak_fp8.value_or(cluster.peak), cluster.memory_bandwidth},
+          cluster.sms);
+      const TableErrors e = table.judge(Duration::microseconds(50));
+      EXPECT_GT(e.rows, 2000);
+      EXPECT_LT(e.mean_absolute, 0.06) << name << " " << kernel;
+      EXPECT_LT(e.percentile_95, 0.15) << name << " " << kernel;
+    }
   }
+}
+
+TEST(KernelTables, Attention) {
+  const std::string good =
+      "kernel,batch,sequence,heads,kv_heads,head_dim,window,us\nfa3,2,4096,128,128,192,0,2074\n"
+      "fa3,1,8192,16,8,128,1024,300\nfa3,1,8192,16,8,128,1024,280\n";
+  EXPECT_TRUE(is_attention_table(good));
+  EXPECT_FALSE(is_attention_table(kGood));
+  const auto tables = parse_attention_table(good, "a.csv", h100());
+  ASSERT_EQ(tables.at("fa3").size(), 2u);
+  const AttentionTable table(
+      tables.at("fa3"), {h100().peak, h100().peak, h100().memory_bandwidth}, 132);
+  EXPECT_EQ(table.time({1, 8192, 16, 8, 128, 128, 1024}), Duration::microseconds(280));
+  // Twice the batch of V3's shape: about twice the time.
+  const double twice =
+      table.time({4, 4096, 128, 128, 192, 128, 0}) / table.time({2, 4096, 128, 128, 192, 128, 0});
+  EXPECT_NEAR(twice, 2, 0.1);
+  const auto why = [&](const std::string& from, const std::string& to) {
+    std::string text = good;
+    try {
+      parse_attention_table(text.replace(text.find(from), from.size(), to), "a.csv", h100());
+    } catch (const InputError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_NE(why("2074", "2.074").find("a.csv:2: us: 2.074 is"), std::string::npos);
+  EXPECT_NE(why("16,8,128", "16,3,128").find("3 do not divide 16 heads"), std::string::npos);
+  EXPECT_NE(why("2074", "inf").find("us: expected a number"), std::string::npos);
+  EXPECT_NE(why("window", "win").find("has no column 'window'"), std::string::npos);
 }
 
 }  // namespace
