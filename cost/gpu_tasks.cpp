@@ -22,7 +22,9 @@ class Tasks {
         t_(recipe.sequence_parallel ? gathered_ / recipe.tensor_parallel : gathered_),
         sharing_(layer_.experts ? layers.architecture.expert_intermediate / layer_.experts->width
                                 : 1),
-        rows_(sharing_ * std::accumulate(op.expert_rows.begin(), op.expert_rows.end(), int64_t{0})),
+        rows_(op.moe ? sharing_ *
+                           std::accumulate(op.expert_rows.begin(), op.expert_rows.end(), int64_t{0})
+                     : 0),
         arrived_(sharing_ * (op.exchange ? op.exchange->arrived : t_)) {}
 
   void attention_forward() {
@@ -167,7 +169,8 @@ class Tasks {
   void embed() {
     const bool forward = op_.pass == Pass::kForward;
     const int64_t tables = a_.positions > 0 ? 2 : 1;
-    bytes(WorkKind::kStream, t_ * a_.hidden * tables * (forward ? 2 + 2 : 2 + 8));
+    // Of a table cut over ranks each writes all tokens' rows, its own ones and zeros.
+    bytes(WorkKind::kStream, gathered_ * a_.hidden * tables * (forward ? 2 + 2 : 2 + 8));
     drop(t_ * a_.hidden);
   }
 
@@ -232,11 +235,7 @@ class Tasks {
     return {
         .out = a_.hidden / recipe_.tensor_parallel, .in = 2 * a_.hidden, .rows = Rows::kGathered};
   }
-  // The memory-bound work on rows of experts is counted in dense layers too, as if they had some:
-  // 1% of DeepSeek-V3's step, on the stages that hold its three dense layers.
-  int64_t expert_width() const {
-    return layer_.experts ? layer_.experts->width : a_.expert_intermediate;
-  }
+  int64_t expert_width() const { return layer_.experts ? layer_.experts->width : 0; }
   int64_t gate_bytes() const {
     // The product's input; scores in FP32 through sigmoid, bias, masks, top-k and the loss.
     return t_ * (a_.hidden * 2 + a_.experts * 4 * 12);

@@ -53,6 +53,8 @@ constexpr auto kOnlyValues = std::to_array<OnlyValue>({
     {"decoder_sparse_step", "1", "every layer behind the dense ones has experts"},
     {"pretraining_tp", "1", "linears are whole"},
     {"use_qk_norm", "false", "queries and keys have no norms of their own"},
+    {"qkv_bias", "false", "projections have no biases"},
+    {"shared_expert_intermediate_size", "0", "there are no shared experts"},
     {"postnorm", "false", "norms stand before attention and MLP"},
     {"use_rmsnorm", "true", "norms are RMSNorms"},
     {"use_bias", "false", "projections have no biases"},
@@ -228,17 +230,27 @@ void read_latent(YamlMap& top, Architecture& a) {
   for (const char* key : {"head_dim", "num_key_value_heads"}) top.has(key);
 }
 
-void read_grouped(YamlMap& top, Architecture& a) {
+// missing: what the type's configuration class takes for keys that are not there (0: as for null,
+// which is as many as heads, and hidden_size over heads).
+struct GroupedDefaults {
+  int64_t kv_heads = 0, head_dim = 0;
+};
+void read_grouped(YamlMap& top, Architecture& a, const GroupedDefaults& missing = {}) {
+  const auto of_class = [&](const char* key, int64_t value, int64_t null) {
+    return value == 0 || top.contains(key) ? null : value;
+  };
   a.attention = AttentionKind::kGrouped;
   a.heads = top.integer("num_attention_heads", kPositive);
-  a.kv_heads = top.integer("num_key_value_heads", kPositive, a.heads);
-  if (!top.has("head_dim") && a.hidden % a.heads != 0) {
+  a.kv_heads = top.integer(
+      "num_key_value_heads", kPositive, of_class("num_key_value_heads", missing.kv_heads, a.heads));
+  const int64_t width = of_class("head_dim", missing.head_dim, a.hidden / a.heads);
+  if (!top.has("head_dim") && width * a.heads != a.hidden && missing.head_dim != width) {
     top.fail("num_attention_heads",
              fmt::format("{} heads do not divide hidden_size of {}, and head_dim is not there",
                          a.heads,
                          a.hidden));
   }
-  a.v_head = top.integer("head_dim", kPositive, a.hidden / a.heads);
+  a.v_head = top.integer("head_dim", kPositive, width);
   a.qk_rope = a.v_head;
 }
 
@@ -293,6 +305,11 @@ void read_silu(YamlMap& top) {
   }
 }
 
+// A key that is not there means `missing`; null means as few as there can be.
+int64_t counted(YamlMap& top, const char* key, IntegerRange range, int64_t missing) {
+  return top.integer(key, range, top.contains(key) ? range.min : missing);
+}
+
 // Layers by what makes one dense: `is_dense` of its number.
 template <typename F>
 void set_dense(Architecture& a, F is_dense) {
@@ -303,11 +320,17 @@ void set_dense(Architecture& a, F is_dense) {
 
 // Of DeepSeek's kind: leading dense layers, sigmoid or softmax scores, groups, shared experts.
 // types: what a missing key means, V3's values or V2's.
+// missing: what the type's configuration class takes for keys that are not there.
+struct ExpertDefaults {
+  int64_t dense = 0, groups = 1, kept_groups = 1, shared = 0;
+};
 void read_deepseek_experts(YamlMap& top,
                            Architecture& a,
                            bool v3,
+                           const ExpertDefaults& missing,
                            const std::string& score = "scoring_func") {
-  const int64_t leading = top.integer("first_k_dense_replace", {.min = 0, .max = 10'000}, 0);
+  const int64_t leading =
+      counted(top, "first_k_dense_replace", {.min = 0, .max = 10'000}, missing.dense);
   const int64_t every = top.integer("moe_layer_freq", {.min = 1, .max = 10'000}, 1);
   if (leading > 0 || !top.has("n_routed_experts") || every > 1) {
     a.dense_intermediate = top.integer("intermediate_size", kPositive);
@@ -322,11 +345,11 @@ void read_deepseek_experts(YamlMap& top,
     set_dense(a, [&](int64_t layer) { return layer < leading || layer % every != 0; });
     a.expert_intermediate = top.integer("moe_intermediate_size", kPositive);
     a.experts = top.integer("n_routed_experts", kExpertCounts);
-    a.shared_experts = top.integer("n_shared_experts", {.min = 0, .max = 1000}, 0);
+    a.shared_experts = counted(top, "n_shared_experts", {.min = 0, .max = 1000}, missing.shared);
     a.active_experts = top.integer("num_experts_per_tok", kPositive);
   }
-  a.groups = top.integer("n_group", kPositive, 1);
-  a.kept_groups = top.integer("topk_group", kPositive, a.groups);
+  a.groups = counted(top, "n_group", kPositive, missing.groups);
+  a.kept_groups = counted(top, "topk_group", kPositive, std::min(a.groups, missing.kept_groups));
   a.routed_scaling = top.number("routed_scaling_factor", {.min = 0, .max = 1e6}, 1.0);
   a.score = v3 ? ScoreFunction::kSigmoid : ScoreFunction::kSoftmax;
   if (!score.empty() && top.has(score)) a.score = top.choice(score, kScores);
@@ -357,29 +380,35 @@ void softmax_experts(YamlMap& top, Architecture& a, const char* experts, const c
 
 void read_deepseek_v3(YamlMap& top, Model& m) {
   read_latent(top, m.architecture);
-  read_deepseek_experts(top, m.architecture, true);
+  read_deepseek_experts(
+      top, m.architecture, true, {.dense = 3, .groups = 8, .kept_groups = 4, .shared = 1});
 }
 void read_deepseek_v2(YamlMap& top, Model& m) {
   read_latent(top, m.architecture);
-  read_deepseek_experts(top, m.architecture, false);
+  read_deepseek_experts(top, m.architecture, false, {});
 }
 
-void read_llama(YamlMap& top, Model& m) {
+void read_llama(YamlMap& top, Model& m, const GroupedDefaults& missing) {
   Architecture& a = m.architecture;
-  read_grouped(top, a);
+  read_grouped(top, a, missing);
   a.qkv_bias = a.output_bias = top.boolean("attention_bias", false);
   a.mlp_bias = top.boolean("mlp_bias", false);
   a.dense_intermediate = top.integer("intermediate_size", kPositive);
 }
 
+void read_llama(YamlMap& top, Model& m) {
+  read_llama(top, m, {});
+}
+
 void read_mistral(YamlMap& top, Model& m) {
-  read_llama(top, m);
+  read_llama(top, m, {.kv_heads = 8});
+  if (!top.contains("sliding_window")) m.architecture.window = 4096;
   read_windows(top, m.architecture, "sliding_window", 0);
 }
 
-void read_qwen2(YamlMap& top, Model& m) {
+void read_qwen2(YamlMap& top, Model& m, const GroupedDefaults& missing) {
   Architecture& a = m.architecture;
-  read_grouped(top, a);
+  read_grouped(top, a, missing);
   a.qkv_bias = true;
   a.dense_intermediate = top.integer("intermediate_size", kPositive);
   const bool windows = top.boolean("use_sliding_window", false);
@@ -391,16 +420,27 @@ void read_qwen2(YamlMap& top, Model& m) {
   }
 }
 
-void read_qwen3(YamlMap& top, Model& m) {
+void read_qwen2(YamlMap& top, Model& m) {
+  read_qwen2(top, m, {.kv_heads = 32});
+}
+
+void read_qwen3(YamlMap& top, Model& m, const GroupedDefaults& missing) {
   Architecture& a = m.architecture;
-  read_qwen2(top, m);
+  read_qwen2(top, m, missing);
+  if (!top.boolean("use_qk_norm", true)) {
+    top.fail("use_qk_norm", "false, but this type's queries and keys have norms of their own");
+  }
   a.qkv_bias = a.output_bias = top.boolean("attention_bias", false);
   a.head_norm = HeadNorm::kPerHead;
 }
 
+void read_qwen3(YamlMap& top, Model& m) {
+  read_qwen3(top, m, {.kv_heads = 32, .head_dim = 128});
+}
+
 void read_qwen3_moe(YamlMap& top, Model& m) {
   Architecture& a = m.architecture;
-  read_qwen3(top, m);
+  read_qwen3(top, m, {.kv_heads = 4});
   softmax_experts(top, a, "num_experts", "moe_intermediate_size");
   a.normalize_weights = top.boolean("norm_topk_prob", false);
   const int64_t every = top.integer("decoder_sparse_step", kPositive, 1);
@@ -414,23 +454,23 @@ void read_qwen3_moe(YamlMap& top, Model& m) {
 
 void read_mixtral(YamlMap& top, Model& m) {
   Architecture& a = m.architecture;
-  read_grouped(top, a);
+  read_grouped(top, a, {.kv_heads = 8});
   softmax_experts(top, a, "num_local_experts", "intermediate_size");
   read_windows(top, a, "sliding_window", 0);
 }
 
 void read_glm4_moe(YamlMap& top, Model& m) {
   Architecture& a = m.architecture;
-  read_grouped(top, a);
+  read_grouped(top, a, {.kv_heads = 8});
   read_rotated(a, rotated_share(top, 0.5));
   a.qkv_bias = top.boolean("attention_bias", false);
   if (top.boolean("use_qk_norm", false)) a.head_norm = HeadNorm::kPerHead;
-  read_deepseek_experts(top, a, true);
+  read_deepseek_experts(top, a, true, {.dense = 1, .shared = 1});
 }
 
 void read_gpt_oss(YamlMap& top, Model& m) {
   Architecture& a = m.architecture;
-  read_grouped(top, a);
+  read_grouped(top, a, {.kv_heads = 8, .head_dim = 64});
   a.sinks = true;
   a.qkv_bias = a.output_bias = top.boolean("attention_bias", true);
   softmax_experts(top, a, "num_local_experts", "intermediate_size");
@@ -440,6 +480,10 @@ void read_gpt_oss(YamlMap& top, Model& m) {
              fmt::format("is not num_experts_per_tok, which is {}", a.active_experts));
   }
   a.router_bias = a.mlp_bias = true;
+  if (!top.contains("sliding_window")) a.window = 128;
+  if (!top.has("layer_types")) {  // every second layer, the first with one
+    for (int64_t layer = 0; layer < a.layers; layer += 2) a.windowed.insert(layer);
+  }
   read_windows(top, a, "sliding_window", a.layers);
 }
 
@@ -477,12 +521,12 @@ void read_minimax_m2(YamlMap& top, Model& m) {
 
 void read_dots1(YamlMap& top, Model& m) {
   Architecture& a = m.architecture;
-  read_grouped(top, a);
+  read_grouped(top, a, {.kv_heads = 32});
   a.qkv_bias = a.output_bias = top.boolean("attention_bias", false);
   a.head_norm = HeadNorm::kPerHead;
   // Some files state the method here.
   const bool method = top.has("scoring_func") && top.text("scoring_func") == "noaux_tc";
-  read_deepseek_experts(top, a, true, method ? "" : "scoring_func");
+  read_deepseek_experts(top, a, true, {}, method ? "" : "scoring_func");
   const int64_t first = top.integer("max_window_layers", kCount, a.layers);
   read_windows(top, a, "sliding_window", first);
 }

@@ -167,6 +167,57 @@ TEST(HuggingFace, PatternsOfLayers) {
   EXPECT_NE(refused(oss).find("has 1 entries for 3 layers"), std::string::npos);
 }
 
+// What a key that is not there means, by the configuration classes of transformers 4.57.
+TEST(HuggingFace, MissingKeysMeanWhatTheTypesClassesSay) {
+  Config qwen = Config::parse(R"({
+    "model_type": "qwen3", "vocab_size": 256, "hidden_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 64, "intermediate_size": 64, "use_qk_norm": true, "qkv_bias": false})");
+  EXPECT_EQ(read(qwen).architecture.v_head, 128);
+  EXPECT_EQ(read(qwen).architecture.kv_heads, 32);
+  qwen["head_dim"] = nullptr;
+  EXPECT_EQ(read(qwen).architecture.v_head, 2);
+  qwen["head_dim"] = 16;
+  qwen["num_attention_heads"] = 24;
+  EXPECT_NE(refused(qwen).find("32 key-value heads"), std::string::npos);
+  qwen["num_attention_heads"] = 64;
+  qwen["use_qk_norm"] = false;
+  EXPECT_NE(refused(qwen).find("use_qk_norm: "), std::string::npos);
+
+  Config coder = Config::parse(R"({
+    "model_type": "qwen3_moe", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "intermediate_size": 64, "num_experts": 8, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16, "use_qk_norm": true, "shared_expert_intermediate_size": 0})");
+  EXPECT_EQ(refused(coder), "");
+  coder["shared_expert_intermediate_size"] = 16;
+  EXPECT_NE(refused(coder).find("shared_expert_intermediate_size: 16 is not"), std::string::npos);
+
+  Config mistral = Config::parse(R"({
+    "model_type": "mistral", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 8, "intermediate_size": 64})");
+  EXPECT_EQ(read(mistral).architecture.window, 4096);
+  mistral["sliding_window"] = nullptr;
+  EXPECT_FALSE(read(mistral).architecture.window);
+
+  Config oss = Config::parse(R"({
+    "model_type": "gpt_oss", "vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "intermediate_size": 16, "num_local_experts": 8,
+    "num_experts_per_tok": 2})");
+  EXPECT_EQ(read(oss).architecture.windowed.print(), "0,2");
+  EXPECT_EQ(read(oss).architecture.window, 128);
+
+  Config v3 = small();
+  for (const char* key : {"first_k_dense_replace", "n_group", "topk_group", "n_shared_experts"}) {
+    v3.erase(key);
+  }
+  v3["num_hidden_layers"] = 5;
+  v3["n_routed_experts"] = 16;
+  const Architecture a = read(v3).architecture;
+  EXPECT_EQ(a.dense.print(), "0-2");
+  EXPECT_EQ(a.groups, 8);
+  EXPECT_EQ(a.kept_groups, 4);
+  EXPECT_EQ(a.shared_experts, 1);
+}
+
 // Whole files as their publishers have them, whichever keys say nothing here.
 TEST(HuggingFace, WholeFilesAreUnderstood) {
   const Config ling = Config::parse(R"({

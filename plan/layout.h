@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/integers.h"
 #include "plan/schedules.h"
 
 namespace rehearse {
@@ -74,8 +75,9 @@ struct Layout {
   bool overlap_all_to_all = false;   // 1F1B whose F and B are one cell, two micro-batches in flight
   std::vector<int64_t> layers_per_stage;  // one entry per stage, first stage first
 
-  int64_t world() const { return pp * stage_ranks(); }
-  int64_t stage_ranks() const { return dp * cp * tp; }
+  // Of what no cluster holds, as many as can be counted (plan/legal.h refuses them).
+  int64_t world() const { return saturating_product(pp, stage_ranks()); }
+  int64_t stage_ranks() const { return saturating_product(saturating_product(dp, cp), tp); }
   // Ranks that share a micro-batch's tokens between matrices.
   int64_t token_ranks() const { return cp * (sequence_parallel ? tp : 1); }
 

@@ -3,6 +3,8 @@
 #include <map>
 #include <optional>
 
+#include <algorithm>
+
 #include <gtest/gtest.h>
 
 #include "plan/testing.h"
@@ -150,6 +152,12 @@ TEST(Legal, MatricesDivideOverTensorParallelRanks) {
   a.heads = 8;
   a.kv_heads = 2;
   EXPECT_EQ(reasons({.dp = 2, .tp = 2}), List{});
+  // More ranks than can be counted.
+  const int64_t many = 1 << 19;
+  const Reasons far = why_not(a, plan.cluster, {.pp = 4, .dp = many, .tp = many, .cp = many});
+  EXPECT_TRUE(std::ranges::any_of(far, [](const Reason& r) {
+    return r.message.find("9223372036854775807 ranks") != std::string::npos;
+  }));
   EXPECT_NE(why_not(a, plan.cluster, {.tp = 4}).front().message.find("2 key-value heads"),
             std::string::npos);
 }

@@ -96,6 +96,9 @@ Recompute read_recompute(YamlMap& map) {
     }
     if (part) set_recompute(r, *part);
   }
+  if (r.layer && names.size() > 1) {
+    map.fail("recompute", "full is all of a layer, and stands alone; leave out the rest");
+  }
   return r;
 }
 

@@ -90,7 +90,10 @@ class Signatures {
 StandIns every_rank(const GpuWorld& world) {
   const Layout& l = world.layout();
   const auto dp = static_cast<int32_t>(l.stage_ranks());
-  const bool in_step = l.ep * l.etp == 1 && l.island() > 1;
+  // Ranks that hold all experts may still differ in how many tokens each expert gets.
+  const bool alike = world.plan.model.architecture.experts == 0 ||
+                     world.plan.expert_load.varies == LoadVaries::kNever;
+  const bool in_step = l.ep * l.etp == 1 && l.island() > 1 && alike;
   if (world.memoise && in_step && !world.shared_links) {
     const Signatures signatures(world);
     std::vector<int32_t> islands(static_cast<size_t>(dp / l.island()));

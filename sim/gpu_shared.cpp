@@ -80,7 +80,8 @@ void GpuWork::share_links(int32_t slot) {
   const double passed = (clock_.now - s.begin).seconds();
   const double whole = s.carried.seconds();
   const double left = whole > 0 ? std::max(0.0, 1 - passed / whole) : 0;
-  s.missing = 1;  // this call itself
+  s.missing = 1;                         // this call itself
+  if (left > 0) s.carried = Duration();  // its flows tell from here on
   for (int32_t m = 0; m < shared_members(s); ++m) {
     const OpId id = shared_op(s, m);
     const int64_t rank = rank_of(id);
@@ -112,9 +113,10 @@ void GpuWork::share_links(int32_t slot) {
 void GpuWork::shared_flow_ended(int32_t slot) {
   Shared& s = shared_[static_cast<size_t>(slot)];
   if (--s.missing > 0) return;
-  // Latencies of all steps, or what of them a lone start has not waited for yet.
-  const Duration links_free = s.begin + s.carried;
-  const Duration end = std::max(clock_.now, links_free) + s.latency;
+  // Latencies of all steps from where the last byte was carried; a lone one that had carried all
+  // has waited for some of them.
+  const Duration carried = s.carried > Duration() ? s.begin + s.carried : clock_.now;
+  const Duration end = carried + s.latency;
   wait(std::max(clock_.now, end) - clock_.now,
        payload_of(Event::kSharedEnds, static_cast<size_t>(slot), s.generation));
 }

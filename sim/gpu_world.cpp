@@ -96,8 +96,9 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c)
   if (cluster.fabric.kind != FabricKind::kIdeal && cluster.network) {
     const int64_t per_node = cluster.devices_per_node;
     fabric.emplace(cluster, round_up(plan.layout.world(), per_node));
+    const int64_t block = plan.layout.expert_group().block();
     bool aligned = plan.layout.stage_ranks() % per_node == 0 &&
-                   (plan.layout.ep % per_node == 0 || per_node % plan.layout.ep == 0);
+                   (block % per_node == 0 || per_node % block == 0);
     for (int64_t d = 0; d < plan.layout.world(); ++d) {
       aligned &= fabric->same_network(d, d % per_node);
     }

@@ -47,14 +47,14 @@ struct Seen {
   int64_t bytes = 0;
   double least = 1e9, most = 0;
 };
-Seen see(const Plan& plan, const std::function<bool(const Op&)>& picks) {
+Seen see(const Plan& plan, const std::function<bool(const Op&)>& picks, bool alike = true) {
   const Program program = build_program(plan);
   const Timeline t = simulate(plan, program, std::nullopt).timeline;
   Seen s;
   for (const Op& op : program.ops()) {
     if (!picks(op)) continue;
     const int64_t bytes = message_of(plan, program, op).count();
-    if (s.count++ > 0) {
+    if (s.count++ > 0 && alike) {
       EXPECT_EQ(bytes, s.bytes) << to_string(op);
     }
     s.bytes = bytes;
@@ -63,6 +63,36 @@ Seen see(const Plan& plan, const std::function<bool(const Op&)>& picks) {
     s.most = std::max(s.most, (span.end - span.begin).seconds());
   }
   return s;
+}
+
+// Latencies are waited for once, also where other traffic comes while they pass.
+TEST(Parallel, LatencyIsPaidOnce) {
+  for (const Layout& layout : {Layout{.dp = 2, .tp = 2, .zero_stage = 3},
+                               Layout{.pp = 2, .tp = 2},
+                               Layout{.tp = 2, .cp = 2, .context = ContextKind::kRing},
+                               Layout{.dp = 2, .ep = 2, .tp = 2}}) {
+    for (const double microseconds : {1, 3, 10, 30, 100, 1000}) {
+      Plan plan = plan_on(layout, 1, 4);
+      plan.layout.layers_per_stage = even_layers(4, layout.stages());
+      plan.cluster.peak = FlopsPerSecond(1e11);
+      plan.cluster.node_link = Link{BytesPerSecond(1e14), Duration::seconds(microseconds * 1e-6)};
+      const Seen collective = see(
+          plan, [](const Op& op) { return op.lane == Lane::kTensor; }, /*alike=*/false);
+      EXPECT_GT(collective.count, 0);
+      EXPECT_NEAR(collective.most * 1e6, microseconds, 0.01) << ranks_text(layout);
+    }
+  }
+}
+
+// An expert that spans two nodes: its EP group's members skip nodes.
+TEST(Parallel, ExpertsWiderThanANode) {
+  Plan plan = plan_on({.dp = 8, .ep = 2, .etp = 4}, 4, 2);
+  plan.model.architecture.shared_experts = 0;
+  const ExpertGroup group(plan, 0, 0);
+  EXPECT_EQ(group.nodes, 2);
+  EXPECT_EQ(group.per_node, 1);
+  const Seen dispatch = see(plan, [](const Op& op) { return op.kind == OpKind::kDispatch; });
+  EXPECT_GT(dispatch.least, 0);
 }
 
 // Between matrices each of t ranks has s b h / t of a micro-batch; a gather or a scatter moves

@@ -205,7 +205,7 @@ constexpr const char* kSharedPlan =
     "layout: {pp: 1, dp: 2, tp: 2, cp: 2, ep: 2, etp: 2, context: ring, dispatcher: all_to_all, "
     "zero_stage: 3, sequence_parallel: true, overlap_p2p: false, overlap_all_to_all: true}\n"
     "training: {micro_batches: 2, micro_batch_size: 1, sequence_length: 64, precision: bf16, "
-    "core: unfused, recompute: [norms, full]}\n";
+    "core: unfused, recompute: [norms, selective]}\n";
 
 class EveryPlan : public EveryReader {
  protected:
@@ -342,7 +342,8 @@ TEST_F(EveryReader, HuggingFaceConfigsOfOtherFamilies) {
 "layer_types": ["sliding_attention", "full_attention"]}
 )",
         R"({"model_type": "glm4_moe", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2,
-"num_attention_heads": 4, "head_dim": 16, "partial_rotary_factor": 0.5, "intermediate_size": 64,
+"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16,
+"partial_rotary_factor": 0.5, "intermediate_size": 64,
 "moe_intermediate_size": 16, "n_routed_experts": 8, "n_shared_experts": 1,
 "num_experts_per_tok": 2, "first_k_dense_replace": 1, "num_nextn_predict_layers": 1}
 )"}) {

@@ -294,9 +294,9 @@ class Builder {
       gathered_[{c.micro_batch.index, of, layer}].push_back(
           share(c, OpKind::kGather, of, Pass::kWeight, layer, group, after));
     };
+    // Rows of experts are kept as they were gathered (plan/program/memory.h counts them so).
     const bool experts = of == OpKind::kMlp && layer && is_moe(*layer);
     if (shares_tokens() && (!experts || spec_.shared_experts)) of_group(Group::kTensorParallel);
-    if (experts && shares_experts(layer)) of_group(Group::kExpertTensor);
   }
 
   static Lane send_lane(const Chain& c) {
@@ -547,13 +547,15 @@ class Builder {
     need_weights(c, pass == Pass::kAgain ? Pass::kInput : pass, layer, true);
     c.after = {emit(c, Lane::kCompute, OpKind::kMlp, pass, layer, c.after)};
     if (!moe) scatter(c, OpKind::kMlp, pass, layer);
-    if (shares_shared(layer)) {
-      c.shared = {
-          share(c, OpKind::kScatter, OpKind::kMlp, pass, layer, Group::kTensorParallel, c.after)};
-    }
+    // The experts' first: the combine waits for it.
+    const std::vector<int32_t> done = c.after;
     if (shares_experts(layer)) {
       c.after = {
           share(c, OpKind::kScatter, OpKind::kMlp, pass, layer, Group::kExpertTensor, c.after)};
+    }
+    if (shares_shared(layer)) {
+      c.shared = {
+          share(c, OpKind::kScatter, OpKind::kMlp, pass, layer, Group::kTensorParallel, done)};
     }
   }
   void combine_forward(Chain& c, int32_t layer, Pass pass = Pass::kForward) {
@@ -582,13 +584,14 @@ class Builder {
     need_weights(c, Pass::kInput, layer, true);
     input(c, OpKind::kMlp, layer);
     if (!moe) sum_gradients(c, OpKind::kMlp, layer);
-    if (shares_shared(layer)) {
-      c.shared = {share(
-          c, OpKind::kGather, OpKind::kMlp, Pass::kInput, layer, Group::kTensorParallel, c.after)};
-    }
+    const std::vector<int32_t> done = c.after;
     if (shares_experts(layer)) {
       c.after = {share(
           c, OpKind::kGather, OpKind::kMlp, Pass::kInput, layer, Group::kExpertTensor, c.after)};
+    }
+    if (shares_shared(layer)) {
+      c.shared = {share(
+          c, OpKind::kGather, OpKind::kMlp, Pass::kInput, layer, Group::kTensorParallel, done)};
     }
   }
   void dispatch_input(Chain& c, int32_t layer) {
@@ -709,7 +712,9 @@ class Builder {
 
   // A step's weights, where it is the first, and the next one's.
   void gather_ahead(const Chain& c, Pass pass, const std::vector<Step>& steps, size_t i) {
-    if (i == 0 && has_ends(c.stage)) gather_weights(c, pass, std::nullopt);
+    // Backward reads the head's; the embedding's gradient reads no weights.
+    const bool ends = pass == Pass::kForward ? has_ends(c.stage) : c.stage == last_stage();
+    if (i == 0 && ends) gather_weights(c, pass, std::nullopt);
     if (i == 0 && steps[0].layer) gather_weights(c, pass, steps[0].layer);
     if (i + 1 < steps.size() && steps[i + 1].layer) gather_weights(c, pass, steps[i + 1].layer);
   }

@@ -71,24 +71,23 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
     return l.zero_stage == 0 ? elements : ceil_div(elements, replicas);
   };
   const bool gpu = plan.cluster.of_gpus();
+  const GpuRecipe recipe = gpu_recipe(plan);
+  GpuRecipe all_kept = recipe;
+  all_kept.recompute.layer = false;
+  const auto tokens = static_cast<double>(plan.micro_batch_tokens());
   // Bytes of a micro-batch in a layer.
-  const auto kept = [&](int64_t layer) {
-    const auto tokens = static_cast<double>(plan.micro_batch_tokens());
+  const auto kept = [&](int64_t layer, const GpuRecipe& how) {
     if (!gpu) {
       return tokens *
              static_cast<double>(kept_elements(layers.at(layer), a.hidden, a.active_experts) *
                                  bytes.activation);
     }
-    const KeptBytes k = kept_bytes(layers,
-                                   a.is_moe(layer),
-                                   a.is_windowed(layer),
-                                   plan.training.sequence_length,
-                                   bytes,
-                                   gpu_recipe(plan));
+    const KeptBytes k = kept_bytes(
+        layers, a.is_moe(layer), a.is_windowed(layer), plan.training.sequence_length, bytes, how);
     return k.own * tokens + k.gathered * static_cast<double>(plan.gathered_tokens());
   };
   RankMemory m;
-  std::vector<double> per_micro_batch;  // bytes that one keeps, by direction
+  std::vector<Held> per_micro_batch;  // bytes, by direction
   for (int64_t direction = 0; direction < l.slots(); ++direction) {
     const int64_t stage = l.stage_of(pp_rank, direction);
     const StageWeights w = stage_weights(plan, stage);
@@ -110,21 +109,38 @@ RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
     m.optimizer += Bytes(share(w.dense, l.replicas()) + share(w.expert, l.expert_replicas())) *
                    (bytes.master + 2 * bytes.moment);
 
-    double kept_here = 0;
+    Held held_here;
+    const auto keep = [&](double size) {
+      held_here.kept += size;
+      held_here.deferred += size;
+    };
+    const auto keep_layer = [&](int64_t layer) {
+      if (!gpu || !recipe.recompute.layer) return keep(kept(layer, recipe));
+      // Its input alone, until it is computed again: for as long as its backward takes, or, where
+      // weight gradients wait, until they are done.
+      const double again = kept(layer, all_kept);
+      held_here.kept += kept(layer, recipe);
+      held_here.backward = std::max(held_here.backward, again);
+      held_here.deferred += again;
+    };
     for (int64_t layer = l.first_layer(stage); layer < l.end_layer(stage); ++layer) {
-      kept_here += kept(layer);
+      keep_layer(layer);
     }
-    Bytes logits;
     if (l.is_last(stage) && gpu) {
-      for (int64_t module = 0; module < a.mtp_depth; ++module) kept_here += kept(a.layers + module);
-      // Logits and their gradients exist for one micro-batch at a time.
-      logits = Bytes(plan.gathered_tokens() * ceil_div(a.vocabulary, l.tp) * 4);
+      for (int64_t module = 0; module < a.mtp_depth; ++module) {
+        keep_layer(a.layers + module);
+        // Inputs of both norms, and what M multiplies (report, equation 21).
+        keep(tokens * static_cast<double>(a.hidden) * (2 * 2 + 2 * bytes.kept_input));
+      }
+      const int64_t heads = 1 + a.mtp_depth;
+      // The final norm's input and output, in BF16.
+      keep(tokens * static_cast<double>(heads * a.hidden * (2 + 2)));
+      // Logits, then their gradients, exist for one micro-batch at a time: all of its heads'.
+      m.activations += Bytes(heads * plan.gathered_tokens() * ceil_div(a.vocabulary, l.tp) * 4);
     } else if (l.is_last(stage)) {
-      kept_here += static_cast<double>(plan.micro_batch_tokens() * (2 * a.hidden + a.vocabulary) *
-                                       bytes.activation);
+      keep(tokens * static_cast<double>((2 * a.hidden + a.vocabulary) * bytes.activation));
     }
-    per_micro_batch.push_back(kept_here);
-    m.activations += logits;
+    per_micro_batch.push_back(held_here);
   }
   m.activations += Bytes(std::llround(peak_held(schedule, per_micro_batch)));
   return m;

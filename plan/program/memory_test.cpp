@@ -1,7 +1,10 @@
 #include "plan/program/memory.h"
 
+#include <cmath>
+
 #include <gtest/gtest.h>
 
+#include "plan/program/op_work.h"
 #include "plan/testing.h"
 
 namespace rehearse {
@@ -37,6 +40,52 @@ TEST(Memory, FitsWhereTheDeviceHasWhatTheMostLoadedRankNeeds) {
   plan.cluster.devices_per_node = 1;
   EXPECT_EQ(device_need(plan), need);
   EXPECT_TRUE(fits_memory(plan));
+}
+
+// Of layers recomputed whole one is there with all that it keeps while its backward runs; where
+// weight gradients wait, all of them are until these are done.
+TEST(Memory, RecomputedLayersAreThereWhileTheyAreUsed) {
+  Plan plan = small_plan({.pp = 2});
+  plan.cluster.device = DeviceKind::kGpu;
+  plan.training.precision = Precision::kBf16;
+  plan.training.recompute = {.norms = false, .up_projections = false, .activations = false};
+  const auto activations = [&](bool full, ScheduleKind schedule) {
+    plan.layout.schedule = schedule;
+    plan.training.recompute.layer = full;
+    return rank_memory(plan, 0).activations.count();
+  };
+  // Rank 0: two micro-batches in flight of two layers, whose inputs are 2 x 32 x 32 bytes.
+  const int64_t input = 2 * 32 * 32;
+  const KeptBytes moe = kept_bytes(Layers(plan.model.architecture),
+                                   true,
+                                   false,
+                                   16,
+                                   bytes_of(Precision::kBf16),
+                                   gpu_recipe(plan));
+  const int64_t layer = std::llround(32 * (moe.own + moe.gathered));
+  EXPECT_EQ(activations(true, ScheduleKind::k1F1B), 2 * 2 * input + layer);
+  // ZB1P holds as many, and behind the first Bi all of its two layers (the first one is dense).
+  const int64_t kept = activations(false, ScheduleKind::kZB1P) / 2;
+  EXPECT_GE(activations(true, ScheduleKind::kZB1P), kept + 2 * input);
+  EXPECT_LE(activations(true, ScheduleKind::kZB1P), kept + 2 * 2 * input + layer);
+}
+
+TEST(Memory, EveryHeadHasLogits) {
+  Plan plan = small_plan({});
+  plan.cluster.device = DeviceKind::kGpu;
+  plan.training.precision = Precision::kBf16;
+  const int64_t one = rank_memory(plan, 0).activations.count();
+  plan.model.architecture.mtp_depth = 1;
+  const int64_t two = rank_memory(plan, 0).activations.count();
+  const KeptBytes moe = kept_bytes(Layers(plan.model.architecture),
+                                   true,
+                                   false,
+                                   16,
+                                   bytes_of(Precision::kBf16),
+                                   gpu_recipe(plan));
+  // Its layer; its projection's inputs and norms' inputs; its head's norm; its logits.
+  EXPECT_EQ(two - one,
+            std::llround(32 * (moe.own + moe.gathered)) + 32 * 32 * (4 + 4 + 4) + 32 * 256 * 4);
 }
 
 }  // namespace

@@ -215,20 +215,34 @@ RankSchedule forward_only(const Layout& layout, int64_t n) {
   return list;
 }
 
-double peak_held(const RankSchedule& schedule, const std::vector<double>& sizes) {
+double peak_held(const RankSchedule& schedule, const std::vector<Held>& sizes) {
   // Counted exactly: sums of sizes that come and go would keep rounding errors.
-  std::vector<int64_t> held(sizes.size(), 0);
+  std::vector<int64_t> kept(sizes.size(), 0), deferred(sizes.size(), 0);
+  const auto now = [&] {
+    double sum = 0;
+    for (size_t d = 0; d < sizes.size(); ++d) {
+      sum += static_cast<double>(kept[d]) * sizes[d].kept +
+             static_cast<double>(deferred[d]) * sizes[d].deferred;
+    }
+    return sum;
+  };
   double most = 0;
   for (const Cell& c : schedule) {
-    if (c.has_forward()) {
-      ++held[static_cast<size_t>(c.forward.direction)];
-      double now = 0;
-      for (size_t d = 0; d < sizes.size(); ++d) now += static_cast<double>(held[d]) * sizes[d];
-      most = std::max(most, now);
+    if (c.has_forward()) ++kept[static_cast<size_t>(c.forward.direction)];
+    if (!c.has_backward()) {
+      most = std::max(most, now());
+      continue;
     }
-    const bool frees = c.kind == CellKind::kBackward || c.kind == CellKind::kBackwardWeight ||
-                       c.kind == CellKind::kOverlapped;
-    if (frees) --held[static_cast<size_t>(c.backward.direction)];
+    const auto d = static_cast<size_t>(c.backward.direction);
+    if (c.kind == CellKind::kBackwardWeight) {
+      --deferred[d];
+      continue;
+    }
+    most = std::max(most, now() + sizes[d].backward);
+    --kept[d];
+    if (c.kind != CellKind::kBackwardInput) continue;
+    ++deferred[d];
+    most = std::max(most, now());
   }
   return most;
 }
@@ -239,7 +253,7 @@ int64_t peak_micro_batches(const RankSchedule& schedule) {
     if (c.has_forward()) directions = std::max(directions, c.forward.direction + 1);
   }
   return static_cast<int64_t>(
-      peak_held(schedule, std::vector<double>(static_cast<size_t>(directions), 1)));
+      peak_held(schedule, std::vector<Held>(static_cast<size_t>(directions), {1, 0, 1})));
 }
 
 std::string_view name_of(CellKind kind) {

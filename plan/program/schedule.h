@@ -58,8 +58,13 @@ RankSchedule forward_only(const Layout& layout, int64_t n);
 // The most micro-batches whose activations `schedule` holds at once: a micro-batch holds them from
 // its forward until its weight gradients are done.
 int64_t peak_micro_batches(const RankSchedule& schedule);
+// What a micro-batch holds: from its forward until its backward is over, beside that while its
+// backward runs, and from a backward without weight gradients (Bi) until these.
+struct Held {
+  double kept = 0, backward = 0, deferred = 0;
+};
 // The most that `schedule` holds at one moment when a micro-batch of direction d holds sizes[d].
-double peak_held(const RankSchedule& schedule, const std::vector<double>& sizes);
+double peak_held(const RankSchedule& schedule, const std::vector<Held>& sizes);
 std::string_view name_of(CellKind kind);  // "F", "B", "Bi", "W", "F&B"
 
 // "F0.3", "B1.12", "Bi1.12", "W1.12", "F0.3&B1.12": kind, direction, index.

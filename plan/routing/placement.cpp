@@ -13,7 +13,13 @@ ExpertGroup::ExpertGroup(const Plan& plan, int64_t pp_rank, int64_t data_rank)
   for (int64_t m = 0; m < size; ++m) {
     ranks.push_back(l.rank_of(pp_rank, l.expert_group().member(first, m)));
   }
-  nodes = plan.cluster.node_of(ranks.back()) - plan.cluster.node_of(ranks.front()) + 1;
+  nodes = 0;
+  // Members may skip nodes, where the ranks between them share an expert.
+  for (size_t m = 0; m < ranks.size(); ++m) {
+    const bool next =
+        m == 0 || plan.cluster.node_of(ranks[m]) != plan.cluster.node_of(ranks[m - 1]);
+    nodes += next ? 1 : 0;
+  }
   per_node = size / nodes;
 }
 

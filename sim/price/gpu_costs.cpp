@@ -48,13 +48,14 @@ double GpuCosts::entry_factor(const GpuEntry& e) const {
   return median(factors);
 }
 
-GpuCosts::GpuCosts(const GpuCalibration& calibration, const Cluster& target)
+GpuCosts::GpuCosts(const GpuCalibration& calibration, const Cluster& target, Launch launch)
     : calibration_(calibration) {
   peaks_ = {target.peak, target.peak_fp8.value_or(FlopsPerSecond()), target.memory_bandwidth};
   same_device_ =
       peaks_.bf16 == calibration_.peaks.bf16 && peaks_.memory == calibration_.peaks.memory;
   reference_share_ = sm_share(calibration_.sms, calibration_.communication_sms);
   share_ = sm_share(target.sms, target.communication_sms);
+  if (launch == Launch::kSmsLeft) launch_share_ = share_;
   // Every byte that communication SMs copy is read and written.
   const auto left = [](double copy, BytesPerSecond memory) {
     return 1 - std::min(kMostOfMemory, 2 * copy / memory.value());
@@ -249,7 +250,7 @@ GpuCosts::Time GpuCosts::time(OpKind op, Pass pass, const GpuTask& task) const {
     const double factor = product_factor(op, pass, task, nullptr, &exact);
     t.known = factor > 0;
     const double alone = t.known ? factor / (reference_share_ * contention_) : 1;
-    t.alone = ideal.scaled(alone);
+    t.alone = ideal.scaled(alone * launch_share_);
     t.beside = ideal.scaled(alone * share_ * contention_);
     if (exact && same_device_) t.measured = t.beside;
     return t;

@@ -36,8 +36,14 @@ namespace rehearse {
 // that the computation beside them uses, c from profiled all-to-alls.
 class GpuCosts {
  public:
+  // How a process launches products that run alone: with all SMs, or, where others of its products
+  // run beside communication, with as many as those, a process setting the number once (so does the
+  // published profile's: its products have grids of 112 on 132 SMs).
+  enum class Launch : uint8_t { kAllSms, kSmsLeft };
   // REQUIRES: a target that can compute what will be asked for (require_computable).
-  GpuCosts(const GpuCalibration& calibration, const Cluster& target);
+  GpuCosts(const GpuCalibration& calibration,
+           const Cluster& target,
+           Launch launch = Launch::kAllSms);
   GpuCosts(const GpuCosts&) = delete;  // products_ point into calibration_
   GpuCosts& operator=(const GpuCosts&) = delete;
 
@@ -76,9 +82,10 @@ class GpuCosts {
   void find_spreads();
 
   GpuCalibration calibration_;
-  GpuPeaks peaks_;                            // of the target
-  bool same_device_ = true;                   // as was measured, by its peaks
-  double reference_share_ = 1, share_ = 1;    // SMs over those left beside communication
+  GpuPeaks peaks_;                          // of the target
+  bool same_device_ = true;                 // as was measured, by its peaks
+  double reference_share_ = 1, share_ = 1;  // SMs over those left beside communication
+  double launch_share_ = 1;                 // SMs over those that a product alone is launched with
   double reference_memory_ = 1, memory_ = 1;  // memory bandwidth left beside communication
   double contention_ = 1;
   double gap_share_ = 0;  // of compute ops' kernels, in gaps between them
