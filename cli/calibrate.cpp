@@ -126,7 +126,7 @@ int calibrate(const Arguments& args) {
            "have their own shapes timed too, which is more exact.\n\n"
            "For GPUs it imports instead: --from-trace takes a profile of one overlapped pair,\n"
            "--links what nccl-tests and DeepEP's tests print, --kernels what our kernels' bench "
-           "(tools/gpu_check.sh)\nmeasured. A trace whose ops have no "
+           "(tools/gpu_check.sh)\nmeasured, --from-tables what was published of kernels' times. A trace whose ops have no "
            "annotations\n"
            "is mapped by kernel names; topologies/h800-dualpipe.map.yaml is an example of a map.",
        .examples =
@@ -136,6 +136,8 @@ int calibrate(const Arguments& args) {
            "  rehearse calibrate --check calibration.yaml      does it still hold?\n"
            "  rehearse calibrate pair.yaml --from-trace trace.json.gz --map kernels.map.yaml\n"
            "  rehearse calibrate plan.yaml --kernels bench.json --out h200.calibration.yaml\n"
+           "  rehearse calibrate plan.yaml --from-tables gemm.csv --from-tables attention.csv "
+           "--out gpu.yaml\n"
            "  rehearse calibrate plan.yaml --judge-table gemm.csv      what a table tells of "
            "others\n"
            "  rehearse calibrate --links all_reduce.txt --links deepep.txt --base gpu.yaml\n",
@@ -167,11 +169,16 @@ int calibrate(const Arguments& args) {
   };
   if (!options.has("from-trace")) options.refuse(of_trace, "is for --from-trace");
   if (!options.has("links")) options.refuse({"base"}, "is for --links");
-  if (alone("from-trace", {"links", "kernels", "judge-table", "check"})) {
+  if (!options.has("from-tables")) options.refuse({"choose", "source"}, "is for --from-tables");
+  if (!options.has("judge-table")) options.refuse({"told-by"}, "is for --judge-table");
+  if (alone("from-trace", {"links", "kernels", "from-tables", "judge-table", "check"})) {
     return calibrate_from_trace(options);
   }
-  if (alone("links", {"kernels", "judge-table", "check"})) return calibrate_links(options);
-  if (alone("kernels", {"judge-table", "check"})) return calibrate_kernels(options);
+  if (alone("links", {"kernels", "from-tables", "judge-table", "check"})) {
+    return calibrate_links(options);
+  }
+  if (alone("kernels", {"from-tables", "judge-table", "check"})) return calibrate_kernels(options);
+  if (alone("from-tables", {"judge-table", "check"})) return calibrate_from_tables(options);
   if (alone("judge-table", {"check"})) return judge_table(options);
   if (options.text("device") != "cpu") {
     throw UsageError("calibrate: --device must be cpu");

@@ -1,12 +1,14 @@
 #pragma once
-// calibrate --judge-table: how well a table of measured products tells products that are not in it.
+// calibrate --from-tables: a device's file from tables of measured kernels. calibrate
+// --judge-table: how well such a table tells rows that are not in it.
 
 #include "cli/command.h"
 
 namespace rehearse::cli {
 
 void add_table_options(Options& options);
-// REQUIRES: options.has("judge-table").
+// REQUIRES: options.has("from-tables"); options.has("judge-table").
+int calibrate_from_tables(const Options& options);
 int judge_table(const Options& options);
 
 }  // namespace rehearse::cli

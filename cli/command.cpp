@@ -248,9 +248,17 @@ std::optional<Calibration> find_calibration(const Options& options, const Plan& 
     path = options.text("calibration");
   } else if (plan.calibration) {
     path = *plan.calibration;
+  } else if (const auto shipped = shipped_device(plan.cluster)) {
+    path = *shipped;
+    std::cerr << fmt::format(
+        "note: the plan names no calibration: '{}' is priced by {} (--calibration none: by flops "
+        "and bytes alone)\n",
+        plan.cluster.name,
+        path);
   } else {
     return std::nullopt;
   }
+  if (path == "none") return std::nullopt;
   const Calibration calibration = load_calibration(path);
   for (const std::string& doubt : calibration_doubts(calibration, plan)) {
     std::cerr << fmt::format("warning: {}: {}\n", path, doubt);

@@ -320,7 +320,17 @@ class Tasks {
     tasks_.push_back({.kind = WorkKind::kAttention,
                       .flops = Flops(2 * pairs * d(c.heads) * d(widths - again)),
                       .bytes = Bytes(gathered_ * moved * 2)});
-    if (fused) return;
+    if (fused) {
+      tasks_.back().core = {.batch = op_.sequences,
+                            .sequence = op_.length,
+                            .heads = c.heads,
+                            .kv_heads = c.kv_heads,
+                            .qk = c.qk,
+                            .v = c.v,
+                            .window = c.window.value_or(0)};
+      tasks_.back().parts = recipe_.context_parallel;
+      return;
+    }
     // Scores written and read by the softmax, its output written and read; backward reads them and
     // moves gradients likewise. Dropout reads and writes once more, and a mask.
     const int64_t drops = a_.dropout > 0 ? 2 + 2 + 1 : 0;

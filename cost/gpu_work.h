@@ -34,6 +34,16 @@ enum class WorkKind : uint8_t {
 // How a product is made: kernels of a family are tuned alike.
 enum class Family : uint8_t { kDense, kGrouped, kWeight, kGroupedWeight };
 
+// Causal attention of whole sequences.
+struct AttentionShape {
+  int64_t batch = 0;                // sequences
+  int64_t sequence = 0;             // tokens of each
+  int64_t heads = 0, kv_heads = 0;  // of the rank
+  int64_t qk = 0, v = 0;            // widths per head
+  int64_t window = 0;               // keys that a query sees, itself counted; 0: all before it
+  auto operator<=>(const AttentionShape&) const = default;
+};
+
 struct GpuTask {
   WorkKind kind = WorkKind::kProduct;
   Flops flops;
@@ -43,6 +53,9 @@ struct GpuTask {
   Family family = Family::kDense;
   Format format = Format::kBf16;
   int64_t groups = 1, m = 0, n = 0, k = 0;
+  // Of a fused core: of the whole sequences, of which this is a part of `parts`.
+  std::optional<AttentionShape> core;
+  int64_t parts = 1;
 };
 
 // A product of m rows over all groups (a weight gradient's tokens); every operand and result once,

@@ -27,8 +27,9 @@ std::vector<KeySection> make() {
         {"cluster", "FILE", "", "topology file, likewise"},
         {"calibration",
          "FILE",
-         "none",
-         "what work was measured to take (`rehearse calibrate`); without it costs are flops over "
+         "that of the GPUs",
+         "what work was measured to take (`rehearse calibrate`); without it GPUs that are known "
+         "are priced by their file in topologies/devices; else, or with none, costs are flops over "
          "peak and bytes over bandwidth"},
         {"layout", "mapping", "", "how ranks share the model"},
         {"training", "mapping", "", "the step, and the recipe of `train`"},

@@ -272,8 +272,12 @@ Plan load_plan(const std::string& path) {
   plan.cluster = load_cluster(plan.files[2]);
   refuse(why_not(plan.cluster, plan.model.architecture), top);
   if (top.has("calibration")) {
-    plan.calibration = find_file(top, "calibration", path, "topologies");
-    plan.files.push_back(*plan.calibration);
+    if (top.text("calibration") == "none") {
+      plan.calibration = "none";
+    } else {
+      plan.calibration = find_file(top, "calibration", path, "topologies");
+      plan.files.push_back(*plan.calibration);
+    }
   }
   plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster, Layout{});
   plan.training = read_training(top.map("training"), plan.model.architecture, plan.layout);

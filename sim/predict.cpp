@@ -49,7 +49,11 @@ double step_spread(const Plan& plan, const Program& program, const Calibration& 
   const Spread spread = spread_of(plan, calibration);
   Plan drawn = plan;
   const bool gpu = plan.cluster.of_gpus();
-  if (gpu) drawn.expert_load = {};
+  // How far costs spread a step hangs neither on uneven experts nor on which switches there are.
+  if (gpu) {
+    drawn.expert_load = {};
+    drawn.cluster.fabric.kind = FabricKind::kIdeal;
+  }
   // Fewer draws where each takes seconds.
   constexpr int64_t kOps = 2'000'000;
   const int64_t ops = gpu ? static_cast<int64_t>(program.ops().size()) : program.global_size();
@@ -78,6 +82,8 @@ double step_spread(const Plan& plan, const Program& program, const Calibration& 
 }  // namespace
 
 Spread spread_of(const Plan& plan, const Calibration& calibration) {
+  // Of devices from tables each piece of work varies by its own error.
+  if (calibration.device) return {calibration.device->rules().common, 1};
   if (!calibration.gpu) return {common_spread(calibration), calibration.interpolation_error};
   const GpuCosts costs(*calibration.gpu, plan.cluster);
   return {costs.repetition_spread(), costs.transfer_error()};

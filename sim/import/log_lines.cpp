@@ -14,15 +14,6 @@ std::vector<std::string> words_of(const std::string& line) {
   return words;
 }
 
-std::optional<double> number_of(const std::string& text) {
-  double value = 0;
-  const auto r = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (r.ec != std::errc() || r.ptr != text.data() + text.size() || !std::isfinite(value)) {
-    return std::nullopt;
-  }
-  return value;
-}
-
 std::vector<LogLine> lines_of(const std::string& text) {
   // Of Open MPI "[1,0]<stdout>:", of srun -l " 0: ", of kubectl a time and "[pod/name]", of
   // container logs "stdout F ", of torchrun "[rank0]:", of pdsh "host: ".

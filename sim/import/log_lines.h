@@ -19,7 +19,5 @@ struct LogLine {
 std::vector<LogLine> lines_of(const std::string& text);
 
 std::vector<std::string> words_of(const std::string& line);
-// Of the whole text, where it is a finite one.
-std::optional<double> number_of(const std::string& text);
 
 }  // namespace rehearse

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "base/errors.h"
+#include "base/numbers.h"
 #include "sim/import/link_benchmarks.h"
 #include "sim/import/log_lines.h"
 

@@ -20,7 +20,10 @@ AttentionTable::AttentionTable(std::vector<MeasuredAttention> rows,
                                int64_t sms)
     : rows_(std::move(rows)), peaks_(peaks), sms_(sms) {
   CHECK(!rows_.empty()) << "a table of no attention";
-  for (const MeasuredAttention& r : rows_) factors_.add(point(r.shape), r.time / ideal(r.shape));
+  for (const MeasuredAttention& r : rows_) {
+    factors_.add(point(r.shape), r.time / ideal(r.shape));
+    measured_.emplace(r.shape, r.time);
+  }
 }
 
 Duration AttentionTable::ideal(const AttentionShape& s) const {
@@ -56,9 +59,7 @@ ShapePoint AttentionTable::point(const AttentionShape& s) const {
 }
 
 Duration AttentionTable::time(const AttentionShape& shape) const {
-  for (const MeasuredAttention& r : rows_) {
-    if (r.shape == shape) return r.time;
-  }
+  if (const auto found = measured_.find(shape); found != measured_.end()) return found->second;
   return Duration::seconds(ideal(shape).seconds() * factors_.told(point(shape)));
 }
 
@@ -74,6 +75,15 @@ TableErrors AttentionTable::judge(Duration shortest) const {
         const AttentionShape& s = rows_[i].shape;
         return Duration::seconds(ideal(s).seconds() * factors_.told(point(s), left_out));
       });
+}
+
+TableErrors AttentionTable::judge(Duration shortest,
+                                  const std::vector<MeasuredAttention>& rows) const {
+  std::vector<double> errors;
+  for (const MeasuredAttention& r : rows) {
+    if (r.time >= shortest) errors.push_back(time(r.shape) / r.time - 1);
+  }
+  return errors_of(std::move(errors));
 }
 
 }  // namespace rehearse

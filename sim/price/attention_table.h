@@ -3,6 +3,7 @@
 // ones: near are those of like sequences, heads, widths and windows that fill the device alike.
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "cost/gpu_work.h"
@@ -10,14 +11,6 @@
 
 namespace rehearse {
 
-struct AttentionShape {
-  int64_t batch = 0;                // sequences
-  int64_t sequence = 0;             // tokens of each
-  int64_t heads = 0, kv_heads = 0;  // of the rank
-  int64_t qk = 0, v = 0;            // widths per head
-  int64_t window = 0;               // keys that a query sees, itself counted; 0: all before it
-  auto operator<=>(const AttentionShape&) const = default;
-};
 struct MeasuredAttention {
   AttentionShape shape;
   Duration time;
@@ -30,8 +23,12 @@ class AttentionTable {
 
   // As measured, where the shape is in the table; else told.
   Duration time(const AttentionShape& shape) const;
+  bool holds(const AttentionShape& shape) const { return measured_.contains(shape); }
+  size_t rows() const { return rows_.size(); }
   // Of rows that take at least `shortest`, numbers of heads and key-value heads left out.
   TableErrors judge(Duration shortest) const;
+  // Rows of another table, told from all of this one.
+  TableErrors judge(Duration shortest, const std::vector<MeasuredAttention>& rows) const;
 
  private:
   ShapePoint point(const AttentionShape& s) const;
@@ -41,6 +38,7 @@ class AttentionTable {
   GpuPeaks peaks_;
   int64_t sms_;
   NearestFactors factors_;
+  std::map<AttentionShape, Duration> measured_;
 };
 
 }  // namespace rehearse

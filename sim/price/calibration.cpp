@@ -27,6 +27,7 @@ Calibration load_calibration(const std::string& path) {
   if (is_gpu_calibration(path)) {
     return {.gpu = std::make_shared<const GpuCalibration>(load_gpu_calibration(path))};
   }
+  if (is_device(path)) return {.device = load_device(path)};
   return parse_calibration(read_file(path), path);
 }
 

@@ -12,6 +12,7 @@
 #include "base/units.h"
 #include "cost/kernel_call.h"
 #include "cost/overheads.h"
+#include "sim/price/device.h"
 #include "sim/price/gpu_calibration.h"
 
 namespace rehearse {
@@ -26,12 +27,14 @@ struct KernelTime {
 };
 
 struct Calibration {
-  std::shared_ptr<const GpuCalibration> gpu;  // of GPUs; then the rest is empty
-  std::string machine;                        // processor
-  int64_t cores = 1;                          // that ran at once for KernelTime::busy
-  std::string build;                          // compiler and matrix library of the measured program
-  std::string sources;                        // fingerprint of the measured kernels' source code
-  std::string measured;                       // "2026-01-31 13:05 UTC"
+  // Of GPUs, from profiles and benchmarks, or from tables of kernels; then the rest is empty.
+  std::shared_ptr<const GpuCalibration> gpu;
+  std::shared_ptr<const DeviceModel> device;
+  std::string machine;   // processor
+  int64_t cores = 1;     // that ran at once for KernelTime::busy
+  std::string build;     // compiler and matrix library of the measured program
+  std::string sources;   // fingerprint of the measured kernels' source code
+  std::string measured;  // "2026-01-31 13:05 UTC"
   Overheads overheads;
   // All kernels are timed once per round: the time of each round over the median round's, geometric
   // mean over kernels. How the machine's speed wanders.
@@ -40,6 +43,7 @@ struct Calibration {
   double interpolation_error = 0;
   std::map<KernelCall, KernelTime> kernels;
 
+  bool of_gpus() const { return gpu || device; }
   bool operator==(const Calibration&) const = default;
 };
 

@@ -46,8 +46,15 @@ TEST(GpuCalibration, PrintsAndParsesBack) {
 }
 
 TEST(GpuCalibration, AnyNamePrintsAndParsesBack) {
-  for (const std::string name : {"NVIDIA H800: the \"big\" one", "a # b", "back\\slash", "8x",
-                                 "line\nbreak\x01\x1b", "null", " blanks ", "{a: b}", "- c"}) {
+  for (const std::string name : {"NVIDIA H800: the \"big\" one",
+                                 "a # b",
+                                 "back\\slash",
+                                 "8x",
+                                 "line\nbreak\x01\x1b",
+                                 "null",
+                                 " blanks ",
+                                 "{a: b}",
+                                 "- c"}) {
     GpuCalibration c = h800();
     c.device = c.source = name;
     for (GpuEntry& e : c.entries) e.source = name;

@@ -11,21 +11,17 @@
 namespace rehearse {
 namespace {
 
-// Whether products run beside communication that holds SMs.
-GpuCosts::Launch launch_of(const Plan& plan) {
-  const Layout& l = plan.layout;
-  const bool pairs = l.schedule == ScheduleKind::kDualPipe ||
-                     l.schedule == ScheduleKind::kDualPipeV || l.overlap_all_to_all;
-  return pairs && l.ep > 1 ? GpuCosts::Launch::kSmsLeft : GpuCosts::Launch::kAllSms;
-}
-
 class GpuPrice : public Price {
  public:
   GpuPrice(const Plan& plan,
            const OpWork& work,
            const GpuCalibration& calibration,
            const CostVariation& variation)
-      : work_(work), costs_(calibration, plan.cluster, launch_of(plan)), variation_(variation) {}
+      : work_(work),
+        costs_(calibration,
+               plan.cluster,
+               shares_sms(plan) ? GpuCosts::Launch::kSmsLeft : GpuCosts::Launch::kAllSms),
+        variation_(variation) {}
 
   OpCost of(const PricedOp& op, CostSources& sources) const override {
     const std::vector<GpuTask> tasks = work_.tasks(op.op, op.load);

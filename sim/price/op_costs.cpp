@@ -23,6 +23,7 @@ OpCosts::OpCosts(const Plan& plan,
   using Key =
       std::tuple<OpKind, Pass, bool, bool, int32_t, Group, bool, std::optional<OpKind>, bool>;
   std::map<Key, int32_t> classes;
+  std::vector<CostSources> sources_of_class;
   for (const Op& op : program.ops()) {
     const bool moe = op.layer && plan.model.architecture.is_moe(*op.layer);
     const bool pair = plan.cluster.of_gpus() && overlapped(op);
@@ -41,15 +42,28 @@ OpCosts::OpCosts(const Plan& plan,
     if (!fresh) continue;
     const bool round = is_ring(op.kind) || is_shared_work(op.kind);
     const auto group = static_cast<int64_t>(round ? program.members(op, 0).size() : 1);
+    CostSources once;
     for (size_t k = 0; k < kinds.size(); ++k) {
       // Members' loads matter to ops of layers with experts alone.
       if (k > 0 && !moe) {
         table_.push_back(table_.back());
         continue;
       }
-      table_.push_back(price_->of({op, *kinds[k], pair}, sources_));
+      CostSources of_kind;
+      table_.push_back(price_->of({op, *kinds[k], pair}, of_kind));
       table_.back().message = work_.message(op, group);
+      sources_.add(of_kind);
+      if (k == 0) once = std::move(of_kind);
     }
+    sources_of_class.push_back(std::move(once));
+  }
+  // Seconds are of all ops, those of the first member's load.
+  sources_.seconds = {};
+  sources_.told.clear();
+  std::vector<int64_t> count(sources_of_class.size(), 0);
+  for (const int32_t c : class_of_) ++count[static_cast<size_t>(c)];
+  for (size_t c = 0; c < count.size(); ++c) {
+    sources_.add_seconds(sources_of_class[c], static_cast<double>(count[c]));
   }
 }
 

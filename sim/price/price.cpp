@@ -14,20 +14,43 @@ void require_computable(const Plan& plan) {
   throw InputError(fmt::format("{}: {}: {}", plan.path, first.setting, first.message));
 }
 
+void CostSources::add(const CostSources& other) {
+  measured += other.measured;
+  interpolated += other.interpolated;
+  roofline += other.roofline;
+  stated += other.stated;
+  unmeasured.insert(other.unmeasured.begin(), other.unmeasured.end());
+}
+
+void CostSources::add_seconds(const CostSources& other, double times) {
+  for (size_t i = 0; i < seconds.size(); ++i) seconds[i] += times * other.seconds[i];
+  for (const auto& [name, s] : other.told) told[name] += times * s;
+}
+
+bool shares_sms(const Plan& plan) {
+  const Layout& l = plan.layout;
+  const bool pairs = l.schedule == ScheduleKind::kDualPipe ||
+                     l.schedule == ScheduleKind::kDualPipeV || l.overlap_all_to_all;
+  return pairs && l.ep > 1;
+}
+
 std::unique_ptr<Price> make_price(const Plan& plan,
                                   const OpWork& work,
                                   const std::optional<Calibration>& calibration,
                                   const CostVariation& variation) {
   const Cluster& cluster = plan.cluster;
-  if (calibration && cluster.of_gpus() != (calibration->gpu != nullptr)) {
+  if (calibration && cluster.of_gpus() != calibration->of_gpus()) {
     throw InputError(fmt::format("{}: its calibration is of {}, its cluster '{}' is not",
                                  plan.path,
-                                 calibration->gpu ? "GPUs" : "a CPU's kernels",
+                                 calibration->of_gpus() ? "GPUs" : "a CPU's kernels",
                                  cluster.name));
   }
   require_computable(plan);
   if (cluster.emulated()) {
     return emulated_price(plan, work, calibration.value_or(Calibration{}), variation);
+  }
+  if (calibration && calibration->device) {
+    return device_price(plan, work, *calibration->device, variation);
   }
   if (cluster.of_gpus()) {
     return gpu_price(

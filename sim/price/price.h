@@ -3,6 +3,8 @@
 // or by the stated times of an emulated device. Where nothing was measured, each falls back to what
 // flops and bytes allow, and says so.
 
+#include <array>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -45,7 +47,18 @@ struct CostSources {
   int64_t roofline = 0;      // calls priced by flops and bytes, since nothing was measured
   int64_t stated = 0;        // calls of an emulated device, which takes at least their roofline
   std::set<std::string> unmeasured;  // the roofline calls, by name
+  // Of devices from tables: seconds of all ops of a replica by origin, and of what was not measured
+  // by name.
+  std::array<double, kOrigins.size()> seconds{};
+  std::map<std::string, double> told;
+
+  void add(const CostSources& other);  // but for seconds
+  void add_seconds(const CostSources& other, double times);
 };
+
+// Whether products run beside communication that holds SMs, so that a process launches all of them
+// for the SMs that are left.
+bool shares_sms(const Plan& plan);
 
 // An op to price. overlapped: in a cell in which one micro-batch computes while the other
 // communicates, so that its kernels are launched for the SMs that communication leaves, whether or
@@ -88,6 +101,11 @@ std::unique_ptr<Price> gpu_price(const Plan& plan,
                                  const OpWork& work,
                                  const GpuCalibration& calibration,
                                  const CostVariation& variation);
+// device: must outlive it.
+std::unique_ptr<Price> device_price(const Plan& plan,
+                                    const OpWork& work,
+                                    const DeviceModel& device,
+                                    const CostVariation& variation);
 // calibration: of the cores that emulate; none: they are never too slow.
 std::unique_ptr<Price> emulated_price(const Plan& plan,
                                       const OpWork& work,

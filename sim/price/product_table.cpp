@@ -16,6 +16,7 @@ ProductTable::ProductTable(std::vector<MeasuredProduct> products,
   CHECK(!products_.empty()) << "a table of no products";
   for (const MeasuredProduct& p : products_) {
     factors_.add(point(p.m, p.n, p.k), p.time / ideal(p.m, p.n, p.k));
+    measured_.emplace(std::array{p.m, p.n, p.k}, p.time);
   }
 }
 
@@ -55,9 +56,7 @@ ShapePoint ProductTable::point(int64_t m, int64_t n, int64_t k) const {
 }
 
 Duration ProductTable::time(int64_t m, int64_t n, int64_t k) const {
-  for (const MeasuredProduct& p : products_) {
-    if (p.m == m && p.n == n && p.k == k) return p.time;
-  }
+  if (const auto found = measured_.find({m, n, k}); found != measured_.end()) return found->second;
   return Duration::seconds(ideal(m, n, k).seconds() * factors_.told(point(m, n, k)));
 }
 
@@ -71,6 +70,15 @@ TableErrors ProductTable::judge(Duration shortest) const {
     return Duration::seconds(ideal(p.m, p.n, p.k).seconds() *
                              factors_.told(point(p.m, p.n, p.k), left_out));
   });
+}
+
+TableErrors ProductTable::judge(Duration shortest,
+                                const std::vector<MeasuredProduct>& products) const {
+  std::vector<double> errors;
+  for (const MeasuredProduct& p : products) {
+    if (p.time >= shortest) errors.push_back(time(p.m, p.n, p.k) / p.time - 1);
+  }
+  return errors_of(std::move(errors));
 }
 
 }  // namespace rehearse

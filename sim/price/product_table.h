@@ -4,7 +4,9 @@
 // tiles go to SMs in waves, and a wave that is half empty takes as long as a full one. So products
 // are near where the logarithms of m, n and k are, and how full the waves of common tiles.
 
+#include <array>
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "cost/gpu_work.h"
@@ -28,8 +30,12 @@ class ProductTable {
 
   // As measured, where the shape is in the table; else told.
   Duration time(int64_t m, int64_t n, int64_t k) const;
+  bool holds(int64_t m, int64_t n, int64_t k) const { return measured_.contains({m, n, k}); }
+  size_t rows() const { return products_.size(); }
   // Of products that take at least `shortest`, families of n and k left out.
   TableErrors judge(Duration shortest) const;
+  // Rows of another table, told from all of this one.
+  TableErrors judge(Duration shortest, const std::vector<MeasuredProduct>& products) const;
 
  private:
   ShapePoint point(int64_t m, int64_t n, int64_t k) const;
@@ -40,6 +46,7 @@ class ProductTable {
   GpuPeaks peaks_;
   int64_t sms_;
   NearestFactors factors_;
+  std::map<std::array<int64_t, 3>, Duration> measured_;
 };
 
 }  // namespace rehearse

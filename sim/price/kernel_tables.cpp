@@ -1,4 +1,4 @@
-#include "sim/import/kernel_tables.h"
+#include "sim/price/kernel_tables.h"
 
 #include <algorithm>
 #include <charconv>
@@ -9,8 +9,8 @@
 #include <fmt/ranges.h>
 
 #include "base/errors.h"
+#include "base/numbers.h"
 #include "cost/layer.h"
-#include "sim/import/log_lines.h"
 
 namespace rehearse {
 namespace {
@@ -95,12 +95,151 @@ class Table {
 
 }  // namespace
 
-bool is_attention_table(const std::string& text) {
-  return text.substr(0, text.find('\n')).find("kv_heads") != std::string::npos;
+DeviceFacts facts_of(const Cluster& c) {
+  return {.name = c.name,
+          .peaks = {c.peak, c.peak_fp8.value_or(c.peak), c.memory_bandwidth},
+          .fp8 = c.peak_fp8.has_value(),
+          .sms = c.sms};
+}
+
+TableKind kind_of_table(const std::string& text, const std::string& path) {
+  const std::string names = text.substr(0, text.find('\n'));
+  const auto has = [&](std::string_view name) {
+    return ("," + names + ",").find("," + std::string(name) + ",") != std::string::npos ||
+           names.find(std::string(name) + "\r") != std::string::npos;
+  };
+  if (has("kv_heads")) return TableKind::kAttention;
+  if (has("dispatch_sms")) return TableKind::kExchanges;
+  if (has("message")) return TableKind::kCollectives;
+  if (has("m") && has("n") && has("k")) return TableKind::kProducts;
+  throw InputError(fmt::format(
+      "{}:1: is no table of kernels; expected a line of column names first: dtype,m,n,k,us or "
+      "kernel,batch,sequence,heads,kv_heads,head_dim,window,us or op,dtype,gpus,message,us or "
+      "hidden,tokens,topk,experts,dispatch_sms,dispatch_us,combine_sms,combine_us; found '{}'",
+      path,
+      names.substr(0, 100)));
+}
+
+std::vector<MeasuredCollective> parse_collective_table(const std::string& text,
+                                                       const std::string& path,
+                                                       BytesPerSecond link) {
+  Table table(text, path, {"op", "dtype", "gpus", "message", "us"});
+  std::vector<MeasuredCollective> rows;
+  double best = 0;  // share of the link
+  while (table.next_row()) {
+    MeasuredCollective r;
+    const auto kind = kCollectiveKinds.find(table.text(0));
+    if (!kind) {
+      table.fail(fmt::format("op: expected one of {}, found '{}'",
+                             kCollectiveKinds.list(),
+                             table.text(0).substr(0, 40)));
+    }
+    r.kind = *kind;
+    const std::string dtype = table.text(1);
+    if (dtype != "half" && dtype != "int8") {
+      table.fail(fmt::format("dtype: expected half or int8, found '{}'", dtype.substr(0, 40)));
+    }
+    r.ranks = static_cast<int64_t>(table.number(2, "gpus", 2, 1e6));
+    constexpr double kMost = 1e12;
+    r.size = Bytes(static_cast<int64_t>(table.number(3, "message", 1, kMost)) *
+                   (dtype == "half" ? 2 : 1));
+    constexpr double kLongest = 60e6;
+    r.time = Duration::microseconds(table.number(4, "us", 1e-1, kLongest));
+    const double share = sent_bytes(r.kind, r.ranks, r.size) / r.time.seconds() / link.value();
+    // An all-reduce that switches sum up sends its input once.
+    if (share > 2) {
+      table.fail(
+          fmt::format("us: {} is {:.4g} GB/s over links of {}: it is of another device, or "
+                      "in another unit",
+                      table.text(4),
+                      share * link.value() * 1e-9,
+                      to_string(link)));
+    }
+    best = std::max(best, share);
+    rows.push_back(r);
+  }
+  if (rows.empty()) table.fail("has no rows");
+  constexpr double kLeast = 0.1;
+  if (best < kLeast) {
+    throw InputError(fmt::format(
+        "{}: no row reaches more than {:.2g}% of links of {}: the times are of another device, or "
+        "in another unit",
+        path,
+        100 * best,
+        to_string(link)));
+  }
+  return rows;
+}
+
+std::vector<MeasuredExchange> parse_exchange_table(const std::string& text,
+                                                   const std::string& path,
+                                                   const DeviceFacts& device) {
+  Table table(text,
+              path,
+              {"hidden",
+               "tokens",
+               "topk",
+               "experts",
+               "dispatch_sms",
+               "dispatch_us",
+               "combine_sms",
+               "combine_us"});
+  std::vector<MeasuredExchange> rows;
+  while (table.next_row()) {
+    ExchangeCall c{.hidden = table.integer(0, "hidden"),
+                   .tokens = table.integer(1, "tokens"),
+                   .top_k = table.integer(2, "topk"),
+                   .experts = table.integer(3, "experts")};
+    constexpr int64_t kRanks = 8;
+    if (c.experts % kRanks != 0 || c.top_k > c.experts) {
+      table.fail(fmt::format("experts: {} of which {} are chosen do not divide over {} ranks",
+                             c.experts,
+                             c.top_k,
+                             kRanks));
+    }
+    for (const bool dispatch : {true, false}) {
+      c.dispatch = dispatch;
+      const size_t at = dispatch ? 4 : 6;
+      c.sms = table.integer(at, dispatch ? "dispatch_sms" : "combine_sms");
+      if (c.sms > device.sms) {
+        table.fail(fmt::format("{} SMs of a device of {}", c.sms, device.sms));
+      }
+      constexpr double kLongest = 60e6;
+      const double us = table.number(at + 1, dispatch ? "dispatch_us" : "combine_us", 1, kLongest);
+      // Every token comes from memory at least once.
+      const double least = static_cast<double>(c.tokens * c.hidden) / device.peaks.memory.value();
+      if (us * 1e-6 < least) {
+        table.fail(
+            fmt::format("{} us for {} tokens of {} values is faster than the memory of "
+                        "'{}': it is of another device, or in another unit",
+                        us,
+                        c.tokens,
+                        c.hidden,
+                        device.name));
+      }
+      rows.push_back({c, Duration::microseconds(us)});
+    }
+  }
+  if (rows.empty()) table.fail("has no rows");
+  return rows;
+}
+
+std::string print_products(const std::string& text, const std::string& path) {
+  Table table(text, path, {"dtype", "m", "n", "k", "us"});
+  constexpr int64_t kRows = 64;
+  constexpr double kShortest = 10;
+  std::string out = "dtype,m,n,k,us\n";
+  while (table.next_row()) {
+    const double us = table.number(4, "us", 0, 1e9);
+    if (table.integer(1, "m") < kRows || us < kShortest) continue;
+    out += fmt::format(
+        "{},{},{},{},{:.4g}\n", table.text(0), table.text(1), table.text(2), table.text(3), us);
+  }
+  return out;
 }
 
 std::map<std::string, std::vector<MeasuredAttention>> parse_attention_table(
-    const std::string& text, const std::string& path, const Cluster& cluster) {
+    const std::string& text, const std::string& path, const DeviceFacts& device) {
   Table table(
       text, path, {"kernel", "batch", "sequence", "heads", "kv_heads", "head_dim", "window", "us"});
   std::map<std::string, std::map<AttentionShape, double>> seconds;
@@ -127,15 +266,15 @@ std::map<std::string, std::vector<MeasuredAttention>> parse_attention_table(
                     .window = s.window > 0 ? std::optional(s.window) : std::nullopt};
     const double flops =
         2 * d(s.batch) * d(s.sequence) * core.keys(s.sequence, true) * d(s.heads) * d(s.qk + s.v);
-    const double share = flops / time / cluster.peak.value();
+    const double share = flops / time / device.peaks.bf16.value();
     if (share > 1) {
       table.fail(
           fmt::format("us: {} is {:.4g} FLOP/s, above the peak of '{}', {}: it is of another "
                       "device, or in another unit",
                       table.text(7),
                       flops / time,
-                      cluster.name,
-                      to_string(cluster.peak)));
+                      device.name,
+                      to_string(device.peaks.bf16)));
     }
     best = std::max(best, share);
     const auto [at, fresh] = seconds[kernel].emplace(s, time);
@@ -152,7 +291,7 @@ std::map<std::string, std::vector<MeasuredAttention>> parse_attention_table(
                     "times are of another device, or in another unit",
                     path,
                     100 * best,
-                    cluster.name));
+                    device.name));
   }
   std::map<std::string, std::vector<MeasuredAttention>> rows;
   for (const auto& [kernel, shapes] : seconds) {
@@ -169,7 +308,7 @@ Format format_of_table(const std::string& dtype) {
 
 std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const std::string& text,
                                                                         const std::string& path,
-                                                                        const Cluster& cluster) {
+                                                                        const DeviceFacts& device) {
   Table table(text, path, {"dtype", "m", "n", "k", "us"});
   std::map<std::string, std::vector<MeasuredProduct>> products;
   std::set<std::tuple<std::string, int64_t, int64_t, int64_t>> seen;
@@ -188,16 +327,16 @@ std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const st
     constexpr double kLongest = 60e6;
     double seconds = table.number(4, "us", 1e-3, kLongest) * 1e-6;
     const bool fp8 = format_of_table(dtype) == Format::kFp8;
-    if (fp8 && !cluster.peak_fp8) {
-      table.fail(fmt::format("dtype: {}, and '{}' has no FP8", dtype, cluster.name));
+    if (fp8 && !device.fp8) {
+      table.fail(fmt::format("dtype: {}, and '{}' has no FP8", dtype, device.name));
     }
-    const double peak = (fp8 ? *cluster.peak_fp8 : cluster.peak).value();
+    const double peak = (fp8 ? device.peaks.fp8 : device.peaks.bf16).value();
     const double flops =
         2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
     if (fp8) {
       // Read in BF16, written in FP8; at least half of the time is the product's.
-      const double cast = 3 * static_cast<double>(p.m) * static_cast<double>(p.k) /
-                          cluster.memory_bandwidth.value();
+      const double cast =
+          3 * static_cast<double>(p.m) * static_cast<double>(p.k) / device.peaks.memory.value();
       seconds = std::max(seconds - cast, seconds / 2);
     }
     const double share = flops / seconds / peak;
@@ -210,7 +349,7 @@ std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const st
                       p.n,
                       p.k,
                       flops / seconds,
-                      cluster.name,
+                      device.name,
                       to_string(FlopsPerSecond(peak))));
     }
     double& of_dtype = best[dtype];
@@ -229,7 +368,7 @@ std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const st
                       path,
                       dtype,
                       100 * share,
-                      cluster.name));
+                      device.name));
     }
   }
   return products;

@@ -1,4 +1,4 @@
-#include "sim/import/kernel_tables.h"
+#include "sim/price/kernel_tables.h"
 
 #include <cmath>
 #include <filesystem>
@@ -28,7 +28,7 @@ const std::string kGood =
 
 std::string refused(const std::string& text, const Cluster& cluster = h100()) {
   try {
-    parse_product_table(text, "t.csv", cluster);
+    parse_product_table(text, "t.csv", facts_of(cluster));
   } catch (const InputError& e) {
     return e.what();
   }
@@ -40,7 +40,7 @@ std::string with(const std::string& from, const std::string& to) {
 }
 
 TEST(KernelTables, Products) {
-  const auto tables = parse_product_table(kGood, "t.csv", h100());
+  const auto tables = parse_product_table(kGood, "t.csv", facts_of(h100()));
   ASSERT_EQ(tables.at("bfloat16").size(), 2u);
   EXPECT_EQ(tables.at("bfloat16")[1].m, 8192);
   EXPECT_NEAR(tables.at("bfloat16")[0].time.seconds(), 200.5e-6, 1e-12);
@@ -112,7 +112,8 @@ TEST(KernelTables, MeasuredProductsAreToldWithinTheirBounds) {
   a100.sms = 108;
   for (const auto& [name, cluster] : {std::pair{"h100", h100()}, {"a100", a100}}) {
     const std::string path = folder + "gemm-" + name + ".csv";
-    for (const auto& [dtype, products] : parse_product_table(read_file(path), path, cluster)) {
+    for (const auto& [dtype, products] :
+         parse_product_table(read_file(path), path, facts_of(cluster))) {
       const ProductTable table(
           products,
           format_of_table(dtype),
@@ -125,7 +126,7 @@ TEST(KernelTables, MeasuredProductsAreToldWithinTheirBounds) {
     }
     const std::string attention = folder + "attention-forward-" + name + ".csv";
     for (const auto& [kernel, rows] :
-         parse_attention_table(read_file(attention), attention, cluster)) {
+         parse_attention_table(read_file(attention), attention, facts_of(cluster))) {
       if (rows.size() < 1000) continue;
       const AttentionTable table(
           rows,
@@ -143,9 +144,9 @@ TEST(KernelTables, Attention) {
   const std::string good =
       "kernel,batch,sequence,heads,kv_heads,head_dim,window,us\nfa3,2,4096,128,128,192,0,2074\n"
       "fa3,1,8192,16,8,128,1024,300\nfa3,1,8192,16,8,128,1024,280\n";
-  EXPECT_TRUE(is_attention_table(good));
-  EXPECT_FALSE(is_attention_table(kGood));
-  const auto tables = parse_attention_table(good, "a.csv", h100());
+  EXPECT_EQ(kind_of_table(good, "a.csv"), TableKind::kAttention);
+  EXPECT_EQ(kind_of_table(kGood, "t.csv"), TableKind::kProducts);
+  const auto tables = parse_attention_table(good, "a.csv", facts_of(h100()));
   ASSERT_EQ(tables.at("fa3").size(), 2u);
   const AttentionTable table(
       tables.at("fa3"), {h100().peak, h100().peak, h100().memory_bandwidth}, 132);
@@ -157,7 +158,8 @@ TEST(KernelTables, Attention) {
   const auto why = [&](const std::string& from, const std::string& to) {
     std::string text = good;
     try {
-      parse_attention_table(text.replace(text.find(from), from.size(), to), "a.csv", h100());
+      parse_attention_table(
+          text.replace(text.find(from), from.size(), to), "a.csv", facts_of(h100()));
     } catch (const InputError& e) {
       return std::string(e.what());
     }

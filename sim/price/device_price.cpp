@@ -1,0 +1,107 @@
+// Prices of ops on GPUs that tables of kernels and rules describe.
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "sim/price/device.h"
+#include "sim/price/price.h"
+
+namespace rehearse {
+namespace {
+
+class DevicePrice : public Price {
+ public:
+  DevicePrice(const Plan& plan,
+              const OpWork& work,
+              const DeviceModel& device,
+              const CostVariation& variation)
+      : work_(work), device_(device), variation_(variation) {
+    const Cluster& c = plan.cluster;
+    const auto sms = static_cast<double>(c.sms);
+    sm_share_ = sms / std::max(1.0, sms - static_cast<double>(c.communication_sms));
+    if (shares_sms(plan)) launched_ = sm_share_;
+    // Every byte that communication SMs copy is read and written; it cannot be more than all.
+    const double copy =
+        c.copy_per_sm ? c.copy_per_sm->value() * static_cast<double>(c.communication_sms) : 0;
+    constexpr double kMost = 0.5;
+    memory_left_ = 1 - std::min(kMost, 2 * copy / c.memory_bandwidth.value());
+  }
+
+  OpCost of(const PricedOp& op, CostSources& sources) const override {
+    OpCost cost;
+    const std::vector<GpuTask> tasks = work_.tasks(op.op, op.load);
+    cost.work = price(op, tasks, &sources);
+    if (!is_all_to_all(op.op.kind)) return cost;
+    const LocalCost before =
+        price(op, work_.layer_tasks({op.op.kind, work_of(op.op.pass)}, op.load), &sources);
+    cost.preparation = op.overlapped ? before.beside : before.alone;
+    return cost;
+  }
+
+  LocalCost work(const PricedOp& op) const override {
+    return price(op, work_.tasks(op.op, op.load), nullptr);
+  }
+
+ private:
+  LocalCost price(const PricedOp& op,
+                  const std::vector<GpuTask>& tasks,
+                  CostSources* sources) const {
+    const Pass pass = work_of(op.op.pass);
+    const DeviceRules& rules = device_.rules();
+    Duration alone, beside;
+    for (const GpuTask& task : tasks) {
+      const DeviceModel::Answer a = device_.time(op.op.kind, pass, task);
+      const double factor = error_of(op, task, a.origin);
+      const bool tensor = task.kind == WorkKind::kProduct || task.kind == WorkKind::kAttention;
+      const double launched = task.kind == WorkKind::kProduct ? launched_ : 1;
+      alone += a.time.scaled(factor * launched) + rules.gap;
+      beside += a.time.scaled(factor * (tensor ? sm_share_ * rules.contention : 1 / memory_left_)) +
+                rules.gap;
+      if (sources == nullptr) continue;
+      sources->seconds[static_cast<size_t>(a.origin)] += a.time.seconds();
+      if (a.origin == Origin::kMeasured) {
+        ++sources->measured;
+        continue;
+      }
+      const std::string name =
+          fmt::format("{} of {}", name_of(task.kind), to_string(OpName{op.op.kind, pass}));
+      sources->told[name] += a.time.seconds();
+      ++(a.origin == Origin::kIdeal ? sources->roofline : sources->interpolated);
+      if (a.origin == Origin::kIdeal) sources->unmeasured.insert(name);
+    }
+    const Duration host = rules.host.scaled(static_cast<double>(tasks.size()));
+    return {.alone = std::max(alone, host).scaled(variation_.common),
+            .beside = std::max(beside, host).scaled(variation_.common)};
+  }
+
+  // What this piece of work departs from what is told of it.
+  double error_of(const PricedOp& op, const GpuTask& task, Origin origin) const {
+    const double error = device_.rules().errors[static_cast<size_t>(origin)];
+    if (variation_.interpolated == 0 || error == 0) return 1;
+    const KernelCall name{.shape = {static_cast<int64_t>(op.op.kind),
+                                    static_cast<int64_t>(work_of(op.op.pass)),
+                                    static_cast<int64_t>(task.kind),
+                                    task.n}};
+    return std::exp(variation_.interpolated * error * normal_of(variation_.seed, name));
+  }
+
+  const OpWork& work_;
+  const DeviceModel& device_;
+  CostVariation variation_;
+  double sm_share_ = 1;     // SMs over those left beside communication
+  double launched_ = 1;     // SMs over those that a product is launched for alone
+  double memory_left_ = 1;  // beside communication
+};
+
+}  // namespace
+
+std::unique_ptr<Price> device_price(const Plan& plan,
+                                    const OpWork& work,
+                                    const DeviceModel& device,
+                                    const CostVariation& variation) {
+  return std::make_unique<DevicePrice>(plan, work, device, variation);
+}
+
+}  // namespace rehearse
