@@ -1,6 +1,7 @@
 #include "sim/gpu_world.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -154,7 +155,7 @@ const GpuWorld::SharedPlan& GpuWorld::shared_plan(const Op& op, int64_t rank, By
     if (at == standings_.end()) standings_.push_back(s);
   }
   const bool ring = op.kind == OpKind::kRing;
-  const auto [at, fresh] = shared_plans_.try_emplace({known, ring, bytes.count()});
+  const auto [at, fresh] = shared_plans_.try_emplace({known, op.kind, op.group, bytes.count()});
   if (!fresh) return at->second;
   const Standing& s = standings_[static_cast<size_t>(known)];
   const Cluster& cluster = plan.cluster;
@@ -170,8 +171,28 @@ const GpuWorld::SharedPlan& GpuWorld::shared_plan(const Op& op, int64_t rank, By
     at->second = {.node = cluster.node_link ? c.node : Bytes(),
                   .network = cluster.network ? c.network : Bytes(),
                   .latency = c.latency};
+    if (s.nodes == 1 && cluster.node_link) use_measured(op, s.per_node, at->second);
   }
   return at->second;
+}
+
+// On one node, as long as it was measured to take: what its bytes do not take on the links is
+// latency.
+void GpuWorld::use_measured(const Op& op, int64_t ranks, SharedPlan& shared) const {
+  const bool sums_for_all = op.group == Group::kTensorParallel && !layout().sequence_parallel;
+  const CollectiveKind kind = sums_for_all                    ? CollectiveKind::kAllReduce
+                              : op.kind == OpKind::kScatter ? CollectiveKind::kReduceScatter
+                                                            : CollectiveKind::kAllGather;
+  const auto n = static_cast<double>(ranks);
+  const auto sent = static_cast<double>(shared.node.count());
+  const double size = sent * n / (n - 1) / (sums_for_all ? 2 : 1);
+  const auto measured = costs.on_node(kind, ranks, Bytes(std::llround(size)));
+  if (!measured || shared.node == Bytes()) return;
+  const double links = sent / plan.cluster.node_link->bandwidth.value();
+  // Switches that sum up, or links that are better than stated, carry as much in less time.
+  const double carried = std::min(links, measured->seconds());
+  shared.node = Bytes(std::llround(sent * carried / links));
+  shared.latency = *measured - Duration::seconds(carried);
 }
 
 int64_t GpuWorld::next_of_shared(const Op& op, int64_t rank) const {

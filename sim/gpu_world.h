@@ -80,6 +80,7 @@ struct GpuWorld {
   };
   // rank: of a member; bytes: that every member of one ring over all would send.
   const SharedPlan& shared_plan(const Op& op, int64_t rank, Bytes bytes);
+  void use_measured(const Op& op, int64_t ranks, SharedPlan& shared) const;
   int64_t next_of_shared(const Op& op, int64_t rank) const;
 
   // Collectives that tie islands together.
@@ -101,7 +102,8 @@ struct GpuWorld {
   };
   std::vector<Standing> standings_;
   std::map<Group, std::vector<int8_t>> standing_of_;                      // by global rank
-  std::map<std::tuple<int8_t, bool, int64_t>, SharedPlan> shared_plans_;  // standing, ring, bytes
+  // By standing, kind, group and bytes.
+  std::map<std::tuple<int8_t, OpKind, Group, int64_t>, SharedPlan> shared_plans_;
   std::mutex shared_plans_lock_;  // islands run on several threads
 };
 

@@ -40,6 +40,12 @@ class DevicePrice : public Price {
     return cost;
   }
 
+  std::optional<Duration> on_node(CollectiveKind kind, int64_t ranks, Bytes size) const override {
+    const auto& table = device_.tables().collectives;
+    if (!table || ranks < 2 || ranks > table->most_ranks()) return std::nullopt;
+    return table->time(kind, ranks, size).scaled(variation_.common);
+  }
+
   LocalCost work(const PricedOp& op) const override {
     return price(op, work_.tasks(op.op, op.load), nullptr);
   }

@@ -30,6 +30,9 @@ class OpCosts {
   LocalCost price_work(const Op& op, const MemberLoad& load) const {
     return price_->work({op, load, overlapped(op)});
   }
+  std::optional<Duration> on_node(CollectiveKind kind, int64_t ranks, Bytes size) const {
+    return price_->on_node(kind, ranks, size);
+  }
   Overheads overheads() const { return price_->overheads(); }
   int64_t emulating_cores() const { return price_->emulating_cores(); }
   const CostSources& sources() const { return sources_; }

@@ -76,6 +76,11 @@ class Price {
   virtual OpCost of(const PricedOp& op, CostSources& sources) const = 0;
   // OpCost::work alone, for loads that change from op to op.
   virtual LocalCost work(const PricedOp& op) const = 0;
+  // What a collective among so many devices of one node takes alone, where that was measured; size:
+  // as sim/price/collective_table.h counts it.
+  virtual std::optional<Duration> on_node(CollectiveKind, int64_t /*ranks*/, Bytes /*size*/) const {
+    return std::nullopt;
+  }
   // What the runtime adds between ops.
   virtual Overheads overheads() const { return {}; }
   // On which an emulated cluster's devices compute what they then hold; 0: never in their way.
