@@ -120,7 +120,9 @@ void add_table_options(Options& options) {
       "FILE",
       "how well a table of measured products (CSV: dtype,m,n,k,us), attention\n"
       "(kernel,batch,sequence,heads,kv_heads,head_dim,window,us), collectives\n"
-      "(op,dtype,gpus,message,us) or dispatch and combine (hidden,tokens,topk,experts,\n"
+      "(op,dtype,gpus,message,us), experts of a layer (kernel,dtype,tokens,hidden,\n"
+      "intermediate,topk,experts,tp,ep,distribution,us) or dispatch and combine "
+      "(hidden,tokens,topk,experts,\n"
       "dispatch_sms,dispatch_us,combine_sms,combine_us) on a device of the plan's cluster\n"
       "tells rows that are left out of it, whole families at a time");
   options.value("told-by",
@@ -189,6 +191,10 @@ int calibrate_from_tables(const Options& options) {
         add("attention", kernel, file);
         break;
       }
+      case TableKind::kGrouped:
+        parse_grouped_table(text, path, facts);
+        add("grouped", "", keep("grouped", text));
+        break;
       case TableKind::kCollectives:
         parse_collective_table(text, path, c.node_link->bandwidth);
         add("collectives", "", keep("collectives", text));
@@ -307,6 +313,18 @@ int judge_table(const Options& options) {
         }
       }
       break;
+    case TableKind::kGrouped: {
+      const auto rows = parse_grouped_table(text, path, facts);
+      if (device && !device->tables().grouped) throw missing("grouped products");
+      for (const Format format : {Format::kBf16, Format::kFp8}) {
+        put(fmt::format("experts of a layer, {}", name_of(format)),
+            "model",
+            rows.size(),
+            device ? device->tables().grouped->judge(format, kShortest, rows)
+                   : GroupedTable(rows, facts.peaks).judge(format, kShortest));
+      }
+      break;
+    }
     case TableKind::kCollectives: {
       const BytesPerSecond link = c.node_link ? c.node_link->bandwidth : BytesPerSecond(1e12);
       const auto rows = parse_collective_table(text, path, link);

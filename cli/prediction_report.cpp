@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sys/resource.h>
@@ -14,6 +16,31 @@ Bytes peak_memory() {
   return Bytes(int64_t{1024} * usage.ru_maxrss);
 }
 
+// Of devices from tables: which share of the computation's time is measured, and what of the rest
+// is most.
+void put_origins(Report& report, Report& costs, const CostSources& s, double all) {
+  const auto percent = [&](double seconds) { return fmt::format("{:.1f}%", 100 * seconds / all); };
+  std::string line;
+  for (const auto& origin : kOrigins.entries()) {
+    const double seconds = s.seconds[static_cast<size_t>(origin.value)];
+    costs.put(fmt::format("{}_share", origin.name), seconds / all);
+    line += fmt::format("{}{} {}", line.empty() ? "" : ", ", percent(seconds), origin.name);
+  }
+  std::vector<std::pair<double, std::string>> told;
+  for (const auto& [name, seconds] : s.told) told.emplace_back(seconds, name);
+  std::sort(told.rbegin(), told.rend());
+  constexpr size_t kNamed = 3;
+  std::vector<Value> names;
+  std::string most;
+  for (size_t i = 0; i < std::min(kNamed, told.size()); ++i) {
+    names.emplace_back(told[i].second);
+    most += fmt::format("{}{} ({})", i > 0 ? ", " : "", told[i].second, percent(told[i].first));
+  }
+  costs.put("most_told", names);
+  report.say(fmt::format("\ncomputation: {} of its time", line));
+  report.say(most.empty() ? "\n" : fmt::format("; of what is not measured, most is {}\n", most));
+}
+
 void put_sources(Report& report, const Plan& plan, const CostSources& s) {
   Report& costs = report.section("costs");
   costs.put("calibrated_calls", s.measured);
@@ -21,6 +48,9 @@ void put_sources(Report& report, const Plan& plan, const CostSources& s) {
   costs.put("roofline_calls", s.roofline);
   costs.put("stated_calls", s.stated);
   costs.put("unmeasured", std::vector<Value>(s.unmeasured.begin(), s.unmeasured.end()));
+  double all = 0;
+  for (const double seconds : s.seconds) all += seconds;
+  if (all > 0) put_origins(report, costs, s, all);
   if (s.roofline == 0) return;
   report.say(
       fmt::format("\n{} of {} costs are of work that no calibration has: they are flops over peak "

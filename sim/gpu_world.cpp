@@ -180,7 +180,7 @@ const GpuWorld::SharedPlan& GpuWorld::shared_plan(const Op& op, int64_t rank, By
 // latency.
 void GpuWorld::use_measured(const Op& op, int64_t ranks, SharedPlan& shared) const {
   const bool sums_for_all = op.group == Group::kTensorParallel && !layout().sequence_parallel;
-  const CollectiveKind kind = sums_for_all                    ? CollectiveKind::kAllReduce
+  const CollectiveKind kind = sums_for_all                  ? CollectiveKind::kAllReduce
                               : op.kind == OpKind::kScatter ? CollectiveKind::kReduceScatter
                                                             : CollectiveKind::kAllGather;
   const auto n = static_cast<double>(ranks);

@@ -221,6 +221,9 @@ std::shared_ptr<const DeviceModel> load_device(const std::string& path) {
     t.attention.emplace(
         take(parse_attention_table(c->text, c->path, facts), *c), facts.peaks, facts.sms);
   }
+  if (const auto c = read_chosen(tables, "grouped", path, false)) {
+    t.grouped.emplace(parse_grouped_table(c->text, c->path, facts), facts.peaks);
+  }
   if (const auto c = read_chosen(tables, "collectives", path, false)) {
     t.collectives.emplace(parse_collective_table(c->text, c->path, link), link);
   }

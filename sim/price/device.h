@@ -60,6 +60,7 @@ class DeviceModel {
   struct Tables {
     std::optional<ProductTable> bf16, fp8;
     std::optional<AttentionTable> attention;
+    std::optional<GroupedTable> grouped;
     std::optional<CollectiveTable> collectives;
     std::optional<ExchangeTable> exchanges;
   };

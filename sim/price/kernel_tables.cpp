@@ -110,14 +110,104 @@ TableKind kind_of_table(const std::string& text, const std::string& path) {
   };
   if (has("kv_heads")) return TableKind::kAttention;
   if (has("dispatch_sms")) return TableKind::kExchanges;
+  if (has("intermediate")) return TableKind::kGrouped;
   if (has("message")) return TableKind::kCollectives;
   if (has("m") && has("n") && has("k")) return TableKind::kProducts;
   throw InputError(fmt::format(
       "{}:1: is no table of kernels; expected a line of column names first: dtype,m,n,k,us or "
-      "kernel,batch,sequence,heads,kv_heads,head_dim,window,us or op,dtype,gpus,message,us or "
+      "kernel,batch,sequence,heads,kv_heads,head_dim,window,us or "
+      "kernel,dtype,tokens,hidden,intermediate,topk,experts,tp,ep,distribution,us or "
+      "op,dtype,gpus,message,us or "
       "hidden,tokens,topk,experts,dispatch_sms,dispatch_us,combine_sms,combine_us; found '{}'",
       path,
       names.substr(0, 100)));
+}
+
+std::vector<MeasuredGrouped> parse_grouped_table(const std::string& text,
+                                                 const std::string& path,
+                                                 const DeviceFacts& device) {
+  Table table(text,
+              path,
+              {"kernel",
+               "dtype",
+               "tokens",
+               "hidden",
+               "intermediate",
+               "topk",
+               "experts",
+               "tp",
+               "ep",
+               "distribution",
+               "us"});
+  std::vector<MeasuredGrouped> rows;
+  double best = 0;  // share of the peak
+  while (table.next_row()) {
+    GroupedCall c{.kernel = table.text(0),
+                  .tokens = table.integer(2, "tokens"),
+                  .hidden = table.integer(3, "hidden"),
+                  .intermediate = table.integer(4, "intermediate"),
+                  .top_k = table.integer(5, "topk"),
+                  .experts = table.integer(6, "experts"),
+                  .tp = table.integer(7, "tp"),
+                  .ep = table.integer(8, "ep")};
+    const std::string dtype = table.text(1);
+    if (dtype != "bfloat16" && dtype != "fp8_block") {
+      table.fail(
+          fmt::format("dtype: expected bfloat16 or fp8_block, found '{}'", dtype.substr(0, 40)));
+    }
+    c.format = format_of_table(dtype);
+    if (c.experts % c.ep != 0 || c.top_k > c.experts || c.intermediate % c.tp != 0) {
+      table.fail(
+          fmt::format("{} experts of width {}, {} of them chosen, do not divide over ep {} "
+                      "and tp {}",
+                      c.experts,
+                      c.intermediate,
+                      c.top_k,
+                      c.ep,
+                      c.tp));
+    }
+    const std::string distribution = table.text(9);
+    constexpr std::string_view kPower = "power_law_";
+    if (distribution.starts_with(kPower)) {
+      const auto skew = number_of(distribution.substr(kPower.size()));
+      if (!skew || *skew < 0) table.fail("distribution: expected power_law_ and an exponent");
+      c.skew = *skew;
+    } else if (distribution != "balanced") {
+      table.fail(
+          fmt::format("distribution: expected balanced or power_law_1.2 and the like, "
+                      "found '{}'",
+                      distribution.substr(0, 40)));
+    }
+    c.gated = !c.kernel.ends_with("nongated") && c.kernel != "sglang_flashinfer_cutlass_moe";
+    constexpr double kLongest = 60e6;
+    const double seconds = table.number(10, "us", 1, kLongest) * 1e-6;
+    const auto d = [](int64_t x) { return static_cast<double>(x); };
+    const double flops = 2 * d(c.tokens * c.top_k) / d(c.ep) * d(c.hidden) * d(c.intermediate) /
+                         d(c.tp) * (c.gated ? 3 : 2);
+    const double share =
+        flops / seconds / (c.format == Format::kFp8 ? device.peaks.fp8 : device.peaks.bf16).value();
+    if (share > 1) {
+      table.fail(
+          fmt::format("us: {} is {:.4g} FLOP/s, above the peak of '{}': it is of another "
+                      "device, or in another unit",
+                      table.text(10),
+                      flops / seconds,
+                      device.name));
+    }
+    best = std::max(best, share);
+    rows.push_back({std::move(c), Duration::seconds(seconds)});
+  }
+  if (rows.empty()) table.fail("has no rows");
+  constexpr double kLeast = 0.05;
+  if (best < kLeast) {
+    throw InputError(
+        fmt::format("{}: no row reaches more than {:.2g}% of the peak of '{}': the "
+                    "times are of another device, or in another unit",
+                    path,
+                    100 * best,
+                    device.name));
+  }
+  return rows;
 }
 
 std::vector<MeasuredCollective> parse_collective_table(const std::string& text,

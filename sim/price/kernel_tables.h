@@ -9,6 +9,7 @@
 #include "sim/price/attention_table.h"
 #include "sim/price/collective_table.h"
 #include "sim/price/exchange_table.h"
+#include "sim/price/grouped_table.h"
 #include "sim/price/product_table.h"
 
 namespace rehearse {
@@ -22,7 +23,7 @@ struct DeviceFacts {
 };
 DeviceFacts facts_of(const Cluster& cluster);
 
-enum class TableKind : uint8_t { kProducts, kAttention, kCollectives, kExchanges };
+enum class TableKind : uint8_t { kProducts, kAttention, kGrouped, kCollectives, kExchanges };
 // What `text` is, by its columns. Throws InputError where it is none.
 TableKind kind_of_table(const std::string& text, const std::string& path);
 
@@ -44,6 +45,14 @@ Format format_of_table(const std::string& dtype);
 // Throws as above.
 std::map<std::string, std::vector<MeasuredAttention>> parse_attention_table(
     const std::string& text, const std::string& path, const DeviceFacts& device);
+
+// Columns kernel, dtype (bfloat16, fp8_block), tokens (of all ranks), hidden, intermediate, topk,
+// experts, tp, ep, distribution (balanced, or power_law_ and its exponent: the most loaded rank),
+// us: a layer's experts on one rank, forward. Kernels named ..._nongated, and
+// sglang_flashinfer_cutlass_moe, have experts of two matrices. Throws as above.
+std::vector<MeasuredGrouped> parse_grouped_table(const std::string& text,
+                                                 const std::string& path,
+                                                 const DeviceFacts& device);
 
 // Columns op (all_gather, reduce_scatter, all_reduce, alltoall), dtype (half: of two bytes, int8),
 // gpus, message (elements), us. Throws as above; `link`: what a device's links can carry.

@@ -173,3 +173,91 @@ TEST(KernelTables, Attention) {
 
 }  // namespace
 }  // namespace rehearse
+
+namespace rehearse {
+namespace {
+
+template <typename Parse>
+void expect_refusals(const std::string& good,
+                     Parse parse,
+                     const std::vector<std::array<std::string, 3>>& refusals) {
+  const auto said = [&](const std::string& text) -> std::string {
+    try {
+      parse(text);
+    } catch (const InputError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(said(good), "");
+  for (const auto& [what, with, why] : refusals) {
+    std::string text = good;
+    text.replace(text.find(what), what.size(), with);
+    EXPECT_NE(said(text).find(why), std::string::npos) << text << "says: " << said(text);
+  }
+}
+
+TEST(KernelTables, CollectivesThatAreNoneAreRefused) {
+  expect_refusals(
+      "op,dtype,gpus,message,us\nall_gather,half,8,67108864,425\nall_reduce,int8,4,1048576,20\n",
+      [](const std::string& text) { parse_collective_table(text, "c.csv", BytesPerSecond(340e9)); },
+      {{"all_gather", "broadcast", "c.csv:2: op: expected one of"},
+       {"half", "float", "dtype: expected half or int8"},
+       {",8,", ",1,", "gpus: expected a number from 2"},
+       {"425", "nan", "us: expected a number"},
+       {"425", "4.25", "another device, or in another unit"},
+       {",us", ",ms", "has no column 'us'"},
+       {",20\n", ",20,1\n", "has 6 values for 5 columns"},
+       {"425\nall_reduce,int8,4,1048576,20", "425000", "another device, or in another unit"}});
+}
+
+TEST(KernelTables, ExchangesThatAreNoneAreRefused) {
+  expect_refusals(
+      "hidden,tokens,topk,experts,dispatch_sms,dispatch_us,combine_sms,combine_us\n"
+      "7168,4096,8,256,20,500,20,900\n",
+      [](const std::string& text) { parse_exchange_table(text, "e.csv", facts_of(h100())); },
+      {{",256,", ",255,", "do not divide over 8 ranks"},
+       {",20,500", ",200,500", "200 SMs of a device of 132"},
+       {"500", "5", "faster than the memory"},
+       {"500", "inf", "dispatch_us: expected a number"},
+       {"4096", "-1", "tokens: expected a number"}});
+}
+
+TEST(KernelTables, ExpertsThatAreNoneAreRefused) {
+  expect_refusals(
+      "kernel,dtype,tokens,hidden,intermediate,topk,experts,tp,ep,distribution,us\n"
+      "cutlass,bfloat16,16384,7168,2048,8,256,1,8,power_law_1.2,3000\n",
+      [](const std::string& text) { parse_grouped_table(text, "g.csv", facts_of(h100())); },
+      {{"bfloat16", "int4", "dtype: expected bfloat16 or fp8_block"},
+       {",8,256,", ",8,4,", "do not divide"},
+       {"power_law_1.2", "zipf", "distribution: expected balanced"},
+       {"power_law_1.2", "power_law_x", "power_law_ and an exponent"},
+       {"3000", "3", "above the peak of 'h100'"},
+       {"3000", "3000000", "another device, or in another unit"}});
+}
+
+// Of each kind, told from other families: what the shipped tables reach.
+TEST(KernelTables, ShippedTablesTellWhatIsLeftOut) {
+  const std::string folder = std::string(REHEARSE_SOURCE_DIR) + "/topologies/devices/h100-";
+  const DeviceFacts facts = facts_of(h100());
+  const Duration shortest = Duration::microseconds(50);
+  const ExchangeTable exchanges(
+      parse_exchange_table(read_file(folder + "exchanges.csv"), "e.csv", facts));
+  for (const bool dispatch : {true, false}) {
+    EXPECT_LT(exchanges.judge(dispatch, shortest).mean_absolute, 0.06);
+    EXPECT_LT(exchanges.judge(dispatch, shortest).percentile_95, 0.13);
+  }
+  const CollectiveTable collectives(
+      parse_collective_table(read_file(folder + "collectives.csv"), "c.csv", BytesPerSecond(340e9)),
+      BytesPerSecond(340e9));
+  EXPECT_LT(collectives.judge().mean_absolute, 0.08);
+  EXPECT_LT(collectives.judge().percentile_95, 0.2);
+  const GroupedTable grouped(parse_grouped_table(read_file(folder + "grouped.csv"), "g.csv", facts),
+                             facts.peaks);
+  EXPECT_LT(grouped.judge(Format::kFp8, shortest).mean_absolute, 0.12);
+  // What is in the table is told from itself and others near it.
+  EXPECT_NEAR(exchanges.per_sm().value(), 18e9, 3e9);
+}
+
+}  // namespace
+}  // namespace rehearse

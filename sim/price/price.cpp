@@ -1,5 +1,7 @@
 #include "sim/price/price.h"
 
+#include <cmath>
+
 #include <fmt/format.h>
 
 #include "base/random.h"
@@ -34,6 +36,39 @@ bool shares_sms(const Plan& plan) {
   return pairs && l.ep > 1;
 }
 
+namespace {
+
+// Tables tell nothing of another device.
+void require_same(const Plan& plan, const DeviceFacts& device) {
+  const Cluster& c = plan.cluster;
+  constexpr double kSame = 0.01;
+  const auto differs = [&](double a, double b) { return std::abs(a / b - 1) > kSame; };
+  const bool fp8 = plan.training.precision == Precision::kFp8;
+  const bool other = differs(c.peak.value(), device.peaks.bf16.value()) ||
+                     differs(c.memory_bandwidth.value(), device.peaks.memory.value()) ||
+                     c.sms != device.sms;
+  if (other) {
+    throw InputError(fmt::format(
+        "{}: its calibration is of '{}' ({}, {}, {} SMs), the devices of cluster '{}' are others "
+        "({}, {}, {} SMs): leave calibration out, or make their own (calibrate --from-tables)",
+        plan.path,
+        device.name,
+        to_string(device.peaks.bf16),
+        to_string(device.peaks.memory),
+        device.sms,
+        c.name,
+        to_string(c.peak),
+        to_string(c.memory_bandwidth),
+        c.sms));
+  }
+  if (fp8 && !device.fp8) {
+    throw InputError(
+        fmt::format("{}: training.precision: fp8, and '{}' has no FP8", plan.path, device.name));
+  }
+}
+
+}  // namespace
+
 std::unique_ptr<Price> make_price(const Plan& plan,
                                   const OpWork& work,
                                   const std::optional<Calibration>& calibration,
@@ -50,6 +85,7 @@ std::unique_ptr<Price> make_price(const Plan& plan,
     return emulated_price(plan, work, calibration.value_or(Calibration{}), variation);
   }
   if (calibration && calibration->device) {
+    require_same(plan, calibration->device->facts());
     return device_price(plan, work, *calibration->device, variation);
   }
   if (cluster.of_gpus()) {
