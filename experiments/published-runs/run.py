@@ -42,7 +42,8 @@ def plan_of(run, out):
     model = run["model"]
     if isinstance(model, dict):
         with open(base + ".model.yaml", "w") as f:
-            f.write(gpt(run["name"], **model))
+            # A GPT by its sizes, or a whole architecture (JSON is YAML).
+            f.write(json.dumps(model) if "attention" in model else gpt(run["name"], **model))
         model = os.path.basename(base) + ".model.yaml"
     # As many nodes as the run has.
     with open(os.path.join(ROOT, "topologies", CLUSTERS[run["device"]])) as f:
