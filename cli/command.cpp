@@ -267,6 +267,10 @@ std::optional<Calibration> find_calibration(const Options& options, const Plan& 
 }
 
 void use_measured_links(Plan& plan, const std::optional<Calibration>& calibration) {
+  if (calibration && calibration->device) {
+    use_copy_rate(plan, *calibration->device);
+    return;
+  }
   if (!calibration || !calibration->gpu) return;
   const GpuCalibration& c = *calibration->gpu;
   if (!c.node_link && !c.network && !c.copy_per_sm) return;

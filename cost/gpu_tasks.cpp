@@ -217,6 +217,12 @@ class Tasks {
       bytes(WorkKind::kElementwise, t_ * a_.active_experts * 8);
     }
     if (op_.kind == OpKind::kCombine && op_.pass == Pass::kInput) cast(a_.hidden);
+    if (!recipe_.rows_travel) return;
+    // Of dispatch forward and combine backward, a token's row once for each of its experts; of the
+    // other two their sum, in front of the next op.
+    const bool out = (op_.kind == OpKind::kDispatch) == (op_.pass == Pass::kForward);
+    const int64_t rows = t_ * a_.active_experts;
+    bytes(WorkKind::kPermute, out ? rows * a_.hidden * (2 + 2) : (rows + t_) * a_.hidden * 2);
   }
 
   std::vector<GpuTask> take() { return std::move(tasks_); }
@@ -363,6 +369,10 @@ class Tasks {
   // Rows to experts as they came, and their sum per token in BF16.
   void permute() {
     bytes(WorkKind::kPermute, rows_ * a_.hidden * (fp8_ ? 1 + 1 : 2 + 2));
+    if (recipe_.rows_travel) {
+      bytes(WorkKind::kPermute, rows_ * a_.hidden * (2 + 2));
+      return;
+    }
     bytes(WorkKind::kPermute, rows_ * a_.hidden * 2 + (rows_ > 0 ? arrived_ * a_.hidden * 2 : 0));
   }
 

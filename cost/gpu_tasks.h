@@ -57,6 +57,9 @@ struct GpuRecipe {
   // own, qkv.
   bool ring = false;
   CoreKind core = CoreKind::kFused;
+  // Tokens travel as a row for each expert (Dispatcher::kAllToAll): put in order by expert before
+  // they leave and once more where they arrive, and back again (Megatron-Core's dispatcher).
+  bool rows_travel = false;
   Recompute recompute;
 };
 

@@ -35,6 +35,7 @@ GpuRecipe gpu_recipe(const Plan& plan) {
           .sequence_parallel = l.sequence_parallel,
           .ring = l.cp > 1 && l.context == ContextKind::kRing,
           .core = plan.training.core,
+          .rows_travel = l.ep > 1 && l.dispatcher == Dispatcher::kAllToAll,
           .recompute = plan.training.recompute};
 }
 

@@ -29,7 +29,12 @@ DeviceRules::Shares read_shares(YamlMap& map, std::string_view key) {
 
 DeviceRules read_rules(YamlMap map) {
   DeviceRules r;
-  r.sustained = map.number("sustained", kFactor);
+  YamlMap sustained = map.map("sustained");
+  r.sustained = {.bf16 = sustained.number("bf16", kFactor),
+                 .fp8 = sustained.number("fp8", kFactor),
+                 .attention = sustained.number("attention", kFactor),
+                 .lengthy = sustained.number("lengthy", kFactor)};
+  sustained.finish();
   const std::vector<double> pairs = map.numbers("attention_backward", {.min = 0.1, .max = 1e6});
   if (pairs.empty() || pairs.size() % 2 != 0) {
     map.fail("attention_backward", "expected widths of heads, each with its factor behind it");
@@ -48,6 +53,7 @@ DeviceRules read_rules(YamlMap map) {
   memory.finish();
   r.gap = map.duration("gap");
   r.host = map.duration("host");
+  r.host_group = map.duration("host_group");
   r.contention = map.number("contention", kFactor);
   YamlMap errors = map.map("errors");
   for (const auto& origin : kOrigins.entries()) {
@@ -139,14 +145,17 @@ DeviceModel::Answer DeviceModel::product(const GpuTask& task) const {
     }
     a = at->second;
   }
-  a.time = a.time.scaled(scale);
+  const Duration kLengthy = Duration::microseconds(1000);
+  const double speed = a.time > kLengthy              ? rules_.sustained.lengthy
+                       : task.format == Format::kFp8 ? rules_.sustained.fp8
+                                                      : rules_.sustained.bf16;
+  a.time = a.time.scaled(scale / speed);
   if (weight) {
     constexpr double kNotHidden = 0.2;
     const auto more = static_cast<double>(groups * task.n * task.k * (4 + 4 - 2));
     a.time += Duration::seconds(kNotHidden * more / facts_.peaks.memory.value());
   }
   if (grouped || weight) a.origin = Origin::kRuled;
-  a.time = a.time.scaled(1 / rules_.sustained);
   return a;
 }
 
@@ -157,7 +166,7 @@ DeviceModel::Answer DeviceModel::attention(Pass pass, const GpuTask& task) const
   if (!task.core || !tables_.attention) {
     // Batched products of s x s by the head's width: half of the peak.
     constexpr double kReached = 0.5;
-    return {(task.flops / facts_.peaks.bf16).scaled(1 / kReached / rules_.sustained),
+    return {(task.flops / facts_.peaks.bf16).scaled(1 / kReached / rules_.sustained.bf16),
             task.core ? Origin::kIdeal : Origin::kRuled};
   }
   const AttentionShape& shape = *task.core;
@@ -174,7 +183,7 @@ DeviceModel::Answer DeviceModel::attention(Pass pass, const GpuTask& task) const
     }
     a = {a.time.scaled(factor), Origin::kRuled};
   }
-  a.time = a.time.scaled(1 / static_cast<double>(task.parts) / rules_.sustained);
+  a.time = a.time.scaled(1 / static_cast<double>(task.parts) / rules_.sustained.attention);
   return a;
 }
 
@@ -186,6 +195,13 @@ DeviceModel::Answer DeviceModel::streamed(OpKind op, Pass pass, const GpuTask& t
   }
   const double share = pass == Pass::kForward ? shares->forward : shares->backward;
   return {(task.bytes / facts_.peaks.memory).scaled(1 / share), Origin::kRuled};
+}
+
+void use_copy_rate(Plan& plan, const DeviceModel& device) {
+  const auto& exchanges = device.tables().exchanges;
+  if (!exchanges || !plan.cluster.copy_per_sm) return;
+  const double rate = exchanges->per_sm().value();
+  if (rate > 0) plan.cluster.copy_per_sm = BytesPerSecond(2 * rate);
 }
 
 std::shared_ptr<const DeviceModel> load_device(const std::string& path) {

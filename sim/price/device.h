@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cost/op_kind.h"
+#include "plan/plan.h"
 #include "sim/price/kernel_tables.h"
 
 namespace rehearse {
@@ -32,8 +33,11 @@ inline constexpr NameTable kOrigins{
 static_assert(kOrigins.complete());
 
 struct DeviceRules {
-  // Speed of tensor work under hours of load, over that of the tables' short runs.
-  double sustained = 1;
+  // Speed of tensor work under hours of load, over that of the tables' runs: of BF16 products, of
+  // FP8 ones, of attention; and of products so long that the clock had fallen in the tables already.
+  struct {
+    double bf16 = 1, fp8 = 1, attention = 1, lengthy = 1;
+  } sustained;
   // Attention's backward pass over its forward pass, by the width of a query's head.
   std::map<int64_t, double> attention_backward;
   // Grouped products over a dense one of all their rows: forward and of inputs, of weights.
@@ -46,7 +50,9 @@ struct DeviceRules {
   // Of what stands outside layers: loss, and the embedding's table.
   Shares loss, embedding;
   Duration gap;   // between two kernels
-  Duration host;  // for each kernel that the host launches: a step cannot be faster
+  // What the host takes to launch a piece of work, and each group's product of a grouped one: an op
+  // cannot be faster.
+  Duration host, host_group;
   // How much slower tensor work is beside communication than its SMs account for.
   double contention = 1;
   // Standard deviations, in logarithms, of what a step's time is made of: by origin, and of all of
@@ -91,6 +97,10 @@ class DeviceModel {
   mutable std::mutex mutex_;
   mutable std::map<Key, Answer> known_;  // products, from the tables
 };
+
+// Puts what an SM copies for an all-to-all, where that was measured, into the plan's cluster: what it
+// sends and what it receives.
+void use_copy_rate(Plan& plan, const DeviceModel& device);
 
 // Reads a device's file and the tables it names, which lie beside it. Throws InputError.
 std::shared_ptr<const DeviceModel> load_device(const std::string& path);

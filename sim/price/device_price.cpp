@@ -37,6 +37,11 @@ class DevicePrice : public Price {
     const LocalCost before =
         price(op, work_.layer_tasks({op.op.kind, work_of(op.op.pass)}, op.load), &sources);
     cost.preparation = op.overlapped ? before.beside : before.alone;
+    if (variation_.interpolated > 0) {
+      const KernelCall name{.shape = {static_cast<int64_t>(WorkKind::kData)}};
+      cost.copy_slowdown = std::exp(device_.rules().errors[static_cast<size_t>(Origin::kRuled)] *
+                                    normal_of(variation_.seed, name));
+    }
     return cost;
   }
 
@@ -56,8 +61,10 @@ class DevicePrice : public Price {
                   CostSources* sources) const {
     const Pass pass = work_of(op.op.pass);
     const DeviceRules& rules = device_.rules();
-    Duration alone, beside;
+    Duration alone, beside, host;
     for (const GpuTask& task : tasks) {
+      host += rules.host;
+      if (task.groups > 1) host += rules.host_group * task.groups;
       const DeviceModel::Answer a = device_.time(op.op.kind, pass, task);
       const double factor = error_of(op, task, a.origin);
       const bool tensor = task.kind == WorkKind::kProduct || task.kind == WorkKind::kAttention;
@@ -77,7 +84,6 @@ class DevicePrice : public Price {
       ++(a.origin == Origin::kIdeal ? sources->roofline : sources->interpolated);
       if (a.origin == Origin::kIdeal) sources->unmeasured.insert(name);
     }
-    const Duration host = rules.host.scaled(static_cast<double>(tasks.size()));
     return {.alone = std::max(alone, host).scaled(variation_.common),
             .beside = std::max(beside, host).scaled(variation_.common)};
   }
@@ -86,10 +92,14 @@ class DevicePrice : public Price {
   double error_of(const PricedOp& op, const GpuTask& task, Origin origin) const {
     const double error = device_.rules().errors[static_cast<size_t>(origin)];
     if (variation_.interpolated == 0 || error == 0) return 1;
-    const KernelCall name{.shape = {static_cast<int64_t>(op.op.kind),
-                                    static_cast<int64_t>(work_of(op.op.pass)),
-                                    static_cast<int64_t>(task.kind),
-                                    task.n}};
+    KernelCall name{.shape = {static_cast<int64_t>(op.op.kind),
+                              static_cast<int64_t>(work_of(op.op.pass)),
+                              static_cast<int64_t>(task.kind),
+                              task.n}};
+    // A rule is wrong wherever it is used.
+    if (origin == Origin::kRuled) {
+      name.shape = {static_cast<int64_t>(task.family), -1, static_cast<int64_t>(task.kind)};
+    }
     return std::exp(variation_.interpolated * error * normal_of(variation_.seed, name));
   }
 

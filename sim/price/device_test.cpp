@@ -58,7 +58,7 @@ TEST(Device, ProductsAreAsMeasuredOrTold) {
   const GpuTask same = product_task(Family::kDense, Format::kBf16, 1, row->m, row->n, row->k);
   const DeviceModel::Answer a = shipped()->time(OpKind::kMlp, Pass::kForward, same);
   EXPECT_EQ(a.origin, Origin::kMeasured);
-  EXPECT_NEAR(a.time.seconds() * shipped()->rules().sustained, row->time.seconds(), 1e-11);
+  EXPECT_NEAR(a.time.seconds() * shipped()->rules().sustained.bf16, row->time.seconds(), 1e-11);
   const auto time = [](Family family, int64_t groups, int64_t m, int64_t n, int64_t k) {
     return shipped()
         ->time(OpKind::kMlp, Pass::kForward, product_task(family, Format::kBf16, groups, m, n, k))
@@ -151,7 +151,7 @@ TEST_F(DeviceFile, WhatIsWrongIsNamed) {
   };
   has("kernel: bfloat16", "kernel: float64", "has no rows of 'float64'");
   has("file: h100-attention.csv", "file: h100-lost.csv", "no file");
-  has("sustained: 0.935", "sustained: 0", "sustained");
+  has("bf16: 0.84,", "bf16: 0,", "sustained");
   has("norm: [0.53, 0.32]", "norm: [0.53]", "expected [forward, backward]");
   has("norm: [0.53, 0.32]", "norm: [0.53, 3.2]", "norm");
   has("  gap: 0.84 us", "  gaps: 0.84 us", "gap");
