@@ -126,7 +126,8 @@ int calibrate(const Arguments& args) {
            "have their own shapes timed too, which is more exact.\n\n"
            "For GPUs it imports instead: --from-trace takes a profile of one overlapped pair,\n"
            "--links what nccl-tests and DeepEP's tests print, --kernels what our kernels' bench "
-           "(tools/gpu_check.sh)\nmeasured, --from-tables what was published of kernels' times. A trace whose ops have no "
+           "(tools/gpu_check.sh)\nmeasured, --from-tables what was published of kernels' times. A "
+           "trace whose ops have no "
            "annotations\n"
            "is mapped by kernel names; topologies/h800-dualpipe.map.yaml is an example of a map.",
        .examples =

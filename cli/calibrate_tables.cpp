@@ -220,8 +220,10 @@ int calibrate_from_tables(const Options& options) {
       options.has("source") ? options.text("source") : fmt::format("{}", fmt::join(names, ", "));
   std::string rules{kRules};
   const bool hopper = facts.fp8;
-  rules = replaced(rules, "{sustained}", hopper ? "{bf16: 0.84, fp8: 0.935, attention: 0.935, lengthy: 0.95}"
-                                     : "{bf16: 1, fp8: 1, attention: 1, lengthy: 1}");
+  rules = replaced(rules,
+                   "{sustained}",
+                   hopper ? "{bf16: 0.84, fp8: 0.935, attention: 0.935, lengthy: 0.95}"
+                          : "{bf16: 1, fp8: 1, attention: 1, lengthy: 1}");
   rules = replaced(rules, "{attention}", attention);
   rules = replaced(rules,
                    "{backward}",

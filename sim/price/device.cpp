@@ -146,9 +146,9 @@ DeviceModel::Answer DeviceModel::product(const GpuTask& task) const {
     a = at->second;
   }
   const Duration kLengthy = Duration::microseconds(1000);
-  const double speed = a.time > kLengthy              ? rules_.sustained.lengthy
+  const double speed = a.time > kLengthy             ? rules_.sustained.lengthy
                        : task.format == Format::kFp8 ? rules_.sustained.fp8
-                                                      : rules_.sustained.bf16;
+                                                     : rules_.sustained.bf16;
   a.time = a.time.scaled(scale / speed);
   if (weight) {
     constexpr double kNotHidden = 0.2;

@@ -34,7 +34,8 @@ static_assert(kOrigins.complete());
 
 struct DeviceRules {
   // Speed of tensor work under hours of load, over that of the tables' runs: of BF16 products, of
-  // FP8 ones, of attention; and of products so long that the clock had fallen in the tables already.
+  // FP8 ones, of attention; and of products so long that the clock had fallen in the tables
+  // already.
   struct {
     double bf16 = 1, fp8 = 1, attention = 1, lengthy = 1;
   } sustained;
@@ -49,7 +50,7 @@ struct DeviceRules {
   std::map<WorkKind, Shares> memory;
   // Of what stands outside layers: loss, and the embedding's table.
   Shares loss, embedding;
-  Duration gap;   // between two kernels
+  Duration gap;  // between two kernels
   // What the host takes to launch a piece of work, and each group's product of a grouped one: an op
   // cannot be faster.
   Duration host, host_group;
@@ -98,8 +99,8 @@ class DeviceModel {
   mutable std::map<Key, Answer> known_;  // products, from the tables
 };
 
-// Puts what an SM copies for an all-to-all, where that was measured, into the plan's cluster: what it
-// sends and what it receives.
+// Puts what an SM copies for an all-to-all, where that was measured, into the plan's cluster: what
+// it sends and what it receives.
 void use_copy_rate(Plan& plan, const DeviceModel& device);
 
 // Reads a device's file and the tables it names, which lie beside it. Throws InputError.
