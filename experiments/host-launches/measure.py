@@ -143,6 +143,50 @@ def main():
             count = kernels[part] / layers
             add(section="layer", kind=name, part=part, us=round(us, 1), kernels=round(count, 1),
                 us_per_kernel=round(us / count, 2))
+    # Layers as large as a rank's part of published models: where the device decides, or the host.
+    for name, make, tokens, hidden, d in (
+        ("qwen3-30b, 16 experts", lambda: Experts(16, 8, hidden=2048, heads=16, kv_heads=2, width=768), 4096, 2048, 128),
+        ("gpt-oss, 16 experts", lambda: Experts(16, 4, hidden=2880, heads=45, kv_heads=9, width=2880), 4096, 2880, 64),
+        ("qwen3-235b, 8 experts", lambda: Experts(8, 8, hidden=4096, heads=32, kv_heads=4, width=1536), 4096, 4096, 128),
+        ("dense of 4096", lambda: Dense(hidden=4096, heads=32, kv_heads=8, width=14336), 4096, 4096, 128),
+    ):
+        torch.manual_seed(0)
+        stack = [make() for _ in range(2)]
+        x = torch.randn(1, tokens, hidden, dtype=BF16, device="cuda", requires_grad=True)
+        angle = torch.rand(tokens, d, device="cuda")
+        cos, sin = angle.cos().to(BF16), angle.sin().to(BF16)
+        gradient = torch.randn_like(x)
+
+        def forward():
+            y = x
+            for layer in stack:
+                y = layer(y, cos, sin)
+            return y
+
+        for _ in range(5):
+            forward().backward(gradient)
+        began, middle, ended = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        times = {"forward": [], "backward": []}
+        for _ in range(20):
+            torch.cuda.synchronize()
+            began.record()
+            y = forward()
+            middle.record()
+            y.backward(gradient)
+            ended.record()
+            torch.cuda.synchronize()
+            times["forward"].append(began.elapsed_time(middle))
+            times["backward"].append(middle.elapsed_time(ended))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as p:
+            forward().backward(gradient)
+            torch.cuda.synchronize()
+        busy = sum(e.self_device_time_total for e in p.key_averages()) / 2
+        kernels = sum(e.count for e in p.key_averages() if e.self_device_time_total > 0) / 2
+        for part, ms in times.items():
+            add(section="sized", kind=name, part=part, us=round(sorted(ms)[10] * 1e3 / 2, 1))
+        add(section="sized", kind=name, part="kernels, both", us=round(busy, 1), kernels=kernels)
+        for e in sorted(p.key_averages(), key=lambda e: -e.self_device_time_total)[:14]:
+            add(section="kernel", kind=name, name=e.key[:90], us=round(e.self_device_time_total / 2, 1), count=e.count / 2)
     out.close()
 
 

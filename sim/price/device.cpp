@@ -60,6 +60,7 @@ DeviceRules read_rules(YamlMap map) {
     r.errors[static_cast<size_t>(origin.value)] = errors.number(origin.name, kError);
   }
   r.common = errors.number("common", kError);
+  r.experts = errors.number("experts", kError);
   errors.finish();
   map.finish();
   return r;

@@ -60,6 +60,8 @@ struct DeviceRules {
   // it (clocks, memory, software that differ from run to run).
   std::array<double, kOrigins.size()> errors{};
   double common = 0;
+  // And of all ops of experts and their tokens' way, which hang on a framework's host and its waits.
+  double experts = 0;
 };
 
 class DeviceModel {

@@ -22,9 +22,11 @@ class DevicePrice : public Price {
     const auto sms = static_cast<double>(c.sms);
     sm_share_ = sms / std::max(1.0, sms - static_cast<double>(c.communication_sms));
     if (shares_sms(plan)) launched_ = sm_share_;
-    // Every byte that communication SMs copy is read and written; it cannot be more than all.
-    const double copy =
+    // Every byte that communication SMs copy is read and written; NVLink carries no more of them,
+    // out and in.
+    double copy =
         c.copy_per_sm ? c.copy_per_sm->value() * static_cast<double>(c.communication_sms) : 0;
+    if (c.node_link) copy = std::min(copy, 2 * c.node_link->bandwidth.value());
     constexpr double kMost = 0.5;
     memory_left_ = 1 - std::min(kMost, 2 * copy / c.memory_bandwidth.value());
   }
@@ -37,11 +39,7 @@ class DevicePrice : public Price {
     const LocalCost before =
         price(op, work_.layer_tasks({op.op.kind, work_of(op.op.pass)}, op.load), &sources);
     cost.preparation = op.overlapped ? before.beside : before.alone;
-    if (variation_.interpolated > 0) {
-      const KernelCall name{.shape = {static_cast<int64_t>(WorkKind::kData)}};
-      cost.copy_slowdown = std::exp(device_.rules().errors[static_cast<size_t>(Origin::kRuled)] *
-                                    normal_of(variation_.seed, name));
-    }
+    cost.copy_slowdown = of_experts(op);
     return cost;
   }
 
@@ -84,8 +82,18 @@ class DevicePrice : public Price {
       ++(a.origin == Origin::kIdeal ? sources->roofline : sources->interpolated);
       if (a.origin == Origin::kIdeal) sources->unmeasured.insert(name);
     }
-    return {.alone = std::max(alone, host).scaled(variation_.common),
-            .beside = std::max(beside, host).scaled(variation_.common)};
+    const double factor = variation_.common * of_experts(op);
+    return {.alone = std::max(alone, host).scaled(factor),
+            .beside = std::max(beside, host).scaled(factor)};
+  }
+
+  // What all ops of experts and their tokens' way depart by together.
+  double of_experts(const PricedOp& op) const {
+    const bool experts = is_all_to_all(op.op.kind) || !op.load.expert_rows.empty();
+    if (variation_.interpolated == 0 || op.op.kind == OpKind::kAttn || !experts) return 1;
+    const KernelCall name{.shape = {static_cast<int64_t>(WorkKind::kData)}};
+    return std::exp(variation_.interpolated * device_.rules().experts *
+                    normal_of(variation_.seed, name));
   }
 
   // What this piece of work departs from what is told of it.
