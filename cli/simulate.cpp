@@ -42,8 +42,7 @@ std::vector<int64_t> read_ranks(const std::string& text, int64_t world) {
 
 // "product=1.2"
 void scale(Calibration& calibration, const std::vector<std::string>& factors) {
-  if (!calibration.gpu) throw UsageError("simulate: --scale is for calibrations of GPUs");
-  GpuCalibration gpu = *calibration.gpu;
+  if (!calibration.of_gpus()) throw UsageError("simulate: --scale is for calibrations of GPUs");
   for (const std::string& text : factors) {
     const size_t equals = text.find('=');
     const auto kind = work_kind_named(text.substr(0, equals));
@@ -59,9 +58,13 @@ void scale(Calibration& calibration, const std::vector<std::string>& factors) {
           "product=1.2 or data=0.9",
           text));
     }
-    gpu = scaled(std::move(gpu), *kind, factor);
+    if (calibration.device) {
+      calibration.device = scaled(*calibration.device, *kind, factor);
+    } else {
+      calibration.gpu =
+          std::make_shared<const GpuCalibration>(scaled(*calibration.gpu, *kind, factor));
+    }
   }
-  calibration.gpu = std::make_shared<const GpuCalibration>(std::move(gpu));
 }
 
 SimulateOptions read_options(const Options& options, const Plan& plan) {

@@ -106,9 +106,11 @@ DeviceModel::DeviceModel(DeviceFacts facts, std::string source, Tables tables, D
       rules_(std::move(rules)) {}
 
 DeviceModel::Answer DeviceModel::time(OpKind op, Pass pass, const GpuTask& task) const {
-  if (task.kind == WorkKind::kProduct) return product(task);
-  if (task.kind == WorkKind::kAttention) return attention(pass, task);
-  return streamed(op, pass, task);
+  Answer a = task.kind == WorkKind::kProduct     ? product(task)
+             : task.kind == WorkKind::kAttention ? attention(pass, task)
+                                                 : streamed(op, pass, task);
+  a.time = a.time.scaled(rules_.scaled(task.kind));
+  return a;
 }
 
 // A weight gradient dw[n,k] over m rows is a product of n rows, k columns and depth m, that adds to
@@ -196,6 +198,22 @@ DeviceModel::Answer DeviceModel::streamed(OpKind op, Pass pass, const GpuTask& t
   }
   const double share = pass == Pass::kForward ? shares->forward : shares->backward;
   return {(task.bytes / facts_.peaks.memory).scaled(1 / share), Origin::kRuled};
+}
+
+std::shared_ptr<const DeviceModel> scaled(const DeviceModel& device, WorkKind kind, double factor) {
+  if (kind == WorkKind::kWaiting) {
+    throw InputError(
+        "waiting: of a device from tables it follows from what the ranks do, and has no time of "
+        "its own");
+  }
+  DeviceRules rules = device.rules();
+  if (kind == WorkKind::kGap) {
+    rules.gap = rules.gap.scaled(factor);
+  } else {
+    rules.scale[kind] = rules.scaled(kind) * factor;
+  }
+  return std::make_shared<const DeviceModel>(
+      device.facts(), device.source(), device.tables(), std::move(rules));
 }
 
 void use_copy_rate(Plan& plan, const DeviceModel& device) {

@@ -60,8 +60,11 @@ struct DeviceRules {
   // it (clocks, memory, software that differ from run to run).
   std::array<double, kOrigins.size()> errors{};
   double common = 0;
-  // And of all ops of experts and their tokens' way, which hang on a framework's host and its waits.
+  // And of all ops of experts and their tokens' way, which hang on a framework's host and its
+  // waits.
   double experts = 0;
+  std::map<WorkKind, double> scale;  // what if a kind of work took so many times as long
+  double scaled(WorkKind kind) const { return scale.contains(kind) ? scale.at(kind) : 1; }
 };
 
 class DeviceModel {
@@ -100,6 +103,10 @@ class DeviceModel {
   mutable std::mutex mutex_;
   mutable std::map<Key, Answer> known_;  // products, from the tables
 };
+
+// The same device, on which work of a kind takes `factor` times as long (what if). Throws
+// InputError for waiting, which follows from the ranks.
+std::shared_ptr<const DeviceModel> scaled(const DeviceModel& device, WorkKind kind, double factor);
 
 // Puts what an SM copies for an all-to-all, where that was measured, into the plan's cluster: what
 // it sends and what it receives.

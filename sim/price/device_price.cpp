@@ -39,7 +39,7 @@ class DevicePrice : public Price {
     const LocalCost before =
         price(op, work_.layer_tasks({op.op.kind, work_of(op.op.pass)}, op.load), &sources);
     cost.preparation = op.overlapped ? before.beside : before.alone;
-    cost.copy_slowdown = of_experts(op);
+    cost.copy_slowdown = of_experts(op) * device_.rules().scaled(WorkKind::kData);
     return cost;
   }
 
