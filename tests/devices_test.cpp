@@ -79,6 +79,19 @@ TEST_F(DeviceCommands, AnotherDevicesTablesAreRefused) {
   EXPECT_NE(other.err.find("another device"), std::string::npos) << other.err;
 }
 
+// An H800 is an H100 behind links of less than half its rate.
+TEST_F(DeviceCommands, LinksAreTheClusters) {
+  const auto with = [&](const std::string& cluster, int64_t tp) {
+    std::string text = plan();
+    text.replace(text.find("h100-1024"), 9, cluster);
+    text.replace(text.find("dp: 4, tp: 2"), 12, "dp: 1, tp: " + std::to_string(tp));
+    return simulate(text)["step_time_s"].get<double>();
+  };
+  EXPECT_NEAR(with("h800-2048", 1) / with("h100-1024", 1), 1, 1e-6);
+  EXPECT_NE(said_.err.find("devices/h100.yaml"), std::string::npos);
+  EXPECT_GT(with("h800-2048", 8) / with("h100-1024", 8), 1.15);
+}
+
 TEST_F(DeviceCommands, FilesAreMadeAndJudged) {
   write("plan.yaml", plan());
   const std::string from = std::string(REHEARSE_SOURCE_DIR) + "/topologies/devices/h100-";
@@ -110,7 +123,8 @@ TEST_F(DeviceCommands, FilesAreMadeAndJudged) {
                   "the table has no 'fp4'"},
         std::pair{"--from-tables mine-products.csv --from-tables mine-products.csv --out x.yaml",
                   "a second table of its kind"},
-        std::pair{"--judge-table mine-products.csv --told-by plan.yaml", "format: this key is missing"}}) {
+        std::pair{"--judge-table mine-products.csv --told-by plan.yaml",
+                  "format: this key is missing"}}) {
     const CommandResult r = rehearse(std::string("calibrate plan.yaml ") + options);
     EXPECT_NE(r.exit_code, 0) << options;
     EXPECT_NE(r.err.find(why), std::string::npos) << options << " says: " << r.err;

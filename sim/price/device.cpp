@@ -238,6 +238,7 @@ std::shared_ptr<const DeviceModel> load_device(const std::string& path) {
   facts.peaks.memory = top.rate("memory_bandwidth");
   const BytesPerSecond link = top.rate("node_link");
   if (link.value() <= 0) top.fail("node_link", "expected a rate above 0");
+  facts.node_link = link;
   if (facts.peaks.bf16.value() <= 0) top.fail("peak_bf16", "expected a rate above 0");
   if (facts.peaks.memory.value() <= 0) top.fail("memory_bandwidth", "expected a rate above 0");
   YamlMap tables = top.map("tables");

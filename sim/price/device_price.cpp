@@ -26,7 +26,10 @@ class DevicePrice : public Price {
     // out and in.
     double copy =
         c.copy_per_sm ? c.copy_per_sm->value() * static_cast<double>(c.communication_sms) : 0;
-    if (c.node_link) copy = std::min(copy, 2 * c.node_link->bandwidth.value());
+    if (c.node_link) {
+      node_link_ = c.node_link->bandwidth.value();
+      copy = std::min(copy, 2 * node_link_);
+    }
     constexpr double kMost = 0.5;
     memory_left_ = 1 - std::min(kMost, 2 * copy / c.memory_bandwidth.value());
   }
@@ -46,7 +49,11 @@ class DevicePrice : public Price {
   std::optional<Duration> on_node(CollectiveKind kind, int64_t ranks, Bytes size) const override {
     const auto& table = device_.tables().collectives;
     if (!table || ranks < 2 || ranks > table->most_ranks()) return std::nullopt;
-    return table->time(kind, ranks, size).scaled(variation_.common);
+    const Duration measured = table->time(kind, ranks, size);
+    // The same device behind links that carry less, as an H800 is an H100: the rest as measured.
+    const double sent = sent_bytes(kind, ranks, size);
+    const double slower = sent / node_link_ - sent / device_.facts().node_link.value();
+    return (measured + Duration::seconds(std::max(0.0, slower))).scaled(variation_.common);
   }
 
   LocalCost work(const PricedOp& op) const override {
@@ -114,6 +121,7 @@ class DevicePrice : public Price {
   const OpWork& work_;
   const DeviceModel& device_;
   CostVariation variation_;
+  double node_link_ = 1;    // bytes per second
   double sm_share_ = 1;     // SMs over those left beside communication
   double launched_ = 1;     // SMs over those that a product is launched for alone
   double memory_left_ = 1;  // beside communication

@@ -99,7 +99,8 @@ DeviceFacts facts_of(const Cluster& c) {
   return {.name = c.name,
           .peaks = {c.peak, c.peak_fp8.value_or(c.peak), c.memory_bandwidth},
           .fp8 = c.peak_fp8.has_value(),
-          .sms = c.sms};
+          .sms = c.sms,
+          .node_link = c.node_link ? c.node_link->bandwidth : BytesPerSecond()};
 }
 
 TableKind kind_of_table(const std::string& text, const std::string& path) {

@@ -20,6 +20,7 @@ struct DeviceFacts {
   GpuPeaks peaks;
   bool fp8 = true;  // tensor cores multiply it
   int64_t sms = 132;
+  BytesPerSecond node_link;  // per device and direction; 0: none
 };
 DeviceFacts facts_of(const Cluster& cluster);
 
