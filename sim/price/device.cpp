@@ -61,6 +61,7 @@ DeviceRules read_rules(YamlMap map) {
   }
   r.common = errors.number("common", kError);
   r.experts = errors.number("experts", kError);
+  r.host_error = errors.number("host", kError);
   errors.finish();
   map.finish();
   return r;

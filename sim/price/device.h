@@ -63,6 +63,7 @@ struct DeviceRules {
   // And of all ops of experts and their tokens' way, which hang on a framework's host and its
   // waits.
   double experts = 0;
+  double host_error = 0;  // of what the host takes, which frameworks and machines make of it
   std::map<WorkKind, double> scale;  // what if a kind of work took so many times as long
   double scaled(WorkKind kind) const { return scale.contains(kind) ? scale.at(kind) : 1; }
 };

@@ -89,6 +89,11 @@ class DevicePrice : public Price {
       ++(a.origin == Origin::kIdeal ? sources->roofline : sources->interpolated);
       if (a.origin == Origin::kIdeal) sources->unmeasured.insert(name);
     }
+    if (variation_.interpolated > 0) {
+      const KernelCall name{.shape = {-2}};
+      host = host.scaled(std::exp(variation_.interpolated * rules.host_error *
+                                  normal_of(variation_.seed, name)));
+    }
     const double factor = variation_.common * of_experts(op);
     return {.alone = std::max(alone, host).scaled(factor),
             .beside = std::max(beside, host).scaled(factor)};
