@@ -105,6 +105,18 @@ std::string chosen(const Options& options,
   return "";
 }
 
+// Those of one kernel, of a table with several.
+template <typename Rows>
+const typename Rows::mapped_type& of_kernel(const Rows& rows,
+                                            const std::string& kernel,
+                                            const std::string& path) {
+  const auto found = rows.find(kernel);
+  if (found == rows.end()) {
+    throw InputError(fmt::format("{}: has no rows of '{}' to tell such from", path, kernel));
+  }
+  return found->second;
+}
+
 template <typename Rows>
 std::vector<std::string> names_of(const Rows& rows) {
   std::vector<std::string> names;
@@ -299,30 +311,38 @@ int judge_table(const Options& options) {
   const auto missing = [&](const char* what) {
     return InputError(fmt::format("{}: has no table of {}", options.text("told-by"), what));
   };
+  // Rows of a kernel are told from the same kernel's, whether or not the device is priced by it.
+  const DeviceModel::Tables told_by = device ? device->tables() : DeviceModel::Tables{};
   switch (kind_of_table(text, path)) {
     case TableKind::kAttention:
       for (const auto& [kernel, rows] : parse_attention_table(text, path, facts)) {
         if (device && !device->tables().attention) throw missing("attention");
+        const auto others =
+            device ? parse_attention_table(
+                         read_file(told_by.of_attention.path), told_by.of_attention.path, facts)
+                   : decltype(parse_attention_table(text, path, facts)){};
         put("attention, " + kernel,
             "heads, key-value heads",
             rows.size(),
-            device ? device->tables().attention->judge(kShortest, rows)
+            device ? AttentionTable(
+                         of_kernel(others, kernel, told_by.of_attention.path), facts.peaks, c.sms)
+                         .judge(kShortest, rows)
                    : AttentionTable(rows, facts.peaks, c.sms).judge(kShortest));
       }
       break;
     case TableKind::kProducts:
-      for (const auto& [dtype, products] : parse_product_table(text, path, facts)) {
+      for (const auto& [dtype, rows] : parse_product_table(text, path, facts)) {
         const Format format = format_of_table(dtype);
-        if (device) {
-          const auto& table = format == Format::kFp8 ? device->tables().fp8 : device->tables().bf16;
-          if (!table) throw missing(format == Format::kFp8 ? "FP8 products" : "BF16 products");
-          put("product, " + dtype, "n, k", products.size(), table->judge(kShortest, products));
-        } else {
-          put("product, " + dtype,
-              "n, k",
-              products.size(),
-              ProductTable(products, format, facts.peaks, c.sms).judge(kShortest));
-        }
+        const std::string& from = (format == Format::kFp8 ? told_by.of_fp8 : told_by.of_bf16).path;
+        if (device && from.empty()) throw missing("such products");
+        const auto others = device ? parse_product_table(read_file(from), from, facts)
+                                   : decltype(parse_product_table(text, path, facts)){};
+        put("product, " + dtype,
+            "n, k",
+            rows.size(),
+            device ? ProductTable(of_kernel(others, dtype, from), format, facts.peaks, c.sms)
+                         .judge(kShortest, rows)
+                   : ProductTable(rows, format, facts.peaks, c.sms).judge(kShortest));
       }
       break;
     case TableKind::kGrouped: {

@@ -244,17 +244,21 @@ std::shared_ptr<const DeviceModel> load_device(const std::string& path) {
   if (facts.peaks.memory.value() <= 0) top.fail("memory_bandwidth", "expected a rate above 0");
   YamlMap tables = top.map("tables");
   DeviceModel::Tables t;
-  const auto products = [&](const char* key, std::optional<ProductTable>& into) {
+  const auto products = [&](const char* key,
+                            std::optional<ProductTable>& into,
+                            DeviceModel::Tables::Source& source_of) {
     if (const auto c = read_chosen(tables, key, path, true)) {
+      source_of = {c->path, c->kernel};
       into.emplace(take(parse_product_table(c->text, c->path, facts), *c),
                    format_of_table(c->kernel),
                    facts.peaks,
                    facts.sms);
     }
   };
-  products("products_bf16", t.bf16);
-  products("products_fp8", t.fp8);
+  products("products_bf16", t.bf16, t.of_bf16);
+  products("products_fp8", t.fp8, t.of_fp8);
   if (const auto c = read_chosen(tables, "attention", path, true)) {
+    t.of_attention = {c->path, c->kernel};
     t.attention.emplace(
         take(parse_attention_table(c->text, c->path, facts), *c), facts.peaks, facts.sms);
   }

@@ -76,6 +76,11 @@ class DeviceModel {
     std::optional<GroupedTable> grouped;
     std::optional<CollectiveTable> collectives;
     std::optional<ExchangeTable> exchanges;
+    // Where the first three stand, and which of the kernels there they are.
+    struct Source {
+      std::string path, kernel;
+    };
+    Source of_bf16, of_fp8, of_attention;
   };
   DeviceModel(DeviceFacts facts, std::string source, Tables tables, DeviceRules rules);
 

@@ -30,8 +30,9 @@ double bytes_of(const ExchangeCall& c) {
 // A start, and bytes at what the SMs copy and the links carry: near where both are equal neither is
 // reached.
 Duration ideal(const ExchangeCall& c) {
-  constexpr double kStart = 15e-6, kPerSm = 20e9, kLinks = 400e9;
-  const double sms = 1 / (real(c.sms) * kPerSm);
+  constexpr double kStart = 15e-6, kLinks = 400e9;
+  const double per_sm = c.dispatch ? 20e9 : 24e9;
+  const double sms = 1 / (real(c.sms) * per_sm);
   const double links = 1 / kLinks;
   return Duration::seconds(kStart + bytes_of(c) * std::hypot(sms, links));
 }
