@@ -12,17 +12,6 @@ namespace {
 
 constexpr double kNinety = 1.645;  // standard deviations either way that hold 90% of a normal
 
-// Of a standard normal, by bisection of the error function.
-double normal_quantile(double probability) {
-  double low = -8;
-  double high = 8;
-  while (high - low > 1e-9) {
-    const double middle = (low + high) / 2;
-    (0.5 * std::erfc(-middle / std::sqrt(2.0)) < probability ? low : high) = middle;
-  }
-  return low;
-}
-
 // Standard deviation of the logarithm of the machine's speed from one minute to the next: how far
 // the calibration's rounds lie apart, as Student's t sees it, and how far single calls do, which
 // on an otherwise idle machine is its speed from one moment to the next.
@@ -58,14 +47,16 @@ double step_spread(const Plan& plan, const Program& program, const Calibration& 
   constexpr int64_t kOps = 2'000'000;
   const int64_t ops = gpu ? static_cast<int64_t>(program.ops().size()) : program.global_size();
   const auto draws =
-      static_cast<uint64_t>(std::clamp<int64_t>(kOps / std::max<int64_t>(1, ops), 4, 24));
+      static_cast<uint64_t>(std::clamp<int64_t>(kOps / std::max<int64_t>(1, ops), 8, 24));
   double sum = 0;
   double squares = 0;
   for (uint64_t i = 0; i < draws; ++i) {
     // Evenly spaced quantiles of the common factor, in an order that the seeds know nothing of.
     const double z = normal_quantile((static_cast<double>(i) + 0.5) / static_cast<double>(draws));
-    const CostVariation variation{
-        .common = std::exp(spread.common * z), .interpolated = spread.interpolated, .seed = i + 1};
+    const CostVariation variation{.common = std::exp(spread.common * z),
+                                  .interpolated = spread.interpolated,
+                                  .seed = i + 1,
+                                  .draws = draws};
     const Duration step = simulate(drawn,
                                    program,
                                    calibration,

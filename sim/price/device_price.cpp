@@ -91,8 +91,8 @@ class DevicePrice : public Price {
     }
     if (variation_.interpolated > 0) {
       const KernelCall name{.shape = {-2}};
-      host = host.scaled(std::exp(variation_.interpolated * rules.host_error *
-                                  normal_of(variation_.seed, name)));
+      host = host.scaled(
+          std::exp(variation_.interpolated * rules.host_error * normal_of(variation_, name)));
     }
     const double factor = variation_.common * of_experts(op);
     return {.alone = std::max(alone, host).scaled(factor),
@@ -105,7 +105,7 @@ class DevicePrice : public Price {
     if (variation_.interpolated == 0 || op.op.kind == OpKind::kAttn || !experts) return 1;
     const KernelCall name{.shape = {static_cast<int64_t>(WorkKind::kData)}};
     return std::exp(variation_.interpolated * device_.rules().experts *
-                    normal_of(variation_.seed, name));
+                    normal_of(variation_, name));
   }
 
   // What this piece of work departs from what is told of it.
@@ -120,7 +120,7 @@ class DevicePrice : public Price {
     if (origin == Origin::kRuled) {
       name.shape = {static_cast<int64_t>(task.family), -1, static_cast<int64_t>(task.kind)};
     }
-    return std::exp(variation_.interpolated * error * normal_of(variation_.seed, name));
+    return std::exp(variation_.interpolated * error * normal_of(variation_, name));
   }
 
   const OpWork& work_;

@@ -1,10 +1,13 @@
 #include "sim/price/price.h"
 
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include <fmt/format.h>
 
 #include "base/random.h"
+#include "base/statistics.h"
 #include "plan/legal.h"
 
 namespace rehearse {
@@ -106,6 +109,20 @@ double normal_of(uint64_t seed, const KernelCall& call) {
   double sum = -6;
   for (uint64_t i = 0; i < 12; ++i) sum += next(i);
   return sum;
+}
+
+double normal_of(const CostVariation& variation, const KernelCall& name) {
+  if (variation.draws == 0) return normal_of(variation.seed, name);
+  std::vector<uint64_t> order(variation.draws);
+  std::iota(order.begin(), order.end(), uint64_t{0});
+  uint64_t state = split_mix(static_cast<uint64_t>(name.kernel));
+  for (const int64_t entry : name.shape) state = split_mix(state + static_cast<uint64_t>(entry));
+  for (size_t i = order.size(); i > 1; --i) {
+    state = split_mix(state);
+    std::swap(order[i - 1], order[state % i]);
+  }
+  const uint64_t at = order[(variation.seed - 1) % variation.draws];
+  return normal_quantile((static_cast<double>(at) + 0.5) / static_cast<double>(variation.draws));
 }
 
 }  // namespace rehearse

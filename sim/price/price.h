@@ -38,7 +38,12 @@ struct CostVariation {
   double common = 1;        // factor on every measured time
   double interpolated = 0;  // standard deviation, in logarithms, of each interpolated time
   uint64_t seed = 0;        // of those
+  uint64_t draws = 0;       // of how many simulations, with seeds from 1 on, this is one; 0: of any
 };
+// What `name` is off by in this simulation, in standard deviations: of a set of draws each has
+// another quantile of a normal, in an order that the name shuffles, so that few of them show its
+// spread.
+double normal_of(const CostVariation& variation, const KernelCall& name);
 
 // Where the costs of a prediction came from.
 struct CostSources {
