@@ -443,6 +443,22 @@ std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const st
                       device.name,
                       to_string(FlopsPerSecond(peak))));
     }
+    // What no cache holds comes from memory, at most at its rate.
+    constexpr double kBeyondCaches = 200e6;  // bytes
+    const auto moved = static_cast<double>(
+        product_task(Family::kDense, format_of_table(dtype), 1, p.m, p.n, p.k).bytes.count());
+    if (moved > kBeyondCaches && moved / seconds > device.peaks.memory.value()) {
+      table.fail(
+          fmt::format("us: {} of {} x {} x {} is {} of operands, above the memory bandwidth of "
+                      "'{}', {}: it is of another device, or in another unit",
+                      table.text(4),
+                      p.m,
+                      p.n,
+                      p.k,
+                      to_string(BytesPerSecond(moved / seconds)),
+                      device.name,
+                      to_string(device.peaks.memory)));
+    }
     double& of_dtype = best[dtype];
     of_dtype = std::max(of_dtype, share);
     p.time = Duration::seconds(seconds);
@@ -450,9 +466,10 @@ std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const st
   }
   if (products.empty()) table.fail("has no rows");
   for (const auto& [dtype, share] : best) {
-    // The best of a whole table come to half of the peak and more.
-    constexpr double kLeast = 0.1;
-    if (share < kLeast) {
+    // The best of a whole table come to half of the peak and more; a few rows need not.
+    constexpr size_t kWhole = 1000;
+    const double least = products.at(dtype).size() >= kWhole ? 0.4 : 0.1;
+    if (share < least) {
       throw InputError(
           fmt::format("{}: no product in {} reaches more than {:.2g}% of the peak of "
                       "'{}': the times are of another device, or in another unit",

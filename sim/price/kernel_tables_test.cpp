@@ -197,6 +197,15 @@ void expect_refusals(const std::string& good,
   }
 }
 
+// 940 MB of weights in 235 us: an H200's memory, not an H100's.
+TEST(KernelTables, ProductsFasterThanTheMemoryAreRefused) {
+  expect_refusals(
+      kGood + "bfloat16,64,57344,8192,300\n",
+      [](const std::string& text) { parse_product_table(text, "t.csv", facts_of(h100())); },
+      {{"8192,300", "8192,235", "t.csv:5: us: 235 of 64 x 57344 x 8192 is"},
+       {"8192,300", "8192,235", "above the memory bandwidth of 'h100'"}});
+}
+
 TEST(KernelTables, CollectivesThatAreNoneAreRefused) {
   expect_refusals(
       "op,dtype,gpus,message,us\nall_gather,half,8,67108864,425\nall_reduce,int8,4,1048576,20\n",
