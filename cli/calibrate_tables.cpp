@@ -29,9 +29,6 @@ Plan plan_on_gpus(const Options& options, const char* option) {
   return plan;
 }
 
-// Shorter rows are a matter of launches, not of kernels.
-const Duration kShortest = Duration::microseconds(50);
-
 // --- a device's file
 
 // What no table holds, by rules; the errors are this project's estimates of what each kind of
@@ -278,9 +275,8 @@ int judge_table(const Options& options) {
   const std::string text = read_file(path);
   const auto device = options.has("told-by") ? load_device(options.text("told-by")) : nullptr;
   Report r;
-  r.say(fmt::format("{}: rows of at least {}, each told from {}\n\n",
+  r.say(fmt::format("{}: rows of at least 50 us, each told from {}\n\n",
                     path,
-                    to_string(kShortest),
                     device ? options.text("told-by") : "other families' alone"));
   Report::Table shown{.columns = {{"", "kernel"},
                                   {"", "family"},
@@ -308,6 +304,8 @@ int judge_table(const Options& options) {
         of.put("percentile_95_error", e.percentile_95);
         of.put("bias", e.bias);
       };
+  // Shorter rows are a matter of launches, not of kernels.
+  const auto lasting = [](const auto& row) { return row.time >= Duration::microseconds(50); };
   const auto missing = [&](const char* what) {
     return InputError(fmt::format("{}: has no table of {}", options.text("told-by"), what));
   };
@@ -326,8 +324,8 @@ int judge_table(const Options& options) {
             rows.size(),
             device ? AttentionTable(
                          of_kernel(others, kernel, told_by.of_attention.path), facts.peaks, c.sms)
-                         .judge(kShortest, rows)
-                   : AttentionTable(rows, facts.peaks, c.sms).judge(kShortest));
+                         .judge(lasting, rows)
+                   : AttentionTable(rows, facts.peaks, c.sms).judge(lasting));
       }
       break;
     case TableKind::kProducts:
@@ -341,19 +339,22 @@ int judge_table(const Options& options) {
             "n, k",
             rows.size(),
             device ? ProductTable(of_kernel(others, dtype, from), format, facts.peaks, c.sms)
-                         .judge(kShortest, rows)
-                   : ProductTable(rows, format, facts.peaks, c.sms).judge(kShortest));
+                         .judge(lasting, rows)
+                   : ProductTable(rows, format, facts.peaks, c.sms).judge(lasting));
       }
       break;
     case TableKind::kGrouped: {
       const auto rows = parse_grouped_table(text, path, facts);
       if (device && !device->tables().grouped) throw missing("grouped products");
       for (const Format format : {Format::kBf16, Format::kFp8}) {
+        const auto of_format = [&](const Measured<GroupedCall>& row) {
+          return lasting(row) && row.call.format == format;
+        };
         put(fmt::format("experts of a layer, {}", name_of(format)),
             "model",
             rows.size(),
-            device ? device->tables().grouped->judge(format, kShortest, rows)
-                   : GroupedTable(rows, facts.peaks).judge(format, kShortest));
+            device ? device->tables().grouped->judge(of_format, rows)
+                   : GroupedTable(rows, facts.peaks).judge(of_format));
       }
       break;
     }
@@ -361,21 +362,28 @@ int judge_table(const Options& options) {
       const BytesPerSecond link = c.node_link ? c.node_link->bandwidth : BytesPerSecond(1e12);
       const auto rows = parse_collective_table(text, path, link);
       if (device && !device->tables().collectives) throw missing("collectives");
+      const auto large = [](const Measured<CollectiveCall>& row) {
+        return row.call.size >= Bytes(1'000'000);
+      };
       put("collectives from 1 MB",
           "size",
           rows.size(),
-          device ? device->tables().collectives->judge(rows) : CollectiveTable(rows, link).judge());
+          device ? device->tables().collectives->judge(large, rows)
+                 : CollectiveTable(rows, link).judge(large));
       break;
     }
     case TableKind::kExchanges: {
       const auto rows = parse_exchange_table(text, path, facts);
       if (device && !device->tables().exchanges) throw missing("dispatch and combine");
       for (const bool dispatch : {true, false}) {
+        const auto of_kind = [&](const Measured<ExchangeCall>& row) {
+          return lasting(row) && row.call.dispatch == dispatch;
+        };
         put(dispatch ? "dispatch" : "combine",
             "SMs",
             rows.size() / 2,
-            device ? device->tables().exchanges->judge(dispatch, kShortest, rows)
-                   : ExchangeTable(rows).judge(dispatch, kShortest));
+            device ? device->tables().exchanges->judge(of_kind, rows)
+                   : ExchangeTable(rows).judge(of_kind));
       }
       break;
     }

@@ -1,9 +1,6 @@
 #pragma once
 // Times of collectives on one node, told from a table of measured ones.
 
-#include <cstdint>
-#include <vector>
-
 #include "base/names.h"
 #include "sim/price/nearest.h"
 
@@ -18,39 +15,27 @@ inline constexpr NameTable kCollectiveKinds{std::to_array<Named<CollectiveKind>>
 })};
 static_assert(kCollectiveKinds.complete());
 
-// What nccl-tests call the size: of all_gather the gathered buffer, of the others the input; of
+// size: what nccl-tests call so: of all_gather the gathered buffer, of the others the input; of
 // alltoall what one rank sends, its own part included.
-struct MeasuredCollective {
+struct CollectiveCall {
   CollectiveKind kind = CollectiveKind::kAllGather;
   int64_t ranks = 0;
   Bytes size;
-  Duration time;
+  auto operator<=>(const CollectiveCall&) const = default;
 };
 
-class CollectiveTable {
+// Families are of sizes, to a quarter of an octave.
+class CollectiveTable : public NearestTable<CollectiveCall> {
  public:
-  // REQUIRES: some.
-  CollectiveTable(std::vector<MeasuredCollective> rows, BytesPerSecond link);
-
-  Duration time(CollectiveKind kind, int64_t ranks, Bytes size) const;
-  // The most that a rank of `ranks` sends over the links per second in any row.
-  BytesPerSecond best(int64_t ranks) const;
-  int64_t most_ranks() const;
-  // Of rows of at least 1 MB; of each kind and number of ranks, sizes left out.
-  TableErrors judge() const;
-  // Rows of another table, told from all of this one.
-  TableErrors judge(const std::vector<MeasuredCollective>& rows) const;
+  // link: of the device. REQUIRES: some rows.
+  CollectiveTable(Rows rows, BytesPerSecond link);
+  int64_t most_ranks() const { return most_ranks_; }
 
  private:
-  ShapePoint point(CollectiveKind kind, int64_t ranks, Bytes size) const;
-  Duration ideal(CollectiveKind kind, int64_t ranks, Bytes size) const;
-
-  std::vector<MeasuredCollective> rows_;
-  BytesPerSecond link_;
-  NearestFactors factors_;
+  int64_t most_ranks_ = 0;
 };
 
 // Bytes that each rank sends: (n - 1) / n of the size, of an all-reduce twice that.
-double sent_bytes(CollectiveKind kind, int64_t ranks, Bytes size);
+double sent_bytes(const CollectiveCall& call);
 
 }  // namespace rehearse

@@ -116,7 +116,7 @@ DeviceModel::Answer DeviceModel::time(OpKind op, Pass pass, const GpuTask& task)
 
 // A weight gradient dw[n,k] over m rows is a product of n rows, k columns and depth m, that adds to
 // FP32 sums: of what it moves more than a product writing BF16, a fifth is not hidden, as of other
-// traffic (sim/price/product_table.cpp). Grouped products are one product of all their rows, or, of
+// traffic (kTrafficNotHidden). Grouped products are one product of all their rows, or, of
 // weights, of all their columns side by side, times a factor; rows are whole tiles.
 DeviceModel::Answer DeviceModel::product(const GpuTask& task) const {
   const std::optional<ProductTable>& table =
@@ -144,8 +144,9 @@ DeviceModel::Answer DeviceModel::product(const GpuTask& task) const {
     const auto [at, fresh] = known_.try_emplace(key);
     if (fresh) {
       const auto& [format, rows, columns, depth] = key;
-      at->second = {table->time(rows, columns, depth),
-                    table->holds(rows, columns, depth) ? Origin::kMeasured : Origin::kInterpolated};
+      const ProductCall call{rows, columns, depth};
+      at->second = {table->time(call),
+                    table->holds(call) ? Origin::kMeasured : Origin::kInterpolated};
     }
     a = at->second;
   }
@@ -155,9 +156,8 @@ DeviceModel::Answer DeviceModel::product(const GpuTask& task) const {
                                                      : rules_.sustained.bf16;
   a.time = a.time.scaled(scale / speed);
   if (weight) {
-    constexpr double kNotHidden = 0.2;
     const auto more = static_cast<double>(groups * task.n * task.k * (4 + 4 - 2));
-    a.time += Duration::seconds(kNotHidden * more / facts_.peaks.memory.value());
+    a.time += Duration::seconds(kTrafficNotHidden * more / facts_.peaks.memory.value());
   }
   if (grouped || weight) a.origin = Origin::kRuled;
   return a;

@@ -42,16 +42,17 @@ class DevicePrice : public Price {
     const LocalCost before =
         price(op, work_.layer_tasks({op.op.kind, work_of(op.op.pass)}, op.load), &sources);
     cost.preparation = op.overlapped ? before.beside : before.alone;
-    cost.copy_slowdown = of_experts(op) * device_.rules().scaled(WorkKind::kData);
+    cost.copy_slowdown = of_experts() * device_.rules().scaled(WorkKind::kData);
     return cost;
   }
 
   std::optional<Duration> on_node(CollectiveKind kind, int64_t ranks, Bytes size) const override {
     const auto& table = device_.tables().collectives;
     if (!table || ranks < 2 || ranks > table->most_ranks()) return std::nullopt;
-    const Duration measured = table->time(kind, ranks, size);
+    const CollectiveCall call{kind, ranks, size};
+    const Duration measured = table->time(call);
     // The same device behind links that carry less, as an H800 is an H100: the rest as measured.
-    const double sent = sent_bytes(kind, ranks, size);
+    const double sent = sent_bytes(call);
     const double slower = sent / node_link_ - sent / device_.facts().node_link.value();
     return (measured + Duration::seconds(std::max(0.0, slower))).scaled(variation_.common);
   }
@@ -94,15 +95,18 @@ class DevicePrice : public Price {
       host = host.scaled(
           std::exp(variation_.interpolated * rules.host_error * normal_of(variation_, name)));
     }
-    const double factor = variation_.common * of_experts(op);
+    const bool experts =
+        is_all_to_all(op.op.kind) || std::ranges::any_of(tasks, [](const GpuTask& t) {
+          return t.family == Family::kGrouped || t.family == Family::kGroupedWeight;
+        });
+    const double factor = variation_.common * (experts ? of_experts() : 1);
     return {.alone = std::max(alone, host).scaled(factor),
             .beside = std::max(beside, host).scaled(factor)};
   }
 
   // What all ops of experts and their tokens' way depart by together.
-  double of_experts(const PricedOp& op) const {
-    const bool experts = is_all_to_all(op.op.kind) || !op.load.expert_rows.empty();
-    if (variation_.interpolated == 0 || op.op.kind == OpKind::kAttn || !experts) return 1;
+  double of_experts() const {
+    if (variation_.interpolated == 0) return 1;
     const KernelCall name{.shape = {static_cast<int64_t>(WorkKind::kData)}};
     return std::exp(variation_.interpolated * device_.rules().experts *
                     normal_of(variation_, name));

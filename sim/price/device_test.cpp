@@ -50,12 +50,13 @@ TEST(Device, ProductsAreAsMeasuredOrTold) {
   const auto facts = shipped()->facts();
   const auto rows =
       parse_product_table(read_file(devices("h100-products.csv")), "h100", facts).at("bfloat16");
-  const MeasuredProduct* row = nullptr;
-  for (const MeasuredProduct& p : rows) {
-    if (p.m == 4096 && p.n == 4096 && p.k == 4096) row = &p;
+  const Measured<ProductCall>* row = nullptr;
+  for (const Measured<ProductCall>& p : rows) {
+    if (p.call == ProductCall{4096, 4096, 4096}) row = &p;
   }
   if (row == nullptr) row = &rows.front();
-  const GpuTask same = product_task(Family::kDense, Format::kBf16, 1, row->m, row->n, row->k);
+  const GpuTask same =
+      product_task(Family::kDense, Format::kBf16, 1, row->call.m, row->call.n, row->call.k);
   const DeviceModel::Answer a = shipped()->time(OpKind::kMlp, Pass::kForward, same);
   EXPECT_EQ(a.origin, Origin::kMeasured);
   EXPECT_NEAR(a.time.seconds() * shipped()->rules().sustained.bf16, row->time.seconds(), 1e-11);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/errors.h"
 #include "base/statistics.h"
 
 namespace rehearse {
@@ -29,7 +28,7 @@ double bytes_of(const ExchangeCall& c) {
 
 // A start, and bytes at what the SMs copy and the links carry: near where both are equal neither is
 // reached.
-Duration ideal(const ExchangeCall& c) {
+Duration ideal_exchange(const ExchangeCall& c) {
   constexpr double kStart = 15e-6, kLinks = 400e9;
   const double per_sm = c.dispatch ? 20e9 : 24e9;
   const double sms = 1 / (real(c.sms) * per_sm);
@@ -37,70 +36,34 @@ Duration ideal(const ExchangeCall& c) {
   return Duration::seconds(kStart + bytes_of(c) * std::hypot(sms, links));
 }
 
-ShapePoint point(const ExchangeCall& c) {
-  ShapePoint p{};
-  size_t i = 0;
-  const auto add = [&](double weight, double value) {
-    p[i++] = static_cast<float>(weight * value);
-  };
-  add(0.5, std::log2(real(c.tokens)));
-  add(1, std::log2(real(c.hidden)));
-  add(0.7, std::log2(real(c.top_k)));
-  add(0.5, std::log2(real(c.experts)));
-  add(2, std::log2(real(c.sms)));
-  add(20, c.dispatch ? 1 : 0);
-  return p;
+ShapePoint exchange_point(const ExchangeCall& c) {
+  PointBuilder p;
+  p.add(0.5, std::log2(real(c.tokens)));
+  p.add(1, std::log2(real(c.hidden)));
+  p.add(0.7, std::log2(real(c.top_k)));
+  p.add(0.5, std::log2(real(c.experts)));
+  p.add(2, std::log2(real(c.sms)));
+  p.add(20, c.dispatch ? 1 : 0);
+  return p.point();
 }
 
 }  // namespace
 
-ExchangeTable::ExchangeTable(std::vector<MeasuredExchange> rows) : rows_(std::move(rows)) {
-  CHECK(!rows_.empty()) << "a table of no exchanges";
-  for (const MeasuredExchange& r : rows_) factors_.add(point(r.call), r.time / ideal(r.call));
-}
-
-Duration ExchangeTable::time(const ExchangeCall& call) const {
-  return Duration::seconds(ideal(call).seconds() * factors_.told(point(call)));
+ExchangeTable::ExchangeTable(Rows rows)
+    : NearestTable(std::move(rows),
+                   {.ideal = ideal_exchange,
+                    .point = exchange_point,
+                    .family = [](const ExchangeCall& c) { return static_cast<uint64_t>(c.sms); }}) {
 }
 
 BytesPerSecond ExchangeTable::per_sm() const {
   constexpr int64_t kMany = 4096, kFew = 16;  // tokens; SMs that do not fill the links
   std::vector<double> rates;
-  for (const MeasuredExchange& r : rows_) {
+  for (const auto& r : rows()) {
     if (r.call.tokens < kMany || r.call.sms > kFew) continue;
     rates.push_back(bytes_of(r.call) / r.time.seconds() / real(r.call.sms));
   }
-  return BytesPerSecond(rates.empty() ? 0 : median(rates));
-}
-
-TableErrors ExchangeTable::judge(bool dispatch, Duration shortest) const {
-  std::vector<JudgedRow> judged;
-  for (const MeasuredExchange& r : rows_) {
-    judged.push_back(
-        {static_cast<uint64_t>(r.call.sms), r.call.dispatch == dispatch ? r.time : Duration()});
-  }
-  // Each number of SMs by itself.
-  constexpr uint64_t kFolds = 1009;
-  return leave_out_families(
-      judged,
-      shortest,
-      [&](size_t i, const NearestFactors::LeftOut& left_out) {
-        const ExchangeCall& c = rows_[i].call;
-        return Duration::seconds(ideal(c).seconds() * factors_.told(point(c), left_out));
-      },
-      kFolds);
-}
-
-TableErrors ExchangeTable::judge(bool dispatch,
-                                 Duration shortest,
-                                 const std::vector<MeasuredExchange>& rows) const {
-  std::vector<double> errors;
-  for (const MeasuredExchange& r : rows) {
-    if (r.call.dispatch == dispatch && r.time >= shortest) {
-      errors.push_back(time(r.call) / r.time - 1);
-    }
-  }
-  return errors_of(std::move(errors));
+  return BytesPerSecond(median(rates));
 }
 
 }  // namespace rehearse

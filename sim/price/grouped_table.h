@@ -2,9 +2,7 @@
 // Times of whole layers of experts on one GPU, forward, told from a table of measured ones: rows
 // put in order, grouped products and the activation between them, rows summed up.
 
-#include <cstdint>
 #include <string>
-#include <vector>
 
 #include "cost/gpu_work.h"
 #include "sim/price/nearest.h"
@@ -20,31 +18,17 @@ struct GroupedCall {
   int64_t tp = 1, ep = 1;  // ranks that share an expert's width, and the experts
   double skew = 0;         // exponent of the experts' popularity; the most loaded rank counts
   bool gated = true;       // three matrices, or two
-};
-struct MeasuredGrouped {
-  GroupedCall call;
-  Duration time;
+  auto operator<=>(const GroupedCall&) const = default;
 };
 
-class GroupedTable {
+// Families are of models.
+class GroupedTable : public NearestTable<GroupedCall> {
  public:
-  // REQUIRES: some.
-  GroupedTable(std::vector<MeasuredGrouped> rows, const GpuPeaks& peaks);
-
-  Duration time(const GroupedCall& call) const;
-  // Of rows in `format` that take at least `shortest`, whole models left out.
-  TableErrors judge(Format format, Duration shortest) const;
-  TableErrors judge(Format format,
-                    Duration shortest,
-                    const std::vector<MeasuredGrouped>& rows) const;
-
- private:
-  ShapePoint point(const GroupedCall& c) const;
-  Duration ideal(const GroupedCall& c) const;
-
-  std::vector<MeasuredGrouped> rows_;
-  GpuPeaks peaks_;
-  NearestFactors factors_;
+  // REQUIRES: some rows.
+  GroupedTable(Rows rows, const GpuPeaks& peaks);
 };
+
+// Of one rank, where experts are chosen alike.
+double expert_flops(const GroupedCall& call);
 
 }  // namespace rehearse

@@ -15,6 +15,18 @@
 namespace rehearse {
 namespace {
 
+constexpr double kLongest = 60e6;  // microseconds that a row may state
+
+double peak_of(const DeviceFacts& device, Format format) {
+  return (format == Format::kFp8 ? device.peaks.fp8 : device.peaks.bf16).value();
+}
+std::string peak_name(const DeviceFacts& device) {
+  return fmt::format("the peak of '{}'", device.name);
+}
+std::string memory_name(const DeviceFacts& device) {
+  return fmt::format("the memory bandwidth of '{}'", device.name);
+}
+
 constexpr auto kDtypes = std::to_array<std::string_view>({"bfloat16", "fp8", "fp8_block"});
 
 // Rows of a comma-separated file by the names of their columns.
@@ -61,6 +73,30 @@ class Table {
       fail(fmt::format("{}: expected a whole number, found '{}'", name, text(column)));
     }
     return static_cast<int64_t>(value);
+  }
+  // No kernel does more per second than its device can; value: as the row has it.
+  void require_possible(const std::string& value,
+                        double rate,
+                        double most,
+                        const std::string& of_what) const {
+    if (rate <= most) return;
+    fail(
+        fmt::format("us: {} is {:.4g} per second, above {} of {:.4g}: it is of another device, or "
+                    "in another unit",
+                    value,
+                    rate,
+                    of_what,
+                    most));
+  }
+  // And some kernel of a table comes near it; best: share of it.
+  void require_near(double best, double least, const std::string& of_what) const {
+    if (best >= least) return;
+    throw InputError(
+        fmt::format("{}: no row reaches more than {:.2g}% of {}: the times are of "
+                    "another device, or in another unit",
+                    path_,
+                    100 * best,
+                    of_what));
   }
   [[noreturn]] void fail(const std::string& why) const {
     throw InputError(fmt::format("{}:{}: {}", path_, std::max<int64_t>(1, line_), why));
@@ -124,9 +160,9 @@ TableKind kind_of_table(const std::string& text, const std::string& path) {
       names.substr(0, 100)));
 }
 
-std::vector<MeasuredGrouped> parse_grouped_table(const std::string& text,
-                                                 const std::string& path,
-                                                 const DeviceFacts& device) {
+GroupedTable::Rows parse_grouped_table(const std::string& text,
+                                       const std::string& path,
+                                       const DeviceFacts& device) {
   Table table(text,
               path,
               {"kernel",
@@ -140,7 +176,7 @@ std::vector<MeasuredGrouped> parse_grouped_table(const std::string& text,
                "ep",
                "distribution",
                "us"});
-  std::vector<MeasuredGrouped> rows;
+  GroupedTable::Rows rows;
   double best = 0;  // share of the peak
   while (table.next_row()) {
     GroupedCall c{.kernel = table.text(0),
@@ -180,91 +216,57 @@ std::vector<MeasuredGrouped> parse_grouped_table(const std::string& text,
                       distribution.substr(0, 40)));
     }
     c.gated = !c.kernel.ends_with("nongated") && c.kernel != "sglang_flashinfer_cutlass_moe";
-    constexpr double kLongest = 60e6;
     const double seconds = table.number(10, "us", 1, kLongest) * 1e-6;
-    const auto d = [](int64_t x) { return static_cast<double>(x); };
-    const double flops = 2 * d(c.tokens * c.top_k) / d(c.ep) * d(c.hidden) * d(c.intermediate) /
-                         d(c.tp) * (c.gated ? 3 : 2);
-    const double share =
-        flops / seconds / (c.format == Format::kFp8 ? device.peaks.fp8 : device.peaks.bf16).value();
-    if (share > 1) {
-      table.fail(
-          fmt::format("us: {} is {:.4g} FLOP/s, above the peak of '{}': it is of another "
-                      "device, or in another unit",
-                      table.text(10),
-                      flops / seconds,
-                      device.name));
-    }
-    best = std::max(best, share);
+    const double peak = peak_of(device, c.format);
+    const double rate = expert_flops(c) / seconds;
+    table.require_possible(table.text(10), rate, peak, peak_name(device));
+    best = std::max(best, rate / peak);
     rows.push_back({std::move(c), Duration::seconds(seconds)});
   }
   if (rows.empty()) table.fail("has no rows");
-  constexpr double kLeast = 0.05;
-  if (best < kLeast) {
-    throw InputError(
-        fmt::format("{}: no row reaches more than {:.2g}% of the peak of '{}': the "
-                    "times are of another device, or in another unit",
-                    path,
-                    100 * best,
-                    device.name));
-  }
+  table.require_near(best, 0.05, peak_name(device));
   return rows;
 }
 
-std::vector<MeasuredCollective> parse_collective_table(const std::string& text,
-                                                       const std::string& path,
-                                                       BytesPerSecond link) {
+CollectiveTable::Rows parse_collective_table(const std::string& text,
+                                             const std::string& path,
+                                             BytesPerSecond link) {
   Table table(text, path, {"op", "dtype", "gpus", "message", "us"});
-  std::vector<MeasuredCollective> rows;
+  CollectiveTable::Rows rows;
   double best = 0;  // share of the link
   while (table.next_row()) {
-    MeasuredCollective r;
+    CollectiveCall c;
     const auto kind = kCollectiveKinds.find(table.text(0));
     if (!kind) {
       table.fail(fmt::format("op: expected one of {}, found '{}'",
                              kCollectiveKinds.list(),
                              table.text(0).substr(0, 40)));
     }
-    r.kind = *kind;
+    c.kind = *kind;
     const std::string dtype = table.text(1);
     if (dtype != "half" && dtype != "int8") {
       table.fail(fmt::format("dtype: expected half or int8, found '{}'", dtype.substr(0, 40)));
     }
-    r.ranks = static_cast<int64_t>(table.number(2, "gpus", 2, 1e6));
+    c.ranks = static_cast<int64_t>(table.number(2, "gpus", 2, 1e6));
     constexpr double kMost = 1e12;
-    r.size = Bytes(static_cast<int64_t>(table.number(3, "message", 1, kMost)) *
+    c.size = Bytes(static_cast<int64_t>(table.number(3, "message", 1, kMost)) *
                    (dtype == "half" ? 2 : 1));
-    constexpr double kLongest = 60e6;
-    r.time = Duration::microseconds(table.number(4, "us", 1e-1, kLongest));
-    const double share = sent_bytes(r.kind, r.ranks, r.size) / r.time.seconds() / link.value();
+    constexpr double kShortest = 1e-1;
+    const Duration time = Duration::microseconds(table.number(4, "us", kShortest, kLongest));
+    const double rate = sent_bytes(c) / time.seconds();
     // An all-reduce that switches sum up sends its input once.
-    if (share > 2) {
-      table.fail(
-          fmt::format("us: {} is {:.4g} GB/s over links of {}: it is of another device, or "
-                      "in another unit",
-                      table.text(4),
-                      share * link.value() * 1e-9,
-                      to_string(link)));
-    }
-    best = std::max(best, share);
-    rows.push_back(r);
+    table.require_possible(table.text(4), rate, 2 * link.value(), "twice the links' rate,");
+    best = std::max(best, rate / link.value());
+    rows.push_back({c, time});
   }
   if (rows.empty()) table.fail("has no rows");
-  constexpr double kLeast = 0.1;
-  if (best < kLeast) {
-    throw InputError(fmt::format(
-        "{}: no row reaches more than {:.2g}% of links of {}: the times are of another device, or "
-        "in another unit",
-        path,
-        100 * best,
-        to_string(link)));
-  }
+  table.require_near(best, 0.1, fmt::format("links of {}", to_string(link)));
   return rows;
 }
 
-std::vector<MeasuredExchange> parse_exchange_table(const std::string& text,
-                                                   const std::string& path,
-                                                   const DeviceFacts& device) {
+ExchangeTable::Rows parse_exchange_table(const std::string& text,
+                                         const std::string& path,
+                                         const DeviceFacts& device) {
   Table table(text,
               path,
               {"hidden",
@@ -275,7 +277,7 @@ std::vector<MeasuredExchange> parse_exchange_table(const std::string& text,
                "dispatch_us",
                "combine_sms",
                "combine_us"});
-  std::vector<MeasuredExchange> rows;
+  ExchangeTable::Rows rows;
   while (table.next_row()) {
     ExchangeCall c{.hidden = table.integer(0, "hidden"),
                    .tokens = table.integer(1, "tokens"),
@@ -295,19 +297,12 @@ std::vector<MeasuredExchange> parse_exchange_table(const std::string& text,
       if (c.sms > device.sms) {
         table.fail(fmt::format("{} SMs of a device of {}", c.sms, device.sms));
       }
-      constexpr double kLongest = 60e6;
       const double us = table.number(at + 1, dispatch ? "dispatch_us" : "combine_us", 1, kLongest);
       // Every token comes from memory at least once.
-      const double least = static_cast<double>(c.tokens * c.hidden) / device.peaks.memory.value();
-      if (us * 1e-6 < least) {
-        table.fail(
-            fmt::format("{} us for {} tokens of {} values is faster than the memory of "
-                        "'{}': it is of another device, or in another unit",
-                        us,
-                        c.tokens,
-                        c.hidden,
-                        device.name));
-      }
+      table.require_possible(table.text(at + 1),
+                             static_cast<double>(c.tokens * c.hidden) / (us * 1e-6),
+                             device.peaks.memory.value(),
+                             memory_name(device));
       rows.push_back({c, Duration::microseconds(us)});
     }
   }
@@ -329,8 +324,9 @@ std::string print_products(const std::string& text, const std::string& path) {
   return out;
 }
 
-std::map<std::string, std::vector<MeasuredAttention>> parse_attention_table(
-    const std::string& text, const std::string& path, const DeviceFacts& device) {
+std::map<std::string, AttentionTable::Rows> parse_attention_table(const std::string& text,
+                                                                  const std::string& path,
+                                                                  const DeviceFacts& device) {
   Table table(
       text, path, {"kernel", "batch", "sequence", "heads", "kv_heads", "head_dim", "window", "us"});
   std::map<std::string, std::map<AttentionShape, double>> seconds;
@@ -348,26 +344,10 @@ std::map<std::string, std::vector<MeasuredAttention>> parse_attention_table(
     if (s.heads % s.kv_heads != 0) {
       table.fail(fmt::format("kv_heads: {} do not divide {} heads", s.kv_heads, s.heads));
     }
-    constexpr double kLongest = 60e6;
     const double time = table.number(7, "us", 1e-3, kLongest) * 1e-6;
-    const auto d = [](int64_t x) { return static_cast<double>(x); };
-    const Core core{.heads = s.heads,
-                    .qk = s.qk,
-                    .v = s.v,
-                    .window = s.window > 0 ? std::optional(s.window) : std::nullopt};
-    const double flops =
-        2 * d(s.batch) * d(s.sequence) * core.keys(s.sequence, true) * d(s.heads) * d(s.qk + s.v);
-    const double share = flops / time / device.peaks.bf16.value();
-    if (share > 1) {
-      table.fail(
-          fmt::format("us: {} is {:.4g} FLOP/s, above the peak of '{}', {}: it is of another "
-                      "device, or in another unit",
-                      table.text(7),
-                      flops / time,
-                      device.name,
-                      to_string(device.peaks.bf16)));
-    }
-    best = std::max(best, share);
+    const double rate = attention_flops(s) / time;
+    table.require_possible(table.text(7), rate, device.peaks.bf16.value(), peak_name(device));
+    best = std::max(best, rate / device.peaks.bf16.value());
     const auto [at, fresh] = seconds[kernel].emplace(s, time);
     if (!fresh && s.window == 0) {
       table.fail(fmt::format("a second time of the same shape of {}", kernel));
@@ -375,16 +355,8 @@ std::map<std::string, std::vector<MeasuredAttention>> parse_attention_table(
     if (!fresh) at->second = std::min(at->second, time);
   }
   if (seconds.empty()) table.fail("has no rows");
-  constexpr double kLeast = 0.05;
-  if (best < kLeast) {
-    throw InputError(
-        fmt::format("{}: no row reaches more than {:.2g}% of the peak of '{}': the "
-                    "times are of another device, or in another unit",
-                    path,
-                    100 * best,
-                    device.name));
-  }
-  std::map<std::string, std::vector<MeasuredAttention>> rows;
+  table.require_near(best, 0.05, peak_name(device));
+  std::map<std::string, AttentionTable::Rows> rows;
   for (const auto& [kernel, shapes] : seconds) {
     for (const auto& [shape, time] : shapes) {
       rows[kernel].push_back({shape, Duration::seconds(time)});
@@ -397,12 +369,12 @@ Format format_of_table(const std::string& dtype) {
   return dtype == "bfloat16" ? Format::kBf16 : Format::kFp8;
 }
 
-std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const std::string& text,
-                                                                        const std::string& path,
-                                                                        const DeviceFacts& device) {
+std::map<std::string, ProductTable::Rows> parse_product_table(const std::string& text,
+                                                              const std::string& path,
+                                                              const DeviceFacts& device) {
   Table table(text, path, {"dtype", "m", "n", "k", "us"});
-  std::map<std::string, std::vector<MeasuredProduct>> products;
-  std::set<std::tuple<std::string, int64_t, int64_t, int64_t>> seen;
+  std::map<std::string, ProductTable::Rows> products;
+  std::set<std::pair<std::string, ProductCall>> seen;
   std::map<std::string, double> best;  // share of the peak
   while (table.next_row()) {
     const std::string dtype = table.text(0);
@@ -410,74 +382,40 @@ std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const st
       table.fail(fmt::format(
           "dtype: expected one of {}, found '{}'", fmt::join(kDtypes, ", "), dtype.substr(0, 40)));
     }
-    MeasuredProduct p{
+    const ProductCall p{
         .m = table.integer(1, "m"), .n = table.integer(2, "n"), .k = table.integer(3, "k")};
-    if (!seen.emplace(dtype, p.m, p.n, p.k).second) {
+    if (!seen.emplace(dtype, p).second) {
       table.fail(fmt::format("a second time of {} {} x {} x {}", dtype, p.m, p.n, p.k));
     }
-    constexpr double kLongest = 60e6;
     double seconds = table.number(4, "us", 1e-3, kLongest) * 1e-6;
-    const bool fp8 = format_of_table(dtype) == Format::kFp8;
-    if (fp8 && !device.fp8) {
-      table.fail(fmt::format("dtype: {}, and '{}' has no FP8", dtype, device.name));
-    }
-    const double peak = (fp8 ? device.peaks.fp8 : device.peaks.bf16).value();
-    const double flops =
-        2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
-    if (fp8) {
+    const Format format = format_of_table(dtype);
+    if (format == Format::kFp8) {
+      if (!device.fp8)
+        table.fail(fmt::format("dtype: {}, and '{}' has no FP8", dtype, device.name));
       // Read in BF16, written in FP8; at least half of the time is the product's.
       const double cast =
           3 * static_cast<double>(p.m) * static_cast<double>(p.k) / device.peaks.memory.value();
       seconds = std::max(seconds - cast, seconds / 2);
     }
-    const double share = flops / seconds / peak;
-    if (share > 1) {
-      table.fail(
-          fmt::format("us: {} of {} x {} x {} is {} FLOP/s, above the peak of '{}', {}: it is "
-                      "of another device, or in another unit",
-                      table.text(4),
-                      p.m,
-                      p.n,
-                      p.k,
-                      flops / seconds,
-                      device.name,
-                      to_string(FlopsPerSecond(peak))));
-    }
+    const GpuTask task = product_task(Family::kDense, format, 1, p.m, p.n, p.k);
+    const double rate = task.flops.count() / seconds;
+    table.require_possible(table.text(4), rate, peak_of(device, format), peak_name(device));
     // What no cache holds comes from memory, at most at its rate.
-    constexpr double kBeyondCaches = 200e6;  // bytes
-    const auto moved = static_cast<double>(
-        product_task(Family::kDense, format_of_table(dtype), 1, p.m, p.n, p.k).bytes.count());
-    if (moved > kBeyondCaches && moved / seconds > device.peaks.memory.value()) {
-      table.fail(
-          fmt::format("us: {} of {} x {} x {} is {} of operands, above the memory bandwidth of "
-                      "'{}', {}: it is of another device, or in another unit",
-                      table.text(4),
-                      p.m,
-                      p.n,
-                      p.k,
-                      to_string(BytesPerSecond(moved / seconds)),
-                      device.name,
-                      to_string(device.peaks.memory)));
+    constexpr double kBeyondCaches = 200e6;
+    const auto moved = static_cast<double>(task.bytes.count());
+    if (moved > kBeyondCaches) {
+      table.require_possible(
+          table.text(4), moved / seconds, device.peaks.memory.value(), memory_name(device));
     }
-    double& of_dtype = best[dtype];
-    of_dtype = std::max(of_dtype, share);
-    p.time = Duration::seconds(seconds);
-    products[dtype].push_back(p);
+    best[dtype] = std::max(best[dtype], rate / peak_of(device, format));
+    products[dtype].push_back({p, Duration::seconds(seconds)});
   }
   if (products.empty()) table.fail("has no rows");
   for (const auto& [dtype, share] : best) {
     // The best of a whole table come to half of the peak and more; a few rows need not.
     constexpr size_t kWhole = 1000;
     const double least = products.at(dtype).size() >= kWhole ? 0.4 : 0.1;
-    if (share < least) {
-      throw InputError(
-          fmt::format("{}: no product in {} reaches more than {:.2g}% of the peak of "
-                      "'{}': the times are of another device, or in another unit",
-                      path,
-                      dtype,
-                      100 * share,
-                      device.name));
-    }
+    table.require_near(share, least, fmt::format("{}, in {}", peak_name(device), dtype));
   }
   return products;
 }

@@ -34,9 +34,9 @@ TableKind kind_of_table(const std::string& text, const std::string& path);
 // bandwidth. Throws InputError with `path` and line where a column is missing, a value is none, a
 // shape comes twice, or a time cannot be of `device`: faster than its peak, or no
 // product of the table near it (another unit).
-std::map<std::string, std::vector<MeasuredProduct>> parse_product_table(const std::string& text,
-                                                                        const std::string& path,
-                                                                        const DeviceFacts& device);
+std::map<std::string, ProductTable::Rows> parse_product_table(const std::string& text,
+                                                              const std::string& path,
+                                                              const DeviceFacts& device);
 // Of the dtypes above.
 Format format_of_table(const std::string& dtype);
 
@@ -44,28 +44,29 @@ Format format_of_table(const std::string& dtype);
 // attention forward in BF16, by kernel; head_dim 192 is 192 for queries and keys and 128 for
 // values. A table may hold a shape with a window twice, with sinks and without: the faster counts.
 // Throws as above.
-std::map<std::string, std::vector<MeasuredAttention>> parse_attention_table(
-    const std::string& text, const std::string& path, const DeviceFacts& device);
+std::map<std::string, AttentionTable::Rows> parse_attention_table(const std::string& text,
+                                                                  const std::string& path,
+                                                                  const DeviceFacts& device);
 
 // Columns kernel, dtype (bfloat16, fp8_block), tokens (of all ranks), hidden, intermediate, topk,
 // experts, tp, ep, distribution (balanced, or power_law_ and its exponent: the most loaded rank),
 // us: a layer's experts on one rank, forward. Kernels named ..._nongated, and
 // sglang_flashinfer_cutlass_moe, have experts of two matrices. Throws as above.
-std::vector<MeasuredGrouped> parse_grouped_table(const std::string& text,
-                                                 const std::string& path,
-                                                 const DeviceFacts& device);
+GroupedTable::Rows parse_grouped_table(const std::string& text,
+                                       const std::string& path,
+                                       const DeviceFacts& device);
 
 // Columns op (all_gather, reduce_scatter, all_reduce, alltoall), dtype (half: of two bytes, int8),
 // gpus, message (elements), us. Throws as above; `link`: what a device's links can carry.
-std::vector<MeasuredCollective> parse_collective_table(const std::string& text,
-                                                       const std::string& path,
-                                                       BytesPerSecond link);
+CollectiveTable::Rows parse_collective_table(const std::string& text,
+                                             const std::string& path,
+                                             BytesPerSecond link);
 
 // Columns hidden, tokens (of each rank), topk, experts, dispatch_sms, dispatch_us, combine_sms,
 // combine_us: of eight ranks on a node. Throws as above.
-std::vector<MeasuredExchange> parse_exchange_table(const std::string& text,
-                                                   const std::string& path,
-                                                   const DeviceFacts& device);
+ExchangeTable::Rows parse_exchange_table(const std::string& text,
+                                         const std::string& path,
+                                         const DeviceFacts& device);
 
 // Tables as the readers take them, without what pricing does not need: products of fewer than 64
 // rows or 10 us, times beyond four digits.

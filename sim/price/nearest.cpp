@@ -60,20 +60,8 @@ TableErrors errors_of(std::vector<double> errors) {
   return e;
 }
 
-TableErrors leave_out_families(
-    const std::vector<JudgedRow>& rows,
-    Duration shortest,
-    const std::function<Duration(size_t row, const NearestFactors::LeftOut&)>& told,
-    uint64_t folds) {
-  std::vector<uint64_t> fold;
-  for (const JudgedRow& r : rows) fold.push_back(split_mix(r.family) % folds);
-  std::vector<double> errors;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].time < shortest) continue;
-    const Duration t = told(i, [&](size_t other) { return fold[other] == fold[i]; });
-    errors.push_back(t / rows[i].time - 1);
-  }
-  return errors_of(std::move(errors));
+uint64_t fold_of(uint64_t family, uint64_t folds) {
+  return split_mix(family) % folds;
 }
 
 }  // namespace rehearse

@@ -1,26 +1,39 @@
 #pragma once
-// What is told of one shape from those that were measured: kernels of like shapes take like
-// multiples of their ideal times.
+// What is told of one call of a kernel from those that were measured: kernels take like multiples
+// of their ideal times where calls are alike.
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
+#include <map>
 #include <vector>
 
+#include "base/errors.h"
 #include "base/units.h"
 
 namespace rehearse {
 
-// Where a shape stands among others: equal steps in any entry are equally unlike. Unused entries
+// Where a call stands among others: equal steps in any entry are equally unlike. Unused entries
 // are 0.
 using ShapePoint = std::array<float, 10>;
+
+// A point, its entries added one by one, each with a weight.
+class PointBuilder {
+ public:
+  void add(double weight, double value) { point_[used_++] = static_cast<float>(weight * value); }
+  const ShapePoint& point() const { return point_; }
+
+ private:
+  ShapePoint point_{};
+  size_t used_ = 0;
+};
 
 // Measured factors (time over ideal time) at points. A point that was not measured has that of the
 // eight nearest, in logarithms, each weighted by the inverse square of its distance.
 class NearestFactors {
  public:
   void add(const ShapePoint& point, double factor);
-  size_t size() const { return points_.size(); }
   using LeftOut = std::function<bool(size_t)>;  // by order of add()
   // REQUIRES: some that are not left out.
   double told(const ShapePoint& here, const LeftOut& left_out = {}) const;
@@ -40,16 +53,88 @@ struct TableErrors {
 };
 TableErrors errors_of(std::vector<double> errors);
 
-// Told for each row that takes at least `shortest`, from rows of other families alone: families are
-// dealt out to `folds` that are left out one at a time.
-struct JudgedRow {
-  uint64_t family = 0;
+template <typename Call>
+struct Measured {
+  Call call;
   Duration time;
 };
-TableErrors leave_out_families(
-    const std::vector<JudgedRow>& rows,
-    Duration shortest,
-    const std::function<Duration(size_t row, const NearestFactors::LeftOut&)>& told,
-    uint64_t folds = 8);
+
+// A table of measured calls: their own times, and what they tell of others. A kind of table is what
+// it takes `ideal` to be, which calls are near (`point`), and which belong together when they are
+// held out (`family`).
+template <typename Call>
+class NearestTable {
+ public:
+  using Rows = std::vector<Measured<Call>>;
+  struct Kind {
+    std::function<Duration(const Call&)> ideal;
+    std::function<ShapePoint(const Call&)> point;
+    std::function<uint64_t(const Call&)> family;
+    uint64_t folds = 1009;  // families are dealt out to; so many: each stands by itself
+  };
+  using Picks = std::function<bool(const Measured<Call>&)>;
+
+  // REQUIRES: some rows.
+  NearestTable(Rows rows, Kind kind);
+
+  // As measured, where the call is in the table; else told.
+  Duration time(const Call& call) const;
+  bool holds(const Call& call) const { return measured_.contains(call); }
+  const Rows& rows() const { return rows_; }
+
+  // Of the rows that `picks` takes: each told from other families' alone.
+  TableErrors judge(const Picks& picks) const;
+  // Of another table's rows: each told from all of this one.
+  TableErrors judge(const Picks& picks, const Rows& rows) const;
+
+ private:
+  Rows rows_;
+  Kind kind_;
+  NearestFactors factors_;
+  std::map<Call, Duration> measured_;
+};
+
+// In which of `folds` a family is.
+uint64_t fold_of(uint64_t family, uint64_t folds);
+
+template <typename Call>
+NearestTable<Call>::NearestTable(Rows rows, Kind kind)
+    : rows_(std::move(rows)), kind_(std::move(kind)) {
+  CHECK(!rows_.empty()) << "a table of no rows";
+  for (const Measured<Call>& r : rows_) {
+    factors_.add(kind_.point(r.call), r.time / kind_.ideal(r.call));
+    measured_.emplace(r.call, r.time);
+  }
+}
+
+template <typename Call>
+Duration NearestTable<Call>::time(const Call& call) const {
+  if (const auto found = measured_.find(call); found != measured_.end()) return found->second;
+  return kind_.ideal(call).scaled(factors_.told(kind_.point(call)));
+}
+
+template <typename Call>
+TableErrors NearestTable<Call>::judge(const Picks& picks) const {
+  std::vector<uint64_t> fold;
+  for (const Measured<Call>& r : rows_) fold.push_back(fold_of(kind_.family(r.call), kind_.folds));
+  std::vector<double> errors;
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    const Measured<Call>& r = rows_[i];
+    if (!picks(r)) continue;
+    const double factor =
+        factors_.told(kind_.point(r.call), [&](size_t other) { return fold[other] == fold[i]; });
+    errors.push_back(kind_.ideal(r.call).scaled(factor) / r.time - 1);
+  }
+  return errors_of(std::move(errors));
+}
+
+template <typename Call>
+TableErrors NearestTable<Call>::judge(const Picks& picks, const Rows& rows) const {
+  std::vector<double> errors;
+  for (const Measured<Call>& r : rows) {
+    if (picks(r)) errors.push_back(time(r.call) / r.time - 1);
+  }
+  return errors_of(std::move(errors));
+}
 
 }  // namespace rehearse

@@ -4,49 +4,26 @@
 // tiles go to SMs in waves, and a wave that is half empty takes as long as a full one. So products
 // are near where the logarithms of m, n and k are, and how full the waves of common tiles.
 
-#include <array>
-#include <cstdint>
-#include <map>
-#include <vector>
-
 #include "cost/gpu_work.h"
 #include "sim/price/nearest.h"
 
 namespace rehearse {
 
 // y[m,n] = x[m,k] w[n,k]^T, its operands' quantisation not counted.
-struct MeasuredProduct {
+struct ProductCall {
   int64_t m = 0, n = 0, k = 0;
-  Duration time;
+  auto operator<=>(const ProductCall&) const = default;
 };
 
-class ProductTable {
+// Of what can hide behind something else, traffic behind arithmetic or the other way round, a fifth
+// does not.
+inline constexpr double kTrafficNotHidden = 0.2;
+
+// Families are of n and k.
+class ProductTable : public NearestTable<ProductCall> {
  public:
-  // sms: of the device. REQUIRES: some products.
-  ProductTable(std::vector<MeasuredProduct> products,
-               Format format,
-               const GpuPeaks& peaks,
-               int64_t sms);
-
-  // As measured, where the shape is in the table; else told.
-  Duration time(int64_t m, int64_t n, int64_t k) const;
-  bool holds(int64_t m, int64_t n, int64_t k) const { return measured_.contains({m, n, k}); }
-  size_t rows() const { return products_.size(); }
-  // Of products that take at least `shortest`, families of n and k left out.
-  TableErrors judge(Duration shortest) const;
-  // Rows of another table, told from all of this one.
-  TableErrors judge(Duration shortest, const std::vector<MeasuredProduct>& products) const;
-
- private:
-  ShapePoint point(int64_t m, int64_t n, int64_t k) const;
-  Duration ideal(int64_t m, int64_t n, int64_t k) const;
-
-  std::vector<MeasuredProduct> products_;
-  Format format_;
-  GpuPeaks peaks_;
-  int64_t sms_;
-  NearestFactors factors_;
-  std::map<std::array<int64_t, 3>, Duration> measured_;
+  // sms: of the device. REQUIRES: some rows.
+  ProductTable(Rows rows, Format format, const GpuPeaks& peaks, int64_t sms);
 };
 
 }  // namespace rehearse
