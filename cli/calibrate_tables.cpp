@@ -157,6 +157,12 @@ int calibrate_from_tables(const Options& options) {
   const fs::path out = options.text("out");
   const DeviceFacts facts = facts_of(plan.cluster);
   const std::string stem = out.stem().string();
+  const auto beside = [&](std::string_view what) { return fmt::format("{}-{}.csv", stem, what); };
+  std::vector<std::string> written;
+  for (const char* what : {"products", "attention", "grouped", "collectives", "exchanges"}) {
+    written.push_back((out.parent_path() / beside(what)).string());
+  }
+  options.check_outputs(written, plan.files);
   const Cluster& c = plan.cluster;
   if (!c.node_link) throw InputError(plan.path + ": its cluster has no node_link");
   struct Made {
@@ -178,7 +184,7 @@ int calibrate_from_tables(const Options& options) {
       throw InputError(fmt::format("{}: a second table of its kind", path));
     }
     const auto keep = [&](const char* what, std::string contents) {
-      const std::string file = fmt::format("{}-{}.csv", stem, what);
+      const std::string file = beside(what);
       made.push_back({file, std::move(contents)});
       return file;
     };
