@@ -492,7 +492,34 @@ KeptBytes kept_bytes(const Layers& layers,
   k.own += 4 * d(a.experts) + 8 * d(a.active_experts);
   // Ranks that share an expert have all its rows, each its part of the width.
   const double etp = d(a.expert_intermediate) / d(layer.experts->width);
-  k.own += d(a.active_experts) * etp * (precision.kept_input * hidden + of_ffn(*layer.experts));
+  k.rows = d(a.active_experts) * etp * (precision.kept_input * hidden + of_ffn(*layer.experts));
+  k.own += k.rows;
+  return k;
+}
+
+KeptBytes passing_bytes(const Layers& layers, bool moe, bool windowed) {
+  constexpr double kBf16 = 2;
+  const auto d = [](int64_t x) { return static_cast<double>(x); };
+  const Architecture& a = layers.architecture;
+  const Layer& layer = layers.of(moe, windowed);
+  const auto of_ffn = [&](const Ffn& f) {
+    return kBf16 * d(f.gate_up.out + f.width);  // of both products' inputs to the activation, of it
+  };
+  double attention = kBf16 * d(layer.core.heads * layer.core.v);
+  for (const Linear& l : layer.projections()) {
+    if (l.role != Role::kOutput) attention += kBf16 * d(l.out);
+  }
+  double gathered = 0;
+  if (layer.dense) gathered += of_ffn(*layer.dense);
+  if (layer.shared) gathered += of_ffn(*layer.shared);
+  KeptBytes k;
+  if (layer.experts) {
+    const double etp = d(a.expert_intermediate) / d(layer.experts->width);
+    // A row's own gradient comes back too.
+    k.rows = d(a.active_experts) * etp * (of_ffn(*layer.experts) + kBf16 * d(a.hidden));
+  }
+  k.own = k.rows + kBf16 * d(a.hidden);
+  k.gathered = std::max(gathered, attention);
   return k;
 }
 

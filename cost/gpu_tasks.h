@@ -74,6 +74,7 @@ std::vector<GpuTask> gpu_tasks(const Layers& layers, const OpShape& op, const Gp
 // it has experts, loads being balanced.
 struct KeptBytes {
   double own = 0, gathered = 0;
+  double rows = 0;  // of `own`: what grows with the rows that experts get
 };
 // length: of the sequence.
 KeptBytes kept_bytes(const Layers& layers,
@@ -82,5 +83,8 @@ KeptBytes kept_bytes(const Layers& layers,
                      int64_t length,
                      const PrecisionBytes& precision,
                      const GpuRecipe& recipe);
+// Bytes of one token that live within a layer's backward alone: gradients of the FFN's inputs and
+// of its activation, or of attention's projections, whichever are more; in BF16.
+KeptBytes passing_bytes(const Layers& layers, bool moe, bool windowed);
 
 }  // namespace rehearse

@@ -23,9 +23,7 @@ StageWeights layer_weights(const Plan& plan, const ParameterCounts& p, int64_t l
           .expert = plan.layout.experts_per_rank(a.experts) * p.expert};
 }
 
-int64_t stage_ends(const Plan& plan, const ParameterCounts& p, int64_t stage) {
-  const Architecture& a = plan.model.architecture;
-  const Layout& l = plan.layout;
+int64_t ends_of(const Architecture& a, const ParameterCounts& p, const Layout& l, int64_t stage) {
   int64_t ends = stage == 0 ? p.embedding : 0;
   if (!l.is_last(stage)) return ends;
   ends += p.head + a.mtp_depth * p.mtp_projection;
@@ -41,13 +39,13 @@ StageWeights layer_weights(const Plan& plan, int64_t layer) {
   return layer_weights(plan, counts_of(plan), layer);
 }
 int64_t stage_ends(const Plan& plan, int64_t stage) {
-  return stage_ends(plan, counts_of(plan), stage);
+  return ends_of(plan.model.architecture, counts_of(plan), plan.layout, stage);
 }
 
 StageWeights stage_weights(const Plan& plan, int64_t stage) {
   const ParameterCounts p = counts_of(plan);
   const Layout& l = plan.layout;
-  StageWeights w{.dense = stage_ends(plan, p, stage)};
+  StageWeights w{.dense = ends_of(plan.model.architecture, p, l, stage)};
   const auto add_layer = [&](int64_t layer) {
     const StageWeights of_layer = layer_weights(plan, p, layer);
     w.dense += of_layer.dense;
@@ -61,89 +59,182 @@ StageWeights stage_weights(const Plan& plan, int64_t stage) {
   return w;
 }
 
-RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
-  const Layout& l = plan.layout;
-  const Layers layers(plan.model.architecture, {.tp = l.tp, .etp = l.etp});
-  const Architecture& a = layers.architecture;
-  const PrecisionBytes& bytes = bytes_of(plan.training.precision);
-  const RankSchedule schedule = build_schedule(l, plan.training.micro_batches, pp_rank);
-  const auto share = [&](int64_t elements, int64_t replicas) {
-    return l.zero_stage == 0 ? elements : ceil_div(elements, replicas);
-  };
-  const bool gpu = plan.cluster.of_gpus();
+MemoryParts::MemoryParts(const Plan& plan, double imbalance)
+    : architecture_(plan.model.architecture),
+      bytes_(bytes_of(plan.training.precision)),
+      gpu_(plan.cluster.of_gpus()),
+      tp_(plan.layout.tp),
+      tokens_(static_cast<double>(plan.micro_batch_tokens())),
+      gathered_tokens_(plan.gathered_tokens()),
+      counts_(counts_of(plan)) {
+  const Layers layers(architecture_, {.tp = plan.layout.tp, .etp = plan.layout.etp});
+  const Architecture& a = architecture_;
+  const int64_t all = a.layers + a.mtp_depth;
+  before_.resize(static_cast<size_t>(all) + 1);
+  for (int64_t l = 0; l < all; ++l) {
+    Counts c = before_[static_cast<size_t>(l)];
+    ++c[(a.is_moe(l) ? 1 : 0) + (a.is_windowed(l) ? 2 : 0)];
+    before_[static_cast<size_t>(l) + 1] = c;
+  }
   const GpuRecipe recipe = gpu_recipe(plan);
   GpuRecipe all_kept = recipe;
   all_kept.recompute.layer = false;
-  const auto tokens = static_cast<double>(plan.micro_batch_tokens());
-  // Bytes of a micro-batch in a layer.
-  const auto kept = [&](int64_t layer, const GpuRecipe& how) {
-    if (!gpu) {
-      return tokens *
-             static_cast<double>(kept_elements(layers.at(layer), a.hidden, a.active_experts) *
-                                 bytes.activation);
+  recompute_layers_ = gpu_ && recipe.recompute.layer;
+  const auto gathered = static_cast<double>(gathered_tokens_);
+  const auto of_tokens = [&](const KeptBytes& k) {
+    return (k.own + (imbalance - 1) * k.rows) * tokens_ + k.gathered * gathered;
+  };
+  for (size_t kind = 0; kind < kKinds; ++kind) {
+    const bool moe = kind % 2 == 1;
+    const bool windowed = kind >= 2;
+    if (moe && a.experts == 0) continue;
+    weights_[kind] = {
+        .dense = counts_.attention + (moe ? counts_.gate + counts_.shared : counts_.dense_mlp),
+        .expert = moe ? plan.layout.experts_per_rank(a.experts) * counts_.expert : 0};
+    if (!gpu_) {
+      kept_[kind] =
+          tokens_ *
+          static_cast<double>(kept_elements(layers.of(moe, windowed), a.hidden, a.active_experts) *
+                              bytes_.activation);
+      continue;
     }
-    const KeptBytes k = kept_bytes(
-        layers, a.is_moe(layer), a.is_windowed(layer), plan.training.sequence_length, bytes, how);
-    return k.own * tokens + k.gathered * static_cast<double>(plan.gathered_tokens());
+    const auto kept = [&](const GpuRecipe& how) {
+      return of_tokens(
+          kept_bytes(layers, moe, windowed, plan.training.sequence_length, bytes_, how));
+    };
+    kept_[kind] = kept(recipe);
+    again_[kind] = kept(all_kept);
+    passing_[kind] = of_tokens(passing_bytes(layers, moe, windowed));
+  }
+  if (gpu_ && plan.layout.ep > 1) {
+    // Of the tokens that leave and of those that come, in BF16, as combine sends them.
+    constexpr double kBf16 = 2;
+    const auto ranks = static_cast<double>(std::min(a.active_experts, plan.layout.ep));
+    message_ = 2 * imbalance * tokens_ * ranks * static_cast<double>(a.hidden) * kBf16;
+  }
+}
+
+MemoryParts::Counts MemoryParts::layers_of(const Layout& l, int64_t stage) const {
+  int64_t first = 0;
+  for (int64_t s = 0; s < stage; ++s) first += l.layers_per_stage[static_cast<size_t>(s)];
+  int64_t end = first + l.layers_per_stage[static_cast<size_t>(stage)];
+  if (l.is_last(stage)) end += architecture_.mtp_depth;
+  Counts c = before_[static_cast<size_t>(end)];
+  for (size_t k = 0; k < kKinds; ++k) c[k] -= before_[static_cast<size_t>(first)][k];
+  return c;
+}
+
+int64_t MemoryParts::ends(const Layout& l, int64_t stage) const {
+  return ends_of(architecture_, counts_, l, stage);
+}
+
+StageWeights MemoryParts::weights(const Layout& layout, int64_t stage) const {
+  StageWeights w{.dense = ends(layout, stage)};
+  const Counts layers = layers_of(layout, stage);
+  for (size_t k = 0; k < kKinds; ++k) {
+    w.dense += layers[k] * weights_[k].dense;
+    w.expert += layers[k] * weights_[k].expert;
+  }
+  return w;
+}
+
+RankMemory MemoryParts::of(const Layout& l,
+                           int64_t pp_rank,
+                           const std::vector<HeldMoment>& moments) const {
+  const Architecture& a = architecture_;
+  const auto share = [&](int64_t elements, int64_t replicas) {
+    return l.zero_stage == 0 ? elements : ceil_div(elements, replicas);
   };
   RankMemory m;
   std::vector<Held> per_micro_batch;  // bytes, by direction
+  double passing = 0;
   for (int64_t direction = 0; direction < l.slots(); ++direction) {
     const int64_t stage = l.stage_of(pp_rank, direction);
-    const StageWeights w = stage_weights(plan, stage);
+    const Counts layers = layers_of(l, stage);
+    const StageWeights w = weights(l, stage);
     // ZeRO-2 keeps a shard of the gradients, ZeRO-3 of the weights too: of the others' there is
     // what is under way, a layer's gradients, two layers' weights.
     const auto held = [&](int64_t from_stage, int64_t layers_under_way) {
       if (l.zero_stage < from_stage) return w.dense + w.expert;
-      int64_t largest = stage_ends(plan, stage);
-      for (int64_t layer = l.first_layer(stage); layer < l.end_layer(stage); ++layer) {
-        const StageWeights of = layer_weights(plan, layer);
-        largest = std::max(largest, layers_under_way * (of.dense + of.expert));
+      int64_t largest = ends(l, stage);
+      for (size_t k = 0; k < kKinds; ++k) {
+        if (layers[k] == 0) continue;
+        largest = std::max(largest, layers_under_way * (weights_[k].dense + weights_[k].expert));
       }
       const int64_t shard =
           ceil_div(w.dense, l.replicas()) + ceil_div(w.expert, l.expert_replicas());
       return std::min(w.dense + w.expert, shard + largest);
     };
-    m.parameters += Bytes(held(3, 2)) * bytes.weight;
+    m.parameters += Bytes(held(3, 2)) * bytes_.weight;
     m.gradients += Bytes(held(2, 1)) * 4;
     m.optimizer += Bytes(share(w.dense, l.replicas()) + share(w.expert, l.expert_replicas())) *
-                   (bytes.master + 2 * bytes.moment);
+                   (bytes_.master + 2 * bytes_.moment);
 
     Held held_here;
     const auto keep = [&](double size) {
       held_here.kept += size;
       held_here.deferred += size;
     };
-    const auto keep_layer = [&](int64_t layer) {
-      if (!gpu || !recipe.recompute.layer) return keep(kept(layer, recipe));
+    for (size_t k = 0; k < kKinds; ++k) {
+      if (layers[k] == 0) continue;
+      const auto count = static_cast<double>(layers[k]);
+      passing = std::max(passing, passing_[k]);
+      if (!recompute_layers_) {
+        keep(count * kept_[k]);
+        continue;
+      }
       // Its input alone, until it is computed again: for as long as its backward takes, or, where
       // weight gradients wait, until they are done.
-      const double again = kept(layer, all_kept);
-      held_here.kept += kept(layer, recipe);
-      held_here.backward = std::max(held_here.backward, again);
-      held_here.deferred += again;
-    };
-    for (int64_t layer = l.first_layer(stage); layer < l.end_layer(stage); ++layer) {
-      keep_layer(layer);
+      held_here.kept += count * kept_[k];
+      held_here.backward = std::max(held_here.backward, again_[k]);
+      held_here.deferred += count * again_[k];
     }
-    if (l.is_last(stage) && gpu) {
-      for (int64_t module = 0; module < a.mtp_depth; ++module) {
-        keep_layer(a.layers + module);
-        // Inputs of both norms, and what M multiplies (report, equation 21).
-        keep(tokens * static_cast<double>(a.hidden) * (2 * 2 + 2 * bytes.kept_input));
-      }
+    if (l.is_last(stage) && gpu_) {
+      // Of MTP modules the inputs of both norms, and what M multiplies (report, equation 21).
+      keep(static_cast<double>(a.mtp_depth) * tokens_ * static_cast<double>(a.hidden) *
+           (2 * 2 + 2 * bytes_.kept_input));
       const int64_t heads = 1 + a.mtp_depth;
       // The final norm's input and output, in BF16.
-      keep(tokens * static_cast<double>(heads * a.hidden * (2 + 2)));
+      keep(tokens_ * static_cast<double>(heads * a.hidden * (2 + 2)));
       // Logits, then their gradients, exist for one micro-batch at a time: all of its heads'.
-      m.activations += Bytes(heads * plan.gathered_tokens() * ceil_div(a.vocabulary, l.tp) * 4);
+      m.activations += Bytes(heads * gathered_tokens_ * ceil_div(a.vocabulary, tp_) * 4);
     } else if (l.is_last(stage)) {
-      keep(tokens * static_cast<double>((2 * a.hidden + a.vocabulary) * bytes.activation));
+      keep(tokens_ * static_cast<double>((2 * a.hidden + a.vocabulary) * bytes_.activation));
     }
     per_micro_batch.push_back(held_here);
   }
-  m.activations += Bytes(std::llround(peak_held(schedule, per_micro_batch)));
+  double most = -1;
+  for (const HeldMoment& moment : moments) {
+    const double size = held_at(moment, per_micro_batch);
+    if (size <= most) continue;
+    most = size;
+    m.peak = moment;
+  }
+  m.activations += Bytes(std::llround(std::max(0.0, most)));
+  if (gpu_) {
+    m.passing = Bytes(std::llround(passing + message_));
+    // CUDA's context, its libraries and communicators; and of what comes and goes an allocator
+    // leaves some unused. Both are this project's allowance.
+    constexpr int64_t kLibraries = 1'000'000'000;
+    constexpr double kUnused = 0.03;
+    m.reserve =
+        Bytes(kLibraries +
+              std::llround(kUnused * static_cast<double>((m.activations + m.passing).count())));
+  }
   return m;
+}
+
+RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
+  const RankSchedule schedule = build_schedule(plan.layout, plan.training.micro_batches, pp_rank);
+  return MemoryParts(plan).of(
+      plan.layout, pp_rank, held_moments(schedule, static_cast<size_t>(plan.layout.slots())));
+}
+
+Fit fit_of(Bytes need, Bytes memory) {
+  if (need > memory) return Fit::kShort;
+  constexpr double kSpare = 0.05;
+  const double spare = 1 - static_cast<double>(need.count()) / static_cast<double>(memory.count());
+  return spare < kSpare ? Fit::kTight : Fit::kFits;
 }
 
 Bytes device_need(const Plan& plan) {

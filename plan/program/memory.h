@@ -1,8 +1,13 @@
 #pragma once
-// What a pipeline rank must hold, by kind.
+// What a pipeline rank must hold, by kind, at the moment at which it holds most.
+
+#include <array>
+#include <vector>
 
 #include "base/units.h"
+#include "cost/gpu_tasks.h"
 #include "plan/plan.h"
+#include "plan/program/schedule.h"
 
 namespace rehearse {
 
@@ -12,6 +17,12 @@ struct RankMemory {
   Bytes optimizer;    // moments, and FP32 master weights where those are not the parameters
   Bytes activations;  // held from forward to weight gradients, at the schedule's peak
   Bytes total() const { return parameters + gradients + optimizer + activations; }
+
+  // Besides, on GPUs: what lives for an op alone (gradients between a layer's ops, tokens on their
+  // way to experts), and what is set aside for libraries and what an allocator cannot use.
+  Bytes passing, reserve;
+  Bytes need() const { return total() + passing + reserve; }
+  HeldMoment peak;  // of the activations
 };
 
 // Weights of one stage, in elements.
@@ -24,12 +35,58 @@ StageWeights layer_weights(const Plan& plan, int64_t layer);
 // Of those, what is of no layer: embedding, head, MTP modules' projections.
 int64_t stage_ends(const Plan& plan, int64_t stage);
 
+// What layouts have in common that share out matrices, sequences, experts and micro-batches alike,
+// so that many can be asked about: of each kind of layer what it weighs and keeps.
+class MemoryParts {
+ public:
+  // imbalance: rows of a rank's experts over the mean rank's; 1: balanced. What plan.layout says of
+  // pipeline, schedule and ZeRO does not count.
+  explicit MemoryParts(const Plan& plan, double imbalance = 1);
+
+  // Of pipeline rank `pp_rank` of such a layout, whose schedule there has these moments.
+  RankMemory of(const Layout& layout,
+                int64_t pp_rank,
+                const std::vector<HeldMoment>& moments) const;
+  StageWeights weights(const Layout& layout, int64_t stage) const;
+
+ private:
+  static constexpr size_t kKinds = 4;  // as Layers::of: 1 with experts, 2 with a window
+  using Counts = std::array<int64_t, kKinds>;
+  Counts layers_of(const Layout& layout, int64_t stage) const;  // MTP modules' among the last's
+  int64_t ends(const Layout& layout, int64_t stage) const;
+
+  Architecture architecture_;
+  PrecisionBytes bytes_;
+  bool gpu_ = false;
+  bool recompute_layers_ = false;
+  int64_t tp_ = 1;
+  double tokens_ = 0;
+  int64_t gathered_tokens_ = 0;
+  ParameterCounts counts_;
+  std::vector<Counts> before_;  // of layers before each
+  std::array<StageWeights, kKinds> weights_;
+  std::array<double, kKinds> kept_{}, again_{}, passing_{};  // bytes of a micro-batch in a layer
+  double message_ = 0;  // bytes of a micro-batch on its way to experts, out and in
+};
+
 // Of pipeline rank `pp_rank`, any data rank.
 RankMemory rank_memory(const Plan& plan, int64_t pp_rank);
 
-// What the most loaded device must hold: on a CPU node all of its ranks share the memory.
+// What the most loaded device must hold, of what is counted: on a CPU node all of its ranks share
+// the memory.
 Bytes device_need(const Plan& plan);
 // Whether that is there.
 bool fits_memory(const Plan& plan);
+
+// Whether a layout fits, with what is to spare.
+enum class Fit : uint8_t {
+  kFits,
+  kTight,  // less than a twentieth to spare
+  kShort,
+};
+inline constexpr NameTable kFits{std::to_array<Named<Fit>>(
+    {{Fit::kFits, "fits"}, {Fit::kTight, "tight"}, {Fit::kShort, "short"}})};
+static_assert(kFits.complete());
+Fit fit_of(Bytes need, Bytes memory);
 
 }  // namespace rehearse

@@ -215,36 +215,53 @@ RankSchedule forward_only(const Layout& layout, int64_t n) {
   return list;
 }
 
-double peak_held(const RankSchedule& schedule, const std::vector<Held>& sizes) {
-  // Counted exactly: sums of sizes that come and go would keep rounding errors.
-  std::vector<int64_t> kept(sizes.size(), 0), deferred(sizes.size(), 0);
-  const auto now = [&] {
-    double sum = 0;
-    for (size_t d = 0; d < sizes.size(); ++d) {
-      sum += static_cast<double>(kept[d]) * sizes[d].kept +
-             static_cast<double>(deferred[d]) * sizes[d].deferred;
+std::vector<HeldMoment> held_moments(const RankSchedule& schedule, size_t directions) {
+  std::vector<HeldMoment> most;
+  HeldMoment now{.kept = std::vector<int64_t>(directions, 0),
+                 .deferred = std::vector<int64_t>(directions, 0)};
+  // Whether b holds at least as much of everything as a.
+  const auto within = [&](const HeldMoment& a, const HeldMoment& b) {
+    for (size_t d = 0; d < directions; ++d) {
+      if (a.kept[d] > b.kept[d] || a.deferred[d] > b.deferred[d]) return false;
     }
-    return sum;
+    return a.backward < 0 || a.backward == b.backward;
   };
-  double most = 0;
+  const auto note = [&](int64_t backward) {
+    now.backward = backward;
+    for (const HeldMoment& m : most) {
+      if (within(now, m)) return;
+    }
+    std::erase_if(most, [&](const HeldMoment& m) { return within(m, now); });
+    most.push_back(now);
+  };
   for (const Cell& c : schedule) {
-    if (c.has_forward()) ++kept[static_cast<size_t>(c.forward.direction)];
+    ++now.cell;
+    if (c.has_forward()) ++now.kept[static_cast<size_t>(c.forward.direction)];
     if (!c.has_backward()) {
-      most = std::max(most, now());
+      note(-1);
       continue;
     }
     const auto d = static_cast<size_t>(c.backward.direction);
     if (c.kind == CellKind::kBackwardWeight) {
-      --deferred[d];
+      --now.deferred[d];
       continue;
     }
-    most = std::max(most, now() + sizes[d].backward);
-    --kept[d];
+    note(c.backward.direction);
+    --now.kept[d];
     if (c.kind != CellKind::kBackwardInput) continue;
-    ++deferred[d];
-    most = std::max(most, now());
+    ++now.deferred[d];
+    note(-1);
   }
   return most;
+}
+
+double held_at(const HeldMoment& m, const std::vector<Held>& sizes) {
+  double sum = m.backward < 0 ? 0 : sizes[static_cast<size_t>(m.backward)].backward;
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    sum += static_cast<double>(m.kept[d]) * sizes[d].kept +
+           static_cast<double>(m.deferred[d]) * sizes[d].deferred;
+  }
+  return sum;
 }
 
 int64_t peak_micro_batches(const RankSchedule& schedule) {
@@ -252,8 +269,12 @@ int64_t peak_micro_batches(const RankSchedule& schedule) {
   for (const Cell& c : schedule) {
     if (c.has_forward()) directions = std::max(directions, c.forward.direction + 1);
   }
-  return static_cast<int64_t>(
-      peak_held(schedule, std::vector<Held>(static_cast<size_t>(directions), {1, 0, 1})));
+  const std::vector<Held> one(static_cast<size_t>(directions), {1, 0, 1});
+  double most = 0;
+  for (const HeldMoment& m : held_moments(schedule, one.size())) {
+    most = std::max(most, held_at(m, one));
+  }
+  return static_cast<int64_t>(most);
 }
 
 std::string_view name_of(CellKind kind) {

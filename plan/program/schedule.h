@@ -63,8 +63,16 @@ int64_t peak_micro_batches(const RankSchedule& schedule);
 struct Held {
   double kept = 0, backward = 0, deferred = 0;
 };
-// The most that `schedule` holds at one moment when a micro-batch of direction d holds sizes[d].
-double peak_held(const RankSchedule& schedule, const std::vector<Held>& sizes);
+// How many micro-batches of each direction are held at one moment of a schedule.
+struct HeldMoment {
+  std::vector<int64_t> kept, deferred;
+  int64_t backward = -1;  // the direction whose backward runs; none: -1
+  int64_t cell = -1;      // the cell that runs
+};
+// The moments at which a schedule may hold most, whatever a micro-batch of each of `directions`
+// holds: of those that hold no more of anything than another there is none.
+std::vector<HeldMoment> held_moments(const RankSchedule& schedule, size_t directions);
+double held_at(const HeldMoment& moment, const std::vector<Held>& sizes);
 std::string_view name_of(CellKind kind);  // "F", "B", "Bi", "W", "F&B"
 
 // "F0.3", "B1.12", "Bi1.12", "W1.12", "F0.3&B1.12": kind, direction, index.
