@@ -18,7 +18,9 @@ class Collector {
     if (!message.empty())
       reasons_.push_back({fmt::format("{}.{}", section_, key), std::move(message)});
   }
-  bool empty() const { return reasons_.empty(); }
+  void add(Reasons more) {
+    for (Reason& r : more) reasons_.push_back(std::move(r));
+  }
   Reasons take() { return std::move(reasons_); }
 
  private:
@@ -188,9 +190,17 @@ void check_layers_per_stage(const Architecture& a, const Layout& l, Collector& w
 
 }  // namespace
 
-Reasons why_not(const Architecture& a, const Cluster& cluster, const Layout& l) {
+Reasons why_not_pipeline(const Architecture& a, const Layout& l) {
   Collector why("layout");
   check_stages(a, l, why);
+  check_layers_per_stage(a, l, why);
+  check_overlap(l, why);
+  return why.take();
+}
+
+Reasons why_not(const Architecture& a, const Cluster& cluster, const Layout& l) {
+  Collector why("layout");
+  why.add(why_not_pipeline(a, l));
   const bool divides = l.stage_ranks() % (l.ep * l.etp) == 0;
   if (!divides) {
     const bool plain = l.stage_ranks() == l.dp;
@@ -206,9 +216,7 @@ Reasons why_not(const Architecture& a, const Cluster& cluster, const Layout& l) 
   } else if (l.ep > 1 && a.experts % l.ep != 0) {
     why.add("ep", fmt::format("ep of {} does not divide the model's {} experts", l.ep, a.experts));
   }
-  check_layers_per_stage(a, l, why);
   check_tensor_parallel(a, l, why);
-  check_overlap(l, why);
   if (!cluster.of_gpus()) check_cores(l, cluster, why);
   if (l.world() > cluster.devices()) {
     why.add("pp",

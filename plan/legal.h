@@ -19,6 +19,9 @@ using Reasons = std::vector<Reason>;  // empty: legal
 
 // layers_per_stage: none means as even as it goes.
 Reasons why_not(const Architecture& model, const Cluster& cluster, const Layout& layout);
+// Of these, what hangs on pipeline, schedule and ZeRO: of layouts that differ in nothing else from
+// one that is legal, all there is to ask.
+Reasons why_not_pipeline(const Architecture& model, const Layout& layout);
 // REQUIRES: a legal layout.
 Reasons why_not(const Layout& layout, const Training& training);
 // What the devices cannot compute, whatever the layout.

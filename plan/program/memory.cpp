@@ -114,102 +114,94 @@ MemoryParts::MemoryParts(const Plan& plan, double imbalance)
   }
 }
 
-MemoryParts::Counts MemoryParts::layers_of(const Layout& l, int64_t stage) const {
-  int64_t first = 0;
-  for (int64_t s = 0; s < stage; ++s) first += l.layers_per_stage[static_cast<size_t>(s)];
-  int64_t end = first + l.layers_per_stage[static_cast<size_t>(stage)];
-  if (l.is_last(stage)) end += architecture_.mtp_depth;
-  Counts c = before_[static_cast<size_t>(end)];
-  for (size_t k = 0; k < kKinds; ++k) c[k] -= before_[static_cast<size_t>(first)][k];
-  return c;
-}
-
-int64_t MemoryParts::ends(const Layout& l, int64_t stage) const {
-  return ends_of(architecture_, counts_, l, stage);
-}
-
-StageWeights MemoryParts::weights(const Layout& layout, int64_t stage) const {
-  StageWeights w{.dense = ends(layout, stage)};
-  const Counts layers = layers_of(layout, stage);
-  for (size_t k = 0; k < kKinds; ++k) {
-    w.dense += layers[k] * weights_[k].dense;
-    w.expert += layers[k] * weights_[k].expert;
-  }
-  return w;
-}
-
-RankMemory MemoryParts::of(const Layout& l,
-                           int64_t pp_rank,
-                           const std::vector<HeldMoment>& moments) const {
+std::vector<MemoryParts::Stage> MemoryParts::stages(const Layout& l) const {
   const Architecture& a = architecture_;
-  const auto share = [&](int64_t elements, int64_t replicas) {
-    return l.zero_stage == 0 ? elements : ceil_div(elements, replicas);
-  };
-  RankMemory m;
-  std::vector<Held> per_micro_batch;  // bytes, by direction
-  double passing = 0;
-  for (int64_t direction = 0; direction < l.slots(); ++direction) {
-    const int64_t stage = l.stage_of(pp_rank, direction);
-    const Counts layers = layers_of(l, stage);
-    const StageWeights w = weights(l, stage);
-    // ZeRO-2 keeps a shard of the gradients, ZeRO-3 of the weights too: of the others' there is
-    // what is under way, a layer's gradients, two layers' weights.
-    const auto held = [&](int64_t from_stage, int64_t layers_under_way) {
-      if (l.zero_stage < from_stage) return w.dense + w.expert;
-      int64_t largest = ends(l, stage);
-      for (size_t k = 0; k < kKinds; ++k) {
-        if (layers[k] == 0) continue;
-        largest = std::max(largest, layers_under_way * (weights_[k].dense + weights_[k].expert));
-      }
-      const int64_t shard =
-          ceil_div(w.dense, l.replicas()) + ceil_div(w.expert, l.expert_replicas());
-      return std::min(w.dense + w.expert, shard + largest);
-    };
-    m.parameters += Bytes(held(3, 2)) * bytes_.weight;
-    m.gradients += Bytes(held(2, 1)) * 4;
-    m.optimizer += Bytes(share(w.dense, l.replicas()) + share(w.expert, l.expert_replicas())) *
-                   (bytes_.master + 2 * bytes_.moment);
-
-    Held held_here;
+  const auto count = static_cast<size_t>(l.stages());
+  std::vector<Stage> all(count);
+  int64_t first = 0;
+  for (size_t at = 0; at < count; ++at) {
+    Stage& s = all[at];
+    const bool last = at + 1 == count;
+    const int64_t end = first + l.layers_per_stage[at];
+    s.layers = before_[static_cast<size_t>(end + (last ? a.mtp_depth : 0))];
+    for (size_t k = 0; k < kKinds; ++k) s.layers[k] -= before_[static_cast<size_t>(first)][k];
+    first = end;
+    s.ends = ends_of(a, counts_, l, static_cast<int64_t>(at));
+    s.weights.dense = s.ends;
     const auto keep = [&](double size) {
-      held_here.kept += size;
-      held_here.deferred += size;
+      s.held.kept += size;
+      s.held.deferred += size;
     };
     for (size_t k = 0; k < kKinds; ++k) {
-      if (layers[k] == 0) continue;
-      const auto count = static_cast<double>(layers[k]);
-      passing = std::max(passing, passing_[k]);
+      if (s.layers[k] == 0) continue;
+      const auto layers = static_cast<double>(s.layers[k]);
+      s.weights.dense += s.layers[k] * weights_[k].dense;
+      s.weights.expert += s.layers[k] * weights_[k].expert;
+      s.largest = std::max(s.largest, weights_[k].dense + weights_[k].expert);
+      s.passing = std::max(s.passing, passing_[k]);
       if (!recompute_layers_) {
-        keep(count * kept_[k]);
+        keep(layers * kept_[k]);
         continue;
       }
       // Its input alone, until it is computed again: for as long as its backward takes, or, where
       // weight gradients wait, until they are done.
-      held_here.kept += count * kept_[k];
-      held_here.backward = std::max(held_here.backward, again_[k]);
-      held_here.deferred += count * again_[k];
+      s.held.kept += layers * kept_[k];
+      s.held.backward = std::max(s.held.backward, again_[k]);
+      s.held.deferred += layers * again_[k];
     }
-    if (l.is_last(stage) && gpu_) {
-      // Of MTP modules the inputs of both norms, and what M multiplies (report, equation 21).
-      keep(static_cast<double>(a.mtp_depth) * tokens_ * static_cast<double>(a.hidden) *
-           (2 * 2 + 2 * bytes_.kept_input));
-      const int64_t heads = 1 + a.mtp_depth;
-      // The final norm's input and output, in BF16.
-      keep(tokens_ * static_cast<double>(heads * a.hidden * (2 + 2)));
-      // Logits, then their gradients, exist for one micro-batch at a time: all of its heads'.
-      m.activations += Bytes(heads * gathered_tokens_ * ceil_div(a.vocabulary, tp_) * 4);
-    } else if (l.is_last(stage)) {
+    if (!last) continue;
+    if (!gpu_) {
       keep(tokens_ * static_cast<double>((2 * a.hidden + a.vocabulary) * bytes_.activation));
+      continue;
     }
-    per_micro_batch.push_back(held_here);
+    // Of MTP modules the inputs of both norms, and what M multiplies (report, equation 21).
+    keep(static_cast<double>(a.mtp_depth) * tokens_ * static_cast<double>(a.hidden) *
+         (2 * 2 + 2 * bytes_.kept_input));
+    const int64_t heads = 1 + a.mtp_depth;
+    // The final norm's input and output, in BF16.
+    keep(tokens_ * static_cast<double>(heads * a.hidden * (2 + 2)));
+    // Logits, then their gradients, exist for one micro-batch at a time: all of its heads'.
+    s.once = Bytes(heads * gathered_tokens_ * ceil_div(a.vocabulary, tp_) * 4);
+  }
+  return all;
+}
+
+// ZeRO-2 keeps a shard of the gradients, ZeRO-3 of the weights too: of the others' there is what is
+// under way, a layer's gradients, two layers' weights.
+void MemoryParts::add_weights(const Layout& l, const Stage& s, RankMemory& m) const {
+  const StageWeights& w = s.weights;
+  const int64_t shard = ceil_div(w.dense, l.replicas()) + ceil_div(w.expert, l.expert_replicas());
+  const auto held = [&](int64_t from_stage, int64_t layers_under_way) {
+    if (l.zero_stage < from_stage) return w.dense + w.expert;
+    return std::min(w.dense + w.expert, shard + std::max(s.ends, layers_under_way * s.largest));
+  };
+  m.parameters += Bytes(held(3, 2)) * bytes_.weight;
+  m.gradients += Bytes(held(2, 1)) * 4;
+  m.optimizer +=
+      Bytes(l.zero_stage == 0 ? w.dense + w.expert : shard) * (bytes_.master + 2 * bytes_.moment);
+}
+
+RankMemory MemoryParts::of(const Layout& l,
+                           const std::vector<const Stage*>& held,
+                           const std::vector<HeldMoment>& moments) const {
+  RankMemory m;
+  std::vector<Held> per_micro_batch;  // bytes, by direction
+  double passing = 0;
+  for (const Stage* s : held) {
+    add_weights(l, *s, m);
+    m.activations += s->once;
+    passing = std::max(passing, s->passing);
+    per_micro_batch.push_back(s->held);
   }
   double most = -1;
+  const HeldMoment* peak = nullptr;
   for (const HeldMoment& moment : moments) {
     const double size = held_at(moment, per_micro_batch);
     if (size <= most) continue;
     most = size;
-    m.peak = moment;
+    peak = &moment;
   }
+  if (peak != nullptr) m.peak = *peak;
   m.activations += Bytes(std::llround(std::max(0.0, most)));
   if (gpu_) {
     m.passing = Bytes(std::llround(passing + message_));
@@ -226,8 +218,13 @@ RankMemory MemoryParts::of(const Layout& l,
 
 RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
   const RankSchedule schedule = build_schedule(plan.layout, plan.training.micro_batches, pp_rank);
-  return MemoryParts(plan).of(
-      plan.layout, pp_rank, held_moments(schedule, static_cast<size_t>(plan.layout.slots())));
+  const MemoryParts parts(plan);
+  const std::vector<MemoryParts::Stage> stages = parts.stages(plan.layout);
+  std::vector<const MemoryParts::Stage*> held;
+  for (int64_t slot = 0; slot < plan.layout.slots(); ++slot) {
+    held.push_back(&stages[static_cast<size_t>(plan.layout.stage_of(pp_rank, slot))]);
+  }
+  return parts.of(plan.layout, held, held_moments(schedule, held.size()));
 }
 
 Fit fit_of(Bytes need, Bytes memory) {

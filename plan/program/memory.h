@@ -43,18 +43,27 @@ class MemoryParts {
   // pipeline, schedule and ZeRO does not count.
   explicit MemoryParts(const Plan& plan, double imbalance = 1);
 
-  // Of pipeline rank `pp_rank` of such a layout, whose schedule there has these moments.
-  RankMemory of(const Layout& layout,
-                int64_t pp_rank,
-                const std::vector<HeldMoment>& moments) const;
-  StageWeights weights(const Layout& layout, int64_t stage) const;
-
- private:
   static constexpr size_t kKinds = 4;  // as Layers::of: 1 with experts, 2 with a window
   using Counts = std::array<int64_t, kKinds>;
-  Counts layers_of(const Layout& layout, int64_t stage) const;  // MTP modules' among the last's
-  int64_t ends(const Layout& layout, int64_t stage) const;
+  // What stands in one stage, whatever the schedule and ZeRO.
+  struct Stage {
+    Counts layers{};  // MTP modules' among the last's
+    StageWeights weights;
+    int64_t largest = 0;  // weights of its largest layer
+    int64_t ends = 0;     // of what is of no layer
+    Held held;            // bytes of one micro-batch
+    Bytes once;           // of one micro-batch at a time
+    double passing = 0;   // bytes within one layer's backward
+  };
+  std::vector<Stage> stages(const Layout& layout) const;
+  // Of a pipeline rank that holds these of the stages, whose schedule has these moments.
+  RankMemory of(const Layout& layout,
+                const std::vector<const Stage*>& held,
+                const std::vector<HeldMoment>& moments) const;
+  // Adds what hangs on ZeRO.
+  void add_weights(const Layout& layout, const Stage& stage, RankMemory& memory) const;
 
+ private:
   Architecture architecture_;
   PrecisionBytes bytes_;
   bool gpu_ = false;

@@ -98,6 +98,26 @@ typename Rows::mapped_type take(Rows rows, const Chosen& chosen) {
   return std::move(found->second);
 }
 
+template <typename Table, typename Call>
+DeviceModel::Answer from_table(const Table& table, const Call& call) {
+  return {table.time(call), table.holds(call) ? Origin::kMeasured : Origin::kInterpolated};
+}
+
+// What `known` holds for the key, worked out where it does not: twice, at worst, by two threads.
+template <typename Map, typename Work>
+DeviceModel::Answer remembered(std::shared_mutex& mutex,
+                               Map& known,
+                               const typename Map::key_type& key,
+                               const Work& work) {
+  {
+    const std::shared_lock lock(mutex);
+    if (const auto found = known.find(key); found != known.end()) return found->second;
+  }
+  const DeviceModel::Answer answer = work();
+  const std::unique_lock lock(mutex);
+  return known.emplace(key, answer).first->second;
+}
+
 }  // namespace
 
 DeviceModel::DeviceModel(DeviceFacts facts, std::string source, Tables tables, DeviceRules rules)
@@ -138,18 +158,10 @@ DeviceModel::Answer DeviceModel::product(const GpuTask& task) const {
   }
   const Key key = weight ? Key{task.format, task.n * groups, task.k, ceil_div(m, groups)}
                          : Key{task.format, m, task.n, task.k};
-  Answer a;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const auto [at, fresh] = known_.try_emplace(key);
-    if (fresh) {
-      const auto& [format, rows, columns, depth] = key;
-      const ProductCall call{rows, columns, depth};
-      at->second = {table->time(call),
-                    table->holds(call) ? Origin::kMeasured : Origin::kInterpolated};
-    }
-    a = at->second;
-  }
+  Answer a = remembered(mutex_, products_, key, [&] {
+    const auto& [format, tokens, columns, depth] = key;
+    return from_table(*table, ProductCall{tokens, columns, depth});
+  });
   const Duration kLengthy = Duration::microseconds(1000);
   const double speed = a.time > kLengthy             ? rules_.sustained.lengthy
                        : task.format == Format::kFp8 ? rules_.sustained.fp8
@@ -174,8 +186,8 @@ DeviceModel::Answer DeviceModel::attention(Pass pass, const GpuTask& task) const
             task.core ? Origin::kIdeal : Origin::kRuled};
   }
   const AttentionShape& shape = *task.core;
-  Answer a{tables_.attention->time(shape),
-           tables_.attention->holds(shape) ? Origin::kMeasured : Origin::kInterpolated};
+  Answer a =
+      remembered(mutex_, cores_, shape, [&] { return from_table(*tables_.attention, shape); });
   if (pass != Pass::kForward) {
     // The factor of the width nearest to it.
     double factor = 1;

@@ -6,8 +6,8 @@
 #include <array>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -106,8 +106,10 @@ class DeviceModel {
   Tables tables_;
   DeviceRules rules_;
   using Key = std::tuple<Format, int64_t, int64_t, int64_t>;
-  mutable std::mutex mutex_;
-  mutable std::map<Key, Answer> known_;  // products, from the tables
+  // What was asked before, of the tables.
+  mutable std::shared_mutex mutex_;
+  mutable std::map<Key, Answer> products_;
+  mutable std::map<AttentionShape, Answer> cores_;
 };
 
 // The same device, on which work of a kind takes `factor` times as long (what if). Throws

@@ -80,6 +80,8 @@ class DevicePrice : public Price {
                 rules.gap;
       if (sources == nullptr) continue;
       sources->seconds[static_cast<size_t>(a.origin)] += a.time.seconds();
+      sources->pieces[{a.origin, piece_of(op, task, a.origin)}] += a.time.seconds();
+      sources->kinds[task.kind] += a.time.seconds();
       if (a.origin == Origin::kMeasured) {
         ++sources->measured;
         continue;
@@ -99,6 +101,10 @@ class DevicePrice : public Price {
         is_all_to_all(op.op.kind) || std::ranges::any_of(tasks, [](const GpuTask& t) {
           return t.family == Family::kGrouped || t.family == Family::kGroupedWeight;
         });
+    if (sources != nullptr) {
+      if (experts) sources->experts += std::max(alone, host).seconds();
+      if (host > alone) sources->host += (host - alone).seconds();
+    }
     const double factor = variation_.common * (experts ? of_experts() : 1);
     return {.alone = std::max(alone, host).scaled(factor),
             .beside = std::max(beside, host).scaled(factor)};
@@ -116,15 +122,18 @@ class DevicePrice : public Price {
   double error_of(const PricedOp& op, const GpuTask& task, Origin origin) const {
     const double error = device_.rules().errors[static_cast<size_t>(origin)];
     if (variation_.interpolated == 0 || error == 0) return 1;
-    KernelCall name{.shape = {static_cast<int64_t>(op.op.kind),
-                              static_cast<int64_t>(work_of(op.op.pass)),
-                              static_cast<int64_t>(task.kind),
-                              task.n}};
-    // A rule is wrong wherever it is used.
+    return std::exp(variation_.interpolated * error *
+                    normal_of(variation_, piece_of(op, task, origin)));
+  }
+  // What varies together: a rule is wrong wherever it is used.
+  static KernelCall piece_of(const PricedOp& op, const GpuTask& task, Origin origin) {
     if (origin == Origin::kRuled) {
-      name.shape = {static_cast<int64_t>(task.family), -1, static_cast<int64_t>(task.kind)};
+      return {.shape = {static_cast<int64_t>(task.family), -1, static_cast<int64_t>(task.kind)}};
     }
-    return std::exp(variation_.interpolated * error * normal_of(variation_, name));
+    return {.shape = {static_cast<int64_t>(op.op.kind),
+                      static_cast<int64_t>(work_of(op.op.pass)),
+                      static_cast<int64_t>(task.kind),
+                      task.n}};
   }
 
   const OpWork& work_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/errors.h"
 #include "base/random.h"
@@ -13,25 +14,55 @@ void NearestFactors::add(const ShapePoint& point, double factor) {
   logs_.push_back(std::log(factor));
 }
 
+// By the first entry, so that those far off in it alone need not be looked at.
+void NearestFactors::finish() {
+  order_.resize(points_.size());
+  std::iota(order_.begin(), order_.end(), size_t{0});
+  std::stable_sort(order_.begin(), order_.end(), [&](size_t a, size_t b) {
+    return points_[a][0] < points_[b][0];
+  });
+  sorted_.clear();
+  for (const size_t i : order_) sorted_.push_back(points_[i]);
+}
+
 double NearestFactors::told(const ShapePoint& here, const LeftOut& left_out) const {
   constexpr size_t kNeighbours = 8;
   constexpr double kNear = 0.05;                  // added to squared distances
   std::vector<std::pair<float, size_t>> nearest;  // a heap, the farthest of them first
-  for (size_t i = 0; i < points_.size(); ++i) {
+  // Whether more may be found behind `at`, in this direction.
+  const auto look = [&](size_t at) {
     float distance = 0;
+    const ShapePoint& there = sorted_[at];
+    const float first = there[0] - here[0];
+    const bool full = nearest.size() == kNeighbours;
+    if (full && first * first > nearest.front().first) return false;
     for (size_t j = 0; j < here.size(); ++j) {
-      const float apart = points_[i][j] - here[j];
+      const float apart = there[j] - here[j];
       distance += apart * apart;
     }
-    if (nearest.size() == kNeighbours && distance >= nearest.front().first) continue;
-    if (left_out && left_out(i)) continue;
-    if (nearest.size() == kNeighbours) {
+    const std::pair<float, size_t> found{distance, order_[at]};
+    if (full && found >= nearest.front()) return true;
+    if (left_out && left_out(order_[at])) return true;
+    if (full) {
       std::pop_heap(nearest.begin(), nearest.end());
       nearest.pop_back();
     }
-    nearest.emplace_back(distance, i);
+    nearest.push_back(found);
     std::push_heap(nearest.begin(), nearest.end());
+    return true;
+  };
+  const auto middle =
+      static_cast<size_t>(std::lower_bound(sorted_.begin(),
+                                           sorted_.end(),
+                                           here[0],
+                                           [](const ShapePoint& p, float x) { return p[0] < x; }) -
+                          sorted_.begin());
+  for (size_t at = middle; at < sorted_.size() && look(at); ++at) {
   }
+  for (size_t at = middle; at > 0 && look(at - 1); --at) {
+  }
+  // Sums in one order, whatever the heap's.
+  std::sort(nearest.begin(), nearest.end());
   CHECK(!nearest.empty()) << "all that was measured is left out";
   double sum = 0, weights = 0;
   for (const auto& [distance, i] : nearest) {

@@ -34,12 +34,14 @@ class PointBuilder {
 class NearestFactors {
  public:
   void add(const ShapePoint& point, double factor);
+  void finish();                                // all are there
   using LeftOut = std::function<bool(size_t)>;  // by order of add()
-  // REQUIRES: some that are not left out.
+  // REQUIRES: finish(), and some that are not left out.
   double told(const ShapePoint& here, const LeftOut& left_out = {}) const;
 
  private:
-  std::vector<ShapePoint> points_;
+  std::vector<ShapePoint> points_, sorted_;
+  std::vector<size_t> order_;  // of sorted_
   std::vector<double> logs_;
 };
 
@@ -105,6 +107,7 @@ NearestTable<Call>::NearestTable(Rows rows, Kind kind)
     factors_.add(kind_.point(r.call), r.time / kind_.ideal(r.call));
     measured_.emplace(r.call, r.time);
   }
+  factors_.finish();
 }
 
 template <typename Call>

@@ -58,8 +58,6 @@ OpCosts::OpCosts(const Plan& plan,
     sources_of_class.push_back(std::move(once));
   }
   // Seconds are of all ops, those of the first member's load.
-  sources_.seconds = {};
-  sources_.told.clear();
   std::vector<int64_t> count(sources_of_class.size(), 0);
   for (const int32_t c : class_of_) ++count[static_cast<size_t>(c)];
   for (size_t c = 0; c < count.size(); ++c) {

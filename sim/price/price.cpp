@@ -30,6 +30,10 @@ void CostSources::add(const CostSources& other) {
 void CostSources::add_seconds(const CostSources& other, double times) {
   for (size_t i = 0; i < seconds.size(); ++i) seconds[i] += times * other.seconds[i];
   for (const auto& [name, s] : other.told) told[name] += times * s;
+  for (const auto& [piece, s] : other.pieces) pieces[piece] += times * s;
+  for (const auto& [kind, s] : other.kinds) kinds[kind] += times * s;
+  experts += times * other.experts;
+  host += times * other.host;
 }
 
 bool shares_sms(const Plan& plan) {

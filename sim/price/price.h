@@ -56,6 +56,11 @@ struct CostSources {
   // by name.
   std::array<double, kOrigins.size()> seconds{};
   std::map<std::string, double> told;
+  // Likewise by what varies together (normal_of), by kind of work, of ops of experts, and beyond
+  // their work of those that wait for the host.
+  std::map<std::pair<Origin, KernelCall>, double> pieces;
+  std::map<WorkKind, double> kinds;
+  double experts = 0, host = 0;
 
   void add(const CostSources& other);  // but for seconds
   void add_seconds(const CostSources& other, double times);

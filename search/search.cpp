@@ -1,0 +1,404 @@
+#include "search/search.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "base/errors.h"
+#include "plan/capabilities.h"
+#include "sim/predict.h"
+
+namespace rehearse {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Runs `work(i)` for each thread, and throws what one of them threw.
+void on_threads(int32_t threads, const std::function<void(int32_t)>& work) {
+  std::vector<std::exception_ptr> failed(static_cast<size_t>(threads));
+  {
+    std::vector<std::jthread> running;
+    for (int32_t i = 0; i < threads; ++i) {
+      running.emplace_back([&, i] {
+        try {
+          work(i);
+        } catch (...) {
+          failed[static_cast<size_t>(i)] = std::current_exception();
+        }
+      });
+    }
+  }
+  for (const std::exception_ptr& e : failed) {
+    if (e) std::rethrow_exception(e);
+  }
+}
+
+bool better(const Screened& a, const Screened& b) {
+  return a.score < b.score;
+}
+
+// The best so many, in no order.
+class Best {
+ public:
+  explicit Best(size_t most) : most_(most) {}
+  bool takes(double score) const {
+    return most_ > 0 && (heap_.size() < most_ || score < heap_.front().score);
+  }
+  void add(Screened s) {
+    if (heap_.size() == most_) {
+      std::pop_heap(heap_.begin(), heap_.end(), better);
+      heap_.back() = std::move(s);
+    } else {
+      heap_.push_back(std::move(s));
+    }
+    std::push_heap(heap_.begin(), heap_.end(), better);
+  }
+  std::vector<Screened> take() { return std::move(heap_); }
+
+ private:
+  size_t most_;
+  std::vector<Screened> heap_;
+};
+
+// No other needs less and is faster.
+class Pareto {
+ public:
+  bool takes(int64_t need, double score) const {
+    const auto above = front_.upper_bound(need);
+    return above == front_.begin() || std::prev(above)->second.score > score;
+  }
+  void add(Screened s) {
+    const int64_t need = s.estimate.need.count();
+    auto at = front_.lower_bound(need);
+    while (at != front_.end() && at->second.score >= s.score) at = front_.erase(at);
+    front_.insert_or_assign(need, std::move(s));
+  }
+  std::map<int64_t, Screened>& front() { return front_; }
+
+ private:
+  std::map<int64_t, Screened> front_;
+};
+
+class Screen : public SpaceVisitor {
+ public:
+  Screen(const Plan& base,
+         const std::optional<Calibration>& calibration,
+         const SearchOptions& options,
+         size_t kept,
+         std::atomic<int64_t>& screened)
+      : base_(base),
+        estimator_(base, calibration, options.imbalance),
+        options_(options),
+        screened_(screened),
+        kept_(kept) {}
+
+  bool block(const Candidate& common) override {
+    if (options_.stop && options_.stop()) return false;
+    estimator_.begin_block(common);
+    const Scenario key{common.gpus, common.batch, common.sequence, common.precision};
+    here_ = &best_.try_emplace(key, kept_).first->second;
+    screened_ += count - reported_;
+    reported_ = count;
+    return true;
+  }
+
+  void legal(const Candidate& c) override {
+    ++count;
+    const Estimate e = estimator_.estimate(c);
+    const Fit fit = fit_of(e.need, base_.cluster.memory);
+    ++(fit == Fit::kFits ? fits : fit == Fit::kTight ? tight : short_of_memory);
+    const double score = score_of(c, e.step, options_.objective);
+    const double bound = score_of(c, e.bound, options_.objective);
+    const auto made = [&] { return Screened{c, e, score, bound}; };
+    if (pareto.takes(e.need.count(), score)) pareto.add(made());
+    if (fit == Fit::kShort) return;
+    bounds.push_back(static_cast<float>(bound));
+    if (here_->takes(score)) here_->add(made());
+  }
+
+  std::vector<Screened> take() {
+    std::vector<Screened> all;
+    for (auto& [scenario, best] : best_) {
+      for (Screened& s : best.take()) all.push_back(std::move(s));
+    }
+    return all;
+  }
+
+  int64_t count = 0, fits = 0, tight = 0, short_of_memory = 0;
+  Pareto pareto;
+  std::vector<float> bounds;  // of all that fit
+  const Estimator& estimator() const { return estimator_; }
+
+ private:
+  using Scenario = std::tuple<int64_t, int64_t, int64_t, Precision>;
+  const Plan& base_;
+  Estimator estimator_;
+  const SearchOptions& options_;
+  std::atomic<int64_t>& screened_;
+  size_t kept_;
+  int64_t reported_ = 0;
+  std::map<Scenario, Best> best_;
+  Best* here_ = nullptr;
+};
+
+std::string share_of(const char* what, double share) {
+  return fmt::format("{} {:.0f}%", what, 100 * share);
+}
+
+// "products 55%, bubble 12%, all-to-alls 5%": what most of the step goes to, most first.
+std::string limits_of(const Scored& s, const CostSources& sources) {
+  double all = sources.host;
+  for (const auto& [kind, seconds] : sources.kinds) all += seconds;
+  const double busy = 1 - s.bubble - s.exposed - s.exposed_shared - s.optimizer;
+  std::vector<std::pair<double, const char*>> parts = {{s.bubble, "bubble"},
+                                                       {s.exposed, "all-to-alls"},
+                                                       {s.exposed_shared, "gathers"},
+                                                       {s.optimizer, "step's end"}};
+  if (all > 0) {
+    double memory = 0;
+    for (const auto& [kind, seconds] : sources.kinds) {
+      if (kind == WorkKind::kProduct) {
+        parts.emplace_back(busy * seconds / all, "products");
+      } else if (kind == WorkKind::kAttention) {
+        parts.emplace_back(busy * seconds / all, "attention");
+      } else {
+        memory += seconds;
+      }
+    }
+    parts.emplace_back(busy * memory / all, "memory");
+    parts.emplace_back(busy * sources.host / all, "launches");
+  } else {
+    parts.emplace_back(busy, "computation");
+  }
+  std::sort(
+      parts.begin(), parts.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::string text;
+  constexpr size_t kNamed = 3;
+  for (size_t i = 0; i < kNamed; ++i) {
+    if (parts[i].first < 0.005) break;
+    text += fmt::format("{}{}", i > 0 ? ", " : "", share_of(parts[i].second, parts[i].first));
+  }
+  return text;
+}
+
+class IllegalCounter : public SpaceVisitor {
+ public:
+  bool block(const Candidate&) override { return false; }
+  void legal(const Candidate&) override {}
+  bool wants_illegal() const override { return true; }
+  void illegal(const Candidate& c, const Reason& why) override {
+    // Numbers apart, one reason is as the other.
+    std::string kind = why.setting + ": ";
+    for (const char ch : why.message) {
+      if (ch < '0' || ch > '9') kind += ch;
+    }
+    IllegalCount& count = counts[kind];
+    if (count.count++ == 0) {
+      count.example = why;
+      count.layout = to_string(c);
+    }
+  }
+  std::map<std::string, IllegalCount> counts;
+};
+
+}  // namespace
+
+double score_of(const Candidate& c, double step, Objective objective) {
+  const double tokens = static_cast<double>(c.batch) * static_cast<double>(c.sequence);
+  return step / tokens * (objective == Objective::kCost ? static_cast<double>(c.gpus) : 1);
+}
+
+double spread_of(const Calibration& calibration, const Plan& plan, const Prediction& p) {
+  const Spread spread = spread_of(plan, calibration);
+  const CostSources& s = p.sources;
+  const double computing = 1 - p.summary.exposed_comm_fraction - p.summary.exposed_shared_fraction;
+  double variance = spread.common * spread.common;
+  if (!calibration.device) {
+    // What was not measured: some of all calls, each off by itself.
+    const auto calls = static_cast<double>(s.measured + s.interpolated + s.roofline);
+    const auto told = static_cast<double>(s.interpolated + s.roofline);
+    if (calls > 0) {
+      const double off = spread.interpolated * computing * std::sqrt(told) / calls;
+      variance += off * off;
+    }
+    return std::sqrt(variance);
+  }
+  const DeviceRules& rules = calibration.device->rules();
+  double all = s.host;
+  for (const auto& [piece, seconds] : s.pieces) all += seconds;
+  if (all == 0) return std::sqrt(variance);
+  const auto add = [&](double share, double error) { variance += share * share * error * error; };
+  for (const auto& [piece, seconds] : s.pieces) {
+    add(computing * seconds / all, rules.errors[static_cast<size_t>(piece.first)]);
+  }
+  add(computing * s.experts / all + p.summary.exposed_comm_fraction, rules.experts);
+  add(computing * s.host / all, rules.host_error);
+  return std::sqrt(variance);
+}
+
+SearchResult screen(const Plan& base,
+                    const std::optional<Calibration>& calibration,
+                    const SearchSpace& space,
+                    const SearchOptions& options) {
+  const auto begin = Clock::now();
+  require_computable(base);
+  SearchResult r;
+  // Each scenario has its best; the best of all come first later.
+  const size_t scenarios =
+      space.gpus.size() * space.batches.size() * space.sequences.size() * space.precisions.size();
+  constexpr int64_t kFewest = 8;
+  const auto kept = static_cast<size_t>(std::max(
+      kFewest, 2 * options.simulations / static_cast<int64_t>(std::max<size_t>(1, scenarios))));
+  std::atomic<int64_t> screened = 0;
+  std::mutex lock;
+  Pareto pareto;
+  std::vector<float> bounds;
+  // Pieces of unequal size, to whoever is free.
+  std::atomic<int64_t> next = 0;
+  const int64_t pieces = options.threads == 1 ? 1 : 256;
+  on_threads(options.threads, [&](int32_t) {
+    Screen own(base, calibration, options, kept, screened);
+    for (int64_t i = next++; i < pieces; i = next++) {
+      visit_space(space, base, own, options.part * pieces + i, options.parts * pieces);
+    }
+    const std::lock_guard guard(lock);
+    r.legal += own.count;
+    r.fits += own.fits;
+    r.tight += own.tight;
+    r.short_of_memory += own.short_of_memory;
+    r.blocks += own.estimator().blocks_priced();
+    for (Screened& s : own.take()) r.screened.push_back(std::move(s));
+    for (auto& [need, s] : own.pareto.front()) {
+      if (pareto.takes(need, s.score)) pareto.add(std::move(s));
+    }
+    bounds.insert(bounds.end(), own.bounds.begin(), own.bounds.end());
+    if (options.progress) options.progress(screened, 0, 0);
+  });
+  // Equal scores in an order that does not hang on threads.
+  std::sort(r.screened.begin(), r.screened.end(), [](const Screened& a, const Screened& b) {
+    if (a.score != b.score) return a.score < b.score;
+    return to_string(a.candidate) < to_string(b.candidate);
+  });
+  for (auto& [need, s] : pareto.front()) r.pareto.push_back(std::move(s));
+  if (!r.pareto.empty()) r.smallest = r.pareto.front();
+  std::sort(bounds.begin(), bounds.end());
+  r.bounds = std::move(bounds);
+  r.screen_seconds = since(begin);
+  return r;
+}
+
+Scored score(const Plan& base,
+             const std::optional<Calibration>& calibration,
+             const Screened& screened,
+             Objective objective) {
+  const Plan plan = plan_of(base, screened.candidate);
+  const Program program = build_program(plan);
+  const Prediction p = simulate(
+      plan, program, calibration, {.keep = Keep::kSummary, .fold = plan.cluster.of_gpus()});
+  Scored s{.screened = screened};
+  s.step = p.summary.step.seconds();
+  s.score = score_of(screened.candidate, s.step, objective);
+  s.bubble = p.summary.bubble_fraction;
+  s.exposed = p.summary.exposed_comm_fraction;
+  s.exposed_shared = p.summary.exposed_shared_fraction;
+  s.waiting = p.summary.exchange_wait_fraction;
+  s.optimizer = mean(p.summary.ranks).optimizer / p.summary.step;
+  constexpr double kNinety = 1.645;
+  const double spread = calibration ? spread_of(*calibration, plan, p) : 0;
+  s.low = s.step * std::exp(-kNinety * spread);
+  s.high = s.step * std::exp(kNinety * spread);
+  s.limited_by = limits_of(s, p.sources);
+  s.fullest = screened.estimate.fullest;
+  s.memory = rank_memory(plan, s.fullest);
+  s.fit = fit_of(s.memory.need(), plan.cluster.memory);
+  try {
+    require_run(plan);
+    s.runnable = true;
+  } catch (const InputError& e) {
+    s.not_runnable = e.what();
+  }
+  return s;
+}
+
+void simulate_best(const Plan& base,
+                   const std::optional<Calibration>& calibration,
+                   const SearchOptions& options,
+                   SearchResult& r) {
+  const auto begin = Clock::now();
+  const auto count =
+      std::min(r.screened.size(), static_cast<size_t>(std::max<int64_t>(0, options.simulations)));
+  std::mutex lock;
+  size_t next = 0;
+  std::vector<double> scores;  // of what was simulated, ascending
+  std::vector<double> bounds;  // likewise
+  on_threads(options.threads, [&](int32_t) {
+    for (;;) {
+      size_t at = 0;
+      {
+        const std::lock_guard guard(lock);
+        // What cannot be among those shown is not simulated.
+        const auto shown = static_cast<size_t>(options.shown);
+        while (next < count && scores.size() >= shown &&
+               r.screened[next].bound > scores[shown - 1]) {
+          ++next;
+          ++r.pruned;
+        }
+        if (next >= count || (options.stop && options.stop())) return;
+        at = next++;
+      }
+      Scored s = score(base, calibration, r.screened[at], options.objective);
+      const std::lock_guard guard(lock);
+      scores.insert(std::lower_bound(scores.begin(), scores.end(), s.score), s.score);
+      bounds.push_back(s.screened.bound);
+      r.best.push_back(std::move(s));
+      ++r.simulated;
+      if (options.progress) {
+        options.progress(r.legal, r.simulated + r.pruned, static_cast<int64_t>(count));
+      }
+    }
+  });
+  std::sort(r.best.begin(), r.best.end(), [](const Scored& a, const Scored& b) {
+    if (a.score != b.score) return a.score < b.score;
+    return to_string(a.screened.candidate) < to_string(b.screened.candidate);
+  });
+  if (!r.best.empty()) {
+    const double least = r.best.front().score;
+    const auto below =
+        std::lower_bound(r.bounds.begin(), r.bounds.end(), static_cast<float>(least));
+    r.unproven = below - r.bounds.begin();
+    for (const double b : bounds) r.unproven -= b < least ? 1 : 0;
+    r.unproven = std::max<int64_t>(0, r.unproven);
+  }
+  r.simulate_seconds += since(begin);
+}
+
+SearchResult search(const Plan& base,
+                    const std::optional<Calibration>& calibration,
+                    const SearchSpace& space,
+                    const SearchOptions& options) {
+  SearchResult r = screen(base, calibration, space, options);
+  simulate_best(base, calibration, options, r);
+  return r;
+}
+
+std::vector<IllegalCount> count_illegal(const Plan& base, const SearchSpace& space) {
+  IllegalCounter counter;
+  visit_space(space, base, counter);
+  std::vector<IllegalCount> all;
+  for (auto& [kind, count] : counter.counts) all.push_back(std::move(count));
+  std::sort(all.begin(), all.end(), [](const IllegalCount& a, const IllegalCount& b) {
+    return a.count > b.count;
+  });
+  return all;
+}
+
+}  // namespace rehearse

@@ -1,0 +1,114 @@
+#pragma once
+// The search: every legal layout screened by formulas, the best simulated, ranked, with what each
+// is limited by.
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plan/program/memory.h"
+#include "search/estimate.h"
+#include "search/space.h"
+#include "sim/simulate.h"
+
+namespace rehearse {
+
+// What makes one layout better than another.
+enum class Objective : uint8_t {
+  kTime,  // of the training
+  kCost,  // GPU-hours
+};
+inline constexpr NameTable kObjectives{
+    std::to_array<Named<Objective>>({{Objective::kTime, "time"}, {Objective::kCost, "cost"}})};
+static_assert(kObjectives.complete());
+
+struct SearchOptions {
+  Objective objective = Objective::kTime;
+  int64_t simulations = 200;  // at most, over all
+  int64_t shown = 20;         // of the best: bounds prune what cannot be among them
+  int32_t threads = 1;
+  double imbalance = 1;  // of expert rows, for memory
+  // Of several processes, which one this is (visit_space).
+  int64_t part = 0, parts = 1;
+  // Now and then: screened layouts, simulated ones and how many are to be.
+  std::function<void(int64_t screened, int64_t simulated, int64_t of)> progress;
+  std::function<bool()> stop;  // asked often: end with what there is
+};
+
+// A layout that was screened.
+struct Screened {
+  Candidate candidate;
+  Estimate estimate;
+  double score = 0;  // seconds (of all GPUs: GPU-seconds) per token, told
+  double bound = 0;  // no less, simulated
+};
+
+// A layout that was simulated.
+struct Scored {
+  Screened screened;
+  double step = 0, low = 0, high = 0;  // seconds, and the 90% interval
+  double score = 0;
+  double bubble = 0, exposed = 0, exposed_shared = 0, waiting = 0, optimizer = 0;  // shares
+  RankMemory memory;  // of the fullest rank
+  int64_t fullest = 0;
+  Fit fit = Fit::kFits;
+  bool runnable = false;
+  std::string not_runnable;  // why not
+  std::string limited_by;    // in a line
+};
+
+struct SearchResult {
+  int64_t legal =
+      0;  // distinct: pipeline, groups, schedule, micro-batches, ZeRO, recompute, stages
+  int64_t fits = 0, tight = 0, short_of_memory = 0;
+  int64_t blocks = 0;  // distinct prices of a layer
+  int64_t simulated = 0, pruned = 0;
+  // Layouts that fit, were not simulated, and could by their bound still beat the best.
+  int64_t unproven = 0;
+  double screen_seconds = 0, simulate_seconds = 0;  // on the clock
+  std::vector<Scored> best;                         // best first
+  // Of all that were screened, fitting or not: no other needs less memory and is faster. By memory.
+  std::vector<Screened> pareto;
+  // The least that any legal layout needs, where none fits.
+  std::optional<Screened> smallest;
+  std::vector<Screened> screened;  // by score, the best that fit
+  std::vector<float> bounds;       // of all that fit, ascending
+};
+
+// base: its layout's dispatcher, overlaps and so on hold for all. space: filled. Throws InputError
+// where the devices cannot compute what is asked.
+SearchResult search(const Plan& base,
+                    const std::optional<Calibration>& calibration,
+                    const SearchSpace& space,
+                    const SearchOptions& options);
+// The first half, and one simulation of the second. screen() fills all but what is simulated.
+SearchResult screen(const Plan& base,
+                    const std::optional<Calibration>& calibration,
+                    const SearchSpace& space,
+                    const SearchOptions& options);
+void simulate_best(const Plan& base,
+                   const std::optional<Calibration>& calibration,
+                   const SearchOptions& options,
+                   SearchResult& result);
+Scored score(const Plan& base,
+             const std::optional<Calibration>& calibration,
+             const Screened& screened,
+             Objective objective);
+
+// Seconds or GPU-seconds per token of steps that take `step` seconds.
+double score_of(const Candidate& candidate, double step, Objective objective);
+
+// Standard deviation of the logarithm of a step's time, from the spread of its parts: what each
+// kind of work that was not measured is off by, in proportion to its share.
+double spread_of(const Calibration& calibration, const Plan& plan, const Prediction& prediction);
+
+// How many illegal combinations a space has, by reason.
+struct IllegalCount {
+  Reason example;
+  std::string layout;  // of the example
+  int64_t count = 0;
+};
+std::vector<IllegalCount> count_illegal(const Plan& base, const SearchSpace& space);
+
+}  // namespace rehearse
