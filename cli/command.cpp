@@ -42,6 +42,7 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> list = {
       {"calibrate", "measure this machine's kernels and the runtime's overheads", calibrate, true},
       {"inspect", "print and check a plan's schedule, Program, memory and bubble", inspect},
+      {"plan", "search layouts: what fits, how long a step takes, what limits it", plan_layouts},
       {"simulate", "predict one step of a plan", simulate},
       {"train", "run the plan", train, true},
       {"compare", "put predicted and measured timelines side by side, op by op", compare},

@@ -25,6 +25,7 @@ struct Command {
 const std::vector<Command>& commands();
 
 int inspect(const Arguments& args);
+int plan_layouts(const Arguments& args);
 int simulate(const Arguments& args);
 int train(const Arguments& args);
 int compare(const Arguments& args);

@@ -1,9 +1,8 @@
 #include "plan/legal.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
-
-#include <algorithm>
 
 #include <gtest/gtest.h>
 

@@ -261,6 +261,28 @@ std::string share_folder() {
   return installed.string();
 }
 
+std::string find_shared(const std::string& name, const std::string& kind) {
+  const fs::path shared = fs::path(share_folder()) / kind;
+  for (const fs::path& p :
+       {fs::path(name), fs::path(name + ".yaml"), shared / name, shared / (name + ".yaml")}) {
+    std::error_code error;
+    if (fs::is_regular_file(p, error)) return fs::absolute(p).lexically_normal().string();
+  }
+  std::vector<std::string> there;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(shared, error)) {
+    const std::string stem = entry.path().stem().string();
+    if (entry.path().extension() == ".yaml" && stem.find('.') == std::string::npos) {
+      there.push_back(stem);
+    } else if (entry.path().extension() == ".yaml" && kind == "models") {
+      there.push_back(stem);
+    }
+  }
+  std::sort(there.begin(), there.end());
+  throw InputError(
+      fmt::format("no file '{}'; those that come with rehearse: {}", name, fmt::join(there, ", ")));
+}
+
 Plan load_plan(const std::string& path) {
   YamlMap top = YamlFile::load(path).root();
   top.keys(plan_keys(""));

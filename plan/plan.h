@@ -102,8 +102,9 @@ struct Plan {
   DataSource data;
   Routing routing = Routing::kLearned;  // of `train`
   ExpertLoadSpec expert_load;           // of `simulate`
-  std::optional<std::string>
-      calibration;  // path, found; none: costs are what flops and bytes allow
+  // Path, found, or "none": costs are what flops and bytes allow. Not there: that of the GPUs,
+  // where it is known.
+  std::optional<std::string> calibration;
   Budget budget;
 
   // Of one rank, between matrices.
@@ -124,6 +125,14 @@ struct Plan {
 // Refuses layouts and steps that are not legal (plan/legal.h); what devices cannot compute is
 // refused where it is priced. Throws InputError naming file, line and key.
 Plan load_plan(const std::string& path);
+
+// The plan as a file that load_plan reads, its files named as plan.files has them; phases of its
+// budget, which have layouts of their own, are left out.
+std::string print_plan(const Plan& plan);
+
+// A model's or cluster's file by name: as given, with .yaml, or one that comes with the program, of
+// `kind` (models, topologies). Throws InputError naming what is there.
+std::string find_shared(const std::string& name, const std::string& kind);
 
 // The sizes that decide what an op of the plan is, in words: two timelines can be compared where
 // they are of the same. Letters, digits, blanks, commas, points and hyphens.

@@ -509,8 +509,8 @@ BlockTimes Estimator::price(const Candidate& c, bool pairs) {
   BlockTimes t;
   const LoadKey key{l.tp, l.cp, l.ep, l.etp, c.micro_batch_size, c.sequence, l.dispatcher};
   if (!load_ || load_key_ != key) {
-    load_ = ExpertLoad(plan).of(
-        static_cast<int32_t>(a.experts > 0 ? a.first_moe_layer() : 0), 0, 0);
+    load_ =
+        ExpertLoad(plan).of(static_cast<int32_t>(a.experts > 0 ? a.first_moe_layer() : 0), 0, 0);
     load_key_ = key;
   }
   LayerPricer pricer(plan, calibration_, *load_, pairs && l.ep > 1);

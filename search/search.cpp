@@ -42,6 +42,10 @@ void on_threads(int32_t threads, const std::function<void(int32_t)>& work) {
   }
 }
 
+double tokens_of(const Candidate& c) {
+  return static_cast<double>(c.batch) * static_cast<double>(c.sequence);
+}
+
 bool better(const Screened& a, const Screened& b) {
   return a.score < b.score;
 }
@@ -121,6 +125,14 @@ class Screen : public SpaceVisitor {
     const auto made = [&] { return Screened{c, e, score, bound}; };
     if (pareto.takes(e.need.count(), score)) pareto.add(made());
     if (fit == Fit::kShort) return;
+    if (!fastest ||
+        e.step / tokens_of(c) < fastest->estimate.step / tokens_of(fastest->candidate)) {
+      fastest = made();
+    }
+    // An estimate may be off by a tenth.
+    constexpr double kOff = 1.1;
+    const auto& most = options_.most_seconds_per_token;
+    if (most && e.step / tokens_of(c) > *most * kOff) return;
     bounds.push_back(static_cast<float>(bound));
     if (here_->takes(score)) here_->add(made());
   }
@@ -135,6 +147,7 @@ class Screen : public SpaceVisitor {
 
   int64_t count = 0, fits = 0, tight = 0, short_of_memory = 0;
   Pareto pareto;
+  std::optional<Screened> fastest;
   std::vector<float> bounds;  // of all that fit
   const Estimator& estimator() const { return estimator_; }
 
@@ -277,6 +290,11 @@ SearchResult screen(const Plan& base,
     r.short_of_memory += own.short_of_memory;
     r.blocks += own.estimator().blocks_priced();
     for (Screened& s : own.take()) r.screened.push_back(std::move(s));
+    if (own.fastest &&
+        (!r.fastest || own.fastest->estimate.step / tokens_of(own.fastest->candidate) <
+                           r.fastest->estimate.step / tokens_of(r.fastest->candidate))) {
+      r.fastest = std::move(own.fastest);
+    }
     for (auto& [need, s] : own.pareto.front()) {
       if (pareto.takes(need, s.score)) pareto.add(std::move(s));
     }

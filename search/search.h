@@ -29,6 +29,8 @@ struct SearchOptions {
   int64_t shown = 20;         // of the best: bounds prune what cannot be among them
   int32_t threads = 1;
   double imbalance = 1;  // of expert rows, for memory
+  std::optional<double>
+      most_seconds_per_token;  // layouts that are told to take longer are left out
   // Of several processes, which one this is (visit_space).
   int64_t part = 0, parts = 1;
   // Now and then: screened layouts, simulated ones and how many are to be.
@@ -70,10 +72,10 @@ struct SearchResult {
   std::vector<Scored> best;                         // best first
   // Of all that were screened, fitting or not: no other needs less memory and is faster. By memory.
   std::vector<Screened> pareto;
-  // The least that any legal layout needs, where none fits.
-  std::optional<Screened> smallest;
-  std::vector<Screened> screened;  // by score, the best that fit
-  std::vector<float> bounds;       // of all that fit, ascending
+  std::optional<Screened> smallest;  // of any legal layout's needs
+  std::optional<Screened> fastest;   // told to be, of those that fit
+  std::vector<Screened> screened;    // by score, the best that fit
+  std::vector<float> bounds;         // of all that fit, ascending
 };
 
 // base: its layout's dispatcher, overlaps and so on hold for all. space: filled. Throws InputError

@@ -445,7 +445,13 @@ class Walker {
     const Layout& l = c.layout;
     const auto [at, fresh] = splits_.try_emplace(
         {l.schedule, l.pp, l.way() == Way::kRoundAgain ? l.chunks : 0, c.sequence});
-    if (fresh) {
+    if (fresh && !s_.layers_per_stage.empty()) {
+      Layout with = l;
+      with.layers_per_stage = s_.layers_per_stage;
+      if (why_not_pipeline(base_.model.architecture, with).empty()) {
+        at->second.push_back(s_.layers_per_stage);
+      }
+    } else if (fresh) {
       at->second = stage_splits(base_.model.architecture, l, c.sequence, s_.uneven_stages);
     }
     return at->second;

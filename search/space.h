@@ -30,7 +30,8 @@ struct SearchSpace {
   std::vector<Recompute> recomputes;
   std::vector<Dispatcher> dispatchers;
   std::vector<int64_t> communication_sms;
-  bool uneven_stages = true;  // beside even stages those that balance their arithmetic
+  bool uneven_stages = true;              // beside even stages those that balance their arithmetic
+  std::vector<int64_t> layers_per_stage;  // these alone, of layouts with as many stages
 };
 // With every empty list filled in, for the model and cluster of `base`. Throws InputError when
 // nothing is left to choose from.

@@ -1,0 +1,488 @@
+// rehearse plan: searches layouts.
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <csignal>
+#include <filesystem>
+#include <iostream>
+#include <mutex>
+#include <thread>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/errors.h"
+#include "base/file.h"
+#include "base/progress.h"
+#include "cli/command.h"
+#include "cli/plan_report.h"
+#include "plan/capabilities.h"
+#include "plan/hugging_face.h"
+#include "search/search.h"
+
+namespace rehearse::cli {
+namespace {
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    parts.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return parts;
+}
+
+// "16", "1,2,4", "1..8".
+std::vector<int64_t> numbers(const Options& options, const std::string& name, IntegerRange range) {
+  const std::string text = options.text(name);
+  const auto bad = [&](const std::string& part) {
+    return UsageError(
+        fmt::format("plan: --{} {}: '{}' is no number from {} to {}; expected one such "
+                    "as 16, several such as 1,2,4, or a range such as 1..8",
+                    name,
+                    text,
+                    part,
+                    range.min,
+                    range.max));
+  };
+  const auto number = [&](const std::string& part) {
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
+    if (error != std::errc() || end != part.data() + part.size() || value < range.min ||
+        value > range.max) {
+      throw bad(part);
+    }
+    return value;
+  };
+  std::vector<int64_t> all;
+  for (const std::string& part : split(text)) {
+    const size_t dots = part.find("..");
+    if (dots == std::string::npos) {
+      all.push_back(number(part));
+      continue;
+    }
+    const int64_t first = number(part.substr(0, dots));
+    const int64_t last = number(part.substr(dots + 2));
+    if (last < first) throw bad(part);
+    constexpr int64_t kMost = 100'000;
+    if (last - first >= kMost) throw bad(part);
+    for (int64_t i = first; i <= last; ++i) all.push_back(i);
+  }
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
+template <typename E, size_t N>
+std::vector<E> choices(const Options& options,
+                       const std::string& name,
+                       const NameTable<E, N>& table) {
+  std::vector<E> all;
+  for (const std::string& part : split(options.text(name))) {
+    const auto found = table.find(part);
+    if (!found) {
+      throw UsageError(fmt::format(
+          "plan: --{} {}: '{}' is none of {}", name, options.text(name), part, table.list()));
+    }
+    all.push_back(*found);
+  }
+  return all;
+}
+
+// Of a range those that machines come in: whole nodes, powers of two and three times these, and the
+// two ends.
+std::vector<int64_t> read_gpus(const Options& options, const Cluster& c) {
+  constexpr IntegerRange kGpus{.min = 1, .max = 10'000'000};
+  const std::string text = options.text("gpus");
+  const size_t dots = text.find("..");
+  if (dots == std::string::npos) return numbers(options, "gpus", kGpus);
+  std::vector<int64_t> ends;
+  for (const std::string& end : {text.substr(0, dots), text.substr(dots + 2)}) {
+    int64_t value = 0;
+    const auto [stop, error] = std::from_chars(end.data(), end.data() + end.size(), value);
+    if (error != std::errc() || stop != end.data() + end.size() || value < 1) {
+      throw UsageError(
+          fmt::format("plan: --gpus {}: expected a number such as 2048, several such as "
+                      "1024,2048, or a range such as 256..2048",
+                      text));
+    }
+    ends.push_back(value);
+  }
+  if (ends[1] < ends[0]) {
+    throw UsageError(fmt::format("plan: --gpus {}: the range's end is before its begin", text));
+  }
+  std::vector<int64_t> all = ends;
+  for (int64_t nodes = 1; nodes * c.devices_per_node <= ends[1]; nodes *= 2) {
+    for (const int64_t n : {nodes * c.devices_per_node, 3 * nodes * c.devices_per_node}) {
+      if (n > ends[0] && n < ends[1]) all.push_back(n);
+    }
+  }
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
+double read_tokens(const Options& options) {
+  auto tokens = parse_tokens(options.text("tokens"));
+  if (!tokens) tokens = parse_tokens(options.text("tokens") + " tokens");
+  if (!tokens || *tokens <= 0) {
+    throw UsageError(
+        fmt::format("plan: --tokens {}: expected a number of tokens above 0, such as 14.8T",
+                    options.text("tokens")));
+  }
+  return *tokens;
+}
+
+// What is asked, as a plan whose layout is to be found.
+Plan base_of(const Options& options) {
+  Plan base;
+  if (!options.plan_paths().empty()) {
+    base = load_plan(options.plan_path());
+    options.refuse({"model"}, "is the plan's");
+  } else {
+    for (const char* needed : {"model", "cluster", "batch"}) {
+      if (options.has(needed)) continue;
+      throw UsageError(fmt::format("plan: --{} is needed, or a plan file that says it", needed));
+    }
+    base.path = "rehearse plan";
+    base.files = {"rehearse plan", find_shared(options.text("model"), "models"), ""};
+    base.model = load_model(base.files[1]);
+    base.training.precision = Precision::kBf16;
+    base.training.sequence_length = 4096;
+    base.training.micro_batch_size = 1;
+    base.training.micro_batches = 1;
+  }
+  if (options.has("cluster")) {
+    base.files[2] = find_shared(options.text("cluster"), "topologies");
+    base.cluster = load_cluster(base.files[2]);
+    base.calibration.reset();
+  }
+  if (options.has("calibration")) base.calibration = options.text("calibration");
+  if (options.has("tokens")) base.training.tokens = read_tokens(options);
+  if (options.has("usd-per-gpu-hour")) {
+    base.budget.usd_per_gpu_hour = options.number("usd-per-gpu-hour", 0, 1e6);
+  }
+  const auto refuse = [&](const Reasons& reasons) {
+    if (reasons.empty()) return;
+    throw InputError(fmt::format("{}: {}", reasons.front().setting, reasons.front().message));
+  };
+  refuse(why_not(base.cluster, base.model.architecture));
+  return base;
+}
+
+SearchSpace space_of(const Options& options, const Plan& base) {
+  SearchSpace s;
+  constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
+  constexpr IntegerRange kRanks{.min = 1, .max = 1'000'000};
+  if (options.has("gpus"))
+    s.gpus = read_gpus(options, base.cluster);
+  else if (!options.plan_paths().empty() && !options.has("cluster"))
+    s.gpus = {base.layout.world()};
+  if (options.has("batch")) {
+    s.batches = numbers(options, "batch", kCount);
+  } else {
+    s.batches = {base.layout.dp * base.training.micro_batches * base.training.micro_batch_size};
+  }
+  if (options.has("sequence")) {
+    s.sequences = numbers(options, "sequence", {.min = 1, .max = 100'000'000});
+  }
+  if (options.has("precision")) s.precisions = choices(options, "precision", kPrecisions);
+  const auto list = [&](const char* name, std::vector<int64_t>& into, IntegerRange range) {
+    if (options.has(name)) into = numbers(options, name, range);
+  };
+  list("pp", s.pp, kRanks);
+  list("chunks", s.chunks, {.min = 1, .max = 10'000});
+  list("ep", s.ep, kRanks);
+  list("etp", s.etp, kRanks);
+  list("tp", s.tp, kRanks);
+  list("cp", s.cp, kRanks);
+  list("micro-batch-size", s.micro_batch_sizes, {.min = 1, .max = 1'000'000});
+  list("zero", s.zero_stages, {.min = 0, .max = 3});
+  list("communication-sms", s.communication_sms, {.min = 1, .max = base.cluster.sms});
+  if (options.has("schedule")) s.schedules = choices(options, "schedule", kSchedules);
+  if (options.has("dispatcher")) s.dispatchers = choices(options, "dispatcher", kDispatchers);
+  if (options.has("recompute")) {
+    for (const std::string& name : split(options.text("recompute"))) {
+      const auto& all = named_recomputes();
+      const auto found = std::find_if(
+          all.begin(), all.end(), [&](const NamedRecompute& n) { return n.name == name; });
+      if (found == all.end()) {
+        throw UsageError(
+            fmt::format("plan: --recompute {}: expected none, light, selective or full",
+                        options.text("recompute")));
+      }
+      s.recomputes.push_back(found->recompute);
+    }
+  }
+  if (options.has("stages")) {
+    for (const std::string& part : split(options.text("stages"))) {
+      int64_t value = -1;
+      const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
+      if (error != std::errc() || end != part.data() + part.size() || value < 0) {
+        throw UsageError(
+            fmt::format("plan: --stages {}: expected layers of every stage, such as 4,4,4",
+                        options.text("stages")));
+      }
+      s.layers_per_stage.push_back(value);
+    }
+  }
+  return s;
+}
+
+// What was asked, as options, for commands that make a row again.
+std::string asked(const Options& options) {
+  std::string text;
+  if (!options.plan_paths().empty()) {
+    text = options.plan_path();
+  } else {
+    text = fmt::format("--model {}", options.text("model"));
+  }
+  for (const char* name : {"cluster", "tokens", "calibration", "imbalance"}) {
+    if (options.has(name) && !(std::string(name) == "imbalance" && options.text(name) == "1")) {
+      text += fmt::format(" --{} {}", name, options.text(name));
+    }
+  }
+  return text;
+}
+
+// Why nothing fits, and what would help: the least that any legal layout needs.
+std::string nothing_fits(const Plan& base, const SearchResult& result) {
+  const Screened& s = *result.smallest;
+  const double have = static_cast<double>(base.cluster.memory.count()) * 1e-9;
+  const double need = static_cast<double>(s.estimate.need.count()) * 1e-9;
+  return fmt::format(
+      "none of {} legal layouts fits: the smallest, {}, needs {:.1f} GB of {:.1f} GB, {:.1f} GB "
+      "too "
+      "much: {}. Use more GPUs, a smaller model or a shorter sequence",
+      result.legal,
+      to_string(s.candidate),
+      need,
+      have,
+      need - have,
+      memory_text(base, s));
+}
+
+}  // namespace
+
+int plan_layouts(const Arguments& args) {
+  Options options(
+      {.name = "plan",
+       .about = "Searches layouts: every legal combination of pipeline, chunks, expert, tensor, "
+                "context and\n"
+                "data parallelism, schedule, micro-batch, ZeRO, recomputation and stages is "
+                "screened by\n"
+                "formulas for memory and time; the best that fit are simulated and ranked. Batch, "
+                "sequence\n"
+                "and precision are constraints, unless several are given. A plan file says what no "
+                "option\n"
+                "does; what is searched is its layout.",
+       .examples =
+           "  rehearse plan --model deepseek-v3 --cluster h800-2048 --batch 15360 --precision fp8 "
+           "--tokens 14.8T\n"
+           "  rehearse plan plan.yaml --gpus 256..2048 --rank-by cost --days 60\n"
+           "  rehearse plan plan.yaml --pp 16 --schedule dualpipe,1f1b --out layouts --csv "
+           "all.csv\n",
+       .plan = PlanArgument::kNoneOrOne});
+  options.value("model", "MODEL", "a model file, or one that comes with rehearse (deepseek-v3)")
+      .value("cluster", "CLUSTER", "a topology file, or one that comes with rehearse (h800-2048)")
+      .value("gpus", "N", "devices to use: N, N,M or A..B (all of the cluster's)")
+      .value("batch", "N", "sequences per step, of all GPUs together")
+      .value("sequence", "N", "tokens per sequence (4096)")
+      .value("precision", "NAME", "bf16 or fp8 (bf16)")
+      .value("tokens", "N", "of the whole training, such as 14.8T, for GPU-hours and days")
+      .value("days", "N", "leave out what takes longer (needs --tokens)")
+      .value("usd-per-gpu-hour", "X", "price, for the cost of the whole training")
+      .value("rank-by", "WHAT", "time, or cost: GPU-hours", "time")
+      .value("pp", "N", "pipeline-parallel ranks: N, N,M or A..B; so for all that follow")
+      .value("chunks", "N", "stages per rank of interleaved-1f1b")
+      .value("ep", "N", "expert-parallel ranks")
+      .value("etp", "N", "ranks that share an expert's matrices")
+      .value("tp", "N", "tensor-parallel ranks")
+      .value("cp", "N", "context-parallel ranks")
+      .value("micro-batch-size", "N", "sequences of a micro-batch")
+      .value("zero", "N", "ZeRO stages, 0 to 3")
+      .value("schedule", "NAMES", std::string(kSchedules.list()))
+      .value("recompute",
+             "NAMES",
+             "none, light (norms, MLA up-projections, activations), selective, full")
+      .value("stages", "N,...", "layers of every stage, instead of even and balanced ones")
+      .value("dispatcher", "NAMES", std::string(kDispatchers.list()))
+      .value("communication-sms", "N", "SMs that communication kernels hold")
+      .value("calibration", "FILE", "calibration or device file; none: flops and bytes alone")
+      .value("imbalance", "X", "rows of the fullest rank's experts over the mean, for memory", "1")
+      .value("simulate", "N", "how many of the best to simulate", "200")
+      .value("show", "N", "how many to show", "10")
+      .value("threads", "N", "side by side (all processors)")
+      .flag("illegal", "what is not legal, by reason, with how many and an example each")
+      .value("out", "FOLDER", "write the shown ones there as plan files, 1.yaml and so on")
+      .output("csv", "write all that were simulated as a table");
+  if (!options.parse(args)) return 0;
+  const auto begin = std::chrono::steady_clock::now();
+  Plan base = base_of(options);
+  std::vector<std::string> written;
+  const auto show = static_cast<size_t>(options.integer("show", {.min = 1, .max = 1'000'000}));
+  if (options.has("out")) {
+    for (size_t i = 0; i < show; ++i) {
+      written.push_back(
+          (std::filesystem::path(options.text("out")) / fmt::format("{}.yaml", i + 1)).string());
+    }
+  }
+  std::vector<std::string> read(base.files.begin() + 1, base.files.end());
+  options.check_outputs(written, read);
+  const SearchSpace asked_space = space_of(options, base);
+  const SearchSpace space = filled(asked_space, base);
+  if (!space.sequences.empty()) base.training.sequence_length = space.sequences.front();
+  base.training.precision = space.precisions.front();
+  const auto calibration = find_calibration(options, base);
+  use_measured_links(base, calibration);
+  const std::string further = asked(options);
+
+  SearchOptions how;
+  how.objective = choices(options, "rank-by", kObjectives).front();
+  how.simulations = options.integer("simulate", {.min = 1, .max = 1'000'000});
+  how.shown = static_cast<int64_t>(show);
+  how.imbalance = options.number("imbalance", 0.999999, 1000);
+  how.threads = options.has("threads")
+                    ? static_cast<int32_t>(options.integer("threads", {.min = 1, .max = 1024}))
+                    : static_cast<int32_t>(host_cores());
+  std::optional<double> days;
+  if (options.has("days")) {
+    if (!base.training.tokens) throw UsageError("plan: --days needs --tokens");
+    days = options.number("days", 0, 1e6);
+    how.most_seconds_per_token = *days * 86400 / *base.training.tokens;
+  }
+  std::mutex progress_lock;
+  Progress screening({.label = "screen", .total = 0, .quiet = options.quiet()});
+  std::optional<Progress> simulating;
+  how.progress = [&](int64_t screened, int64_t simulated, int64_t of) {
+    const std::lock_guard guard(progress_lock);
+    if (of == 0) {
+      screening.update(screened, "layouts");
+      return;
+    }
+    if (!simulating) {
+      simulating.emplace(
+          Progress::Options{.label = "simulate", .total = of, .quiet = options.quiet()});
+    }
+    simulating->update(simulated);
+  };
+  SearchResult result = screen(base, calibration, space, how);
+  if (result.legal == 0) {
+    std::string why;
+    const auto reasons = count_illegal(base, space);
+    for (size_t i = 0; i < std::min<size_t>(3, reasons.size()); ++i) {
+      why += fmt::format("\n  {} times: {}: {}",
+                         reasons[i].count,
+                         reasons[i].example.setting,
+                         reasons[i].example.message);
+    }
+    throw InputError(fmt::format("no layout is legal for what was asked:{}",
+                                 why.empty() ? " nothing divides these GPUs" : why));
+  }
+  if (result.screened.empty()) {
+    if (result.fits + result.tight == 0) throw InputError(nothing_fits(base, result));
+  }
+  simulate_best(base, calibration, how, result);
+  simulating.reset();
+  if (days) {
+    std::erase_if(result.best, [&](const Scored& s) {
+      const PlanFigures f = figures_of(base, s.screened.candidate, s.step);
+      return *f.days > *days;
+    });
+    if (result.best.empty()) {
+      throw InputError(fmt::format(
+          "no layout takes {} days or less{}",
+          *days,
+          result.fastest
+              ? fmt::format(
+                    ": the fastest, {} on {} GPUs, takes {:.1f} days, {:.1f} too long",
+                    to_string(result.fastest->candidate),
+                    result.fastest->candidate.gpus,
+                    *figures_of(base, result.fastest->candidate, result.fastest->estimate.step)
+                         .days,
+                    *figures_of(base, result.fastest->candidate, result.fastest->estimate.step)
+                            .days -
+                        *days)
+              : ""));
+    }
+  }
+
+  Report r;
+  r.say(fmt::format("{} on {}: batch {}, sequence {}, {}\n",
+                    base.model.name,
+                    base.cluster.name,
+                    fmt::join(space.batches, ", "),
+                    fmt::join(space.sequences, ", "),
+                    kPrecisions[space.precisions.front()]));
+  for (const std::string& line : defaults_of(asked_space, space)) r.say("  " + line + "\n");
+  r.say(fmt::format(
+      "{} legal layouts screened in {:.1f} s: {} fit, {} with less than 5% to spare, {} do not; {} "
+      "simulated in {:.1f} s",
+      result.legal,
+      result.screen_seconds,
+      result.fits + result.tight,
+      result.tight,
+      result.short_of_memory,
+      result.simulated,
+      result.simulate_seconds));
+  r.say(result.pruned > 0 ? fmt::format(", {} more cannot be among those shown\n", result.pruned)
+                          : "\n");
+  r.say(result.unproven == 0
+            ? "no layout that was not simulated can be faster than the first\n\n"
+            : fmt::format(
+                  "{} more could be faster by their bound of computation alone, though not by "
+                  "their estimate\n\n",
+                  result.unproven));
+  r.put("layouts_legal", result.legal);
+  r.put("layouts_fit", result.fits + result.tight);
+  r.put("layouts_tight", result.tight);
+  r.put("layouts_short", result.short_of_memory);
+  r.put("layouts_simulated", result.simulated);
+  r.put("layouts_pruned", result.pruned);
+  r.put("layouts_unproven", result.unproven);
+  r.put("screen_s", result.screen_seconds);
+  r.put("simulate_s", result.simulate_seconds);
+  put_layouts(r, base, result, further, show);
+  const Scored& best = result.best.front();
+  r.say(fmt::format("\nthe first: {}\n{}\n",
+                    to_string(best.screened.candidate),
+                    memory_text(base, best.screened)));
+  r.say(fmt::format("again:    {}\n", command_of(base, best.screened.candidate, further)));
+  r.say(fmt::format("Megatron: {}\n          {}\n",
+                    megatron_arguments(base, best.screened.candidate),
+                    launch_line(base, best.screened.candidate)));
+  r.put("megatron_arguments", megatron_arguments(base, best.screened.candidate));
+  r.put("launch", launch_line(base, best.screened.candidate));
+  put_pareto(r, base, result);
+  if (options.has("illegal")) {
+    r.say("\nnot legal\n");
+    for (const IllegalCount& c : count_illegal(base, space)) {
+      r.say(fmt::format("  {:>9} {}: {}\n            such as {}\n",
+                        c.count,
+                        c.example.setting,
+                        c.example.message,
+                        c.layout));
+      Report& of = r.item("illegal");
+      of.put("count", c.count);
+      of.put("setting", c.example.setting);
+      of.put("message", c.example.message);
+      of.put("example", c.layout);
+    }
+  }
+  if (options.has("csv")) write_file(options.text("csv"), print_csv(base, result));
+  for (size_t i = 0; i < std::min(written.size(), result.best.size()); ++i) {
+    write_file(written[i], print_plan(plan_of(base, result.best[i].screened.candidate)));
+  }
+  if (!written.empty()) {
+    r.say(fmt::format("\nwrote {} plans to {}\n",
+                      std::min(written.size(), result.best.size()),
+                      options.text("out")));
+  }
+  r.put("wall_s", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  options.print(r);
+  return 0;
+}
+
+}  // namespace rehearse::cli

@@ -1,0 +1,470 @@
+#include "cli/plan_report.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "cost/layer.h"
+#include "plan/program/schedule.h"
+
+namespace rehearse::cli {
+namespace {
+
+constexpr double kTrillion = 1e12;
+
+std::string_view short_name(ScheduleKind kind) {
+  return kind == ScheduleKind::kInterleaved ? "i1f1b" : name_of(kind);
+}
+
+// "PP16 EP64 TP2 dualpipe 120x1 Z1": DP is what is left of the GPUs.
+std::string short_text(const Candidate& c) {
+  const Layout& l = c.layout;
+  std::string text = fmt::format("PP{}", l.pp);
+  const auto add = [&](const char* name, int64_t n) {
+    if (n > 1) text += fmt::format(" {}{}", name, n);
+  };
+  add("EP", l.ep);
+  add("ETP", l.etp);
+  add("TP", l.tp);
+  add("CP", l.cp);
+  text += fmt::format(" {}", short_name(l.schedule));
+  if (l.way() == Way::kRoundAgain) text += fmt::format("x{}", l.chunks);
+  return text + fmt::format(" {}x{} Z{}", c.micro_batches, c.micro_batch_size, l.zero_stage);
+}
+
+std::string in_thousands(double x) {
+  return x < 9995      ? fmt::format("{:.0f}", x)
+         : x < 9.995e6 ? fmt::format("{:.0f}k", x / 1e3)
+                       : fmt::format("{:.0f}M", x / 1e6);
+}
+
+double gigabytes(Bytes b) {
+  return static_cast<double>(b.count()) * 1e-9;
+}
+
+Report layout_object(const Candidate& c) {
+  const Layout& l = c.layout;
+  Report r;
+  r.put("pp", l.pp);
+  r.put("chunks", l.way() == Way::kRoundAgain ? l.chunks : int64_t{1});
+  r.put("ep", l.ep);
+  r.put("etp", l.etp);
+  r.put("dp", l.dp);
+  r.put("tp", l.tp);
+  r.put("cp", l.cp);
+  r.put("schedule", name_of(l.schedule));
+  r.put("microbatches", c.micro_batches);
+  r.put("micro_batch_size", c.micro_batch_size);
+  r.put("zero", l.zero_stage);
+  r.put("recompute", recompute_text(c.recompute));
+  r.put("dispatcher", kDispatchers[l.dispatcher]);
+  r.put("communication_sms", c.communication_sms);
+  r.put("layers_per_stage",
+        std::vector<Value>(l.layers_per_stage.begin(), l.layers_per_stage.end()));
+  return r;
+}
+
+std::string stages_text(const Layout& l) {
+  // Runs of equal stages.
+  std::string text;
+  for (size_t i = 0; i < l.layers_per_stage.size();) {
+    size_t end = i;
+    while (end < l.layers_per_stage.size() && l.layers_per_stage[end] == l.layers_per_stage[i])
+      ++end;
+    text += fmt::format("{}{}{}",
+                        text.empty() ? "" : ",",
+                        l.layers_per_stage[i],
+                        end - i > 1 ? fmt::format("x{}", end - i) : "");
+    i = end;
+  }
+  return text;
+}
+
+}  // namespace
+
+PlanFigures figures_of(const Plan& base, const Candidate& c, double step) {
+  const double tokens = static_cast<double>(c.batch) * static_cast<double>(c.sequence);
+  const auto gpus = static_cast<double>(c.gpus);
+  const double flops =
+      training_flops_per_token(base.model.architecture, c.sequence, true).count() * tokens;
+  PlanFigures f;
+  f.tokens_per_second_per_gpu = tokens / step / gpus;
+  f.mfu = flops / step / gpus / base.cluster.peak.value();
+  f.gpu_hours_per_trillion = kTrillion / tokens * step * gpus / 3600;
+  if (base.training.tokens) {
+    f.gpu_hours = f.gpu_hours_per_trillion * *base.training.tokens / kTrillion;
+    f.days = *f.gpu_hours / gpus / 24;
+  }
+  return f;
+}
+
+std::string command_of(const Plan& base, const Candidate& c, const std::string& further) {
+  const Layout& l = c.layout;
+  std::string text = fmt::format(
+      "rehearse plan {} --gpus {} --batch {} --sequence {} --precision {} --pp {} --ep {} --etp {} "
+      "--tp {} --cp {} --schedule {} --micro-batch-size {} --zero {} --recompute {} --stages {}",
+      further,
+      c.gpus,
+      c.batch,
+      c.sequence,
+      kPrecisions[c.precision],
+      l.pp,
+      l.ep,
+      l.etp,
+      l.tp,
+      l.cp,
+      name_of(l.schedule),
+      c.micro_batch_size,
+      l.zero_stage,
+      recompute_text(c.recompute),
+      fmt::join(l.layers_per_stage, ","));
+  if (l.way() == Way::kRoundAgain) text += fmt::format(" --chunks {}", l.chunks);
+  if (l.dispatcher != base.layout.dispatcher) {
+    text += fmt::format(" --dispatcher {}", kDispatchers[l.dispatcher]);
+  }
+  if (c.communication_sms != base.cluster.communication_sms) {
+    text += fmt::format(" --communication-sms {}", c.communication_sms);
+  }
+  return text;
+}
+
+// Names as in Megatron-LM's arguments (megatron/training/arguments.py).
+std::string megatron_arguments(const Plan& base, const Candidate& c) {
+  const Layout& l = c.layout;
+  const Architecture& a = base.model.architecture;
+  std::string text = fmt::format(
+      "--tensor-model-parallel-size {} --pipeline-model-parallel-size {} --context-parallel-size "
+      "{} "
+      "--micro-batch-size {} --global-batch-size {} --seq-length {}",
+      l.tp,
+      l.pp,
+      l.cp,
+      c.micro_batch_size,
+      c.batch,
+      c.sequence);
+  if (a.experts > 0) {
+    text += fmt::format(
+        " --expert-model-parallel-size {} --expert-tensor-parallel-size {} "
+        "--num-experts {} --moe-router-topk {}",
+        l.ep,
+        l.etp,
+        a.experts,
+        a.active_experts);
+    text += l.dispatcher == Dispatcher::kAllGather ? " --moe-token-dispatcher-type allgather"
+            : l.dispatcher == Dispatcher::kAllToAll
+                ? " --moe-token-dispatcher-type alltoall"
+                : " --moe-token-dispatcher-type flex --moe-enable-deepep";
+  }
+  if (l.tp > 1 && l.sequence_parallel) text += " --sequence-parallel";
+  if (l.zero_stage == 1) text += " --use-distributed-optimizer";
+  if (l.zero_stage == 2) {
+    text += " --use-megatron-fsdp --data-parallel-sharding-strategy optim_grads";
+  }
+  if (l.zero_stage == 3) {
+    text += " --use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params";
+  }
+  if (l.way() == Way::kRoundAgain) {
+    text += fmt::format(" --num-virtual-stages-per-pipeline-rank {}", l.chunks);
+  }
+  const std::vector<int64_t> even = even_layers(a.layers, l.stages());
+  if (l.layers_per_stage != even && l.stages() > 1) {
+    text +=
+        fmt::format(" --decoder-first-pipeline-num-layers {} --decoder-last-pipeline-num-layers {}",
+                    l.layers_per_stage.front(),
+                    l.layers_per_stage.back());
+  }
+  const Recompute& r = c.recompute;
+  if (r.layer) {
+    text += " --recompute-granularity full --recompute-method uniform --recompute-num-layers 1";
+  } else if (r.norms || r.up_projections || r.activations || r.core) {
+    std::vector<std::string_view> modules;
+    if (r.norms) modules.emplace_back("layernorm");
+    if (r.up_projections && a.attention == AttentionKind::kLatent)
+      modules.emplace_back("mla_up_proj");
+    if (r.activations) modules.emplace_back(a.experts > 0 ? "moe_act" : "mlp");
+    if (r.core) modules.emplace_back("core_attn");
+    text += fmt::format(" --recompute-granularity selective --recompute-modules {}",
+                        fmt::join(modules, " "));
+  }
+  text += c.precision == Precision::kFp8 ? " --bf16 --fp8-format e4m3 --fp8-recipe blockwise"
+                                         : " --bf16";
+  const bool own = l.schedule == ScheduleKind::kDualPipe ||
+                   l.schedule == ScheduleKind::kDualPipeV || l.schedule == ScheduleKind::kZB1P;
+  if (own) {
+    text += fmt::format("   # Megatron-LM has no {}: 1f1b is what it runs", name_of(l.schedule));
+  }
+  return text;
+}
+
+std::string launch_line(const Plan& base, const Candidate& c) {
+  const int64_t per_node = std::min(c.gpus, base.cluster.devices_per_node);
+  const int64_t nodes = (c.gpus + per_node - 1) / per_node;
+  return fmt::format(
+      "srun --nodes {} --ntasks-per-node 1 torchrun --nnodes {} --nproc-per-node {} "
+      "--rdzv-backend c10d --rdzv-endpoint $MASTER_ADDR:$MASTER_PORT pretrain_gpt.py",
+      nodes,
+      nodes,
+      per_node);
+}
+
+size_t tied(const SearchResult& result) {
+  size_t count = 0;
+  while (count < result.best.size()) {
+    const Scored& best = result.best.front();
+    const Scored& s = result.best[count];
+    const double high = best.score * best.high / best.step;
+    if (s.score * s.low / s.step > high) break;
+    ++count;
+  }
+  return count;
+}
+
+std::string memory_text(const Plan& base, const Screened& screened) {
+  const Plan plan = plan_of(base, screened.candidate);
+  const RankMemory m = rank_memory(plan, screened.estimate.fullest);
+  const RankSchedule schedule =
+      build_schedule(plan.layout, plan.training.micro_batches, screened.estimate.fullest);
+  std::vector<std::string> held;
+  for (size_t d = 0; d < m.peak.kept.size(); ++d) {
+    if (m.peak.kept[d] + m.peak.deferred[d] == 0) continue;
+    const int64_t stage = plan.layout.stage_of(screened.estimate.fullest, static_cast<int64_t>(d));
+    held.push_back(fmt::format(
+        "{} of stage {}{}",
+        m.peak.kept[d],
+        stage,
+        m.peak.deferred[d] > 0 ? fmt::format(" and {} that wait for their W", m.peak.deferred[d])
+                               : ""));
+  }
+  std::string at;
+  if (m.peak.cell >= 0) {
+    at = fmt::format(
+        " in cell {} ({})", m.peak.cell, to_string(schedule[static_cast<size_t>(m.peak.cell)]));
+  }
+  return fmt::format(
+      "rank {} of the pipeline needs {:.1f} GB{}: weights {:.1f}, gradients {:.1f}, optimizer "
+      "{:.1f}, "
+      "activations {:.1f} (micro-batches: {}), passing {:.1f}, set aside {:.1f}",
+      screened.estimate.fullest,
+      gigabytes(m.need()),
+      at,
+      gigabytes(m.parameters),
+      gigabytes(m.gradients),
+      gigabytes(m.optimizer),
+      gigabytes(m.activations),
+      fmt::join(held, ", "),
+      gigabytes(m.passing),
+      gigabytes(m.reserve));
+}
+
+void put_layouts(Report& r,
+                 const Plan& base,
+                 const SearchResult& result,
+                 const std::string& further,
+                 size_t shown) {
+  const bool several = [&] {
+    for (const Scored& s : result.best) {
+      const Candidate& a = s.screened.candidate;
+      const Candidate& b = result.best.front().screened.candidate;
+      if (a.gpus != b.gpus || a.batch != b.batch || a.sequence != b.sequence) return true;
+    }
+    return false;
+  }();
+  r.say(fmt::format("{:>2} {:<36} {:>6} {:>11} {:>5} {:>4} {:>4} {:>4} {:>7} {:>6} {:>5}\n",
+                    "#",
+                    "layout",
+                    "step s",
+                    "90%",
+                    "tok/s",
+                    "MFU%",
+                    "exp%",
+                    "bub%",
+                    "GB@rank",
+                    "h/Ttok",
+                    "days"));
+  const size_t ties = tied(result);
+  for (size_t i = 0; i < std::min(shown, result.best.size()); ++i) {
+    const Scored& s = result.best[i];
+    const Candidate& c = s.screened.candidate;
+    const PlanFigures f = figures_of(base, c, s.step);
+    const auto seconds = [](double x) {
+      return x < 9.995   ? fmt::format("{:.2f}", x)
+             : x < 999.5 ? fmt::format("{:.1f}", x)
+                         : fmt::format("{:.0f}", x);
+    };
+    r.say(fmt::format(
+        "{:>2} {:<36} {:>6} {:>11} {:>5.0f} {:>4.0f} {:>4.0f} {:>4.0f} {:>7} {:>6} {:>5}\n",
+        i + 1,
+        short_text(c),
+        s.step < 99.95 ? fmt::format("{:.2f}", s.step) : seconds(s.step),
+        s.low < s.high ? fmt::format("{}-{}", seconds(s.low), seconds(s.high)) : "-",
+        f.tokens_per_second_per_gpu,
+        100 * f.mfu,
+        100 * (s.exposed + s.exposed_shared),
+        100 * s.bubble,
+        fmt::format("{:.0f}@{}", gigabytes(s.memory.need()), s.fullest),
+        in_thousands(f.gpu_hours_per_trillion),
+        f.days ? fmt::format("{:.1f}", *f.days) : "-"));
+    std::string note = fmt::format("{}; {}", kFits[s.fit], s.limited_by);
+    if (several) {
+      note = fmt::format("{} GPUs, batch {} x {}; {}", c.gpus, c.batch, c.sequence, note);
+    }
+    if (base.cluster.of_gpus()) note += fmt::format("; recompute {}", recompute_text(c.recompute));
+    if (!s.runnable) note += "; simulate only";
+    r.say(fmt::format("   {}\n", note));
+    Report& of = r.item("best");
+    of.put("rank", static_cast<int64_t>(i + 1));
+    of.put_object("layout", layout_object(c));
+    of.put("gpus", c.gpus);
+    of.put("batch", c.batch);
+    of.put("sequence", c.sequence);
+    of.put("precision", kPrecisions[c.precision]);
+    of.put("runnable", s.runnable);
+    of.put("not_runnable_because", s.runnable ? Value() : Value(s.not_runnable));
+    of.put("step_time_s", s.step);
+    of.put("interval_s", {s.low, s.high});
+    of.put("estimated_s", s.screened.estimate.step);
+    of.put("bound_s", s.screened.estimate.bound);
+    of.put("tied", i < ties);
+    of.put("tokens_per_s_per_gpu", f.tokens_per_second_per_gpu);
+    of.put("mfu_causal", f.mfu);
+    of.put("exposed_comm_fraction", s.exposed);
+    of.put("exposed_shared_fraction", s.exposed_shared);
+    of.put("bubble_fraction", s.bubble);
+    of.put("optimizer_fraction", s.optimizer);
+    of.put("memory_bytes", s.memory.need());
+    of.put("memory_rank", s.fullest);
+    of.put("memory_verdict", kFits[s.fit]);
+    Report memory;
+    memory.put("parameters", s.memory.parameters);
+    memory.put("gradients", s.memory.gradients);
+    memory.put("optimizer", s.memory.optimizer);
+    memory.put("activations", s.memory.activations);
+    memory.put("passing", s.memory.passing);
+    memory.put("reserve", s.memory.reserve);
+    of.put_object("memory_by_kind_bytes", std::move(memory));
+    of.put("gpu_hours_per_trillion", f.gpu_hours_per_trillion);
+    of.put("gpu_hours", f.gpu_hours ? Value(*f.gpu_hours) : Value());
+    of.put("days", f.days ? Value(*f.days) : Value());
+    of.put("limited_by", s.limited_by);
+    of.put("command", command_of(base, c, further));
+  }
+  const size_t rows = std::min(shown, result.best.size());
+  if (ties > 1) {
+    r.say(fmt::format(
+        "\n1 to {}{} are tied: their intervals overlap the first's.\n",
+        std::min(ties, rows),
+        ties > rows ? fmt::format(" (and {} more that were simulated)", ties - rows) : ""));
+  }
+  r.put("tied", static_cast<int64_t>(ties));
+  r.say(
+      "tok/s: per GPU; MFU: layers and head, causal attention, of the BF16 peak; exp, bub: "
+      "exposed\n"
+      "communication and bubble; GB@rank: the fullest pipeline rank; h/Ttok: GPU-hours per 1e12 "
+      "tokens;\nZ: ZeRO stage; 120x1: micro-batches x sequences; DP: what the GPUs leave.\n");
+}
+
+void put_pareto(Report& r, const Plan& base, const SearchResult& result) {
+  if (result.pareto.empty()) return;
+  for (const Screened& s : result.pareto) {
+    Report& of = r.item("pareto");
+    of.put_object("layout", layout_object(s.candidate));
+    of.put("gpus", s.candidate.gpus);
+    of.put("memory_bytes", s.estimate.need);
+    of.put("estimated_s", s.estimate.step);
+    of.put("fits", fit_of(s.estimate.need, base.cluster.memory) != Fit::kShort);
+  }
+  // Drawn: memory to the right, time upwards; | is what the devices have.
+  constexpr size_t kWide = 72, kHigh = 12;
+  const double have = gigabytes(base.cluster.memory);
+  const double right = 2 * have;
+  double least = result.pareto.back().score;
+  double most = least;
+  std::vector<const Screened*> drawn;
+  for (const Screened& s : result.pareto) {
+    if (gigabytes(s.estimate.need) > right || s.score > 3 * least) continue;
+    drawn.push_back(&s);
+    most = std::max(most, s.score);
+  }
+  if (drawn.empty() || most <= least) return;
+  std::vector<std::string> canvas(kHigh, std::string(kWide, ' '));
+  const auto column = [&](double gb) {
+    return std::min(kWide - 1, static_cast<size_t>(gb / right * (kWide - 1)));
+  };
+  for (std::string& line : canvas) line[column(have)] = '|';
+  for (const Screened* s : drawn) {
+    const double up = (s->score - least) / (most - least);
+    canvas[kHigh - 1 - static_cast<size_t>(std::lround(up * (kHigh - 1)))]
+          [column(gigabytes(s->estimate.need))] = '*';
+  }
+  r.say("\nmemory against time (*: no layout needs less and is faster; |: what a device has)\n");
+  const Candidate& any = drawn.front()->candidate;
+  const double tokens = static_cast<double>(any.batch) * static_cast<double>(any.sequence);
+  for (size_t i = 0; i < kHigh; ++i) {
+    const double score = most - (most - least) * static_cast<double>(i) / (kHigh - 1);
+    const std::string label =
+        i == 0 || i + 1 == kHigh || i == kHigh / 2 ? fmt::format("{:.3g}", score * tokens) : "";
+    while (!canvas[i].empty() && canvas[i].back() == ' ') canvas[i].pop_back();
+    r.say(fmt::format("  {:>8} {}\n", label, canvas[i]));
+  }
+  r.say(fmt::format("  {:>8} 0{:>{}} GB{:>{}.0f} GB\n",
+                    "",
+                    fmt::format("{:.0f}", have),
+                    kWide / 2 - 2,
+                    right,
+                    kWide / 2 - 3));
+}
+
+std::string print_csv(const Plan& base, const SearchResult& result) {
+  std::string out =
+      "rank,gpus,batch,sequence,precision,pp,chunks,ep,etp,dp,tp,cp,schedule,micro_batches,"
+      "micro_batch_size,zero,recompute,layers_per_stage,step_s,low_s,high_s,estimated_s,bound_s,"
+      "tokens_per_s_per_gpu,mfu_causal,exposed,bubble,memory_bytes,memory_rank,verdict,"
+      "gpu_hours_per_trillion,runnable,limited_by\n";
+  for (size_t i = 0; i < result.best.size(); ++i) {
+    const Scored& s = result.best[i];
+    const Candidate& c = s.screened.candidate;
+    const Layout& l = c.layout;
+    const PlanFigures f = figures_of(base, c, s.step);
+    out += fmt::format(
+        "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{:.6g},{:.6g},{:.6g},{:.6g},{:.6g},"
+        "{:.6g},{:.4f},{:.4f},{:.4f},{},{},{},{:.6g},{},\"{}\"\n",
+        i + 1,
+        c.gpus,
+        c.batch,
+        c.sequence,
+        kPrecisions[c.precision],
+        l.pp,
+        l.way() == Way::kRoundAgain ? l.chunks : 1,
+        l.ep,
+        l.etp,
+        l.dp,
+        l.tp,
+        l.cp,
+        name_of(l.schedule),
+        c.micro_batches,
+        c.micro_batch_size,
+        l.zero_stage,
+        recompute_text(c.recompute),
+        fmt::format("\"{}\"", stages_text(l)),
+        s.step,
+        s.low,
+        s.high,
+        s.screened.estimate.step,
+        s.screened.estimate.bound,
+        f.tokens_per_second_per_gpu,
+        f.mfu,
+        s.exposed + s.exposed_shared,
+        s.bubble,
+        s.memory.need().count(),
+        s.fullest,
+        kFits[s.fit],
+        f.gpu_hours_per_trillion,
+        s.runnable ? "yes" : "no",
+        s.limited_by);
+  }
+  return out;
+}
+
+}  // namespace rehearse::cli

@@ -1,0 +1,39 @@
+#pragma once
+// Reports of a search.
+
+#include "cli/report.h"
+#include "search/search.h"
+
+namespace rehearse::cli {
+
+// What a layout means to a training.
+struct PlanFigures {
+  double tokens_per_second_per_gpu = 0;
+  double mfu = 0;  // causal attention, against the devices' BF16 peak (FLOPs: layers and head)
+  double gpu_hours_per_trillion = 0;
+  std::optional<double> gpu_hours, days;  // of the whole training, where its tokens are known
+};
+PlanFigures figures_of(const Plan& base, const Candidate& candidate, double step);
+
+// The options that name a candidate: `rehearse plan` with them shows it alone.
+std::string command_of(const Plan& base, const Candidate& candidate, const std::string& further);
+// The same layout for Megatron-LM's training script, and the line that starts it.
+std::string megatron_arguments(const Plan& base, const Candidate& candidate);
+std::string launch_line(const Plan& base, const Candidate& candidate);
+
+// Within a layout's own interval of the best: those in front cannot be told apart.
+size_t tied(const SearchResult& result);
+
+void put_layouts(Report& report,
+                 const Plan& base,
+                 const SearchResult& result,
+                 const std::string& further,
+                 size_t shown);
+// Need and time of those that no other beats in both, as rows and as a drawing.
+void put_pareto(Report& report, const Plan& base, const SearchResult& result);
+// What one rank holds, at which moment, and ways to need less.
+std::string memory_text(const Plan& base, const Screened& screened);
+
+std::string print_csv(const Plan& base, const SearchResult& result);
+
+}  // namespace rehearse::cli

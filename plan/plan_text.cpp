@@ -1,0 +1,124 @@
+// print_plan: a plan as the file that load_plan reads.
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/yaml.h"
+#include "plan/plan.h"
+
+namespace rehearse {
+namespace {
+
+std::string recompute_yaml(const Recompute& r) {
+  std::vector<std::string_view> parts;
+  const auto add = [&](bool is, Recomputable part) {
+    if (is) parts.push_back(kRecomputable[part]);
+  };
+  add(r.norms, Recomputable::kNorms);
+  add(r.up_projections, Recomputable::kUpProjections);
+  add(r.activations, Recomputable::kActivations);
+  add(r.core, Recomputable::kSelective);
+  add(r.layer, Recomputable::kFull);
+  return parts.empty() ? "none" : fmt::format("[{}]", fmt::join(parts, ", "));
+}
+
+// Lines of a mapping; what is as without it is left out.
+class Lines {
+ public:
+  Lines(std::string& out, std::string_view section) : out_(out) {
+    out_ += fmt::format("{}:\n", section);
+  }
+  template <typename T>
+  void always(std::string_view key, const T& value) {
+    out_ += fmt::format("  {}: {}\n", key, value);
+  }
+  template <typename T>
+  void unless(const T& by_default, std::string_view key, const T& value) {
+    if (value != by_default) always(key, value);
+  }
+
+ private:
+  std::string& out_;
+};
+
+}  // namespace
+
+std::string print_plan(const Plan& plan) {
+  const Layout& l = plan.layout;
+  const Training& t = plan.training;
+  std::string out = fmt::format("model: {}\ncluster: {}\n",
+                                plain_or_quoted_yaml(plan.files.at(1)),
+                                plain_or_quoted_yaml(plan.files.at(2)));
+  if (plan.calibration)
+    out += fmt::format("calibration: {}\n", plain_or_quoted_yaml(*plan.calibration));
+  {
+    const Layout d;
+    Lines lines(out, "layout");
+    lines.always("pp", l.pp);
+    lines.always("dp", l.dp);
+    lines.unless(d.ep, "ep", l.ep);
+    lines.unless(d.etp, "etp", l.etp);
+    lines.unless(d.tp, "tp", l.tp);
+    lines.unless(d.cp, "cp", l.cp);
+    lines.always("schedule", name_of(l.schedule));
+    if (l.way() == Way::kRoundAgain) lines.always("chunks", l.chunks);
+    lines.always("zero_stage", l.zero_stage);
+    lines.unless(d.sequence_parallel, "sequence_parallel", l.sequence_parallel);
+    if (l.context != d.context) lines.always("context", kContextKinds[l.context]);
+    if (l.dispatcher != d.dispatcher) lines.always("dispatcher", kDispatchers[l.dispatcher]);
+    lines.unless(d.overlap_grad_reduce, "overlap_grad_reduce", l.overlap_grad_reduce);
+    lines.unless(d.overlap_p2p, "overlap_p2p", l.overlap_p2p);
+    lines.unless(d.overlap_all_to_all, "overlap_all_to_all", l.overlap_all_to_all);
+    lines.always("layers_per_stage", fmt::format("[{}]", fmt::join(l.layers_per_stage, ", ")));
+  }
+  {
+    const Training d;
+    Lines lines(out, "training");
+    lines.always("micro_batches", t.micro_batches);
+    lines.always("micro_batch_size", t.micro_batch_size);
+    lines.always("sequence_length", t.sequence_length);
+    if (t.tokens) lines.always("tokens", fmt::format("{:.0f} tokens", *t.tokens));
+    lines.always("precision", kPrecisions[t.precision]);
+    if (t.core != d.core) lines.always("core", kCoreKinds[t.core]);
+    lines.always("recompute", recompute_yaml(t.recompute));
+    lines.unless(d.steps, "steps", t.steps);
+    lines.unless(d.seed, "seed", t.seed);
+    lines.unless(d.learning_rate, "learning_rate", t.learning_rate);
+    lines.unless(t.learning_rate / 10, "final_learning_rate", t.final_learning_rate);
+    lines.unless(d.warmup_steps, "warmup_steps", t.warmup_steps);
+    lines.unless(d.beta1, "beta1", t.beta1);
+    lines.unless(d.beta2, "beta2", t.beta2);
+    lines.unless(d.adam_eps, "adam_eps", t.adam_eps);
+    lines.unless(d.weight_decay, "weight_decay", t.weight_decay);
+    lines.unless(d.gradient_clip, "gradient_clip", t.gradient_clip);
+    lines.unless(d.bias_update_speed, "bias_update_speed", t.bias_update_speed);
+    lines.unless(d.balance_loss, "balance_loss", t.balance_loss);
+    lines.unless(d.mtp_loss, "mtp_loss", t.mtp_loss);
+  }
+  if (plan.data.text) {
+    Lines lines(out, "data");
+    lines.always("text", plain_or_quoted_yaml(*plan.data.text));
+    lines.unless(
+        DataSource{}.validation_fraction, "validation_fraction", plan.data.validation_fraction);
+  }
+  if (plan.routing != Routing::kLearned)
+    out += fmt::format("routing: {}\n", kRoutings[plan.routing]);
+  const ExpertLoadSpec& e = plan.expert_load;
+  if (!e.balanced()) {
+    Lines lines(out, "expert_load");
+    lines.always("kind", e.synthetic ? "synthetic" : "recorded");
+    if (e.synthetic) lines.always("skew", e.skew);
+    if (!e.recorded.empty()) lines.always("file", plain_or_quoted_yaml(e.recorded));
+    lines.always("seed", e.seed);
+    lines.always("varies", kLoadVaries[e.varies]);
+  }
+  const Budget& b = plan.budget;
+  if (t.tokens && (b.usd_per_gpu_hour || b.watts_per_gpu)) {
+    Lines lines(out, "budget");
+    if (b.usd_per_gpu_hour) lines.always("usd_per_gpu_hour", *b.usd_per_gpu_hour);
+    if (b.watts_per_gpu) lines.always("watts_per_gpu", *b.watts_per_gpu);
+  }
+  return out;
+}
+
+}  // namespace rehearse
