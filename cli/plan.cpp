@@ -315,6 +315,9 @@ int plan_layouts(const Arguments& args) {
       .value("simulate", "N", "how many of the best to simulate", "200")
       .value("show", "N", "how many to show", "10")
       .value("threads", "N", "side by side (all processors)")
+      .value("judge-screen",
+             "N",
+             "instead: simulate N random layouts that fit, and say how well the formulas told them")
       .flag("illegal", "what is not legal, by reason, with how many and an example each")
       .value("out", "FOLDER", "write the shown ones there as plan files, 1.yaml and so on")
       .output("csv", "write all that were simulated as a table");
@@ -368,6 +371,29 @@ int plan_layouts(const Arguments& args) {
     }
     simulating->update(simulated);
   };
+  if (options.has("judge-screen")) {
+    const ScreenError e =
+        judge_screen(base,
+                     calibration,
+                     space,
+                     options.integer("judge-screen", {.min = 2, .max = 1'000'000}),
+                     how.threads);
+    Report r;
+    r.say(fmt::format("{} on {}: what the formulas told of random legal layouts that fit\n\n",
+                      base.model.name,
+                      base.cluster.name));
+    r.line("layouts", "simulated", e.layouts);
+    r.line("rank_correlation",
+           "rank correlation",
+           {fmt::format("{:.3f}", e.rank_correlation), e.rank_correlation});
+    r.line("mean_absolute_error", "mean absolute error", share(e.mean_absolute));
+    r.line("bias", "bias", signed_share(e.bias));
+    r.line("tightest_bound",
+           "largest bound over step",
+           {fmt::format("{:.3f}", e.tightest_bound), e.tightest_bound});
+    options.print(r);
+    return 0;
+  }
   SearchResult result = screen(base, calibration, space, how);
   if (result.legal == 0) {
     std::string why;

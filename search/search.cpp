@@ -11,6 +11,8 @@
 #include <fmt/format.h>
 
 #include "base/errors.h"
+#include "base/random.h"
+#include "base/statistics.h"
 #include "plan/capabilities.h"
 #include "sim/predict.h"
 
@@ -406,6 +408,78 @@ SearchResult search(const Plan& base,
   SearchResult r = screen(base, calibration, space, options);
   simulate_best(base, calibration, options, r);
   return r;
+}
+
+namespace {
+
+class Sampler : public SpaceVisitor {
+ public:
+  Sampler(int64_t most, uint64_t seed) : most_(most), state_(seed) {}
+  bool block(const Candidate&) override { return true; }
+  void legal(const Candidate& c) override {
+    ++seen_;
+    if (static_cast<int64_t>(drawn.size()) < most_) {
+      drawn.push_back(c);
+      return;
+    }
+    state_ = split_mix(state_);
+    const uint64_t at = state_ % static_cast<uint64_t>(seen_);
+    if (at < static_cast<uint64_t>(most_)) drawn[at] = c;
+  }
+  std::vector<Candidate> drawn;
+
+ private:
+  int64_t most_;
+  int64_t seen_ = 0;
+  uint64_t state_;
+};
+
+}  // namespace
+
+std::vector<Candidate> sample(const Plan& base,
+                              const SearchSpace& space,
+                              int64_t count,
+                              uint64_t seed) {
+  Sampler sampler(count, split_mix(seed));
+  visit_space(space, base, sampler);
+  return std::move(sampler.drawn);
+}
+
+ScreenError judge_screen(const Plan& base,
+                         const std::optional<Calibration>& calibration,
+                         const SearchSpace& space,
+                         int64_t count,
+                         int32_t threads,
+                         uint64_t seed) {
+  // Half of what is legal seldom fits: those that do, of enough.
+  constexpr int64_t kEnough = 8;
+  Estimator estimator(base, calibration);
+  std::vector<Screened> all;
+  for (const Candidate& c : sample(base, space, kEnough * count, seed)) {
+    if (static_cast<int64_t>(all.size()) == count) break;
+    estimator.begin_block(c);
+    const Estimate e = estimator.estimate(c);
+    if (fit_of(e.need, base.cluster.memory) == Fit::kShort) continue;
+    all.push_back({c, e, score_of(c, e.step, Objective::kCost), 0});
+  }
+  std::vector<double> told(all.size()), simulated(all.size());
+  std::atomic<size_t> next = 0;
+  ScreenError e{.layouts = static_cast<int64_t>(all.size())};
+  std::mutex lock;
+  on_threads(threads, [&](int32_t) {
+    for (size_t i = next++; i < all.size(); i = next++) {
+      const Scored s = score(base, calibration, all[i], Objective::kCost);
+      told[i] = all[i].score;
+      simulated[i] = s.score;
+      const std::lock_guard guard(lock);
+      const double error = all[i].estimate.step / s.step - 1;
+      e.mean_absolute += std::abs(error) / static_cast<double>(all.size());
+      e.bias += error / static_cast<double>(all.size());
+      e.tightest_bound = std::max(e.tightest_bound, all[i].estimate.bound / s.step);
+    }
+  });
+  e.rank_correlation = rank_correlation(told, simulated);
+  return e;
 }
 
 std::vector<IllegalCount> count_illegal(const Plan& base, const SearchSpace& space) {

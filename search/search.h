@@ -105,6 +105,25 @@ double score_of(const Candidate& candidate, double step, Objective objective);
 // kind of work that was not measured is off by, in proportion to its share.
 double spread_of(const Calibration& calibration, const Plan& plan, const Prediction& prediction);
 
+// So many of a space's legal candidates, drawn evenly; fewer where there are not so many.
+std::vector<Candidate> sample(const Plan& base,
+                              const SearchSpace& space,
+                              int64_t count,
+                              uint64_t seed);
+// How well the screen tells what is simulated, over such a sample that fits in memory.
+struct ScreenError {
+  int64_t layouts = 0;
+  double rank_correlation = 0;         // Spearman's
+  double mean_absolute = 0, bias = 0;  // of the estimate, relative
+  double tightest_bound = 0;           // the largest bound over what was simulated: at most 1
+};
+ScreenError judge_screen(const Plan& base,
+                         const std::optional<Calibration>& calibration,
+                         const SearchSpace& space,
+                         int64_t count,
+                         int32_t threads,
+                         uint64_t seed = 1);
+
 // How many illegal combinations a space has, by reason.
 struct IllegalCount {
   Reason example;
