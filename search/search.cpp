@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "base/errors.h"
+#include "base/integers.h"
 #include "base/random.h"
 #include "base/statistics.h"
 #include "plan/capabilities.h"
@@ -316,22 +317,84 @@ SearchResult screen(const Plan& base,
   return r;
 }
 
+namespace {
+
+// Seconds of a step, means over ranks but for the step itself.
+struct StepParts {
+  double step = 0, bubble = 0, exposed = 0, exposed_shared = 0, waiting = 0, optimizer = 0;
+  bool extrapolated = false;
+};
+
+StepParts parts_of(const Prediction& p) {
+  const Summary& s = p.summary;
+  const double step = s.step.seconds();
+  return {.step = step,
+          .bubble = s.bubble_fraction * step,
+          .exposed = s.exposed_comm_fraction * step,
+          .exposed_shared = s.exposed_shared_fraction * step,
+          .waiting = s.exchange_wait_fraction * step,
+          .optimizer = mean(s.ranks).optimizer.seconds()};
+}
+
+// A step of many micro-batches goes on as it did: from some number of them on each adds the same.
+// Where a step would take long to simulate, two shorter ones tell it.
+std::pair<Prediction, StepParts> simulate_step(const Plan& plan,
+                                               const std::optional<Calibration>& calibration) {
+  const auto run = [&](int64_t micro_batches) {
+    Plan some = plan;
+    some.training.micro_batches = micro_batches;
+    const Program program = build_program(some);
+    return simulate(
+        some, program, calibration, {.keep = Keep::kSummary, .fold = plan.cluster.of_gpus()});
+  };
+  const Layout& l = plan.layout;
+  const Architecture& a = plan.model.architecture;
+  const int64_t n = plan.training.micro_batches;
+  const int64_t ops =
+      n * (a.layers + a.mtp_depth) * (12 + (l.tp > 1 ? 12 : 0) + (l.zero_stage >= 2 ? 4 : 0));
+  constexpr int64_t kLong = 400'000;
+  const int64_t by = l.way() == Way::kRoundAgain ? l.pp : 2;
+  const int64_t fewer = round_up(4 * l.pp, by) + (by == 2 ? n % 2 : 0);
+  const int64_t more = fewer + round_up(2 * l.pp, by);
+  if (!plan.cluster.of_gpus() || ops <= kLong || n <= more + more / 2) {
+    Prediction p = run(n);
+    const StepParts parts = parts_of(p);
+    return {std::move(p), parts};
+  }
+  const StepParts first = parts_of(run(fewer));
+  Prediction p = run(more);
+  const StepParts second = parts_of(p);
+  const double times = static_cast<double>(n - more) / static_cast<double>(more - fewer);
+  const auto on = [&](double StepParts::*part) {
+    return second.*part + times * (second.*part - first.*part);
+  };
+  return {std::move(p),
+          {.step = on(&StepParts::step),
+           .bubble = std::max(0.0, on(&StepParts::bubble)),
+           .exposed = std::max(0.0, on(&StepParts::exposed)),
+           .exposed_shared = std::max(0.0, on(&StepParts::exposed_shared)),
+           .waiting = std::max(0.0, on(&StepParts::waiting)),
+           .optimizer = second.optimizer,
+           .extrapolated = true}};
+}
+
+}  // namespace
+
 Scored score(const Plan& base,
              const std::optional<Calibration>& calibration,
              const Screened& screened,
              Objective objective) {
   const Plan plan = plan_of(base, screened.candidate);
-  const Program program = build_program(plan);
-  const Prediction p = simulate(
-      plan, program, calibration, {.keep = Keep::kSummary, .fold = plan.cluster.of_gpus()});
   Scored s{.screened = screened};
-  s.step = p.summary.step.seconds();
+  const auto [p, parts] = simulate_step(plan, calibration);
+  s.step = parts.step;
   s.score = score_of(screened.candidate, s.step, objective);
-  s.bubble = p.summary.bubble_fraction;
-  s.exposed = p.summary.exposed_comm_fraction;
-  s.exposed_shared = p.summary.exposed_shared_fraction;
-  s.waiting = p.summary.exchange_wait_fraction;
-  s.optimizer = mean(p.summary.ranks).optimizer / p.summary.step;
+  s.bubble = parts.bubble / parts.step;
+  s.exposed = parts.exposed / parts.step;
+  s.exposed_shared = parts.exposed_shared / parts.step;
+  s.waiting = parts.waiting / parts.step;
+  s.optimizer = parts.optimizer / parts.step;
+  s.extrapolated = parts.extrapolated;
   constexpr double kNinety = 1.645;
   const double spread = calibration ? spread_of(*calibration, plan, p) : 0;
   s.low = s.step * std::exp(-kNinety * spread);

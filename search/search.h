@@ -55,6 +55,7 @@ struct Scored {
   RankMemory memory;  // of the fullest rank
   int64_t fullest = 0;
   Fit fit = Fit::kFits;
+  bool extrapolated = false;  // from two steps of fewer micro-batches
   bool runnable = false;
   std::string not_runnable;  // why not
   std::string limited_by;    // in a line

@@ -276,6 +276,36 @@ TEST(Search, WhatDoesNotFitIsNotRanked) {
   EXPECT_GT(none.smallest->estimate.need, base.cluster.memory);
 }
 
+// Steps of very many micro-batches are told from two shorter ones.
+TEST(Search, LongStepsGoOnAsTheyDid) {
+  Plan base = sixteen_billion();
+  const auto calibration = device_of(base);
+  for (const Layout& layout :
+       {Layout{.pp = 4, .dp = 2, .ep = 2},
+        Layout{.pp = 4, .dp = 2, .ep = 8, .tp = 4},
+        Layout{.pp = 2, .dp = 1, .schedule = ScheduleKind::kInterleaved, .chunks = 3},
+        Layout{.pp = 8, .dp = 4, .ep = 4, .schedule = ScheduleKind::kDualPipe},
+        Layout{.pp = 4, .dp = 8, .ep = 8, .schedule = ScheduleKind::kZB1P}}) {
+    Candidate c{.gpus = layout.world(),
+                .sequence = 4096,
+                .layout = layout,
+                .micro_batches = 2400,
+                .micro_batch_size = 1};
+    c.precision = base.training.precision;
+    c.communication_sms = base.cluster.communication_sms;
+    c.batch = 2400 * layout.dp;
+    c.layout.layers_per_stage = even_layers(27, layout.stages());
+    const Scored s = score(base, calibration, {.candidate = c}, Objective::kTime);
+    EXPECT_TRUE(s.extrapolated);
+    const Plan plan = plan_of(base, c);
+    const Prediction whole =
+        simulate(plan, build_program(plan), calibration, {.keep = Keep::kSummary, .fold = true});
+    EXPECT_NEAR(s.step / whole.summary.step.seconds(), 1, 2e-3) << to_string(c);
+    EXPECT_NEAR(s.exposed, whole.summary.exposed_comm_fraction, 5e-3);
+    EXPECT_NEAR(s.bubble, whole.summary.bubble_fraction, 5e-3);
+  }
+}
+
 // A written plan is read back as it was.
 TEST(Search, PlansAreWrittenAsTheyAreRead) {
   Plan base = sixteen_billion();
