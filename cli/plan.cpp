@@ -20,6 +20,7 @@
 #include "plan/capabilities.h"
 #include "plan/hugging_face.h"
 #include "search/search.h"
+#include "search/sensitivity.h"
 
 namespace rehearse::cli {
 namespace {
@@ -245,6 +246,50 @@ std::string asked(const Options& options) {
     }
   }
   return text;
+}
+
+// What the first layout's step hangs on, and what other hardware would make of it.
+void put_sensitivities(Report& r,
+                       const Plan& plan,
+                       const std::optional<Calibration>& calibration,
+                       double step) {
+  Report::Table table{
+      .columns = {{"knob", "knob"}, {"slope", "dlog step / dlog knob"}, {"note", ""}}};
+  for (const Sensitivity& s : sensitivities(plan, calibration)) {
+    table.row(
+        {s.knob, s.slope ? Value(fmt::format("{:+.3f}", *s.slope), *s.slope) : Value(), s.note});
+  }
+  r.say("\n");
+  r.table("sensitivities", std::move(table));
+  for (const WhatIf& w : what_ifs(plan, calibration)) {
+    Report& of = r.item("what_ifs");
+    of.put("what", w.what);
+    of.put("step_time_s", w.step);
+    r.say(
+        fmt::format("  what if: {}: {:.2f} s ({})\n", w.what, w.step, percent(w.step / step - 1)));
+  }
+}
+
+// Faster layouts that need more memory than there is: how much.
+void put_nearest(Report& r, const Plan& base, const SearchResult& result) {
+  const Scored& best = result.best.front();
+  for (const Screened& s : result.pareto) {
+    if (fit_of(s.estimate.need, base.cluster.memory) != Fit::kShort) continue;
+    if (s.score >= best.screened.score) continue;
+    const double more =
+        static_cast<double>(s.estimate.need.count() - base.cluster.memory.count()) * 1e-9;
+    r.say(fmt::format(
+        "\nwith {:.1f} GB more per device: {}, {:.2f} s by formulas ({} of the first's)\n",
+        more,
+        to_string(s.candidate),
+        s.estimate.step,
+        percent(s.score / best.screened.score - 1)));
+    Report& of = r.section("nearest_better");
+    of.put("layout_text", to_string(s.candidate));
+    of.put("missing_bytes", Bytes(s.estimate.need.count() - base.cluster.memory.count()));
+    of.put("estimated_s", s.estimate.step);
+    return;
+  }
 }
 
 // Why nothing fits, and what would help: the least that any legal layout needs.
@@ -476,11 +521,15 @@ int plan_layouts(const Arguments& args) {
                     to_string(best.screened.candidate),
                     memory_text(base, best.screened)));
   r.say(fmt::format("again:    {}\n", command_of(base, best.screened.candidate, further)));
-  r.say(fmt::format("Megatron: {}\n          {}\n",
-                    megatron_arguments(base, best.screened.candidate),
-                    launch_line(base, best.screened.candidate)));
-  r.put("megatron_arguments", megatron_arguments(base, best.screened.candidate));
-  r.put("launch", launch_line(base, best.screened.candidate));
+  if (base.cluster.of_gpus()) {
+    r.say(fmt::format("Megatron: {}\n          {}\n",
+                      megatron_arguments(base, best.screened.candidate),
+                      launch_line(base, best.screened.candidate)));
+    r.put("megatron_arguments", megatron_arguments(base, best.screened.candidate));
+    r.put("launch", launch_line(base, best.screened.candidate));
+    put_sensitivities(r, plan_of(base, best.screened.candidate), calibration, best.step);
+  }
+  put_nearest(r, base, result);
   put_pareto(r, base, result);
   if (options.has("illegal")) {
     r.say("\nnot legal\n");
