@@ -254,7 +254,7 @@ void put_sensitivities(Report& r,
                        const std::optional<Calibration>& calibration,
                        double step) {
   Report::Table table{
-      .columns = {{"knob", "knob"}, {"slope", "dlog step / dlog knob"}, {"note", ""}}};
+      .columns = {{"knob", "knob"}, {"slope", "dlog step / dlog knob"}, {"note", "asked how"}}};
   for (const Sensitivity& s : sensitivities(plan, calibration)) {
     table.row(
         {s.knob, s.slope ? Value(fmt::format("{:+.3f}", *s.slope), *s.slope) : Value(), s.note});

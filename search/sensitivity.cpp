@@ -169,17 +169,31 @@ std::vector<Sensitivity> sensitivities(const Plan& plan,
     Plan one = plan;
     const Layout& l = plan.layout;
     one.layout.dp = std::max<int64_t>(1, l.island() / (l.tp * l.cp));
+    // And of few micro-batches, since every rank is simulated.
+    one.training.micro_batches = std::min(plan.training.micro_batches, 2 * l.pp);
     const int64_t ops =
         one.training.micro_batches * one.model.architecture.layers * 12 * one.layout.stage_ranks();
-    constexpr int64_t kMost = 8'000'000;
+    constexpr int64_t kMost = 4'000'000;
     if (!plan.cluster.of_gpus() || ops > kMost || !why_not(one).empty()) {
       all.push_back({"one slow device", std::nullopt, "would take long to simulate"});
     } else {
-      const double before = step_of(one, calibration);
-      one.cluster.slow_devices[one.layout.world() / 2] = 1 / kTurn;
-      all.push_back({"one slow device",
-                     std::log(step_of(one, calibration) / before) / std::log(kTurn),
-                     "a tenth slower, of one EP group's pipeline"});
+      // Of the pipeline's busiest rank, which the others wait for already.
+      const Prediction as_is =
+          simulate(one, build_program(one), calibration, {.keep = Keep::kSummary, .fold = true});
+      int64_t busiest = 0;
+      const auto bubble = [&](int64_t pp_rank) {
+        return as_is.summary.ranks[static_cast<size_t>(one.layout.rank_of(pp_rank, 0))].bubble;
+      };
+      for (int64_t r = 1; r < l.pp; ++r) {
+        if (bubble(r) < bubble(busiest)) busiest = r;
+      }
+      one.cluster.slow_devices[one.layout.rank_of(busiest, 0)] = 1 / kTurn;
+      all.push_back(
+          {"one slow device",
+           std::log(step_of(one, calibration) / as_is.summary.step.seconds()) / std::log(kTurn),
+           fmt::format("a tenth slower, on pipeline rank {}, of {} micro-batches",
+                       busiest,
+                       one.training.micro_batches)});
     }
   }
   return all;
