@@ -14,8 +14,10 @@
 
 #include "base/errors.h"
 #include "base/file.h"
+#include "base/numbers.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/megatron.h"
 #include "cli/plan_report.h"
 #include "plan/capabilities.h"
 #include "plan/hugging_face.h"
@@ -248,6 +250,98 @@ std::string asked(const Options& options) {
   return text;
 }
 
+// A layout that is in use: of a plan file, or of Megatron-LM's arguments.
+Candidate present_of(const std::string& path, const Plan& base, const SearchSpace& space) {
+  const std::string text = read_file(path);
+  if (text.find("--") < text.find(':')) {
+    MegatronRun run = read_megatron(text, space.gpus.front(), base);
+    if (!run.not_read.empty()) {
+      std::cerr << fmt::format(
+          "note: {}: says nothing about a layout: {}\n", path, fmt::join(run.not_read, " "));
+    }
+    return std::move(run.candidate);
+  }
+  const Plan plan = load_plan(path);
+  if (plan.model.architecture != base.model.architecture) {
+    throw InputError(fmt::format("{}: is of another model, {}", path, plan.model.name));
+  }
+  const Training& t = plan.training;
+  return {.gpus = plan.layout.world(),
+          .batch = plan.layout.dp * t.micro_batches * t.micro_batch_size,
+          .sequence = t.sequence_length,
+          .precision = t.precision,
+          .layout = plan.layout,
+          .micro_batches = t.micro_batches,
+          .micro_batch_size = t.micro_batch_size,
+          .recompute = t.recompute,
+          .communication_sms = base.cluster.communication_sms};
+}
+
+// The present layout beside the best, part by part; and beside what it was measured to take.
+void put_present(Report& r,
+                 const Plan& base,
+                 const std::optional<Calibration>& calibration,
+                 const Candidate& present,
+                 const SearchResult& result,
+                 Objective objective,
+                 std::optional<double> measured) {
+  const Plan own = plan_of(base, present);
+  Estimator estimator(base, calibration);
+  estimator.begin_block(present);
+  const Screened screened{present, estimator.estimate(present), 0, 0};
+  const Scored s = score(base, calibration, screened, objective);
+  const Scored& best = result.best.front();
+  r.say(fmt::format("present: {}\n  {:.2f} s (90%: {:.2f} to {:.2f}), {:.0f} GB: {}; {}\n",
+                    to_string(present),
+                    s.step,
+                    s.low,
+                    s.high,
+                    static_cast<double>(s.memory.need().count()) * 1e-9,
+                    kFits[s.fit],
+                    s.limited_by));
+  Report& of = r.section("present");
+  of.put("layout_text", to_string(present));
+  of.put("step_time_s", s.step);
+  of.put("interval_s", {s.low, s.high});
+  of.put("memory_bytes", s.memory.need());
+  of.put("memory_verdict", kFits[s.fit]);
+  of.put("best_over_present", best.score / s.score - 1);
+  const auto parts =
+      compare_steps(own, plan_of(base, best.screened.candidate), calibration, calibration);
+  r.say(fmt::format("  the first below: {} ({})\n",
+                    percent(best.score / s.score - 1),
+                    best.low <= s.high && s.low <= best.high ? "within each other's interval"
+                                                             : "beyond its interval"));
+  for (const PartDifference& p : parts) {
+    r.say(fmt::format("    {:<32} {:>8.2f} -> {:>8.2f}\n", p.part, p.a, p.b));
+    Report& part = of.item("parts");
+    part.put("part", p.part);
+    part.put("present", p.a);
+    part.put("best", p.b);
+  }
+  if (measured) {
+    const double off = s.step / *measured - 1;
+    const double more = *measured - s.step;
+    of.put("measured_s", *measured);
+    of.put("error", off);
+    r.say(fmt::format("  measured {:.2f} s: predicted {} of it; {}\n",
+                      *measured,
+                      percent(off),
+                      *measured >= s.low && *measured <= s.high
+                          ? "within the interval"
+                          : "outside of the interval: something is not as modelled"));
+    // What each part would have to be, were it alone to blame.
+    for (const PartDifference& p : parts) {
+      if (p.part == "step" || p.part.find("GB") != std::string::npos || p.a < 0.005 * s.step)
+        continue;
+      if (p.a + more <= 0) continue;
+      r.say(fmt::format(
+          "    if it is {} alone: {:.2f} times what is told\n", p.part, (p.a + more) / p.a));
+    }
+  }
+  r.say("\n");
+}
+
 // What the first layout's step hangs on, and what other hardware would make of it.
 void put_sensitivities(Report& r,
                        const Plan& plan,
@@ -363,8 +457,16 @@ int plan_layouts(const Arguments& args) {
       .value("judge-screen",
              "N",
              "instead: simulate N random layouts that fit, and say how well the formulas told them")
+      .value(
+          "present",
+          "FILE",
+          "a layout that is in use, beside what is found: a plan file, or a file of Megatron-LM's "
+          "arguments")
+      .value("measured", "SECONDS", "with --present: the step it takes, to show where that departs")
       .flag("illegal", "what is not legal, by reason, with how many and an example each")
-      .value("out", "FOLDER", "write the shown ones there as plan files, 1.yaml and so on")
+      .value("out",
+             "FOLDER",
+             "write the shown ones there as plan files, 1.yaml and so on (400 at most)")
       .output("csv", "write all that were simulated as a table");
   if (!options.parse(args)) return 0;
   const auto begin = std::chrono::steady_clock::now();
@@ -372,7 +474,8 @@ int plan_layouts(const Arguments& args) {
   std::vector<std::string> written;
   const auto show = static_cast<size_t>(options.integer("show", {.min = 1, .max = 1'000'000}));
   if (options.has("out")) {
-    for (size_t i = 0; i < show; ++i) {
+    constexpr size_t kMostFiles = 400;
+    for (size_t i = 0; i < std::min(show, kMostFiles); ++i) {
       written.push_back(
           (std::filesystem::path(options.text("out")) / fmt::format("{}.yaml", i + 1)).string());
     }
@@ -401,6 +504,20 @@ int plan_layouts(const Arguments& args) {
     days = options.number("days", 0, 1e6);
     how.most_seconds_per_token = *days * 86400 / *base.training.tokens;
   }
+  std::optional<double> measured;
+  if (options.has("measured")) {
+    if (!options.has("present")) throw UsageError("plan: --measured needs --present");
+    std::string text = options.text("measured");
+    if (text.ends_with('s')) text.pop_back();
+    const auto seconds = number_of(text);
+    if (!seconds || *seconds <= 0) {
+      throw UsageError(fmt::format("plan: --measured {}: expected seconds above 0, such as 4.2s",
+                                   options.text("measured")));
+    }
+    measured = *seconds;
+  }
+  std::optional<Candidate> present;
+  if (options.has("present")) present = present_of(options.text("present"), base, space);
   std::mutex progress_lock;
   Progress screening({.label = "screen", .total = 0, .quiet = options.quiet()});
   std::optional<Progress> simulating;
@@ -515,6 +632,7 @@ int plan_layouts(const Arguments& args) {
   r.put("layouts_unproven", result.unproven);
   r.put("screen_s", result.screen_seconds);
   r.put("simulate_s", result.simulate_seconds);
+  if (present) put_present(r, base, calibration, *present, result, how.objective, measured);
   put_layouts(r, base, result, further, show);
   const Scored& best = result.best.front();
   r.say(fmt::format("\nthe first: {}\n{}\n",

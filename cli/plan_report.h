@@ -17,8 +17,7 @@ PlanFigures figures_of(const Plan& base, const Candidate& candidate, double step
 
 // The options that name a candidate: `rehearse plan` with them shows it alone.
 std::string command_of(const Plan& base, const Candidate& candidate, const std::string& further);
-// The same layout for Megatron-LM's training script, and the line that starts it.
-std::string megatron_arguments(const Plan& base, const Candidate& candidate);
+// The line that starts Megatron-LM's training script on as many devices.
 std::string launch_line(const Plan& base, const Candidate& candidate);
 
 // Within a layout's own interval of the best: those in front cannot be told apart.

@@ -170,7 +170,7 @@ std::vector<Sensitivity> sensitivities(const Plan& plan,
     const Layout& l = plan.layout;
     one.layout.dp = std::max<int64_t>(1, l.island() / (l.tp * l.cp));
     // And of few micro-batches, since every rank is simulated.
-    one.training.micro_batches = std::min(plan.training.micro_batches, 2 * l.pp);
+    one.training.micro_batches = std::min(plan.training.micro_batches, 4 * l.pp);
     const int64_t ops =
         one.training.micro_batches * one.model.architecture.layers * 12 * one.layout.stage_ranks();
     constexpr int64_t kMost = 4'000'000;

@@ -38,7 +38,7 @@ def main():
     text = sys.argv[1]
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     OUT.mkdir(parents=True, exist_ok=True)
-    found = rehearse("plan", *ASK, "--simulate", "100000", "--show", "100000", "--out", str(OUT / "plans"))["best"]
+    found = rehearse("plan", *ASK, "--simulate", "100000", "--show", "400", "--out", str(OUT / "plans"))["best"]
     # What cannot run here, and ZeRO stages that ranks without replicas take alike, are left out.
     def runs(i):
         return found[i]["runnable"]
