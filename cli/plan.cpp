@@ -332,7 +332,7 @@ void put_present(Report& r,
                           : "outside of the interval: something is not as modelled"));
     // What each part would have to be, were it alone to blame.
     for (const PartDifference& p : parts) {
-      if (p.part == "step" || p.part.find("GB") != std::string::npos || p.a < 0.005 * s.step)
+      if (p.part == "step" || p.a < 0.005 * s.step)
         continue;
       if (p.a + more <= 0) continue;
       r.say(fmt::format(

@@ -230,8 +230,7 @@ std::vector<PartDifference> compare_steps(const Plan& a,
         {"bubble", s.bubble * s.step},
         {"exposed all-to-alls", s.exposed * s.step},
         {"exposed gathers", s.exposed_shared * s.step},
-        {"step's end", s.optimizer * s.step},
-        {"memory of the fullest rank, GB", static_cast<double>(s.memory.need().count()) * 1e-9}};
+        {"step's end", s.optimizer * s.step}};
   };
   const auto first = parts(a, of_a);
   const auto second = parts(b, of_b);
