@@ -332,8 +332,7 @@ void put_present(Report& r,
                           : "outside of the interval: something is not as modelled"));
     // What each part would have to be, were it alone to blame.
     for (const PartDifference& p : parts) {
-      if (p.part == "step" || p.a < 0.005 * s.step)
-        continue;
+      if (p.part == "step" || p.a < 0.005 * s.step) continue;
       if (p.a + more <= 0) continue;
       r.say(fmt::format(
           "    if it is {} alone: {:.2f} times what is told\n", p.part, (p.a + more) / p.a));
@@ -545,6 +544,7 @@ int plan_layouts(const Arguments& args) {
                       base.model.name,
                       base.cluster.name));
     r.line("layouts", "simulated", e.layouts);
+    r.line("layouts_too_long", "given up after 10 s", e.too_long);
     r.line("rank_correlation",
            "rank correlation",
            {fmt::format("{:.3f}", e.rank_correlation), e.rank_correlation});
@@ -629,6 +629,7 @@ int plan_layouts(const Arguments& args) {
   r.put("layouts_short", result.short_of_memory);
   r.put("layouts_simulated", result.simulated);
   r.put("layouts_pruned", result.pruned);
+  r.put("layouts_too_long", result.too_long);
   r.put("layouts_unproven", result.unproven);
   r.put("screen_s", result.screen_seconds);
   r.put("simulate_s", result.simulate_seconds);

@@ -336,16 +336,25 @@ StepParts parts_of(const Prediction& p) {
           .optimizer = mean(s.ranks).optimizer.seconds()};
 }
 
+// Seconds that a layout whose ranks do not fold may take, one of thousands that are not alike.
+constexpr double kLongest = 10;
+struct TooLong {};
+
 // A step of many micro-batches goes on as it did: from some number of them on each adds the same.
 // Where a step would take long to simulate, two shorter ones tell it.
 std::pair<Prediction, StepParts> simulate_step(const Plan& plan,
-                                               const std::optional<Calibration>& calibration) {
+                                               const std::optional<Calibration>& calibration,
+                                               double longest) {
+  const auto begin = Clock::now();
   const auto run = [&](int64_t micro_batches) {
     Plan some = plan;
     some.training.micro_batches = micro_batches;
     const Program program = build_program(some);
-    return simulate(
-        some, program, calibration, {.keep = Keep::kSummary, .fold = plan.cluster.of_gpus()});
+    SimulateOptions how{.keep = Keep::kSummary, .fold = plan.cluster.of_gpus()};
+    how.progress = [&](int64_t) {
+      if (since(begin) > longest) throw TooLong();
+    };
+    return simulate(some, program, calibration, how);
   };
   const Layout& l = plan.layout;
   const Architecture& a = plan.model.architecture;
@@ -380,13 +389,25 @@ std::pair<Prediction, StepParts> simulate_step(const Plan& plan,
 
 }  // namespace
 
+std::optional<Scored> score_in_time(const Plan& base,
+                                    const std::optional<Calibration>& calibration,
+                                    const Screened& screened,
+                                    Objective objective) {
+  try {
+    return score(base, calibration, screened, objective, kLongest);
+  } catch (const TooLong&) {
+    return std::nullopt;
+  }
+}
+
 Scored score(const Plan& base,
              const std::optional<Calibration>& calibration,
              const Screened& screened,
-             Objective objective) {
+             Objective objective,
+             double longest) {
   const Plan plan = plan_of(base, screened.candidate);
   Scored s{.screened = screened};
-  const auto [p, parts] = simulate_step(plan, calibration);
+  const auto [p, parts] = simulate_step(plan, calibration, longest);
   s.step = parts.step;
   s.score = score_of(screened.candidate, s.step, objective);
   s.bubble = parts.bubble / parts.step;
@@ -438,8 +459,14 @@ void simulate_best(const Plan& base,
         if (next >= count || (options.stop && options.stop())) return;
         at = next++;
       }
-      Scored s = score(base, calibration, r.screened[at], options.objective);
+      std::optional<Scored> in_time =
+          score_in_time(base, calibration, r.screened[at], options.objective);
       const std::lock_guard guard(lock);
+      if (!in_time) {
+        ++r.too_long;
+        continue;
+      }
+      Scored& s = *in_time;
       scores.insert(std::lower_bound(scores.begin(), scores.end(), s.score), s.score);
       bounds.push_back(s.screened.bound);
       r.best.push_back(std::move(s));
@@ -525,22 +552,31 @@ ScreenError judge_screen(const Plan& base,
     if (fit_of(e.need, base.cluster.memory) == Fit::kShort) continue;
     all.push_back({c, e, score_of(c, e.step, Objective::kCost), 0});
   }
-  std::vector<double> told(all.size()), simulated(all.size());
+  std::vector<double> told, simulated;
   std::atomic<size_t> next = 0;
-  ScreenError e{.layouts = static_cast<int64_t>(all.size())};
+  ScreenError e;
   std::mutex lock;
   on_threads(threads, [&](int32_t) {
     for (size_t i = next++; i < all.size(); i = next++) {
-      const Scored s = score(base, calibration, all[i], Objective::kCost);
-      told[i] = all[i].score;
-      simulated[i] = s.score;
+      const std::optional<Scored> in_time =
+          score_in_time(base, calibration, all[i], Objective::kCost);
       const std::lock_guard guard(lock);
+      if (!in_time) {
+        ++e.too_long;
+        continue;
+      }
+      const Scored& s = *in_time;
+      told.push_back(all[i].score);
+      simulated.push_back(s.score);
       const double error = all[i].estimate.step / s.step - 1;
-      e.mean_absolute += std::abs(error) / static_cast<double>(all.size());
-      e.bias += error / static_cast<double>(all.size());
+      e.mean_absolute += std::abs(error);
+      e.bias += error;
       e.tightest_bound = std::max(e.tightest_bound, all[i].estimate.bound / s.step);
     }
   });
+  e.layouts = static_cast<int64_t>(told.size());
+  e.mean_absolute /= std::max(1.0, static_cast<double>(told.size()));
+  e.bias /= std::max(1.0, static_cast<double>(told.size()));
   e.rank_correlation = rank_correlation(told, simulated);
   return e;
 }

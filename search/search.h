@@ -67,6 +67,7 @@ struct SearchResult {
   int64_t fits = 0, tight = 0, short_of_memory = 0;
   int64_t blocks = 0;  // distinct prices of a layer
   int64_t simulated = 0, pruned = 0;
+  int64_t too_long = 0;  // given up after ten seconds: their ranks do not fold
   // Layouts that fit, were not simulated, and could by their bound still beat the best.
   int64_t unproven = 0;
   double screen_seconds = 0, simulate_seconds = 0;  // on the clock
@@ -97,7 +98,14 @@ void simulate_best(const Plan& base,
 Scored score(const Plan& base,
              const std::optional<Calibration>& calibration,
              const Screened& screened,
-             Objective objective);
+             Objective objective,
+             double longest = 1e30);
+
+// The same; nothing where it takes over ten seconds.
+std::optional<Scored> score_in_time(const Plan& base,
+                                    const std::optional<Calibration>& calibration,
+                                    const Screened& screened,
+                                    Objective objective);
 
 // Seconds or GPU-seconds per token of steps that take `step` seconds.
 double score_of(const Candidate& candidate, double step, Objective objective);
@@ -113,7 +121,7 @@ std::vector<Candidate> sample(const Plan& base,
                               uint64_t seed);
 // How well the screen tells what is simulated, over such a sample that fits in memory.
 struct ScreenError {
-  int64_t layouts = 0;
+  int64_t layouts = 0, too_long = 0;
   double rank_correlation = 0;         // Spearman's
   double mean_absolute = 0, bias = 0;  // of the estimate, relative
   double tightest_bound = 0;           // the largest bound over what was simulated: at most 1
