@@ -174,7 +174,8 @@ std::vector<Sensitivity> sensitivities(const Plan& plan,
     const int64_t ops =
         one.training.micro_batches * one.model.architecture.layers * 12 * one.layout.stage_ranks();
     constexpr int64_t kMost = 4'000'000;
-    if (!plan.cluster.of_gpus() || ops > kMost || !why_not(one).empty()) {
+    if (!plan.cluster.of_gpus() || ops > kMost || plan.cluster.devices() > 4096 ||
+        !why_not(one).empty()) {
       all.push_back({"one slow device", std::nullopt, "would take long to simulate"});
     } else {
       // Of the pipeline's busiest rank, which the others wait for already.
