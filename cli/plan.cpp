@@ -646,7 +646,12 @@ int plan_layouts(const Arguments& args) {
                       launch_line(base, best.screened.candidate)));
     r.put("megatron_arguments", megatron_arguments(base, best.screened.candidate));
     r.put("launch", launch_line(base, best.screened.candidate));
-    put_sensitivities(r, plan_of(base, best.screened.candidate), calibration, best.step);
+    constexpr int64_t kMostDevices = 4096;  // beyond, each knob takes many seconds
+    if (base.cluster.devices() <= kMostDevices) {
+      put_sensitivities(r, plan_of(base, best.screened.candidate), calibration, best.step);
+    } else {
+      r.say("no sensitivities: on so large a cluster they take minutes\n");
+    }
   }
   put_nearest(r, base, result);
   put_pareto(r, base, result);
