@@ -37,6 +37,13 @@ std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
+std::optional<int64_t> whole_number(const std::string& text) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
 // "16", "1,2,4", "1..8".
 std::vector<int64_t> numbers(const Options& options, const std::string& name, IntegerRange range) {
   const std::string text = options.text(name);
@@ -51,13 +58,9 @@ std::vector<int64_t> numbers(const Options& options, const std::string& name, In
                     range.max));
   };
   const auto number = [&](const std::string& part) {
-    int64_t value = 0;
-    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
-    if (error != std::errc() || end != part.data() + part.size() || value < range.min ||
-        value > range.max) {
-      throw bad(part);
-    }
-    return value;
+    const auto value = whole_number(part);
+    if (!value || *value < range.min || *value > range.max) throw bad(part);
+    return *value;
   };
   std::vector<int64_t> all;
   for (const std::string& part : split(text)) {
@@ -103,15 +106,14 @@ std::vector<int64_t> read_gpus(const Options& options, const Cluster& c) {
   if (dots == std::string::npos) return numbers(options, "gpus", kGpus);
   std::vector<int64_t> ends;
   for (const std::string& end : {text.substr(0, dots), text.substr(dots + 2)}) {
-    int64_t value = 0;
-    const auto [stop, error] = std::from_chars(end.data(), end.data() + end.size(), value);
-    if (error != std::errc() || stop != end.data() + end.size() || value < 1) {
+    const auto value = whole_number(end);
+    if (!value || *value < 1) {
       throw UsageError(
           fmt::format("plan: --gpus {}: expected a number such as 2048, several such as "
                       "1024,2048, or a range such as 256..2048",
                       text));
     }
-    ends.push_back(value);
+    ends.push_back(*value);
   }
   if (ends[1] < ends[0]) {
     throw UsageError(fmt::format("plan: --gpus {}: the range's end is before its begin", text));
@@ -221,14 +223,13 @@ SearchSpace space_of(const Options& options, const Plan& base) {
   }
   if (options.has("stages")) {
     for (const std::string& part : split(options.text("stages"))) {
-      int64_t value = -1;
-      const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
-      if (error != std::errc() || end != part.data() + part.size() || value < 0) {
+      const auto value = whole_number(part);
+      if (!value || *value < 0) {
         throw UsageError(
             fmt::format("plan: --stages {}: expected layers of every stage, such as 4,4,4",
                         options.text("stages")));
       }
-      s.layers_per_stage.push_back(value);
+      s.layers_per_stage.push_back(*value);
     }
   }
   return s;
@@ -265,16 +266,9 @@ Candidate present_of(const std::string& path, const Plan& base, const SearchSpac
   if (plan.model.architecture != base.model.architecture) {
     throw InputError(fmt::format("{}: is of another model, {}", path, plan.model.name));
   }
-  const Training& t = plan.training;
-  return {.gpus = plan.layout.world(),
-          .batch = plan.layout.dp * t.micro_batches * t.micro_batch_size,
-          .sequence = t.sequence_length,
-          .precision = t.precision,
-          .layout = plan.layout,
-          .micro_batches = t.micro_batches,
-          .micro_batch_size = t.micro_batch_size,
-          .recompute = t.recompute,
-          .communication_sms = base.cluster.communication_sms};
+  Candidate own = candidate_of(plan);
+  own.communication_sms = base.cluster.communication_sms;
+  return own;
 }
 
 // The present layout beside the best, part by part; and beside what it was measured to take.
@@ -569,11 +563,16 @@ int plan_layouts(const Arguments& args) {
     throw InputError(fmt::format("no layout is legal for what was asked:{}",
                                  why.empty() ? " nothing divides these GPUs" : why));
   }
-  if (result.screened.empty()) {
-    if (result.fits + result.tight == 0) throw InputError(nothing_fits(base, result));
-  }
+  if (result.fits + result.tight == 0) throw InputError(nothing_fits(base, result));
   simulate_best(base, calibration, how, result);
   simulating.reset();
+  if (result.best.empty() && result.too_long > 0) {
+    throw InputError(fmt::format(
+        "{} layouts fit; the {} that the formulas put first would each take over ten "
+        "seconds to simulate, since their ranks do not fold: ask for another ep, etp or tp",
+        result.fits + result.tight,
+        result.too_long));
+  }
   if (days) {
     std::erase_if(result.best, [&](const Scored& s) {
       const PlanFigures f = figures_of(base, s.screened.candidate, s.step);
@@ -646,12 +645,7 @@ int plan_layouts(const Arguments& args) {
                       launch_line(base, best.screened.candidate)));
     r.put("megatron_arguments", megatron_arguments(base, best.screened.candidate));
     r.put("launch", launch_line(base, best.screened.candidate));
-    constexpr int64_t kMostDevices = 4096;  // beyond, each knob takes many seconds
-    if (base.cluster.devices() <= kMostDevices) {
-      put_sensitivities(r, plan_of(base, best.screened.candidate), calibration, best.step);
-    } else {
-      r.say("no sensitivities: on so large a cluster they take minutes\n");
-    }
+    put_sensitivities(r, plan_of(base, best.screened.candidate), calibration, best.step);
   }
   put_nearest(r, base, result);
   put_pareto(r, base, result);

@@ -243,6 +243,9 @@ void put_layouts(Report& r,
       note = fmt::format("{} GPUs, batch {} x {}; {}", c.gpus, c.batch, c.sequence, note);
     }
     if (base.cluster.of_gpus()) note += fmt::format("; recompute {}", recompute_text(c.recompute));
+    if (base.budget.usd_per_gpu_hour && f.gpu_hours) {
+      note += fmt::format("; {:.3g}M USD", *base.budget.usd_per_gpu_hour * *f.gpu_hours * 1e-6);
+    }
     if (!s.runnable) note += "; simulate only";
     r.say(fmt::format("   {}\n", note));
     Report& of = r.item("best");
@@ -279,6 +282,9 @@ void put_layouts(Report& r,
     of.put("gpu_hours_per_trillion", f.gpu_hours_per_trillion);
     of.put("gpu_hours", f.gpu_hours ? Value(*f.gpu_hours) : Value());
     of.put("days", f.days ? Value(*f.days) : Value());
+    const auto& price = base.budget.usd_per_gpu_hour;
+    of.put("cost_usd", price && f.gpu_hours ? Value(*price * *f.gpu_hours) : Value());
+    of.put("extrapolated", s.extrapolated);
     of.put("limited_by", s.limited_by);
     of.put("command", command_of(base, c, further));
   }

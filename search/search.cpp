@@ -109,7 +109,6 @@ class Screen : public SpaceVisitor {
         kept_(kept) {}
 
   bool block(const Candidate& common) override {
-    if (options_.stop && options_.stop()) return false;
     estimator_.begin_block(common);
     const Scenario key{common.gpus, common.batch, common.sequence, common.precision};
     here_ = &best_.try_emplace(key, kept_).first->second;
@@ -284,7 +283,7 @@ SearchResult screen(const Plan& base,
   on_threads(options.threads, [&](int32_t) {
     Screen own(base, calibration, options, kept, screened);
     for (int64_t i = next++; i < pieces; i = next++) {
-      visit_space(space, base, own, options.part * pieces + i, options.parts * pieces);
+      visit_space(space, base, own, i, pieces);
     }
     const std::lock_guard guard(lock);
     r.legal += own.count;
@@ -456,7 +455,7 @@ void simulate_best(const Plan& base,
           ++next;
           ++r.pruned;
         }
-        if (next >= count || (options.stop && options.stop())) return;
+        if (next >= count) return;
         at = next++;
       }
       std::optional<Scored> in_time =

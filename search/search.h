@@ -31,11 +31,8 @@ struct SearchOptions {
   double imbalance = 1;  // of expert rows, for memory
   std::optional<double>
       most_seconds_per_token;  // layouts that are told to take longer are left out
-  // Of several processes, which one this is (visit_space).
-  int64_t part = 0, parts = 1;
   // Now and then: screened layouts, simulated ones and how many are to be.
   std::function<void(int64_t screened, int64_t simulated, int64_t of)> progress;
-  std::function<bool()> stop;  // asked often: end with what there is
 };
 
 // A layout that was screened.

@@ -40,17 +40,7 @@ std::vector<WorkKind> memory_bound() {
 }
 
 Screened screened_of(const Plan& plan) {
-  Candidate c{
-      .gpus = plan.layout.world(),
-      .batch = plan.layout.dp * plan.training.micro_batches * plan.training.micro_batch_size,
-      .sequence = plan.training.sequence_length,
-      .precision = plan.training.precision,
-      .layout = plan.layout,
-      .micro_batches = plan.training.micro_batches,
-      .micro_batch_size = plan.training.micro_batch_size,
-      .recompute = plan.training.recompute,
-      .communication_sms = plan.cluster.communication_sms};
-  return {.candidate = std::move(c)};
+  return {.candidate = candidate_of(plan)};
 }
 
 // Rows of the fullest rank's experts over the mean.
@@ -90,9 +80,17 @@ std::vector<Sensitivity> sensitivities(const Plan& plan,
     turn(other);
     all.push_back({knob, slope(step_of(other, calibration), kTurn), "a tenth more"});
   };
-  turned("network bandwidth", plan.cluster.network.has_value(), [](Plan& p) {
-    p.cluster.network->bandwidth = BytesPerSecond(p.cluster.network->bandwidth.value() * kTurn);
-  });
+  // Less, not more: NICs that carry more than the cables behind them would have these be
+  // bottlenecks, which no layout folds over.
+  if (plan.cluster.network) {
+    Plan other = plan;
+    BytesPerSecond& rate = other.cluster.network->bandwidth;
+    rate = BytesPerSecond(rate.value() / kTurn);
+    all.push_back(
+        {"network bandwidth", slope(step_of(other, calibration), 1 / kTurn), "a tenth less"});
+  } else {
+    all.push_back({"network bandwidth", std::nullopt, "the cluster has none"});
+  }
   turned("NVLink bandwidth", plan.cluster.node_link.has_value(), [](Plan& p) {
     p.cluster.node_link->bandwidth = BytesPerSecond(p.cluster.node_link->bandwidth.value() * kTurn);
   });
@@ -174,8 +172,7 @@ std::vector<Sensitivity> sensitivities(const Plan& plan,
     const int64_t ops =
         one.training.micro_batches * one.model.architecture.layers * 12 * one.layout.stage_ranks();
     constexpr int64_t kMost = 4'000'000;
-    if (!plan.cluster.of_gpus() || ops > kMost || plan.cluster.devices() > 4096 ||
-        !why_not(one).empty()) {
+    if (!plan.cluster.of_gpus() || ops > kMost || !why_not(one).empty()) {
       all.push_back({"one slow device", std::nullopt, "would take long to simulate"});
     } else {
       // Of the pipeline's busiest rank, which the others wait for already.

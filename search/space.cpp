@@ -194,6 +194,19 @@ std::vector<std::string> defaults_of(const SearchSpace& asked, const SearchSpace
   return lines;
 }
 
+Candidate candidate_of(const Plan& plan) {
+  const Training& t = plan.training;
+  return {.gpus = plan.layout.world(),
+          .batch = plan.layout.dp * t.micro_batches * t.micro_batch_size,
+          .sequence = t.sequence_length,
+          .precision = t.precision,
+          .layout = plan.layout,
+          .micro_batches = t.micro_batches,
+          .micro_batch_size = t.micro_batch_size,
+          .recompute = t.recompute,
+          .communication_sms = plan.cluster.communication_sms};
+}
+
 Plan plan_of(const Plan& base, const Candidate& c) {
   Plan plan = base;
   plan.layout = c.layout;

@@ -49,7 +49,8 @@ struct Candidate {
   int64_t communication_sms = 0;
   bool operator==(const Candidate&) const = default;
 };
-// `base` with the candidate's choices.
+// A plan's own layout, as one; and `base` with the candidate's choices.
+Candidate candidate_of(const Plan& plan);
 Plan plan_of(const Plan& base, const Candidate& candidate);
 // As far as the others follow from it: "PP16 DP128 EP64 dualpipe, 120 x 1".
 std::string to_string(const Candidate& candidate);
@@ -74,7 +75,7 @@ class SpaceVisitor {
   // Whether to ask for those at all.
   virtual bool wants_illegal() const { return false; }
 };
-// All of a filled space. part, parts: of several processes or threads that share it out, which one
+// All of a filled space. part, parts: of several threads that share it out, which one
 // this is; each block is one part's.
 void visit_space(const SearchSpace& space,
                  const Plan& base,
