@@ -157,6 +157,8 @@ void put_memory(Report& object, const RankMemory& m) {
   object.put("optimizer", m.optimizer);
   object.put("activations", m.activations);
   object.put("total", m.total());
+  object.put("passing", m.passing);
+  object.put("reserve", m.reserve);
 }
 
 Report::Table breakdown_table(const Program& program, const Summary& s) {
@@ -175,11 +177,17 @@ Report::Table memory_table(const Plan& plan) {
                                   {"gradients", "gradients"},
                                   {"optimizer", "optimizer"},
                                   {"activations", "activations"},
-                                  {"total", "total"}}};
+                                  {"total", "total"},
+                                  {"need", "needs"}}};
   for (int64_t r = 0; r < plan.layout.pp; ++r) {
     const RankMemory m = rank_memory(plan, r);
-    table.row(
-        {std::to_string(r), m.parameters, m.gradients, m.optimizer, m.activations, m.total()});
+    table.row({std::to_string(r),
+               m.parameters,
+               m.gradients,
+               m.optimizer,
+               m.activations,
+               m.total(),
+               m.need()});
   }
   return table;
 }

@@ -236,7 +236,7 @@ Fit fit_of(Bytes need, Bytes memory) {
 
 Bytes device_need(const Plan& plan) {
   Bytes most;
-  for (int64_t r = 0; r < plan.layout.pp; ++r) most = std::max(most, rank_memory(plan, r).total());
+  for (int64_t r = 0; r < plan.layout.pp; ++r) most = std::max(most, rank_memory(plan, r).need());
   if (!plan.cluster.of_gpus()) {
     most = most * std::min(plan.layout.world(), plan.cluster.devices_per_node);
   }

@@ -81,8 +81,7 @@ class MemoryParts {
 // Of pipeline rank `pp_rank`, any data rank.
 RankMemory rank_memory(const Plan& plan, int64_t pp_rank);
 
-// What the most loaded device must hold, of what is counted: on a CPU node all of its ranks share
-// the memory.
+// What the most loaded device needs: on a CPU node all of its ranks share the memory.
 Bytes device_need(const Plan& plan);
 // Whether that is there.
 bool fits_memory(const Plan& plan);
