@@ -10,32 +10,11 @@
 #include <vector>
 
 #include "plan/program/memory.h"
+#include "search/layer_times.h"
 #include "search/space.h"
 #include "sim/price/price.h"
 
 namespace rehearse {
-
-// Seconds of what one micro-batch does in one layer of a kind, collectives that stand in its way
-// among it.
-struct LayerTimes {
-  double forward = 0, backward = 0, backward_input = 0, backward_weight = 0;
-  double pair = 0;                               // forward beside another micro-batch's backward
-  double least_forward = 0, least_backward = 0;  // computation alone, with all SMs
-};
-
-// What candidates of a block have in common.
-struct BlockTimes {
-  static constexpr size_t kKinds = 4;  // as Layers::of: 1 with experts, 2 with a window
-  std::array<LayerTimes, kKinds> layer;
-  std::vector<std::array<int64_t, kKinds>>
-      before;  // of layers before each, MTP modules' at the end
-  // The model's ends: of one module's projection and head each.
-  double embed_forward = 0, embed_weight = 0;
-  double head_forward = 0, head_input = 0, head_weight = 0;
-  double mtp_forward = 0, mtp_input = 0, mtp_weight = 0;
-  double message = 0;    // a pipeline message from rank to rank
-  double step_byte = 0;  // of what streams through memory at a step's end, per byte
-};
 
 // Numbers of cells of each kind that a pipeline rank runs, by direction; of pairs by the forward's.
 struct CellCounts {
