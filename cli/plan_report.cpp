@@ -8,6 +8,7 @@
 
 #include "cost/layer.h"
 #include "plan/program/schedule.h"
+#include "search/sensitivity.h"
 
 namespace rehearse::cli {
 namespace {
@@ -352,6 +353,131 @@ void put_pareto(Report& r, const Plan& base, const SearchResult& result) {
                     kWide / 2 - 2,
                     right,
                     kWide / 2 - 3));
+}
+
+// The present layout beside the best, part by part; and beside what it was measured to take.
+void put_present(Report& r,
+                 const Plan& base,
+                 const std::optional<Calibration>& calibration,
+                 const Candidate& present,
+                 const SearchResult& result,
+                 Objective objective,
+                 std::optional<double> measured) {
+  const Plan own = plan_of(base, present);
+  Estimator estimator(base, calibration);
+  estimator.begin_block(present);
+  const Screened screened{present, estimator.estimate(present), 0, 0};
+  const Scored s = score(base, calibration, screened, objective);
+  const Scored& best = result.best.front();
+  r.say(fmt::format("present: {}\n  {:.2f} s (90%: {:.2f} to {:.2f}), {:.0f} GB: {}; {}\n",
+                    to_string(present),
+                    s.step,
+                    s.low,
+                    s.high,
+                    static_cast<double>(s.memory.need().count()) * 1e-9,
+                    kFits[s.fit],
+                    s.limited_by));
+  Report& of = r.section("present");
+  of.put("layout_text", to_string(present));
+  of.put("step_time_s", s.step);
+  of.put("interval_s", {s.low, s.high});
+  of.put("memory_bytes", s.memory.need());
+  of.put("memory_verdict", kFits[s.fit]);
+  of.put("best_over_present", best.score / s.score - 1);
+  const auto parts =
+      compare_steps(own, plan_of(base, best.screened.candidate), calibration, calibration);
+  r.say(fmt::format("  the first below: {} ({})\n",
+                    percent(best.score / s.score - 1),
+                    best.low <= s.high && s.low <= best.high ? "within each other's interval"
+                                                             : "beyond its interval"));
+  for (const PartDifference& p : parts) {
+    r.say(fmt::format("    {:<32} {:>8.2f} -> {:>8.2f}\n", p.part, p.a, p.b));
+    Report& part = of.item("parts");
+    part.put("part", p.part);
+    part.put("present", p.a);
+    part.put("best", p.b);
+  }
+  if (measured) {
+    const double off = s.step / *measured - 1;
+    const double more = *measured - s.step;
+    of.put("measured_s", *measured);
+    of.put("error", off);
+    r.say(fmt::format("  measured {:.2f} s: predicted {} of it; {}\n",
+                      *measured,
+                      percent(off),
+                      *measured >= s.low && *measured <= s.high
+                          ? "within the interval"
+                          : "outside of the interval: something is not as modelled"));
+    // What each part would have to be, were it alone to blame.
+    for (const PartDifference& p : parts) {
+      if (p.part == "step" || p.a < 0.005 * s.step) continue;
+      if (p.a + more <= 0) continue;
+      r.say(fmt::format(
+          "    if it is {} alone: {:.2f} times what is told\n", p.part, (p.a + more) / p.a));
+    }
+  }
+  r.say("\n");
+}
+
+// What the first layout's step hangs on, and what other hardware would make of it.
+void put_sensitivities(Report& r,
+                       const Plan& plan,
+                       const std::optional<Calibration>& calibration,
+                       double step) {
+  Report::Table table{
+      .columns = {{"knob", "knob"}, {"slope", "dlog step / dlog knob"}, {"note", "asked how"}}};
+  for (const Sensitivity& s : sensitivities(plan, calibration)) {
+    table.row(
+        {s.knob, s.slope ? Value(fmt::format("{:+.3f}", *s.slope), *s.slope) : Value(), s.note});
+  }
+  r.say("\n");
+  r.table("sensitivities", std::move(table));
+  for (const WhatIf& w : what_ifs(plan, calibration)) {
+    Report& of = r.item("what_ifs");
+    of.put("what", w.what);
+    of.put("step_time_s", w.step);
+    r.say(
+        fmt::format("  what if: {}: {:.2f} s ({})\n", w.what, w.step, percent(w.step / step - 1)));
+  }
+}
+
+// Faster layouts that need more memory than there is: how much.
+void put_nearest(Report& r, const Plan& base, const SearchResult& result) {
+  const Scored& best = result.best.front();
+  for (const Screened& s : result.pareto) {
+    if (fit_of(s.estimate.need, base.cluster.memory) != Fit::kShort) continue;
+    if (s.score >= best.screened.score) continue;
+    const double more =
+        static_cast<double>(s.estimate.need.count() - base.cluster.memory.count()) * 1e-9;
+    r.say(fmt::format(
+        "\nwith {:.1f} GB more per device: {}, {:.2f} s by formulas ({} of the first's)\n",
+        more,
+        to_string(s.candidate),
+        s.estimate.step,
+        percent(s.score / best.screened.score - 1)));
+    Report& of = r.section("nearest_better");
+    of.put("layout_text", to_string(s.candidate));
+    of.put("missing_bytes", Bytes(s.estimate.need.count() - base.cluster.memory.count()));
+    of.put("estimated_s", s.estimate.step);
+    return;
+  }
+}
+
+// Why nothing fits, and what would help: the least that any legal layout needs.
+std::string nothing_fits(const Plan& base, const SearchResult& result) {
+  const Screened& s = *result.smallest;
+  const double have = static_cast<double>(base.cluster.memory.count()) * 1e-9;
+  const double need = static_cast<double>(s.estimate.need.count()) * 1e-9;
+  return fmt::format(
+      "none of {} legal layouts fits: the smallest, {}, needs {:.1f} GB of {:.1f} GB, {:.1f} GB "
+      "too "
+      "much: {}. Use more GPUs, a smaller model or a shorter sequence",
+      result.legal,
+      to_string(s.candidate),
+      need,
+      have,
+      need - have,
+      memory_text(base, s));
 }
 
 std::string print_csv(const Plan& base, const SearchResult& result) {

@@ -33,6 +33,24 @@ void put_pareto(Report& report, const Plan& base, const SearchResult& result);
 // What one rank holds, at which moment, and ways to need less.
 std::string memory_text(const Plan& base, const Screened& screened);
 
+// The present layout beside the best, part by part; and beside what it was measured to take.
+void put_present(Report& report,
+                 const Plan& base,
+                 const std::optional<Calibration>& calibration,
+                 const Candidate& present,
+                 const SearchResult& result,
+                 Objective objective,
+                 std::optional<double> measured);
+// What a layout's step hangs on, and what other hardware would make of it. step: seconds.
+void put_sensitivities(Report& report,
+                       const Plan& plan,
+                       const std::optional<Calibration>& calibration,
+                       double step);
+// Of faster layouts that need more memory than there is the smallest: how much.
+void put_nearest(Report& report, const Plan& base, const SearchResult& result);
+// Why nothing fits, and what would help. REQUIRES: result.smallest.
+std::string nothing_fits(const Plan& base, const SearchResult& result);
+
 std::string print_csv(const Plan& base, const SearchResult& result);
 
 }  // namespace rehearse::cli

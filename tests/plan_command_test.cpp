@@ -3,12 +3,22 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/errors.h"
+#include "cli/megatron.h"
+#include "search/search.h"
 #include "tests/command.h"
 
 namespace rehearse {
 namespace {
 
 using Json = nlohmann::json;
+
+std::string shipped_model(const std::string& name) {
+  return std::string(REHEARSE_SOURCE_DIR) + "/models/" + name + ".yaml";
+}
+std::string shipped_cluster(const std::string& name) {
+  return std::string(REHEARSE_SOURCE_DIR) + "/topologies/" + name + ".yaml";
+}
 
 class PlanCommand : public CommandTest {
  protected:
@@ -144,6 +154,51 @@ TEST_F(PlanCommand, WhatIsAskedInVainSaysWhatIsMissing) {
   EXPECT_NE(refused(on_32_ + "--schedule gpipe", 2).find("dualpipe"), std::string::npos);
   EXPECT_NE(refused(small_ + "--gpus 32..8", 2).find("before its begin"), std::string::npos);
   EXPECT_NE(refused(on_32_ + "--imbalance 0.5", 2).find("imbalance"), std::string::npos);
+}
+
+// What is written as Megatron-LM's arguments is read back as the same layout, where Megatron-LM can
+// say it: its own schedules, stages even but for the first and the last.
+TEST(Megatron, ArgumentsAreReadAsTheyAreWritten) {
+  Plan base;
+  base.path = "test";
+  base.model = load_model(shipped_model("deepseek-16b"));
+  base.cluster = load_cluster(shipped_cluster("h800-64-one-switch"));
+  base.training.precision = Precision::kBf16;
+  base.training.sequence_length = 4096;
+  SearchSpace asked{.gpus = {32}, .batches = {256}};
+  asked.schedules = {ScheduleKind::k1F1B, ScheduleKind::kInterleaved};
+  asked.uneven_stages = false;
+  int64_t read = 0;
+  for (const Candidate& c : sample(base, filled(asked, base), 300, 5)) {
+    const std::string arguments = cli::megatron_arguments(base, c) + " --lr 1e-4";
+    const cli::MegatronRun run = cli::read_megatron(arguments, 32, base);
+    Candidate again = run.candidate;
+    // On one rank of TP sequence parallelism changes nothing, nor do chunks under 1F1B.
+    if (c.layout.tp == 1) again.layout.sequence_parallel = c.layout.sequence_parallel;
+    if (c.layout.schedule == ScheduleKind::k1F1B) again.layout.chunks = c.layout.chunks;
+    EXPECT_EQ(to_string(again), to_string(c)) << arguments;
+    EXPECT_EQ(again, c) << arguments;
+    EXPECT_EQ(run.not_read, std::vector<std::string>{"--lr"});
+    ++read;
+  }
+  EXPECT_EQ(read, 300);
+  const auto refused = [&](const std::string& text) -> std::string {
+    try {
+      cli::read_megatron(text, 32, base);
+    } catch (const InputError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_NE(refused("--tensor-model-parallel-size 3").find("do not divide 32 GPUs"),
+            std::string::npos);
+  EXPECT_NE(refused("--tensor-model-parallel-size two").find("expected a number"),
+            std::string::npos);
+  EXPECT_NE(refused("--micro-batch-size").find("a value is missing"), std::string::npos);
+  EXPECT_NE(refused("--recompute-granularity some").find("expected full or selective"),
+            std::string::npos);
+  EXPECT_NE(refused("--expert-model-parallel-size 7").find("ep"), std::string::npos);
+  EXPECT_NE(refused("loose --bf16").find("belongs to no"), std::string::npos);
 }
 
 }  // namespace

@@ -1,0 +1,21 @@
+#pragma once
+// What `rehearse plan` is asked: options and plan file as a plan to start from and a space to
+// search.
+
+#include "cli/command.h"
+#include "search/search.h"
+
+namespace rehearse::cli {
+
+// A plan whose layout is to be found. Throw InputError, or UsageError naming the option.
+Plan base_of(const Options& options);
+SearchSpace space_of(const Options& options, const Plan& base);
+Objective objective_of(const Options& options);
+// Seconds, of --measured.
+std::optional<double> measured_of(const Options& options);
+// A layout that is in use: of a plan file, or of Megatron-LM's arguments.
+Candidate present_of(const std::string& path, const Plan& base, const SearchSpace& space);
+// The same question again, as options, for commands that make a row again.
+std::string asked(const Options& options);
+
+}  // namespace rehearse::cli
