@@ -146,7 +146,7 @@ int plan_layouts(const Arguments& args) {
                       base.model.name,
                       base.cluster.name));
     r.line("layouts", "simulated", e.layouts);
-    r.line("layouts_too_long", "given up after 10 s", e.too_long);
+    r.line("layouts_too_long", "given up, too many ranks", e.too_long);
     r.line("rank_correlation",
            "rank correlation",
            {fmt::format("{:.3f}", e.rank_correlation), e.rank_correlation});
@@ -176,8 +176,8 @@ int plan_layouts(const Arguments& args) {
   simulating.reset();
   if (result.best.empty() && result.too_long > 0) {
     throw InputError(fmt::format(
-        "{} layouts fit; the {} that the formulas put first would each take over ten "
-        "seconds to simulate, since their ranks do not fold: ask for another ep, etp or tp",
+        "{} layouts fit; of the {} that the formulas put first every rank would have to be "
+        "simulated, since they do not fold: ask for another ep, etp or tp",
         result.fits + result.tight,
         result.too_long));
   }

@@ -335,23 +335,23 @@ StepParts parts_of(const Prediction& p) {
           .optimizer = mean(s.ranks).optimizer.seconds()};
 }
 
-// Seconds that a layout whose ranks do not fold may take, one of thousands that are not alike.
-constexpr double kLongest = 10;
+// Ops of a layout whose ranks do not fold, one of thousands that are not alike: some seconds.
+constexpr int64_t kWorthwhileOps = 3'000'000;
 struct TooLong {};
 
 // A step of many micro-batches goes on as it did: from some number of them on each adds the same.
 // Where a step would take long to simulate, two shorter ones tell it.
 std::pair<Prediction, StepParts> simulate_step(const Plan& plan,
                                                const std::optional<Calibration>& calibration,
-                                               double longest) {
-  const auto begin = Clock::now();
+                                               int64_t most_ops) {
   const auto run = [&](int64_t micro_batches) {
     Plan some = plan;
     some.training.micro_batches = micro_batches;
     const Program program = build_program(some);
-    SimulateOptions how{.keep = Keep::kSummary, .fold = plan.cluster.of_gpus()};
-    how.progress = [&](int64_t) {
-      if (since(begin) > longest) throw TooLong();
+    const bool gpus = plan.cluster.of_gpus();
+    SimulateOptions how{.keep = Keep::kSummary, .fold = gpus, .level_routes = gpus};
+    how.progress = [&](int64_t ops) {
+      if (ops > most_ops) throw TooLong();
     };
     return simulate(some, program, calibration, how);
   };
@@ -393,7 +393,7 @@ std::optional<Scored> score_in_time(const Plan& base,
                                     const Screened& screened,
                                     Objective objective) {
   try {
-    return score(base, calibration, screened, objective, kLongest);
+    return score(base, calibration, screened, objective, kWorthwhileOps);
   } catch (const TooLong&) {
     return std::nullopt;
   }
@@ -403,10 +403,10 @@ Scored score(const Plan& base,
              const std::optional<Calibration>& calibration,
              const Screened& screened,
              Objective objective,
-             double longest) {
+             int64_t most_ops) {
   const Plan plan = plan_of(base, screened.candidate);
   Scored s{.screened = screened};
-  const auto [p, parts] = simulate_step(plan, calibration, longest);
+  const auto [p, parts] = simulate_step(plan, calibration, most_ops);
   s.step = parts.step;
   s.score = score_of(screened.candidate, s.step, objective);
   s.bubble = parts.bubble / parts.step;

@@ -64,7 +64,7 @@ struct SearchResult {
   int64_t fits = 0, tight = 0, short_of_memory = 0;
   int64_t blocks = 0;  // distinct prices of a layer
   int64_t simulated = 0, pruned = 0;
-  int64_t too_long = 0;  // given up after ten seconds: their ranks do not fold
+  int64_t too_long = 0;  // given up: their ranks do not fold
   // Layouts that fit, were not simulated, and could by their bound still beat the best.
   int64_t unproven = 0;
   double screen_seconds = 0, simulate_seconds = 0;  // on the clock
@@ -96,9 +96,9 @@ Scored score(const Plan& base,
              const std::optional<Calibration>& calibration,
              const Screened& screened,
              Objective objective,
-             double longest = 1e30);
+             int64_t most_ops = INT64_MAX);
 
-// The same; nothing where it takes over ten seconds.
+// The same; nothing where its ranks do not fold and it has more ops than are worth the time.
 std::optional<Scored> score_in_time(const Plan& base,
                                     const std::optional<Calibration>& calibration,
                                     const Screened& screened,

@@ -16,8 +16,9 @@ using Signature = std::vector<int64_t>;
 
 class Signatures {
  public:
-  explicit Signatures(const GpuWorld& world)
+  Signatures(const GpuWorld& world, bool level_routes)
       : world_(world),
+        level_routes_(level_routes),
         network_(world.plan.cluster,
                  RankBlock::all(world.layout()),
                  world.fabric ? &*world.fabric : nullptr,
@@ -67,6 +68,7 @@ class Signatures {
       for (const int64_t to : {(r + 1) % l.pp, l.pp - 1 - r}) {
         const auto route = network_.route(rank, l.rank_of(to, d));
         s.push_back(cluster.same_node(rank, l.rank_of(to, d)));
+        if (level_routes_) continue;
         s.push_back(route ? route->latency.picoseconds() : -1);
         s.push_back(route ? static_cast<int64_t>(route->uses.size()) : -1);
       }
@@ -81,6 +83,7 @@ class Signatures {
   }
 
   const GpuWorld& world_;
+  bool level_routes_;
   Sharing sharing_;
   Network network_;
 };
@@ -95,7 +98,7 @@ StandIns every_rank(const GpuWorld& world) {
                      world.plan.expert_load.varies == LoadVaries::kNever;
   const bool in_step = l.ep * l.etp == 1 && l.island() > 1 && alike;
   if (world.memoise && in_step && !world.shared_links) {
-    const Signatures signatures(world);
+    const Signatures signatures(world, /*level_routes=*/false);
     std::vector<int32_t> islands(static_cast<size_t>(dp / l.island()));
     std::iota(islands.begin(), islands.end(), 0);
     bool members_alike = true;
@@ -105,7 +108,7 @@ StandIns every_rank(const GpuWorld& world) {
   return {dp, world.shared_links ? dp : static_cast<int32_t>(world.layout().island())};
 }
 
-Folding fold(const GpuWorld& world, ExpertLoad& load) {
+Folding fold(const GpuWorld& world, ExpertLoad& load, bool level_routes) {
   if (world.shared_links) {
     return {every_rank(world), "links between switches are shared and can be a bottleneck"};
   }
@@ -114,7 +117,7 @@ Folding fold(const GpuWorld& world, ExpertLoad& load) {
   if (!load.uniform() && count > 1) {
     return {every_rank(world), "expert load differs between groups"};
   }
-  const Signatures signatures(world);
+  const Signatures signatures(world, level_routes);
   std::map<Signature, int32_t> kinds;  // the first group of each
   std::vector<int32_t> groups;
   bool members_alike = true;

@@ -21,6 +21,7 @@ struct Folding {
 // EP groups do the same when they have the same loads, and devices, links and distances to whatever
 // they talk to, on every pipeline rank: one of each kind is simulated. Where all members of a group
 // do the same too, one of them is.
-Folding fold(const GpuWorld& world, ExpertLoad& load);
+// level_routes: distances do not count (REQUIRES: world.level_routes() was called).
+Folding fold(const GpuWorld& world, ExpertLoad& load, bool level_routes = false);
 
 }  // namespace rehearse

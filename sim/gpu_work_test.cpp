@@ -42,13 +42,14 @@ std::string timeline_of(const Plan& plan, const SimulateOptions& options) {
 }
 
 // Stages of four nodes under leaf switches of nine, whose nine cables go unevenly to two spines.
-Plan straddling(int64_t ep) {
+Plan straddling(int64_t ep, const std::string& switch_latency = "1 us") {
   Plan plan = gpu_plan({.pp = 5, .dp = 16, .ep = ep, .layers_per_stage = {1, 1, 1, 1, 1}}, 20);
   plan.model.architecture.layers = 5;
   plan.cluster = gpus(20,
                       "",
                       "  fabric:\n    kind: multi_plane_fat_tree\n    switch_ports: 18\n    "
-                      "switch_latency: 1 us\n");
+                      "switch_latency: " +
+                          switch_latency + "\n");
   return plan;
 }
 
@@ -121,6 +122,26 @@ TEST(GpuSimulation, FoldsWhatIsAlikeAcrossLeafSwitches) {
   const Prediction of_two = folded(straddling(8));
   EXPECT_EQ(of_two.ranks.slots(), 16);
   EXPECT_NE(of_two.not_folded.find("stand differently"), std::string::npos) << of_two.not_folded;
+}
+
+// All as far from each other as the farthest, over three switches: one rank stands for all. The
+// step lies between that of switches that take no time and that of switches three times as slow, of
+// which every message crosses one at least.
+TEST(GpuSimulation, LevelRoutesFoldFurther) {
+  for (const int64_t ep : {4, 8}) {
+    const auto step = [&](const char* latency, bool level_routes) {
+      const Plan plan = straddling(ep, latency);
+      return simulate(plan,
+                      build_program(plan),
+                      std::nullopt,
+                      {.keep = Keep::kSummary, .fold = true, .level_routes = level_routes});
+    };
+    const Prediction level = step("1 us", true);
+    EXPECT_EQ(level.ranks.slots(), 1) << level.not_folded;
+    EXPECT_EQ(level.not_folded, "");
+    EXPECT_GT(level.summary.step, step("0 us", false).summary.step);
+    EXPECT_LT(level.summary.step, step("3 us", false).summary.step);
+  }
 }
 
 // Cables that could fall short if any device sent to any other do not when a plan's alone do: the

@@ -141,14 +141,37 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c)
   }
 }
 
+void GpuWorld::level_routes() {
+  Duration farthest;
+  for (const GroupLinks& g : links) {
+    for (const Duration latency : g.latencies) farthest = std::max(farthest, latency);
+  }
+  std::vector<GroupLinks> distinct;
+  std::vector<int32_t> now;  // by index so far
+  for (GroupLinks& g : links) {
+    for (int64_t a = 0; a < group.nodes; ++a) {
+      for (int64_t b = 0; b < group.nodes; ++b) {
+        if (a != b) g.latencies[static_cast<size_t>(a * group.nodes + b)] = farthest;
+      }
+    }
+    const auto same = std::find(distinct.begin(), distinct.end(), g);
+    now.push_back(static_cast<int32_t>(same - distinct.begin()));
+    if (same == distinct.end()) distinct.push_back(std::move(g));
+  }
+  links = std::move(distinct);
+  for (std::vector<int32_t>& of_rank : links_of) {
+    for (int32_t& index : of_rank) index = now[static_cast<size_t>(index)];
+  }
+}
+
 const GpuWorld::SharedPlan& GpuWorld::shared_plan(const Op& op, int64_t rank, Bytes bytes) {
   const std::lock_guard lock(shared_plans_lock_);
-  const RankGroup group = group_in_stage(op.group, layout()).value();
+  const RankGroup of_op = group_in_stage(op.group, layout()).value();
   std::vector<int8_t>& standing = standing_of_[op.group];
   if (standing.empty()) standing.resize(static_cast<size_t>(layout().world()), -1);
   int8_t& known = standing[static_cast<size_t>(rank)];
   if (known < 0) {
-    const GroupPlace place(plan, group, rank);
+    const GroupPlace place(plan, of_op, rank);
     const Standing s{place.nodes, place.per_node};
     const auto at = std::find(standings_.begin(), standings_.end(), s);
     known = static_cast<int8_t>(at - standings_.begin());
@@ -164,10 +187,10 @@ const GpuWorld::SharedPlan& GpuWorld::shared_plan(const Op& op, int64_t rank, By
     const Duration step = s.nodes > 1 ? cluster.network->latency : cluster.node_link->latency;
     at->second = {.node = s.per_node > 1 ? bytes : Bytes(),
                   .network = s.nodes > 1 ? bytes : Bytes(),
-                  .latency = step * (group.size - 1)};
+                  .latency = step * (of_op.size - 1)};
   } else {
     const CollectivePlan c =
-        plan_collective(cluster, group.size / s.per_node, s.per_node, bytes, /*reduce_all=*/false);
+        plan_collective(cluster, of_op.size / s.per_node, s.per_node, bytes, /*reduce_all=*/false);
     at->second = {.node = cluster.node_link ? c.node : Bytes(),
                   .network = cluster.network ? c.network : Bytes(),
                   .latency = c.latency};
@@ -178,20 +201,20 @@ const GpuWorld::SharedPlan& GpuWorld::shared_plan(const Op& op, int64_t rank, By
 
 // On one node, as long as it was measured to take: what its bytes do not take on the links is
 // latency.
-void GpuWorld::use_measured(const Op& op, int64_t ranks, SharedPlan& shared) const {
+void GpuWorld::use_measured(const Op& op, int64_t members, SharedPlan& shared) const {
   const bool sums_for_all = op.group == Group::kTensorParallel && !layout().sequence_parallel;
   const CollectiveKind kind = sums_for_all                  ? CollectiveKind::kAllReduce
                               : op.kind == OpKind::kScatter ? CollectiveKind::kReduceScatter
                                                             : CollectiveKind::kAllGather;
-  const auto n = static_cast<double>(ranks);
+  const auto n = static_cast<double>(members);
   const auto sent = static_cast<double>(shared.node.count());
   const double size = sent * n / (n - 1) / (sums_for_all ? 2 : 1);
-  const auto measured = costs.on_node(kind, ranks, Bytes(std::llround(size)));
+  const auto measured = costs.on_node(kind, members, Bytes(std::llround(size)));
   if (!measured || shared.node == Bytes()) return;
-  const double links = sent / plan.cluster.node_link->bandwidth.value();
+  const double on_links = sent / plan.cluster.node_link->bandwidth.value();
   // Switches that sum up, or links that are better than stated, carry as much in less time.
-  const double carried = std::min(links, measured->seconds());
-  shared.node = Bytes(std::llround(sent * carried / links));
+  const double carried = std::min(on_links, measured->seconds());
+  shared.node = Bytes(std::llround(sent * carried / on_links));
   shared.latency = *measured - Duration::seconds(carried);
 }
 

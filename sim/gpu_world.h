@@ -70,6 +70,9 @@ struct GpuWorld {
   std::vector<GroupLinks> links;               // distinct ones
   std::vector<std::vector<int32_t>> links_of;  // by pipeline rank and group
 
+  // Makes all nodes of all groups as far from each other as those that are farthest.
+  void level_routes();
+
   // Of all-to-alls between ranks with links[links_index], all of their group being simulated.
   ExchangeTerms exchange_terms(bool dispatch, Bytes token, int32_t links_index) const;
 
@@ -80,7 +83,7 @@ struct GpuWorld {
   };
   // rank: of a member; bytes: that every member of one ring over all would send.
   const SharedPlan& shared_plan(const Op& op, int64_t rank, Bytes bytes);
-  void use_measured(const Op& op, int64_t ranks, SharedPlan& shared) const;
+  void use_measured(const Op& op, int64_t members, SharedPlan& shared) const;
   int64_t next_of_shared(const Op& op, int64_t rank) const;
 
   // Collectives that tie islands together.
@@ -101,7 +104,7 @@ struct GpuWorld {
     bool operator==(const Standing&) const = default;
   };
   std::vector<Standing> standings_;
-  std::map<Group, std::vector<int8_t>> standing_of_;                      // by global rank
+  std::map<Group, std::vector<int8_t>> standing_of_;  // by global rank
   // By standing, kind, group and bytes.
   std::map<std::tuple<int8_t, OpKind, Group, int64_t>, SharedPlan> shared_plans_;
   std::mutex shared_plans_lock_;  // islands run on several threads

@@ -323,6 +323,31 @@ std::vector<Plan> shared_plans() {
   return plans;
 }
 
+// The second half of a TP group is done with its experts, and waits for the first, whose ranks have
+// still to come to theirs.
+TEST(Parallel, HalvesOfATensorGroupShareExpertsMatrices) {
+  const Layout l{.dp = 2, .ep = 2, .tp = 4, .etp = 2};
+  Plan plan = plan_on(l, 2, 4);
+  plan.cluster = nodes_of(2, 4, "faults:\n  - {device: 0, speed: 0.5}\n");
+  plan.cluster.peak = FlopsPerSecond(1e9);  // experts take milliseconds
+  const Program program = build_program(plan);
+  const Timeline t = simulate(plan, program, std::nullopt).timeline;
+  int64_t collectives = 0;
+  for (const Op& op : program.ops()) {
+    if (op.group != Group::kTensorParallel && op.group != Group::kExpertTensor) continue;
+    const RankGroup group = *group_in_stage(op.group, l);
+    for (int64_t d = 0; d < l.stage_ranks(); ++d) {
+      const auto span = [&](int64_t data_rank) {
+        return t
+            .spans[static_cast<size_t>(program.global_id(op.id, static_cast<int32_t>(data_rank)))];
+      };
+      EXPECT_EQ(span(d).end, span(group.first(d)).end) << to_string(op);
+      ++collectives;
+    }
+  }
+  EXPECT_GT(collectives, 0);
+}
+
 TEST(Parallel, FoldedThreadedAndWholeAreTheSame) {
   for (const Plan& plan : shared_plans()) {
     const Program program = build_program(plan);

@@ -119,6 +119,10 @@ void run_gpus(const Plan& plan,
   world.ranks = every_rank(world);
   if (options.fold) {
     Folding folding = fold(world, load);
+    if (options.level_routes && !folding.not_further.empty() && !world.shared_links) {
+      world.level_routes();
+      folding = fold(world, load, /*level_routes=*/true);
+    }
     world.ranks = std::move(folding.ranks);
     prediction.not_folded = std::move(folding.not_further);
   }

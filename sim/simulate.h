@@ -13,7 +13,7 @@ namespace rehearse {
 
 enum class Keep : uint8_t { kSummary, kRanks, kAll };
 
-// None but `variation` changes a result.
+// None but `variation` and `level_routes` changes a result.
 struct SimulateOptions {
   CostVariation variation;
   Keep keep = Keep::kAll;      // spans: none, those of `ranks`, or all
@@ -22,6 +22,9 @@ struct SimulateOptions {
   // Clusters of GPUs:
   bool memoise = true;  // identical all-to-alls that nothing disturbs are worked out once
   bool fold = false;    // data ranks that provably do the same are simulated once
+  // With fold: where ranks differ in how many switches are between them, all are taken to be as far
+  // from each other as the farthest, so that they fold. A little longer than what is exact.
+  bool level_routes = false;
   int32_t threads = 1;  // EP groups that share no link run side by side until a step's end
   std::function<void(int64_t ops_done)> progress;  // called now and then
 };

@@ -3,6 +3,7 @@
 // ops cost is the business of the Work that it is given. The Program is never unrolled: all that is
 // kept per rank is where each lane stands.
 
+#include <array>
 #include <atomic>
 #include <bit>
 #include <concepts>
@@ -219,7 +220,9 @@ class Walk {
     int64_t begin = 0;   // picoseconds; of a collective, until it begins: when the rank came to it
     int64_t waited = 0;  // of the collective at hand, for its members
     int32_t next = 0;    // index in the lane's list
-    int32_t came = 0;    // at the first member's place: how many have come to a group's collective
+    // At the first member's place: how many have come to a group's collective. TP groups and those
+    // that share experts' matrices, with other members, use one lane: a count each.
+    std::array<int32_t, 2> came{};
     bool running = false;  // or about to
   };
   struct Island {
@@ -353,7 +356,8 @@ class Walk {
     const int32_t data_rank = program_.data_rank(id);
     const auto size = static_cast<int32_t>(ranks_.island() == 1 ? 1 : group->size);
     const auto first = static_cast<int32_t>(size == 1 ? data_rank : group->first(data_rank));
-    int32_t& count = lane(island, slots_[static_cast<size_t>(op.id)], first).came;
+    int32_t& count = lane(island, slots_[static_cast<size_t>(op.id)], first)
+                         .came[op.group == Group::kExpertTensor ? 1 : 0];
     if (++count < size) return;
     count = 0;
     for (int32_t i = 0; i < size; ++i) {
