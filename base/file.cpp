@@ -118,13 +118,22 @@ bool same_file(const std::string& a, const std::string& b) {
          fs::weakly_canonical(fs::absolute(b, error), error);
 }
 
-LogFile::LogFile(const std::string& path) : path_(path) {
+LogFile::LogFile(const std::string& path, Mode mode) : path_(path) {
   const fs::path end = writable_end(path);
   std::error_code error;
   fs::create_directories(end.parent_path(), error);
   constexpr mode_t kMode = 0666;  // less the umask
-  file_ = ::open(end.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, kMode);
+  const int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC;
+  off_t whole = 0;
+  if (mode == Mode::kGoOn && fs::exists(end)) {
+    whole = static_cast<off_t>(read_file(path).rfind('\n') + 1);  // 0 where there is none
+  }
+  file_ = ::open(end.c_str(), flags, kMode);
   if (file_ < 0) cannot_write(path, std::strerror(errno));
+  if (::ftruncate(file_, whole) != 0) {
+    ::close(file_);
+    cannot_write(path, std::strerror(errno));
+  }
 }
 
 LogFile::~LogFile() {

@@ -1,6 +1,7 @@
 #pragma once
 // Whole files: read, and written so that a reader never sees half of one.
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -26,8 +27,12 @@ bool same_file(const std::string& a, const std::string& b);
 // A file that grows by whole lines, each there for readers once append() returns.
 class LogFile {
  public:
-  // Begins it anew. Throws InputError when it cannot be written.
-  explicit LogFile(const std::string& path);
+  enum class Mode : uint8_t {
+    kAnew,
+    kGoOn  // behind the last whole line
+  };
+  // Throws InputError when it cannot be written.
+  explicit LogFile(const std::string& path, Mode mode = Mode::kAnew);
   ~LogFile();
   LogFile(const LogFile&) = delete;
   LogFile& operator=(const LogFile&) = delete;

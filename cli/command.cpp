@@ -243,23 +243,27 @@ void Options::print(const Report& report) const {
   std::cout << (json() ? print_json(report) : print_text(report));
 }
 
-std::optional<Calibration> find_calibration(const Options& options, const Plan& plan) {
-  std::string path;
+std::optional<std::string> calibration_path(const Options& options, const Plan& plan) {
+  std::optional<std::string> path;
   if (options.has("calibration")) {
     path = options.text("calibration");
-  } else if (plan.calibration) {
-    path = *plan.calibration;
-  } else if (const auto shipped = shipped_device(plan.cluster)) {
-    path = *shipped;
+  } else {
+    path = plan.calibration ? plan.calibration : shipped_device(plan.cluster);
+  }
+  return path == "none" ? std::nullopt : path;
+}
+
+std::optional<Calibration> find_calibration(const Options& options, const Plan& plan) {
+  const auto found = calibration_path(options, plan);
+  if (!found) return std::nullopt;
+  const std::string& path = *found;
+  if (!options.has("calibration") && !plan.calibration) {
     std::cerr << fmt::format(
         "note: the plan names no calibration: '{}' is priced by {} (--calibration none: by flops "
         "and bytes alone)\n",
         plan.cluster.name,
         path);
-  } else {
-    return std::nullopt;
   }
-  if (path == "none") return std::nullopt;
   const Calibration calibration = load_calibration(path);
   for (const std::string& doubt : calibration_doubts(calibration, plan)) {
     std::cerr << fmt::format("warning: {}: {}\n", path, doubt);

@@ -99,7 +99,9 @@ class Options {
   std::unique_ptr<Parser> parser_;
 };
 
-// The calibration that --calibration or the plan names; none where neither does.
+// The calibration that --calibration or the plan names, or the file of its GPUs; none where that is
+// "none", or nothing known.
+std::optional<std::string> calibration_path(const Options& options, const Plan& plan);
 std::optional<Calibration> find_calibration(const Options& options, const Plan& plan);
 
 // Puts links that a calibration of GPUs measured into the plan's cluster, and says so.

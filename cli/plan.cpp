@@ -1,21 +1,31 @@
 // rehearse plan: searches layouts.
 
 #include <filesystem>
-#include <mutex>
+#include <iostream>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "base/errors.h"
 #include "base/file.h"
+#include "base/interrupt.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/megatron.h"
 #include "cli/plan_report.h"
 #include "cli/plan_request.h"
-#include "search/search.h"
+#include "cli/processes.h"
+#include "search/share.h"
 
 namespace rehearse::cli {
+
+namespace {
+
+struct Interrupted {
+  int signal;
+};
+
+}  // namespace
 
 int plan_layouts(const Arguments& args) {
   Options options(
@@ -63,6 +73,9 @@ int plan_layouts(const Arguments& args) {
       .value("communication-sms", "N", "SMs that communication kernels hold")
       .value("calibration", "FILE", "calibration or device file; none: flops and bytes alone")
       .value("imbalance", "X", "rows of the fullest rank's experts over the mean, for memory", "1")
+      .output(
+          "journal",
+          "keep there what is simulated: the same command goes on from it, if it was interrupted")
       .value("simulate", "N", "how many of the best to simulate", "200")
       .value("show", "N", "how many to show", "10")
       .value("threads", "N", "side by side (all processors)")
@@ -81,7 +94,8 @@ int plan_layouts(const Arguments& args) {
              "write the shown ones there as plan files, 1.yaml and so on (400 at most)")
       .output("csv", "write all that were simulated as a table");
   if (!options.parse(args)) return 0;
-  const auto begin = std::chrono::steady_clock::now();
+  const Stopwatch watch;
+  Processes processes;
   Plan base = base_of(options);
   std::vector<std::string> written;
   const auto show = static_cast<size_t>(options.integer("show", {.min = 1, .max = 1'000'000}));
@@ -109,7 +123,17 @@ int plan_layouts(const Arguments& args) {
   how.imbalance = options.number("imbalance", 0.999999, 1000);
   how.threads = options.has("threads")
                     ? static_cast<int32_t>(options.integer("threads", {.min = 1, .max = 1024}))
-                    : static_cast<int32_t>(host_cores());
+                    : static_cast<int32_t>(std::max<int64_t>(1, host_cores() / processes.here()));
+  how.team = processes.team();
+  std::optional<Journal> journal;
+  if (options.has("journal")) {
+    if (processes.first()) {
+      journal.emplace(options.text("journal"),
+                      question_of(base, calibration_path(options, base), how.objective));
+      how.journal = &*journal;
+    }
+    catch_interrupts();
+  }
   std::optional<double> days;
   if (options.has("days")) {
     if (!base.training.tokens) throw UsageError("plan: --days needs --tokens");
@@ -119,20 +143,21 @@ int plan_layouts(const Arguments& args) {
   const std::optional<double> measured = measured_of(options);
   std::optional<Candidate> present;
   if (options.has("present")) present = present_of(options.text("present"), base, space);
-  std::mutex progress_lock;
-  Progress screening({.label = "screen", .total = 0, .quiet = options.quiet()});
-  std::optional<Progress> simulating;
-  how.progress = [&](int64_t screened, int64_t simulated, int64_t of) {
-    const std::lock_guard guard(progress_lock);
-    if (of == 0) {
-      screening.update(screened, "layouts");
-      return;
+  const bool quiet = options.quiet() || !processes.first();
+  std::optional<Progress> screening, simulating;
+  how.progress = [&](const SearchOptions::Done& done) {
+    if (const auto signal = interrupted(); journal && signal) throw Interrupted{*signal};
+    const auto show_on = [&](std::optional<Progress>& on, const char* label, int64_t total) {
+      if (!on) on.emplace(Progress::Options{.label = label, .total = total, .quiet = quiet});
+    };
+    if (done.to == 0) {
+      show_on(screening, "screen", done.of);
+      screening->update(done.pieces, fmt::format("{} layouts", done.screened));
+    } else {
+      screening.reset();
+      show_on(simulating, "simulate", done.to);
+      simulating->update(done.simulated);
     }
-    if (!simulating) {
-      simulating.emplace(
-          Progress::Options{.label = "simulate", .total = of, .quiet = options.quiet()});
-    }
-    simulating->update(simulated);
   };
   if (options.has("judge-screen")) {
     const ScreenError e =
@@ -158,7 +183,25 @@ int plan_layouts(const Arguments& args) {
     options.print(r);
     return 0;
   }
-  SearchResult result = screen(base, calibration, space, how);
+  processes.begin();
+  SearchResult result;
+  try {
+    result = screen(base, calibration, space, how);
+    if (result.fits + result.tight > 0) simulate_best(base, calibration, how, result);
+  } catch (const Interrupted& e) {
+    screening.reset();
+    simulating.reset();
+    std::cerr << fmt::format(
+        "rehearse: plan: interrupted; {} simulated layouts are in {}: the same command goes "
+        "on with them\n",
+        journal->known(),
+        options.text("journal"));
+    constexpr int kSignalled = 128;
+    return kSignalled + e.signal;
+  }
+  screening.reset();
+  simulating.reset();
+  if (!processes.first()) return 0;
   if (result.legal == 0) {
     std::string why;
     const auto reasons = count_illegal(base, space);
@@ -172,8 +215,6 @@ int plan_layouts(const Arguments& args) {
                                  why.empty() ? " nothing divides these GPUs" : why));
   }
   if (result.fits + result.tight == 0) throw InputError(nothing_fits(base, result));
-  simulate_best(base, calibration, how, result);
-  simulating.reset();
   if (result.best.empty() && result.too_long > 0) {
     throw InputError(fmt::format(
         "{} layouts fit; of the {} that the formulas put first every rank would have to be "
@@ -281,7 +322,7 @@ int plan_layouts(const Arguments& args) {
                       std::min(written.size(), result.best.size()),
                       options.text("out")));
   }
-  r.put("wall_s", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  r.put("wall_s", watch.seconds());
   options.print(r);
   return 0;
 }

@@ -224,6 +224,29 @@ SearchSpace space_of(const Options& options, const Plan& base) {
   return s;
 }
 
+std::string question_of(const Plan& base,
+                        const std::optional<std::string>& calibration,
+                        Objective objective) {
+  // FNV-1a.
+  uint64_t hash = 0xcbf29ce484222325;
+  const auto add = [&](const std::string& text) {
+    for (const char c : text) {
+      hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    }
+  };
+  Plan bare = base;
+  bare.training.micro_batches = bare.training.micro_batch_size = 1;  // layouts have their own
+  add(print_plan(bare));
+  for (const std::string& file : {base.files.at(1), base.files.at(2)}) add(read_file(file));
+  if (calibration) add(read_file(*calibration));
+  return fmt::format("rehearse {}, {} on {}, ranked by {}, {:016x}",
+                     REHEARSE_VERSION,
+                     base.model.name,
+                     base.cluster.name,
+                     kObjectives[objective],
+                     hash);
+}
+
 std::string asked(const Options& options) {
   std::string text;
   if (!options.plan_paths().empty()) {

@@ -15,6 +15,11 @@ Objective objective_of(const Options& options);
 std::optional<double> measured_of(const Options& options);
 // A layout that is in use: of a plan file, or of Megatron-LM's arguments.
 Candidate present_of(const std::string& path, const Plan& base, const SearchSpace& space);
+// What the simulation of a layout hangs on beside the layout, files by what they hold: what a
+// journal is of.
+std::string question_of(const Plan& base,
+                        const std::optional<std::string>& calibration,
+                        Objective objective);
 // The same question again, as options, for commands that make a row again.
 std::string asked(const Options& options);
 

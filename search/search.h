@@ -23,6 +23,15 @@ inline constexpr NameTable kObjectives{
     std::to_array<Named<Objective>>({{Objective::kTime, "time"}, {Objective::kCost, "cost"}})};
 static_assert(kObjectives.complete());
 
+class Journal;
+
+// Processes that share a search, each with the same question; all come to the same answer.
+struct Team {
+  int64_t rank = 0, size = 1;
+  // Of every process, in the order of their ranks. REQUIRES: all call it.
+  std::function<std::vector<std::string>(const std::string&)> gather;
+};
+
 struct SearchOptions {
   Objective objective = Objective::kTime;
   int64_t simulations = 200;  // at most, over all
@@ -31,8 +40,15 @@ struct SearchOptions {
   double imbalance = 1;  // of expert rows, for memory
   std::optional<double>
       most_seconds_per_token;  // layouts that are told to take longer are left out
-  // Now and then: screened layouts, simulated ones and how many are to be.
-  std::function<void(int64_t screened, int64_t simulated, int64_t of)> progress;
+  // Now and then, by one thread at a time; may throw to end the search.
+  struct Done {
+    int64_t screened = 0;           // layouts of this process
+    int64_t pieces = 0, of = 0;     // of the screened space
+    int64_t simulated = 0, to = 0;  // layouts; 0 to simulate: still screening
+  };
+  std::function<void(const Done&)> progress;
+  Team team;
+  Journal* journal = nullptr;  // of what is simulated; of the team's first process
 };
 
 // A layout that was screened.
@@ -97,6 +113,9 @@ Scored score(const Plan& base,
              const Screened& screened,
              Objective objective,
              int64_t most_ops = INT64_MAX);
+
+// What is known of it without simulating: memory, and whether it runs.
+void complete(const Plan& base, Scored& scored);
 
 // The same; nothing where its ranks do not fold and it has more ops than are worth the time.
 std::optional<Scored> score_in_time(const Plan& base,

@@ -1,6 +1,7 @@
 #include "search/space.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <tuple>
 
@@ -205,6 +206,23 @@ Candidate candidate_of(const Plan& plan) {
           .micro_batch_size = t.micro_batch_size,
           .recompute = t.recompute,
           .communication_sms = plan.cluster.communication_sms};
+}
+
+bool before(const Candidate& a, const Candidate& b) {
+  const auto key = [](const Candidate& c) {
+    const Layout& l = c.layout;
+    const Recompute& r = c.recompute;
+    return std::tuple(
+        std::array{c.gpus, c.batch, c.sequence, c.micro_batches, c.micro_batch_size},
+        std::array{
+            l.pp, l.dp, l.ep, l.tp, l.cp, l.etp, l.chunks, l.zero_stage, c.communication_sms},
+        c.precision,
+        l.schedule,
+        l.dispatcher,
+        std::array{r.norms, r.up_projections, r.activations, r.core, r.layer},
+        l.layers_per_stage);
+  };
+  return key(a) < key(b);
 }
 
 Plan plan_of(const Plan& base, const Candidate& c) {

@@ -52,6 +52,8 @@ struct Candidate {
 // A plan's own layout, as one; and `base` with the candidate's choices.
 Candidate candidate_of(const Plan& plan);
 Plan plan_of(const Plan& base, const Candidate& candidate);
+// Some order of all candidates of a search: equal ones alone are neither before nor behind.
+bool before(const Candidate& a, const Candidate& b);
 // As far as the others follow from it: "PP16 DP128 EP64 dualpipe, 120 x 1".
 std::string to_string(const Candidate& candidate);
 

@@ -9,7 +9,9 @@ packages=(
   nlohmann-json3-dev zlib1g-dev libhdf5-dev
   libboost-graph-dev libboost-context-dev
   libgtest-dev libbenchmark-dev libsimgrid-dev
+  libopenmpi-dev openmpi-bin libjs-chart.js
   python3 python3-matplotlib
+  chromium chromium-driver python3-selenium
   bible-kjv
 )
 
