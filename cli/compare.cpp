@@ -1,14 +1,17 @@
 // rehearse compare: predicted and measured timelines of one plan, op by op.
 
 #include <filesystem>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "base/file.h"
 #include "cli/command.h"
+#include "cli/page/page.h"
 #include "cli/plot.h"
 #include "cli/reports.h"
 #include "plan/capabilities.h"
+#include "search/space.h"
 
 namespace rehearse::cli {
 
@@ -44,6 +47,7 @@ int compare(const Arguments& args) {
   options.value("measured", "FILE", "measured timeline (default: out/<plan>/timeline.json)")
       .value("predicted", "FILE", "predicted timeline, from simulate --timeline")
       .value("calibration", "FILE", "calibration file to use instead of the plan's")
+      .output("page", "write the comparison as a page for a browser, complete in itself")
       .output("picture", "draw both timelines, one above the other (.png or .svg)");
   if (!options.parse(args)) return 0;
   const Plan plan = load_plan(options.plan_path());
@@ -94,7 +98,24 @@ int compare(const Arguments& args) {
   if (options.has("picture")) {
     draw(program, predicted, measured_path, options.text("picture"));
   }
-  options.print(comparison_report(compare_timelines(program, predicted, measured)));
+  const Comparison comparison = compare_timelines(program, predicted, measured);
+  const Report report = comparison_report(comparison);
+  if (options.has("page")) {
+    Report page = comparison_report(comparison);
+    for (const Timeline* timeline : {&std::as_const(predicted), &measured}) {
+      page.item("timelines") = cells_of(program, *timeline);
+    }
+    put_cell_kinds(page);
+    write_file(
+        options.text("page"),
+        print_page(
+            "compare",
+            fmt::format("{} on {}: predicted and measured", plan.model.name, plan.cluster.name),
+            fmt::format("{}, of {}", to_string(candidate_of(plan)), plan.path),
+            page,
+            print_text(report)));
+  }
+  options.print(report);
   return 0;
 }
 

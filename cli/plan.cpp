@@ -12,9 +12,12 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/megatron.h"
+#include "cli/page/page.h"
+#include "cli/plan_questions.h"
 #include "cli/plan_report.h"
 #include "cli/plan_request.h"
 #include "cli/processes.h"
+#include "plan/capabilities.h"
 #include "search/share.h"
 
 namespace rehearse::cli {
@@ -24,6 +27,142 @@ namespace {
 struct Interrupted {
   int signal;
 };
+
+int compare_two(const Options& options) {
+  const std::vector<std::string> paths = options.plan_paths();
+  if (paths.size() != 2) {
+    throw UsageError(
+        fmt::format("plan: --compare takes two plan files, and was given {}", paths.size()));
+  }
+  std::array<Plan, 2> plans;
+  std::array<std::optional<Calibration>, 2> calibrations;
+  for (size_t i = 0; i < 2; ++i) {
+    plans[i] = load_plan(paths[i]);
+    require_simulate(plans[i]);
+    calibrations[i] = find_calibration(options, plans[i]);
+    use_measured_links(plans[i], calibrations[i]);
+  }
+  options.print(two_plans_report(plans[0], calibrations[0], plans[1], calibrations[1]));
+  return 0;
+}
+
+// Where --out wants the shown layouts.
+std::vector<std::string> plan_files(const Options& options, size_t show) {
+  std::vector<std::string> written;
+  if (!options.has("out")) return written;
+  constexpr size_t kMostFiles = 400;
+  for (size_t i = 0; i < std::min(show, kMostFiles); ++i) {
+    written.push_back(
+        (std::filesystem::path(options.text("out")) / fmt::format("{}.yaml", i + 1)).string());
+  }
+  return written;
+}
+
+// Throws InputError saying what is missing where nothing can be answered.
+void require_answer(const Plan& base,
+                    const std::optional<Calibration>& calibration,
+                    const SearchSpace& space,
+                    const SearchOptions& how,
+                    const SearchResult& result) {
+  if (result.legal == 0) {
+    std::string why;
+    const auto reasons = count_illegal(base, space);
+    for (size_t i = 0; i < std::min<size_t>(3, reasons.size()); ++i) {
+      why += fmt::format("\n  {} times: {}: {}",
+                         reasons[i].count,
+                         reasons[i].example.setting,
+                         reasons[i].example.message);
+    }
+    throw InputError(fmt::format("no layout is legal for what was asked:{}",
+                                 why.empty() ? " nothing divides these GPUs" : why));
+  }
+  if (result.fits + result.tight == 0) {
+    throw InputError(
+        nothing_fits(base,
+                     result,
+                     memory_ways_text(ways_to_need_less(
+                         base, calibration, result.smallest->candidate, how.imbalance))));
+  }
+  if (result.best.empty() && result.too_long > 0) {
+    throw InputError(fmt::format(
+        "{} layouts fit; of the {} that the formulas put first every rank would have to be "
+        "simulated, since they do not fold: ask for another ep, etp or tp",
+        result.fits + result.tight,
+        result.too_long));
+  }
+}
+
+void drop_what_takes_longer(const Plan& base, double days, SearchResult& result) {
+  std::erase_if(result.best, [&](const Scored& s) {
+    return *figures_of(base, s.screened.candidate, s.step).days > days;
+  });
+  if (!result.best.empty()) return;
+  std::string fastest;
+  if (result.fastest) {
+    const Candidate& c = result.fastest->candidate;
+    const double takes = *figures_of(base, c, result.fastest->estimate.step).days;
+    fastest = fmt::format(": the fastest, {} on {} GPUs, takes {:.1f} days, {:.1f} too long",
+                          to_string(c),
+                          c.gpus,
+                          takes,
+                          takes - days);
+  }
+  throw InputError(fmt::format("no layout takes {} days or less{}", days, fastest));
+}
+
+void put_question(Report& r,
+                  const Plan& base,
+                  const SearchSpace& asked_space,
+                  const SearchSpace& space) {
+  r.say(fmt::format("{} on {}: batch {}, sequence {}, {}\n",
+                    base.model.name,
+                    base.cluster.name,
+                    fmt::join(space.batches, ", "),
+                    fmt::join(space.sequences, ", "),
+                    kPrecisions[space.precisions.front()]));
+  std::vector<Value> defaults;
+  for (const std::string& line : defaults_of(asked_space, space)) {
+    r.say("  " + line + "\n");
+    defaults.emplace_back(line);
+  }
+  r.put("defaults", std::move(defaults));
+}
+
+void put_illegal(Report& r, const Plan& base, const SearchSpace& space) {
+  r.say("\nnot legal\n");
+  for (const IllegalCount& c : count_illegal(base, space)) {
+    r.say(fmt::format("  {:>9} {}: {}\n            such as {}\n",
+                      c.count,
+                      c.example.setting,
+                      c.example.message,
+                      c.layout));
+    Report& of = r.item("illegal");
+    of.put("count", c.count);
+    of.put("setting", c.example.setting);
+    of.put("message", c.example.message);
+    of.put("example", c.layout);
+  }
+}
+
+// What a page draws: all that were simulated, the first with their timelines.
+Report page_of(const Plan& base,
+               const std::optional<Calibration>& calibration,
+               const SearchResult& result,
+               const std::string& further,
+               size_t show) {
+  Report page;
+  put_counts(page, result);
+  put_layouts(page, base, result, further, result.best.size());
+  put_pareto(page, base, result);
+  page.put("device_memory_bytes", base.cluster.memory);
+  put_cell_kinds(page);
+  constexpr size_t kMostTimelines = 20;
+  for (size_t i = 0; i < std::min({show, kMostTimelines, result.best.size()}); ++i) {
+    page.item("timelines") =
+        cells_of(plan_of(base, result.best[i].screened.candidate), calibration);
+  }
+  return page;
+}
 
 }  // namespace
 
@@ -44,8 +183,10 @@ int plan_layouts(const Arguments& args) {
            "--tokens 14.8T\n"
            "  rehearse plan plan.yaml --gpus 256..2048 --rank-by cost --days 60\n"
            "  rehearse plan plan.yaml --pp 16 --schedule dualpipe,1f1b --out layouts --csv "
-           "all.csv\n",
-       .plan = PlanArgument::kNoneOrOne});
+           "all.csv\n"
+           "  rehearse plan --compare a.yaml b.yaml\n"
+           "  mpirun -n 4 rehearse plan plan.yaml --journal search.jsonl\n",
+       .plan = PlanArgument::kNoneOrSeveral});
   options.value("model", "MODEL", "a model file, or one that comes with rehearse (deepseek-v3)")
       .value("cluster", "CLUSTER", "a topology file, or one that comes with rehearse (h800-2048)")
       .value("gpus", "N", "devices to use: N, N,M or A..B (all of the cluster's)")
@@ -55,7 +196,7 @@ int plan_layouts(const Arguments& args) {
       .value("tokens", "N", "of the whole training, such as 14.8T, for GPU-hours and days")
       .value("days", "N", "leave out what takes longer (needs --tokens)")
       .value("usd-per-gpu-hour", "X", "price, for the cost of the whole training")
-      .value("rank-by", "WHAT", "time, or cost: GPU-hours", "time")
+      .value("rank-by", "WHAT", "time; cost: GPU-hours; gpus: the fewest that meet --days", "time")
       .value("pp", "N", "pipeline-parallel ranks: N, N,M or A..B; so for all that follow")
       .value("chunks", "N", "stages per rank of interleaved-1f1b")
       .value("ep", "N", "expert-parallel ranks")
@@ -76,6 +217,18 @@ int plan_layouts(const Arguments& args) {
       .output(
           "journal",
           "keep there what is simulated: the same command goes on from it, if it was interrupted")
+      .value(
+          "largest",
+          "WHAT",
+          "first find the largest sequence (tokens), layers or experts that fit, and go on with it")
+      .values(
+          "phase",
+          "BATCHxSEQUENCE",
+          "another phase of the training, such as 3072x4096 or 15360x32768: whether the first\n"
+          "layout is legal there and fits, and the best there otherwise (a plan's budget.phases "
+          "too)")
+      .flag("compare", "instead: two plan files, one explained against the other part by part")
+      .output("page", "write the answer as a page for a browser, complete in itself")
       .value("simulate", "N", "how many of the best to simulate", "200")
       .value("show", "N", "how many to show", "10")
       .value("threads", "N", "side by side (all processors)")
@@ -94,27 +247,25 @@ int plan_layouts(const Arguments& args) {
              "write the shown ones there as plan files, 1.yaml and so on (400 at most)")
       .output("csv", "write all that were simulated as a table");
   if (!options.parse(args)) return 0;
+  if (options.has("compare")) return compare_two(options);
   const Stopwatch watch;
   Processes processes;
   Plan base = base_of(options);
-  std::vector<std::string> written;
   const auto show = static_cast<size_t>(options.integer("show", {.min = 1, .max = 1'000'000}));
-  if (options.has("out")) {
-    constexpr size_t kMostFiles = 400;
-    for (size_t i = 0; i < std::min(show, kMostFiles); ++i) {
-      written.push_back(
-          (std::filesystem::path(options.text("out")) / fmt::format("{}.yaml", i + 1)).string());
-    }
-  }
-  std::vector<std::string> read(base.files.begin() + 1, base.files.end());
-  options.check_outputs(written, read);
+  const std::vector<std::string> written = plan_files(options, show);
+  options.check_outputs(written, {base.files.begin() + 1, base.files.end()});
   const SearchSpace asked_space = space_of(options, base);
-  const SearchSpace space = filled(asked_space, base);
+  SearchSpace space = filled(asked_space, base);
   if (!space.sequences.empty()) base.training.sequence_length = space.sequences.front();
   base.training.precision = space.precisions.front();
   const auto calibration = find_calibration(options, base);
   use_measured_links(base, calibration);
   const std::string further = asked(options);
+  const std::vector<PhaseAsked> phases = phases_of(options, base);
+  const std::optional<double> measured = measured_of(options);
+  const std::optional<double> days = days_of(options, base);
+  std::optional<Candidate> present;
+  if (options.has("present")) present = present_of(options.text("present"), base, space);
 
   SearchOptions how;
   how.objective = objective_of(options);
@@ -125,6 +276,22 @@ int plan_layouts(const Arguments& args) {
                     ? static_cast<int32_t>(options.integer("threads", {.min = 1, .max = 1024}))
                     : static_cast<int32_t>(std::max<int64_t>(1, host_cores() / processes.here()));
   how.team = processes.team();
+  if (days) how.most_seconds_per_token = *days * 86400 / *base.training.tokens;
+  if (how.objective == Objective::kGpus && !days) {
+    throw UsageError(
+        "plan: --rank-by gpus needs --days, and --tokens: how many GPUs for a deadline");
+  }
+  if (options.has("judge-screen")) {
+    const int64_t layouts = options.integer("judge-screen", {.min = 2, .max = 1'000'000});
+    options.print(
+        screen_error_report(base, judge_screen(base, calibration, space, layouts, how.threads)));
+    return 0;
+  }
+  std::optional<std::pair<Grown, Largest>> grown;
+  if (options.has("largest")) {
+    const Grown what = grown_of(options);
+    grown = {what, largest(base, calibration, asked_space, space, what, how)};
+  }
   std::optional<Journal> journal;
   if (options.has("journal")) {
     if (processes.first()) {
@@ -134,19 +301,12 @@ int plan_layouts(const Arguments& args) {
     }
     catch_interrupts();
   }
-  std::optional<double> days;
-  if (options.has("days")) {
-    if (!base.training.tokens) throw UsageError("plan: --days needs --tokens");
-    days = options.number("days", 0, 1e6);
-    how.most_seconds_per_token = *days * 86400 / *base.training.tokens;
-  }
-  const std::optional<double> measured = measured_of(options);
-  std::optional<Candidate> present;
-  if (options.has("present")) present = present_of(options.text("present"), base, space);
-  const bool quiet = options.quiet() || !processes.first();
   std::optional<Progress> screening, simulating;
   how.progress = [&](const SearchOptions::Done& done) {
-    if (const auto signal = interrupted(); journal && signal) throw Interrupted{*signal};
+    if (const auto signal = interrupted(); options.has("journal") && signal) {
+      throw Interrupted{*signal};
+    }
+    const bool quiet = options.quiet() || !processes.first();
     const auto show_on = [&](std::optional<Progress>& on, const char* label, int64_t total) {
       if (!on) on.emplace(Progress::Options{.label = label, .total = total, .quiet = quiet});
     };
@@ -159,30 +319,6 @@ int plan_layouts(const Arguments& args) {
       simulating->update(done.simulated);
     }
   };
-  if (options.has("judge-screen")) {
-    const ScreenError e =
-        judge_screen(base,
-                     calibration,
-                     space,
-                     options.integer("judge-screen", {.min = 2, .max = 1'000'000}),
-                     how.threads);
-    Report r;
-    r.say(fmt::format("{} on {}: what the formulas told of random legal layouts that fit\n\n",
-                      base.model.name,
-                      base.cluster.name));
-    r.line("layouts", "simulated", e.layouts);
-    r.line("layouts_too_long", "given up, too many ranks", e.too_long);
-    r.line("rank_correlation",
-           "rank correlation",
-           {fmt::format("{:.3f}", e.rank_correlation), e.rank_correlation});
-    r.line("mean_absolute_error", "mean absolute error", share(e.mean_absolute));
-    r.line("bias", "bias", signed_share(e.bias));
-    r.line("tightest_bound",
-           "largest bound over step",
-           {fmt::format("{:.3f}", e.tightest_bound), e.tightest_bound});
-    options.print(r);
-    return 0;
-  }
   processes.begin();
   SearchResult result;
   try {
@@ -191,136 +327,74 @@ int plan_layouts(const Arguments& args) {
   } catch (const Interrupted& e) {
     screening.reset();
     simulating.reset();
-    std::cerr << fmt::format(
-        "rehearse: plan: interrupted; {} simulated layouts are in {}: the same command goes "
-        "on with them\n",
-        journal->known(),
-        options.text("journal"));
+    if (journal) {
+      std::cerr << fmt::format(
+          "rehearse: plan: interrupted; {} simulated layouts are in {}: the same command goes on "
+          "with them\n",
+          journal->known(),
+          options.text("journal"));
+    }
     constexpr int kSignalled = 128;
     return kSignalled + e.signal;
   }
   screening.reset();
   simulating.reset();
   if (!processes.first()) return 0;
-  if (result.legal == 0) {
-    std::string why;
-    const auto reasons = count_illegal(base, space);
-    for (size_t i = 0; i < std::min<size_t>(3, reasons.size()); ++i) {
-      why += fmt::format("\n  {} times: {}: {}",
-                         reasons[i].count,
-                         reasons[i].example.setting,
-                         reasons[i].example.message);
-    }
-    throw InputError(fmt::format("no layout is legal for what was asked:{}",
-                                 why.empty() ? " nothing divides these GPUs" : why));
-  }
-  if (result.fits + result.tight == 0) throw InputError(nothing_fits(base, result));
-  if (result.best.empty() && result.too_long > 0) {
-    throw InputError(fmt::format(
-        "{} layouts fit; of the {} that the formulas put first every rank would have to be "
-        "simulated, since they do not fold: ask for another ep, etp or tp",
-        result.fits + result.tight,
-        result.too_long));
-  }
-  if (days) {
-    std::erase_if(result.best, [&](const Scored& s) {
-      const PlanFigures f = figures_of(base, s.screened.candidate, s.step);
-      return *f.days > *days;
-    });
-    if (result.best.empty()) {
-      throw InputError(fmt::format(
-          "no layout takes {} days or less{}",
-          *days,
-          result.fastest
-              ? fmt::format(
-                    ": the fastest, {} on {} GPUs, takes {:.1f} days, {:.1f} too long",
-                    to_string(result.fastest->candidate),
-                    result.fastest->candidate.gpus,
-                    *figures_of(base, result.fastest->candidate, result.fastest->estimate.step)
-                         .days,
-                    *figures_of(base, result.fastest->candidate, result.fastest->estimate.step)
-                            .days -
-                        *days)
-              : ""));
-    }
-  }
+  require_answer(base, calibration, space, how, result);
+  if (days) drop_what_takes_longer(base, *days, result);
+  how.team = {};
+  how.journal = nullptr;
+  how.progress = {};
 
   Report r;
-  r.say(fmt::format("{} on {}: batch {}, sequence {}, {}\n",
-                    base.model.name,
-                    base.cluster.name,
-                    fmt::join(space.batches, ", "),
-                    fmt::join(space.sequences, ", "),
-                    kPrecisions[space.precisions.front()]));
-  for (const std::string& line : defaults_of(asked_space, space)) r.say("  " + line + "\n");
-  r.say(fmt::format(
-      "{} legal layouts screened in {:.1f} s: {} fit, {} with less than 5% to spare, {} do not; {} "
-      "simulated in {:.1f} s",
-      result.legal,
-      result.screen_seconds,
-      result.fits + result.tight,
-      result.tight,
-      result.short_of_memory,
-      result.simulated,
-      result.simulate_seconds));
-  r.say(result.pruned > 0 ? fmt::format(", {} more cannot be among those shown\n", result.pruned)
-                          : "\n");
-  r.say(result.unproven == 0
-            ? "no layout that was not simulated can be faster than the first\n\n"
-            : fmt::format(
-                  "{} more could be faster by their bound of computation alone, though not by "
-                  "their estimate\n\n",
-                  result.unproven));
-  r.put("layouts_legal", result.legal);
-  r.put("layouts_fit", result.fits + result.tight);
-  r.put("layouts_tight", result.tight);
-  r.put("layouts_short", result.short_of_memory);
-  r.put("layouts_simulated", result.simulated);
-  r.put("layouts_pruned", result.pruned);
-  r.put("layouts_too_long", result.too_long);
-  r.put("layouts_unproven", result.unproven);
-  r.put("screen_s", result.screen_seconds);
-  r.put("simulate_s", result.simulate_seconds);
+  put_question(r, base, asked_space, space);
+  if (grown) put_largest(r, base, grown->first, grown->second);
+  put_counts(r, result);
   if (present) put_present(r, base, calibration, *present, result, how.objective, measured);
   put_layouts(r, base, result, further, show);
-  const Scored& best = result.best.front();
-  r.say(fmt::format("\nthe first: {}\n{}\n",
-                    to_string(best.screened.candidate),
-                    memory_text(base, best.screened)));
-  r.say(fmt::format("again:    {}\n", command_of(base, best.screened.candidate, further)));
+  const Candidate& best = result.best.front().screened.candidate;
+  const Plan best_plan = plan_of(base, best);
+  r.say(fmt::format(
+      "\nthe first: {}\n{}\n", to_string(best), memory_text(base, result.best.front().screened)));
+  r.say(fmt::format("again:    {}\n", command_of(base, best, further)));
+  std::vector<Sensitivity> slopes;
+  std::vector<WhatIf> others;
   if (base.cluster.of_gpus()) {
-    r.say(fmt::format("Megatron: {}\n          {}\n",
-                      megatron_arguments(base, best.screened.candidate),
-                      launch_line(base, best.screened.candidate)));
-    r.put("megatron_arguments", megatron_arguments(base, best.screened.candidate));
-    r.put("launch", launch_line(base, best.screened.candidate));
-    put_sensitivities(r, plan_of(base, best.screened.candidate), calibration, best.step);
+    const std::string arguments = megatron_arguments(base, best);
+    r.say(fmt::format("Megatron: {}\n          {}\n", arguments, launch_line(base, best)));
+    r.put("megatron_arguments", arguments);
+    r.put("launch", launch_line(base, best));
+    slopes = sensitivities(best_plan, calibration);
+    others = what_ifs(best_plan, calibration);
+    put_sensitivities(r, slopes, others, result.best.front().step);
   }
+  put_memory_ways(r, ways_to_need_less(base, calibration, best, how.imbalance));
   put_nearest(r, base, result);
+  put_phases(r, base, in_phases(base, calibration, asked_space, best, phases, how));
+  put_grounds(r, best_plan, calibration, how.imbalance);
   put_pareto(r, base, result);
-  if (options.has("illegal")) {
-    r.say("\nnot legal\n");
-    for (const IllegalCount& c : count_illegal(base, space)) {
-      r.say(fmt::format("  {:>9} {}: {}\n            such as {}\n",
-                        c.count,
-                        c.example.setting,
-                        c.example.message,
-                        c.layout));
-      Report& of = r.item("illegal");
-      of.put("count", c.count);
-      of.put("setting", c.example.setting);
-      of.put("message", c.example.message);
-      of.put("example", c.layout);
-    }
-  }
+  if (options.has("illegal")) put_illegal(r, base, space);
   if (options.has("csv")) write_file(options.text("csv"), print_csv(base, result));
-  for (size_t i = 0; i < std::min(written.size(), result.best.size()); ++i) {
+  const size_t plans = std::min(written.size(), result.best.size());
+  for (size_t i = 0; i < plans; ++i) {
     write_file(written[i], print_plan(plan_of(base, result.best[i].screened.candidate)));
   }
   if (!written.empty()) {
-    r.say(fmt::format("\nwrote {} plans to {}\n",
-                      std::min(written.size(), result.best.size()),
-                      options.text("out")));
+    r.say(fmt::format("\nwrote {} plans to {}\n", plans, options.text("out")));
+  }
+  if (options.has("page")) {
+    Report page = page_of(base, calibration, result, further, show);
+    if (!slopes.empty()) put_sensitivities(page, slopes, others, result.best.front().step);
+    put_grounds(page, best_plan, calibration, how.imbalance);
+    write_file(options.text("page"),
+               print_page("plan",
+                          fmt::format("{} on {}", base.model.name, base.cluster.name),
+                          fmt::format("Layouts for a batch of {} sequences of {} tokens, {}",
+                                      best.batch,
+                                      best.sequence,
+                                      kPrecisions[best.precision]),
+                          page,
+                          print_text(r)));
   }
   r.put("wall_s", watch.seconds());
   options.print(r);

@@ -147,8 +147,10 @@ size_t tied(const SearchResult& result) {
   while (count < result.best.size()) {
     const Scored& best = result.best.front();
     const Scored& s = result.best[count];
-    const double high = best.score * best.high / best.step;
-    if (s.score * s.low / s.step > high) break;
+    const auto at = [&](const Scored& of, double step) {
+      return score_of(of.screened.candidate, step, result.objective);
+    };
+    if (at(s, s.low) > at(best, best.high)) break;
     ++count;
   }
   return count;
@@ -189,6 +191,37 @@ std::string memory_text(const Plan& base, const Screened& screened) {
       fmt::join(held, ", "),
       gigabytes(m.passing),
       gigabytes(m.reserve));
+}
+
+void put_counts(Report& r, const SearchResult& result) {
+  r.say(fmt::format(
+      "{} legal layouts screened in {:.1f} s: {} fit, {} with less than 5% to spare, {} do not; {} "
+      "simulated in {:.1f} s",
+      result.legal,
+      result.screen_seconds,
+      result.fits + result.tight,
+      result.tight,
+      result.short_of_memory,
+      result.simulated,
+      result.simulate_seconds));
+  r.say(result.pruned > 0 ? fmt::format(", {} more cannot be among those shown\n", result.pruned)
+                          : "\n");
+  r.say(result.unproven == 0
+            ? "no layout that was not simulated can be faster than the first\n\n"
+            : fmt::format(
+                  "{} more could be faster by their bound of computation alone, though not by "
+                  "their estimate\n\n",
+                  result.unproven));
+  r.put("layouts_legal", result.legal);
+  r.put("layouts_fit", result.fits + result.tight);
+  r.put("layouts_tight", result.tight);
+  r.put("layouts_short", result.short_of_memory);
+  r.put("layouts_simulated", result.simulated);
+  r.put("layouts_pruned", result.pruned);
+  r.put("layouts_too_long", result.too_long);
+  r.put("layouts_unproven", result.unproven);
+  r.put("screen_s", result.screen_seconds);
+  r.put("simulate_s", result.simulate_seconds);
 }
 
 void put_layouts(Report& r,
@@ -421,18 +454,18 @@ void put_present(Report& r,
 
 // What the first layout's step hangs on, and what other hardware would make of it.
 void put_sensitivities(Report& r,
-                       const Plan& plan,
-                       const std::optional<Calibration>& calibration,
+                       const std::vector<Sensitivity>& slopes,
+                       const std::vector<WhatIf>& others,
                        double step) {
   Report::Table table{
       .columns = {{"knob", "knob"}, {"slope", "dlog step / dlog knob"}, {"note", "asked how"}}};
-  for (const Sensitivity& s : sensitivities(plan, calibration)) {
+  for (const Sensitivity& s : slopes) {
     table.row(
         {s.knob, s.slope ? Value(fmt::format("{:+.3f}", *s.slope), *s.slope) : Value(), s.note});
   }
   r.say("\n");
   r.table("sensitivities", std::move(table));
-  for (const WhatIf& w : what_ifs(plan, calibration)) {
+  for (const WhatIf& w : others) {
     Report& of = r.item("what_ifs");
     of.put("what", w.what);
     of.put("step_time_s", w.step);
@@ -464,20 +497,21 @@ void put_nearest(Report& r, const Plan& base, const SearchResult& result) {
 }
 
 // Why nothing fits, and what would help: the least that any legal layout needs.
-std::string nothing_fits(const Plan& base, const SearchResult& result) {
+std::string nothing_fits(const Plan& base, const SearchResult& result, const std::string& ways) {
   const Screened& s = *result.smallest;
   const double have = static_cast<double>(base.cluster.memory.count()) * 1e-9;
   const double need = static_cast<double>(s.estimate.need.count()) * 1e-9;
   return fmt::format(
       "none of {} legal layouts fits: the smallest, {}, needs {:.1f} GB of {:.1f} GB, {:.1f} GB "
       "too "
-      "much: {}. Use more GPUs, a smaller model or a shorter sequence",
+      "much: {}. Use more GPUs, a smaller model or a shorter sequence{}",
       result.legal,
       to_string(s.candidate),
       need,
       have,
       need - have,
-      memory_text(base, s));
+      memory_text(base, s),
+      ways.empty() ? "" : "; of this layout these would need less:\n" + ways);
 }
 
 std::string print_csv(const Plan& base, const SearchResult& result) {

@@ -3,6 +3,7 @@
 
 #include "cli/report.h"
 #include "search/search.h"
+#include "search/sensitivity.h"
 
 namespace rehearse::cli {
 
@@ -23,6 +24,8 @@ std::string launch_line(const Plan& base, const Candidate& candidate);
 // Within a layout's own interval of the best: those in front cannot be told apart.
 size_t tied(const SearchResult& result);
 
+// How many layouts there were, and what became of them.
+void put_counts(Report& report, const SearchResult& result);
 void put_layouts(Report& report,
                  const Plan& base,
                  const SearchResult& result,
@@ -43,13 +46,13 @@ void put_present(Report& report,
                  std::optional<double> measured);
 // What a layout's step hangs on, and what other hardware would make of it. step: seconds.
 void put_sensitivities(Report& report,
-                       const Plan& plan,
-                       const std::optional<Calibration>& calibration,
+                       const std::vector<Sensitivity>& slopes,
+                       const std::vector<WhatIf>& others,
                        double step);
 // Of faster layouts that need more memory than there is the smallest: how much.
 void put_nearest(Report& report, const Plan& base, const SearchResult& result);
-// Why nothing fits, and what would help. REQUIRES: result.smallest.
-std::string nothing_fits(const Plan& base, const SearchResult& result);
+// Why nothing fits, and what would help. ways: memory_ways_text. REQUIRES: result.smallest.
+std::string nothing_fits(const Plan& base, const SearchResult& result, const std::string& ways);
 
 std::string print_csv(const Plan& base, const SearchResult& result);
 

@@ -285,6 +285,40 @@ Objective objective_of(const Options& options) {
   return choices(options, "rank-by", kObjectives).front();
 }
 
+Grown grown_of(const Options& options) {
+  return choices(options, "largest", kGrown).front();
+}
+
+std::optional<double> days_of(const Options& options, const Plan& base) {
+  if (!options.has("days")) return std::nullopt;
+  if (!base.training.tokens) throw UsageError("plan: --days needs --tokens");
+  return options.number("days", 0, 1e6);
+}
+
+std::vector<PhaseAsked> phases_of(const Options& options, const Plan& base) {
+  std::vector<PhaseAsked> all;
+  for (const Phase& phase : base.budget.phases) {
+    for (const PhasePart& part : phase.parts) {
+      all.push_back({phase.name, part.sequences, part.training.sequence_length});
+    }
+  }
+  if (!options.has("phase")) return all;
+  for (const std::string& text : options.texts("phase")) {
+    const size_t by = text.find('x');
+    const auto batch = whole_number(text.substr(0, by));
+    const auto sequence =
+        by == std::string::npos ? std::nullopt : whole_number(text.substr(by + 1));
+    if (!batch || !sequence || *batch < 1 || *sequence < 1) {
+      throw UsageError(
+          fmt::format("plan: --phase {}: expected sequences per step and tokens per sequence, such "
+                      "as 3072x4096",
+                      text));
+    }
+    all.push_back({text, *batch, *sequence});
+  }
+  return all;
+}
+
 std::optional<double> measured_of(const Options& options) {
   if (!options.has("measured")) return std::nullopt;
   if (!options.has("present")) throw UsageError("plan: --measured needs --present");

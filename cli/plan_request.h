@@ -3,7 +3,7 @@
 // search.
 
 #include "cli/command.h"
-#include "search/search.h"
+#include "search/questions.h"
 
 namespace rehearse::cli {
 
@@ -11,6 +11,11 @@ namespace rehearse::cli {
 Plan base_of(const Options& options);
 SearchSpace space_of(const Options& options, const Plan& base);
 Objective objective_of(const Options& options);
+Grown grown_of(const Options& options);
+// Of --days; throws UsageError where the plan's tokens are not known.
+std::optional<double> days_of(const Options& options, const Plan& base);
+// Of --phase and of the plan's budget.
+std::vector<PhaseAsked> phases_of(const Options& options, const Plan& base);
 // Seconds, of --measured.
 std::optional<double> measured_of(const Options& options);
 // A layout that is in use: of a plan file, or of Megatron-LM's arguments.

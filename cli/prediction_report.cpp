@@ -41,27 +41,6 @@ void put_origins(Report& report, Report& costs, const CostSources& s, double all
   report.say(most.empty() ? "\n" : fmt::format("; of what is not measured, most is {}\n", most));
 }
 
-void put_sources(Report& report, const Plan& plan, const CostSources& s) {
-  Report& costs = report.section("costs");
-  costs.put("calibrated_calls", s.measured);
-  costs.put("interpolated_calls", s.interpolated);
-  costs.put("roofline_calls", s.roofline);
-  costs.put("stated_calls", s.stated);
-  costs.put("unmeasured", std::vector<Value>(s.unmeasured.begin(), s.unmeasured.end()));
-  double all = 0;
-  for (const double seconds : s.seconds) all += seconds;
-  if (all > 0) put_origins(report, costs, s, all);
-  if (s.roofline == 0) return;
-  report.say(
-      fmt::format("\n{} of {} costs are of work that no calibration has: they are flops over peak "
-                  "and bytes over bandwidth, which is optimistic.\n",
-                  s.roofline,
-                  s.roofline + s.measured + s.interpolated));
-  if (plan.cluster.on_cores()) {
-    report.say(fmt::format("`rehearse calibrate {}` measures them.\n", plan.path));
-  }
-}
-
 void add_speeds(Report& report, const Plan& plan, const StepPrediction& step) {
   const Speeds s = speeds_of(plan, step);
   report.say("\nspeed\n");
@@ -145,6 +124,27 @@ std::vector<Value> parts_of(const std::string& name, const Breakdown& b) {
 constexpr size_t kShownRanks = 16;
 
 }  // namespace
+
+void put_sources(Report& report, const Plan& plan, const CostSources& s) {
+  Report& costs = report.section("costs");
+  costs.put("calibrated_calls", s.measured);
+  costs.put("interpolated_calls", s.interpolated);
+  costs.put("roofline_calls", s.roofline);
+  costs.put("stated_calls", s.stated);
+  costs.put("unmeasured", std::vector<Value>(s.unmeasured.begin(), s.unmeasured.end()));
+  double all = 0;
+  for (const double seconds : s.seconds) all += seconds;
+  if (all > 0) put_origins(report, costs, s, all);
+  if (s.roofline == 0) return;
+  report.say(
+      fmt::format("\n{} of {} costs are of work that no calibration has: they are flops over peak "
+                  "and bytes over bandwidth, which is optimistic.\n",
+                  s.roofline,
+                  s.roofline + s.measured + s.interpolated));
+  if (plan.cluster.on_cores()) {
+    report.say(fmt::format("`rehearse calibrate {}` measures them.\n", plan.path));
+  }
+}
 
 void put_breakdown(Report& object, const Breakdown& b) {
   const std::vector<Value> parts = parts_of("", b);

@@ -105,7 +105,8 @@ struct Report::Entry {
 };
 
 std::string print_text(const Report& report);
-std::string print_json(const Report& report);  // one object, two spaces per level, a line's end
+// One object, `indent` spaces per level (-1: on one line), a line's end.
+std::string print_json(const Report& report, int indent = 2);
 // A table alone, as text.
 std::string print_text(const Report::Table& table);
 

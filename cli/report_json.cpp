@@ -77,8 +77,8 @@ Json of(const Report& report) {
 
 }  // namespace
 
-std::string print_json(const Report& report) {
-  return of(report).dump(2) + "\n";
+std::string print_json(const Report& report, int indent) {
+  return of(report).dump(indent) + "\n";
 }
 
 }  // namespace rehearse::cli

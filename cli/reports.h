@@ -26,6 +26,8 @@ Report training_report(const Plan& plan, const Program& program, const TrainResu
 
 Report comparison_report(const Comparison& comparison);
 
+// Which share of a step's costs is measured, interpolated, told; and what of it is not.
+void put_sources(Report& report, const Plan& plan, const CostSources& sources);
 // Figures of `object` for programs, not shown.
 void put_breakdown(Report& object, const Breakdown& b);
 void put_memory(Report& object, const RankMemory& m);

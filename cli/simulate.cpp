@@ -7,8 +7,10 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/page/page.h"
 #include "cli/reports.h"
 #include "plan/capabilities.h"
+#include "search/space.h"
 #include "sim/price/what_if.h"
 
 namespace rehearse::cli {
@@ -153,6 +155,7 @@ int simulate(const Arguments& args) {
           "clusters of GPUs: simulate data ranks that provably do the same (equal loads, links and "
           "distances) once: the same result, sooner; the report says what was not folded and why")
       .flag("no-memo", "clusters of GPUs: work out every all-to-all anew, equal ones too")
+      .output("page", "write the prediction as a page for a browser, complete in itself")
       .value("threads", "N", "clusters of GPUs: EP groups side by side on so many threads", "1");
   if (!options.parse(args)) return 0;
   Plan plan = load_plan(options.plan_path());
@@ -168,6 +171,7 @@ int simulate(const Arguments& args) {
   }
   use_measured_links(plan, calibration);
   const bool pair = options.has("pair");
+  if (pair) options.refuse({"page"}, "is of whole steps");
   if (pair && plan.layout.pp != 1) {
     throw InputError(plan.path + ": layout.pp: --pair is of one pipeline rank; use pp: 1");
   }
@@ -191,8 +195,22 @@ int simulate(const Arguments& args) {
   }
   const auto budget =
       pair ? std::nullopt : budget_of(plan, calibration, prediction, options.quiet());
-  options.print(
-      prediction_report(plan, program, prediction, plan.cluster.of_gpus() && !pair, budget));
+  Report report =
+      prediction_report(plan, program, prediction, plan.cluster.of_gpus() && !pair, budget);
+  if (options.has("page")) {
+    const std::string text = print_text(report);
+    Report page = prediction_report(plan, program, prediction, plan.cluster.of_gpus(), budget);
+    page.put_object("timeline", cells_of(plan, calibration));
+    put_cell_kinds(page);
+    write_file(
+        options.text("page"),
+        print_page("simulate",
+                   fmt::format("{} on {}: one step", plan.model.name, plan.cluster.name),
+                   fmt::format("{}, predicted from {}", to_string(candidate_of(plan)), plan.path),
+                   page,
+                   text));
+  }
+  options.print(report);
   return 0;
 }
 

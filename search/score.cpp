@@ -59,7 +59,16 @@ std::string limits_of(const Scored& s, const CostSources& sources) {
 
 double score_of(const Candidate& c, double step, Objective objective) {
   const double tokens = static_cast<double>(c.batch) * static_cast<double>(c.sequence);
-  return step / tokens * (objective == Objective::kCost ? static_cast<double>(c.gpus) : 1);
+  const auto gpus = static_cast<double>(c.gpus);
+  switch (objective) {
+    case Objective::kTime:
+      return step / tokens;
+    case Objective::kCost:
+      return step / tokens * gpus;
+    case Objective::kGpus:
+      return gpus + std::min(0.999, step / tokens);
+  }
+  return 0;
 }
 
 double spread_of(const Calibration& calibration, const Plan& plan, const Prediction& p) {

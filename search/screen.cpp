@@ -175,7 +175,7 @@ void take_together(SearchResult& r, const Plan& base, const Team& team) {
   const std::vector<std::string> found = team.gather(own.dump());
   const std::vector<std::string> bounds = team.gather(
       std::string(reinterpret_cast<const char*>(r.bounds.data()), r.bounds.size() * sizeof(float)));
-  r = {};
+  r = {.objective = r.objective};
   Pareto pareto;
   Fastest fastest;
   for (const std::string& of_one : found) {
@@ -205,7 +205,7 @@ SearchResult screen(const Plan& base,
                     const SearchOptions& options) {
   const Stopwatch watch;
   require_computable(base);
-  SearchResult r;
+  SearchResult r{.objective = options.objective};
   // Each scenario has its best; the best of all come first later.
   const size_t scenarios =
       space.gpus.size() * space.batches.size() * space.sequences.size() * space.precisions.size();

@@ -18,9 +18,10 @@ namespace rehearse {
 enum class Objective : uint8_t {
   kTime,  // of the training
   kCost,  // GPU-hours
+  kGpus,  // how many: of equally many the fastest
 };
-inline constexpr NameTable kObjectives{
-    std::to_array<Named<Objective>>({{Objective::kTime, "time"}, {Objective::kCost, "cost"}})};
+inline constexpr NameTable kObjectives{std::to_array<Named<Objective>>(
+    {{Objective::kTime, "time"}, {Objective::kCost, "cost"}, {Objective::kGpus, "gpus"}})};
 static_assert(kObjectives.complete());
 
 class Journal;
@@ -55,7 +56,7 @@ struct SearchOptions {
 struct Screened {
   Candidate candidate;
   Estimate estimate;
-  double score = 0;  // seconds (of all GPUs: GPU-seconds) per token, told
+  double score = 0;  // told (score_of): less is better
   double bound = 0;  // no less, simulated
 };
 
@@ -75,6 +76,7 @@ struct Scored {
 };
 
 struct SearchResult {
+  Objective objective = Objective::kTime;
   int64_t legal =
       0;  // distinct: pipeline, groups, schedule, micro-batches, ZeRO, recompute, stages
   int64_t fits = 0, tight = 0, short_of_memory = 0;
@@ -123,7 +125,7 @@ std::optional<Scored> score_in_time(const Plan& base,
                                     const Screened& screened,
                                     Objective objective);
 
-// Seconds or GPU-seconds per token of steps that take `step` seconds.
+// Seconds or GPU-seconds per token of steps that take `step` seconds; or GPUs, and a part of one.
 double score_of(const Candidate& candidate, double step, Objective objective);
 
 // Standard deviation of the logarithm of a step's time, from the spread of its parts: what each

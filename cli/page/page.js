@@ -1,0 +1,384 @@
+// Draws a page from the report in it. No network: Chart.js stands above in the same file.
+"use strict";
+(() => {
+  const report = JSON.parse(document.getElementById("report").textContent);
+  const main = document.querySelector("main");
+  const colours = {
+    computation: "#0072b2", bubble: "#c9ced4", "exposed all-to-alls": "#d55e00",
+    "exposed gathers": "#e69f00", "step's end": "#009e73", waiting: "#cc79a7",
+    parameters: "#0072b2", gradients: "#56b4e9", optimizer: "#009e73", activations: "#e69f00",
+    passing: "#d55e00", reserve: "#c9ced4",
+  };
+  const cellColours = ["#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7"];
+  Chart.defaults.animation = false;
+  Chart.defaults.maintainAspectRatio = false;
+  Chart.defaults.font.family = "system-ui, sans-serif";
+
+  // --- elements
+  function add(parent, tag, text, attributes = {}) {
+    const e = document.createElement(tag);
+    if (text !== undefined) e.textContent = text;
+    for (const [k, v] of Object.entries(attributes)) e.setAttribute(k, v);
+    parent.append(e);
+    return e;
+  }
+  function section(title, note) {
+    const s = add(main, "section");
+    add(s, "h2", title);
+    if (note) add(s, "p", note, {class: "note"});
+    return s;
+  }
+  function canvas(parent, id, label, wide) {
+    const box = add(parent, "div", undefined, {class: wide ? "chart wide" : "chart"});
+    return add(box, "canvas", undefined, {id, role: "img", "aria-label": label});
+  }
+  function tiles(parent, list) {
+    const box = add(parent, "div", undefined, {class: "tiles"});
+    for (const [label, value] of list) {
+      const t = add(box, "div", undefined, {class: "tile"});
+      add(t, "b", value);
+      add(t, "span", label);
+    }
+  }
+
+  // --- figures
+  const gb = (bytes) => bytes * 1e-9;
+  const fixed = (x, n) => (x === null || x === undefined ? "-" : x.toFixed(n));
+  const percent = (x) => `${(100 * x).toFixed(1)}%`;
+  function seconds(x) {
+    if (x >= 0.9995) return `${x.toPrecision(4)} s`;
+    return x >= 0.9995e-3 ? `${(1e3 * x).toPrecision(4)} ms` : `${(1e6 * x).toPrecision(3)} µs`;
+  }
+  function thousands(x) {
+    return x.toLocaleString("en-US", {maximumFractionDigits: 0});
+  }
+
+  // --- a table that sorts and filters
+  // columns: {key, head, text, value(row), show(row), class(row)}.
+  function table(parent, id, columns, rows, onChoose) {
+    const box = add(parent, "div", undefined, {class: "scroll"});
+    const t = add(box, "table", undefined, {id});
+    const head = add(add(t, "thead"), "tr");
+    const body = add(t, "tbody");
+    let by = null, down = false, kept = () => true, chosen = null;
+    const heads = columns.map((c) => {
+      const th = add(head, "th", undefined, {"aria-sort": "none", scope: "col"});
+      if (c.text) th.className = "text";
+      const button = add(th, "button", c.head, {type: "button", title: c.title || `sort by ${c.head}`});
+      button.addEventListener("click", () => {
+        down = by === c ? !down : false;
+        by = c;
+        heads.forEach((h) => h.setAttribute("aria-sort", "none"));
+        th.setAttribute("aria-sort", down ? "descending" : "ascending");
+        draw();
+      });
+      return th;
+    });
+    function draw() {
+      const shown = rows.filter(kept);
+      if (by) {
+        shown.sort((a, b) => {
+          const x = by.value(a), y = by.value(b);
+          const order = typeof x === "string" ? x.localeCompare(y) : x - y;
+          return down ? -order : order;
+        });
+      }
+      body.replaceChildren();
+      for (const row of shown) {
+        const tr = add(body, "tr");
+        for (const c of columns) {
+          const td = add(tr, "td", c.show(row));
+          td.className = `${c.text ? "text" : ""} ${c.class ? c.class(row) : ""}`.trim();
+        }
+        if (!onChoose) continue;
+        tr.className = "choice";
+        tr.tabIndex = 0;
+        tr.setAttribute("aria-selected", row === chosen);
+        const choose = () => {
+          chosen = row;
+          draw();
+          onChoose(row);
+        };
+        tr.addEventListener("click", choose);
+        tr.addEventListener("keydown", (e) => e.key === "Enter" && choose());
+      }
+      return shown.length;
+    }
+    return {
+      draw,
+      filter(f) { kept = f; return draw(); },
+      choose(row) { chosen = row; draw(); onChoose(row); },
+    };
+  }
+
+  // --- charts
+  const charts = new Map();
+  function chart(id, config) {
+    charts.get(id)?.destroy();
+    charts.set(id, new Chart(document.getElementById(id), config));
+  }
+  // parts: name -> value for each label; stacked to the right.
+  function stacked(id, labels, parts, unit, onClick) {
+    chart(id, {
+      type: "bar",
+      data: {
+        labels,
+        datasets: Object.entries(parts).filter(([, data]) => data.some((x) => x > 0)).map(
+            ([label, data]) => ({label, data, backgroundColor: colours[label] || "#777"})),
+      },
+      options: {
+        indexAxis: "y",
+        onClick: (e, hit) => hit.length && onClick && onClick(hit[0].index),
+        scales: {x: {stacked: true, title: {display: true, text: unit}},
+                 y: {stacked: true, ticks: {autoSkip: labels.length > 40}}},
+        plugins: {tooltip: {callbacks: {
+          label: (c) => `${c.dataset.label}: ${c.parsed.x.toPrecision(4)} ${unit}`}}},
+      },
+    });
+  }
+  // Cells of pipeline ranks: flat, six numbers each (rank, kind, micro-batch forward and backward
+  // or -1, begin and length in microseconds).
+  function timeline(id, cells, kinds) {
+    const sets = kinds.map((label, i) => (
+        {label, data: [], backgroundColor: cellColours[i], borderWidth: 0.5, borderColor: "#fff",
+         barPercentage: 1, categoryPercentage: 0.9, grouped: false}));
+    let ranks = 0;
+    for (let i = 0; i < cells.length; i += 6) {
+      const [rank, kind, forward, backward, begin, length] = cells.slice(i, i + 6);
+      ranks = Math.max(ranks, rank + 1);
+      const of = [forward >= 0 ? `F${forward}` : "", backward >= 0 ? `B${backward}` : ""].join(" ");
+      sets[kind].data.push({x: [begin / 1e3, (begin + length) / 1e3], y: `${rank}`, of: of.trim()});
+    }
+    chart(id, {
+      type: "bar",
+      data: {labels: Array.from({length: ranks}, (_, r) => `${r}`),
+             datasets: sets.filter((s) => s.data.length > 0)},
+      options: {
+        indexAxis: "y",
+        parsing: {xAxisKey: "x", yAxisKey: "y"},
+        scales: {x: {title: {display: true, text: "ms"}, beginAtZero: true},
+                 y: {title: {display: true, text: "pipeline rank"}}},
+        plugins: {tooltip: {callbacks: {label: (c) => {
+          const [b, e] = c.raw.x;
+          return `${c.dataset.label} ${c.raw.of}: ${seconds((e - b) / 1e3)} from ${seconds(b / 1e3)}`;
+        }}}},
+      },
+    });
+  }
+  function bars(id, labels, values, text) {
+    chart(id, {
+      type: "bar",
+      data: {labels, datasets: [{label: text, data: values,
+        backgroundColor: values.map((v) => (v < 0 ? "#009e73" : "#d55e00"))}]},
+      options: {indexAxis: "y", plugins: {legend: {display: false}},
+                scales: {x: {title: {display: true, text}}}},
+    });
+  }
+  const stepParts = (rows) => {
+    const of = (f) => rows.map((r) => f(r) * r.step_time_s);
+    const busy = (r) => 1 - r.bubble_fraction - r.exposed_comm_fraction -
+        r.exposed_shared_fraction - r.optimizer_fraction;
+    return {computation: of(busy), bubble: of((r) => r.bubble_fraction),
+            "exposed all-to-alls": of((r) => r.exposed_comm_fraction),
+            "exposed gathers": of((r) => r.exposed_shared_fraction),
+            "step's end": of((r) => r.optimizer_fraction)};
+  };
+  const memoryKinds = ["parameters", "gradients", "optimizer", "activations", "passing", "reserve"];
+
+  // --- pages
+  const shortText = (l) => ["pp", "ep", "etp", "tp", "cp"].filter((k) => l[k] > 1 || k === "pp")
+      .map((k) => `${k.toUpperCase()}${l[k]}`).join(" ") +
+      ` ${l.schedule}${l.chunks > 1 ? `x${l.chunks}` : ""} ${l.microbatches}x${l.micro_batch_size} Z${l.zero}`;
+
+  function planPage() {
+    const rows = report.best;
+    const first = rows[0];
+    tiles(main, [
+      ["legal layouts screened", thousands(report.layouts_legal)],
+      ["fit in memory", thousands(report.layouts_fit)],
+      ["simulated", thousands(report.layouts_simulated)],
+      ["fastest step", seconds(first.step_time_s)],
+      ["GPU-hours per 10¹² tokens", thousands(first.gpu_hours_per_trillion)],
+      ["tied with the first", thousands(report.tied)],
+    ]);
+    const s = section("Layouts", "Click a heading to sort, a row to see its memory and timeline below. " +
+        "MFU: layers and head, causal attention, of the BF16 peak. DP is what the GPUs leave; Z: ZeRO stage.");
+    const controls = add(s, "div", undefined, {class: "controls"});
+    const search = add(controls, "input", undefined,
+        {type: "search", id: "filter", placeholder: "filter, such as: pp16 dualpipe fits", "aria-label": "filter"});
+    const runnable = add(add(controls, "label", "runnable only "), "input", undefined, {type: "checkbox", id: "runnable"});
+    const count = add(controls, "span", "", {id: "count"});
+    const col = (head, value, show, more = {}) => ({head, value, show: (r) => show(value(r)), ...more});
+    const columns = [
+      col("#", (r) => r.rank, (x) => `${x}`),
+      col("layout", (r) => shortText(r.layout), (x) => x, {text: true}),
+      col("GPUs", (r) => r.gpus, thousands),
+      {head: "step", value: (r) => r.step_time_s, show: (r) => fixed(r.step_time_s, 2), title: "seconds"},
+      {head: "90%", value: (r) => r.interval_s[0],
+       show: (r) => `${fixed(r.interval_s[0], 1)}–${fixed(r.interval_s[1], 1)}${r.tied ? " =" : ""}`},
+      col("tok/s", (r) => r.tokens_per_s_per_gpu, (x) => fixed(x, 0), {title: "tokens per second and GPU"}),
+      col("MFU", (r) => r.mfu_causal, percent),
+      col("exposed", (r) => r.exposed_comm_fraction + r.exposed_shared_fraction, percent),
+      col("bubble", (r) => r.bubble_fraction, percent),
+      col("GB", (r) => gb(r.memory_bytes), (x) => fixed(x, 1), {title: "of the fullest rank"}),
+      col("memory", (r) => r.memory_verdict, (x) => x,
+          {text: true, class: (r) => (r.memory_verdict === "fits" ? "" : r.memory_verdict)}),
+      col("h/Ttok", (r) => r.gpu_hours_per_trillion, thousands, {title: "GPU-hours per 10¹² tokens"}),
+      col("days", (r) => r.days ?? 0, (x) => (x ? fixed(x, 1) : "-")),
+      col("limited by", (r) => r.limited_by, (x) => x, {text: true}),
+    ];
+    const detail = (row) => {
+      document.getElementById("chosen").textContent =
+          `Layout ${row.rank}: ${shortText(row.layout)}, recompute ${row.layout.recompute}, stages ` +
+          `${row.layout.layers_per_stage.join(",")}${row.runnable ? "" : " — simulate only"}`;
+      document.getElementById("command").textContent = row.command;
+      const cells = report.timelines?.[row.rank - 1];
+      const box = document.getElementById("timeline").parentElement;
+      box.hidden = !cells;
+      document.getElementById("timeline-note").textContent = cells
+          ? cells.note : "Timelines are in this page for the first layouts only: see --show.";
+      if (cells) timeline("timeline", cells.cells, report.cell_kinds);
+      stacked("memory-one", ["fullest rank"],
+          Object.fromEntries(memoryKinds.map((k) => [k, [gb(row.memory_by_kind_bytes[k])]])), "GB");
+    };
+    const t = table(s, "layouts", columns, rows, detail);
+    const refilter = () => {
+      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const n = t.filter((r) => (!runnable.checked || r.runnable) && words.every((w) =>
+        `${shortText(r.layout)} ${r.layout.recompute} ${r.memory_verdict} ${r.limited_by} ${r.gpus}gpus`
+            .toLowerCase().includes(w)));
+      count.textContent = `${n} of ${rows.length}`;
+    };
+    search.addEventListener("input", refilter);
+    runnable.addEventListener("change", refilter);
+
+    const c = section("The chosen layout");
+    add(c, "p", "", {id: "chosen"});
+    add(add(c, "p", "again: "), "code", "", {id: "command"});
+    canvas(c, "memory-one", "memory of the fullest rank by kind").parentElement.style.height = "9rem";
+    add(c, "p", "", {id: "timeline-note", class: "note"});
+    canvas(c, "timeline", "cells of every pipeline rank over time", true);
+
+    const o = section("Memory against time");
+    const grid = add(o, "div", undefined, {class: "charts"});
+    canvas(grid, "pareto", "memory against step time");
+    canvas(grid, "memory", "memory by kind");
+    canvas(grid, "parts", "what the step goes to");
+    if (report.sensitivities) canvas(grid, "sensitivities", "sensitivities");
+    const pareto = report.pareto || [];
+    const near = pareto.filter((p) => gb(p.memory_bytes) < 2.5 * gb(report.device_memory_bytes) &&
+                                      p.estimated_s < 4 * first.step_time_s);
+    chart("pareto", {
+      type: "scatter",
+      data: {datasets: [
+        {label: "simulated", data: rows.map((r) => ({x: gb(r.memory_bytes), y: r.step_time_s, text: shortText(r.layout)})),
+         backgroundColor: "#0072b2"},
+        {label: "no other needs less and is faster (formulas)", showLine: true, borderColor: "#d55e00",
+         data: near.map((p) => ({x: gb(p.memory_bytes), y: p.estimated_s, text: shortText(p.layout)})),
+         backgroundColor: "#d55e00"},
+        {label: "what a device has", type: "line", borderColor: "#777", borderDash: [6, 4], pointRadius: 0,
+         data: [{x: gb(report.device_memory_bytes), y: 0},
+                {x: gb(report.device_memory_bytes), y: Math.max(...near.map((p) => p.estimated_s), first.step_time_s)}]},
+      ]},
+      options: {scales: {x: {title: {display: true, text: "GB of the fullest rank"}},
+                         y: {title: {display: true, text: "step, s"}}},
+                plugins: {tooltip: {callbacks: {label: (p) => p.raw.text
+                    ? `${p.raw.text}: ${p.raw.x.toFixed(1)} GB, ${seconds(p.raw.y)}` : ""}}}},
+    });
+    const top = rows.slice(0, 12);
+    const labels = top.map((r) => `${r.rank} ${shortText(r.layout)}`);
+    stacked("memory", labels, Object.fromEntries(memoryKinds.map(
+        (k) => [k, top.map((r) => gb(r.memory_by_kind_bytes[k]))])), "GB", (i) => t.choose(top[i]));
+    stacked("parts", labels, stepParts(top), "s", (i) => t.choose(top[i]));
+    if (report.sensitivities) {
+      const known = report.sensitivities.filter((x) => x.slope !== null);
+      bars("sensitivities", known.map((x) => x.knob), known.map((x) => x.slope),
+           "per cent of the step for one per cent of the knob (first layout)");
+    }
+    for (const w of report.what_ifs || []) {
+      add(o, "p", `What if: ${w.what}: ${seconds(w.step_time_s)}.`);
+    }
+    if (report.not_modelled) {
+      const n = section("What this rests on");
+      const list = add(n, "ul");
+      for (const line of report.not_modelled) add(list, "li", line);
+    }
+    refilter();
+    t.choose(first);
+  }
+
+  function simulatePage() {
+    tiles(main, [
+      ["step", seconds(report.step_time_s)],
+      ["90% interval", report.interval_s.map(seconds).join(" – ")],
+      ["tokens per second", thousands(report.tokens_per_s)],
+      ["bubble", percent(report.bubble_fraction)],
+      ["exposed communication", percent(report.exposed_comm_fraction)],
+      ["fits in memory", report.fits_memory ? "yes" : "no"],
+    ]);
+    const s = section("Timeline", report.timeline.note);
+    canvas(s, "timeline", "cells of every pipeline rank over time", true);
+    timeline("timeline", report.timeline.cells, report.cell_kinds);
+    const g = add(section("By pipeline rank"), "div", undefined, {class: "charts"});
+    canvas(g, "parts", "what each rank's step goes to");
+    canvas(g, "memory", "memory of each rank by kind");
+    const ranks = report.breakdown_ranks_s;
+    const keys = Object.keys(ranks[0] || {});
+    stacked("parts", ranks.map((_, i) => `${i}`),
+            Object.fromEntries(keys.map((k, i) => [nameOf(k, i), ranks.map((r) => r[k])])), "s");
+    stacked("memory", report.memory_bytes.map((_, i) => `${i}`), Object.fromEntries(memoryKinds.map(
+        (k) => [k, report.memory_bytes.map((r) => gb(r[k] || 0))])), "GB");
+    sortable(main, "ranks", ranks, seconds, "rank");
+  }
+  const partColours = ["#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#f0e442", "#c9ced4"];
+  function nameOf(key, i) {
+    const name = key.replace(/_s$/, "").replaceAll("_", " ");
+    colours[name] = colours[name] || partColours[i % partColours.length];
+    return name;
+  }
+  // Rows of equal objects as a table that sorts and filters.
+  function sortable(parent, id, rows, show, first) {
+    if (!rows || rows.length === 0) return;
+    const controls = add(parent, "div", undefined, {class: "controls"});
+    const search = add(controls, "input", undefined,
+        {type: "search", id: `${id}-filter`, placeholder: `filter by ${first}`, "aria-label": "filter"});
+    const withIndex = rows.map((r, i) => ({"": r[""] ?? `${i}`, ...r}));
+    const keys = Object.keys(withIndex[0]).filter((k) => k !== "");
+    const numeric = (k) => typeof rows[0][k] === "number";
+    const t = table(parent, id, [
+      {head: first, text: true, value: (r) => (isNaN(+r[""]) ? r[""] : +r[""]), show: (r) => r[""]},
+      ...keys.map((k) => ({head: k.replace(/_s$/, "").replaceAll("_", " "), text: !numeric(k),
+        value: (r) => r[k] ?? 0, show: (r) => (typeof r[k] === "number" ? show(r[k]) : r[k] ?? "-")}))], withIndex);
+    search.addEventListener("input", () => t.filter((r) => r[""].includes(search.value)));
+    t.draw();
+  }
+
+  function comparePage() {
+    tiles(main, [
+      ["step predicted", seconds(report.step_time_predicted_s)],
+      ["step measured", seconds(report.step_time_measured_s)],
+      ["error", percent(report.step_time_error)],
+      ["median op error", percent(report.op_time_error_median)],
+      ["bubble predicted", percent(report.bubble_predicted)],
+      ["bubble measured", percent(report.bubble_measured)],
+    ]);
+    const s = section("Timelines", "Above as predicted, below as measured.");
+    canvas(s, "predicted", "predicted cells", true);
+    canvas(s, "measured", "measured cells", true);
+    timeline("predicted", report.timelines[0].cells, report.cell_kinds);
+    timeline("measured", report.timelines[1].cells, report.cell_kinds);
+    const named = (pairs) => Object.entries(pairs || {}).map(([name, r]) => ({"": name, ...r}));
+    for (const [title, key] of [["Ops by kind", "ops_by_kind"], ["Phases", "phases"],
+                                ["Compute lane", "compute_lane"], ["Ranks", "ranks"]]) {
+      const rows = Array.isArray(report[key]) ? report[key] : named(report[key]);
+      if (rows.length) sortable(section(title), key.replaceAll("_", "-"), rows, seconds, title.toLowerCase());
+    }
+  }
+
+  ({plan: planPage, simulate: simulatePage, compare: comparePage})[document.body.dataset.page]();
+  const d = add(main, "details");
+  add(d, "summary", "As text");
+  d.append(document.getElementById("text"));
+  document.getElementById("text").hidden = false;
+  document.body.dataset.drawn = "yes";
+})();
