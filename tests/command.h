@@ -44,11 +44,11 @@ class CommandTest : public testing::Test {
     return names;
   }
 
-  // arguments: as typed after `rehearse`.
-  CommandResult rehearse(const std::string& arguments) {
+  // arguments: as typed after `rehearse`. before: before it, such as mpirun and its options.
+  CommandResult rehearse(const std::string& arguments, const std::string& before = "") {
     const std::string err_file = folder_.string() + ".err";
-    const std::string command = "cd '" + folder_.string() + "' && '" + REHEARSE_PROGRAM + "' " +
-                                arguments + " 2>'" + err_file + "'";
+    const std::string command = "cd '" + folder_.string() + "' && " + before + " '" +
+                                REHEARSE_PROGRAM + "' " + arguments + " 2>'" + err_file + "'";
     CommandResult result;
     FILE* pipe = ::popen(command.c_str(), "r");
     char buffer[4096];

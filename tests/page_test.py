@@ -1,0 +1,172 @@
+"""Pages in a headless browser: they open without an error, sort, filter and draw.
+
+page_test.py REHEARSE SOURCE_DIR [--screenshot FILE]. Exit code 77: Chromium or Selenium is missing.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+SKIPPED = 77
+
+try:
+    from selenium import webdriver
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+except ImportError:
+    print("skipped: python3-selenium is not there")
+    sys.exit(SKIPPED)
+
+
+def browser(width, height):
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for argument in ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars",
+                     "--disable-background-networking", "--disable-component-update",
+                     # Whatever is not in the file is not there.
+                     "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},{height}"]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    try:
+        service = webdriver.chrome.service.Service("/usr/bin/chromedriver")
+        return webdriver.Chrome(service=service, options=options)
+    except (WebDriverException, OSError) as error:
+        print(f"skipped: no Chromium: {error}")
+        sys.exit(SKIPPED)
+
+
+class Page:
+    def __init__(self, driver, path):
+        self.driver = driver
+        driver.get(f"file://{path}")
+        self.check(driver.find_element(By.TAG_NAME, "body").get_attribute("data-drawn") == "yes",
+                   f"{path.name} was not drawn to its end")
+        errors = [e for e in driver.get_log("browser") if e["level"] != "INFO"]
+        self.check(not errors, f"{path.name}: the console says {errors}")
+        asked = driver.execute_script("return performance.getEntriesByType('resource').length")
+        self.check(asked == 0, f"{path.name} asked for {asked} other files")
+
+    def check(self, holds, what):
+        if not holds:
+            raise AssertionError(what)
+
+    def one(self, selector):
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def column(self, table, index):
+        return self.driver.execute_script(
+            "return [...document.querySelectorAll(`#${arguments[0]} tbody tr`)]"
+            ".map((r) => r.children[arguments[1]].textContent)", table, index)
+
+    def numbers(self, table, index):
+        return [float(t.replace(",", "").rstrip("%")) for t in self.column(table, index)]
+
+    def sort(self, table, index):
+        self.driver.find_elements(By.CSS_SELECTOR, f"#{table} th button")[index].click()
+
+    def drawn(self, canvas):
+        """Share of a chart's pixels that are not empty."""
+        return self.driver.execute_script("""
+            const c = document.getElementById(arguments[0]);
+            const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
+            let n = 0;
+            for (let i = 3; i < d.length; i += 4) n += d[i] > 0;
+            return n * 4 / d.length;""", canvas)
+
+    def charts(self, *canvases):
+        for canvas in canvases:
+            self.check(self.drawn(canvas) > 0.01, f"the chart {canvas} is empty")
+
+
+def check_plan(driver, path, answer):
+    page = Page(driver, path)
+    rows = page.column("layouts", 0)
+    page.check(len(rows) == answer["layouts_simulated"], f"{len(rows)} rows")
+    page.check(page.numbers("layouts", 3)[0] == round(answer["best"][0]["step_time_s"], 2),
+               "the first row's step is not the answer's")
+    page.sort("layouts", 9)  # GB
+    gb = page.numbers("layouts", 9)
+    page.check(gb == sorted(gb) and gb[0] < gb[-1], "not sorted by memory")
+    page.sort("layouts", 9)
+    page.check(page.numbers("layouts", 9) == gb[::-1], "not sorted the other way")
+    # Rows are chosen by a click, and filtered by words.
+    first = page.one("#chosen").text
+    page.driver.find_elements(By.CSS_SELECTOR, "#layouts tbody tr")[0].click()
+    page.check(page.one("#chosen").text != first, "a click chooses nothing")
+    page.one("#filter").send_keys("1f1b pp2")
+    kept = page.column("layouts", 1)
+    page.check(0 < len(kept) < len(rows), f"filtered to {len(kept)} of {len(rows)}")
+    page.check(all("1f1b" in k and "PP2" in k for k in kept), f"filtered to {kept}")
+    page.check(page.one("#count").text == f"{len(kept)} of {len(rows)}", page.one("#count").text)
+    page.one("#filter").send_keys(Keys.CONTROL, "a", Keys.DELETE)
+    page.check(len(page.column("layouts", 0)) == len(rows), "the filter stays")
+    page.sort("layouts", 0)
+    page.driver.find_elements(By.CSS_SELECTOR, "#layouts tbody tr")[0].click()
+    page.charts("pareto", "memory", "parts", "sensitivities", "timeline", "memory-one")
+    page.check(page.one("#command").text == answer["best"][0]["command"], "another command")
+    # On a phone nothing but tables is wider than the screen.
+    driver.set_window_size(390, 844)
+    page = Page(driver, path)
+    wide = driver.execute_script("return document.documentElement.scrollWidth")
+    page.check(wide <= 510, f"{wide} pixels wide on a phone")  # Chromium has no narrower window
+    driver.set_window_size(1280, 1600)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rehearse")
+    parser.add_argument("source", type=pathlib.Path)
+    parser.add_argument("--screenshot", type=pathlib.Path)
+    args = parser.parse_args()
+    driver = browser(1280, 1600)
+
+    def run(*words):
+        done = subprocess.run([args.rehearse, *map(str, words)], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise AssertionError(f"{words}: {done.stderr}")
+        return done.stdout
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        path = folder / "plan.html"
+        question = ["plan", "--model", "deepseek-16b", "--cluster", "h800-2048", "--gpus", 64,
+                    "--batch", 512, "--simulate", 60, "--page", path, "--json"]
+        if args.screenshot:
+            question = ["plan", "--model", "deepseek-v3", "--cluster", "h800-2048", "--batch", 15360,
+                        "--precision", "fp8", "--tokens", "14.8T", "--page", path, "--json"]
+        answer = json.loads(run(*question))
+        if args.screenshot:
+            driver.set_window_size(1280, 2300)
+            Page(driver, path)
+            # Few enough rows that all of the page is seen.
+            driver.execute_script("[...document.querySelectorAll('#layouts tbody tr')]"
+                                  ".slice(12).forEach((r) => r.remove())")
+            driver.save_screenshot(str(args.screenshot))
+            return
+        check_plan(driver, path, answer)
+
+        plan = args.source / "experiments/demo/plan.yaml"
+        text = args.source / "LICENSE"
+        path = folder / "simulate.html"
+        run("simulate", plan, "--page", path)
+        page = Page(driver, path)
+        page.charts("timeline", "parts", "memory")
+        page.sort("ranks", 1)
+        values = page.column("ranks", 0)
+        page.check(len(values) > 1, "no ranks")
+
+        run("train", plan, "--data", text, "--steps", 3, "--out", folder / "run")
+        path = folder / "compare.html"
+        run("compare", plan, "--measured", folder / "run/timeline.json", "--page", path)
+        page = Page(driver, path)
+        page.charts("predicted", "measured")
+        page.check(len(page.column("ops-by-kind", 0)) > 5, "no ops")
+    driver.quit()
+    print("passed")
+
+
+main()
