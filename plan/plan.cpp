@@ -118,6 +118,12 @@ Training read_training(YamlMap map, const Architecture& model, const Layout& lay
   t.learning_rate = map.number("learning_rate", kNotNegative, t.learning_rate);
   t.final_learning_rate = map.number("final_learning_rate", kNotNegative, t.learning_rate / 10);
   t.warmup_steps = map.integer("warmup_steps", {.min = 0}, t.warmup_steps);
+  t.constant_steps = map.integer("constant_steps", {.min = 0}, t.constant_steps);
+  t.hold_steps = map.integer("hold_steps", {.min = 0}, t.hold_steps);
+  t.tail_steps = map.integer("tail_steps", {.min = 0}, t.tail_steps);
+  if (map.has("tail_learning_rate")) {
+    t.tail_learning_rate = map.number("tail_learning_rate", kNotNegative);
+  }
   t.beta1 = map.number("beta1", kBelowOne, t.beta1);
   t.beta2 = map.number("beta2", kBelowOne, t.beta2);
   t.adam_eps = map.number("adam_eps", kNotNegative, t.adam_eps);

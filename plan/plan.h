@@ -24,11 +24,15 @@ struct Training {
   int64_t seed = 1;              // of the initial weights and the order of the text
   Precision precision = Precision::kFp32;
   CoreKind core = CoreKind::kFused;
-  Recompute recompute;                // what is not kept for backward
-  double learning_rate = 1e-3;        // peak
-  double final_learning_rate = 1e-4;  // reached by cosine at the last step
-  int64_t warmup_steps = 0;           // linear, from 0
-  double beta1 = 0.9;                 // AdamW (report, section 4.2)
+  Recompute recompute;                       // what is not kept for backward
+  double learning_rate = 1e-3;               // peak
+  double final_learning_rate = 1e-4;         // reached by cosine at the last step
+  int64_t warmup_steps = 0;                  // linear, from 0; the last one at the peak
+  int64_t constant_steps = 0;                // further ones at the peak
+  int64_t hold_steps = 0;                    // at final_learning_rate, behind the cosine
+  int64_t tail_steps = 0;                    // the last ones, at
+  std::optional<double> tail_learning_rate;  // none: final_learning_rate
+  double beta1 = 0.9;                        // AdamW (report, section 4.2)
   double beta2 = 0.95;
   double adam_eps = 1e-8;
   double weight_decay = 0.1;         // on matrices; not on norm gains

@@ -86,6 +86,10 @@ std::string print_plan(const Plan& plan) {
     lines.unless(d.learning_rate, "learning_rate", t.learning_rate);
     lines.unless(t.learning_rate / 10, "final_learning_rate", t.final_learning_rate);
     lines.unless(d.warmup_steps, "warmup_steps", t.warmup_steps);
+    lines.unless(d.constant_steps, "constant_steps", t.constant_steps);
+    lines.unless(d.hold_steps, "hold_steps", t.hold_steps);
+    lines.unless(d.tail_steps, "tail_steps", t.tail_steps);
+    if (t.tail_learning_rate) lines.always("tail_learning_rate", *t.tail_learning_rate);
     lines.unless(d.beta1, "beta1", t.beta1);
     lines.unless(d.beta2, "beta2", t.beta2);
     lines.unless(d.adam_eps, "adam_eps", t.adam_eps);

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include <fmt/format.h>
 
 #include "cost/layer.h"
+#include "runtime/learning_rate.h"
 #include "runtime/median_step.h"
 
 namespace rehearse {
@@ -69,20 +69,9 @@ Timeline Trainer::run(Workers& workers, const StepSettings& settings) {
   return workers.run_step();
 }
 
-double Trainer::learning_rate(int64_t step) const {
-  const Training& t = plan_.training;
-  if (step < t.warmup_steps) {
-    return t.learning_rate * static_cast<double>(step + 1) / static_cast<double>(t.warmup_steps);
-  }
-  const double span = static_cast<double>(std::max<int64_t>(1, t.steps - t.warmup_steps));
-  const double share = std::min(1.0, static_cast<double>(step - t.warmup_steps) / span);
-  return t.final_learning_rate +
-         (t.learning_rate - t.final_learning_rate) * 0.5 * (1 + std::cos(std::numbers::pi * share));
-}
-
 StepLog Trainer::step(int64_t step) {
   const Architecture& a = plan_.model.architecture;
-  StepLog log{.step = step, .learning_rate = learning_rate(step)};
+  StepLog log{.step = step, .learning_rate = learning_rate_at(plan_.training, step)};
   timeline_ = run(workers_, {.step = step, .learning_rate = log.learning_rate});
   sum_over_processes(timeline_, *communicator_);
   results_ = device_->results();
@@ -121,7 +110,9 @@ double Trainer::validate(int64_t steps) {
     sum_over_processes(results, *communicator_);
     total += results.mean_loss();
   }
-  return total / static_cast<double>(steps);
+  const double loss = total / static_cast<double>(steps);
+  if (!std::isfinite(loss)) throw InputError(plan_.path + ": the validation loss is not finite");
+  return loss;
 }
 
 TrainResult Trainer::train(const TrainOptions& options) {

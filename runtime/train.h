@@ -103,7 +103,6 @@ class Trainer {
   Communicator& communicator() { return *communicator_; }
 
  private:
-  double learning_rate(int64_t step) const;
   bool asked_to_stop(const TrainOptions& options);
   void tell(const TrainOptions& options, const StepLog& log);
   // Runs the workers when all processes are there, so that their clocks begin together.

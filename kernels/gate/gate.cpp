@@ -32,7 +32,7 @@ int64_t largest(const float* values, int64_t n) {
 }
 
 // Sets the choices of all but the best groups to -infinity.
-void limit_groups(const GateShape& s, float* choice, float* group_scores) {
+void limit_groups(const GateShape& s, bool biased, float* choice, float* group_scores) {
   const int64_t size = s.experts / s.groups;
   for (int64_t g = 0; g < s.groups; ++g) {
     float best = kOut;
@@ -45,7 +45,7 @@ void limit_groups(const GateShape& s, float* choice, float* group_scores) {
         second = choice[e];
       }
     }
-    group_scores[g] = s.sigmoid && size > 1 ? best + second : best;
+    group_scores[g] = biased && size > 1 ? best + second : best;
   }
   for (int64_t kept = 0; kept < s.kept_groups; ++kept) {
     group_scores[largest(group_scores, s.groups)] = kOut;
@@ -72,7 +72,8 @@ void gate(const GateShape& s,
     for (int64_t e = 0; e < s.experts; ++e) {
       choice[static_cast<size_t>(e)] = token_scores[e] + (bias == nullptr ? 0.0f : bias[e]);
     }
-    if (s.kept_groups < s.groups) limit_groups(s, choice.data(), group_scores.data());
+    if (s.kept_groups < s.groups)
+      limit_groups(s, bias != nullptr, choice.data(), group_scores.data());
     float sum = 0;
     for (int64_t k = 0; k < s.active; ++k) {
       const int64_t best = largest(choice.data(), s.experts);

@@ -29,7 +29,7 @@ std::vector<int32_t> choose(const GateShape& s, const double* scores, const doub
   for (int64_t g = 0; g < s.groups; ++g) {
     std::vector<double> group(choice.begin() + g * size, choice.begin() + (g + 1) * size);
     std::sort(group.rbegin(), group.rend());
-    group_scores.push_back(s.sigmoid && size > 1 ? group[0] + group[1] : group[0]);
+    group_scores.push_back(bias != nullptr && size > 1 ? group[0] + group[1] : group[0]);
   }
   const std::vector<int32_t> groups = descending(group_scores);
   for (int64_t i = s.kept_groups; i < s.groups; ++i) {

@@ -53,6 +53,24 @@ TEST(Gate, TheBiasChoosesButDoesNotWeigh) {
   EXPECT_FLOAT_EQ(weight, 0.5f);  // sigmoid(0)
 }
 
+// A group's score is the sum of its two best choices where the gate has a bias, and its best choice
+// where it has none, whatever the score function.
+TEST(Gate, GroupScoresGoByTheBias) {
+  for (const bool sigmoid : {true, false}) {
+    const GateShape s{
+        .tokens = 1, .experts = 4, .active = 1, .groups = 2, .kept_groups = 1, .sigmoid = sigmoid};
+    // The first group has the best expert, the second the better two.
+    const std::vector<float> logits = {2.0f, -4.0f, 1.8f, 1.8f};
+    const std::vector<float> none(4, 0.0f);
+    float scores[4], weight;
+    int32_t chosen;
+    gate(s, logits.data(), nullptr, scores, &chosen, &weight);
+    EXPECT_EQ(chosen, 0);
+    gate(s, logits.data(), none.data(), scores, &chosen, &weight);
+    EXPECT_EQ(chosen, 2);
+  }
+}
+
 TEST(Gate, DroppedGroupsAreOutEvenWithNegativeBiases) {
   // All choices are negative: masking with 0 instead of -infinity would prefer dropped experts.
   const GateShape s{.tokens = 1, .experts = 4, .active = 2, .groups = 2, .kept_groups = 1};
