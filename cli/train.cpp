@@ -2,8 +2,11 @@
 
 #include "runtime/train.h"
 
+#include <array>
+#include <charconv>
 #include <filesystem>
 #include <iostream>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -14,6 +17,9 @@
 #include "cli/reports.h"
 #include "plan/capabilities.h"
 #include "plan/routing/routing_file.h"
+#include "runtime/checkpoints/checkpoint.h"
+#include "runtime/checkpoints/safetensors.h"
+#include "search/space.h"
 
 namespace rehearse::cli {
 
@@ -63,6 +69,132 @@ void record_routing(const Plan& plan, Trainer& trainer, const std::string& path)
   writer.finish();
 }
 
+// What a run left in the folder before, or is leaving.
+void require_no_run(const std::string& out, const std::string& checkpoints, bool resume) {
+  for (const auto& [path, what] : {std::pair(out + "/result.json", "a finished run"),
+                                   std::pair(out + "/log.jsonl", "a run that did not end")}) {
+    if (!std::filesystem::exists(path)) continue;
+    // One that was killed before its first checkpoint begins again.
+    if (resume && path.ends_with("log.jsonl")) continue;
+    throw InputError(
+        fmt::format("{}: is there already: {}; {}--out names another folder, --force "
+                    "overwrites it",
+                    path,
+                    what,
+                    has_checkpoints(checkpoints) ? "--resume goes on with it, " : ""));
+  }
+  if (has_checkpoints(checkpoints)) {
+    throw InputError(
+        fmt::format("{}: holds checkpoints of a run; --resume goes on with it, --out "
+                    "names another folder, --force removes them",
+                    checkpoints));
+  }
+}
+
+CheckpointInfo info_of(const Plan& plan, const Trainer& trainer, int64_t steps, double loss) {
+  return {
+      .step = steps,
+      .seed = plan.training.seed,
+      .sequences = plan.training.micro_batches * plan.training.micro_batch_size * plan.layout.dp,
+      .sequence_length = plan.training.sequence_length,
+      .text_bytes = trainer.data().bytes(),
+      .text_checksum = trainer.data().checksum(),
+      .loss = loss,
+      .model = plan.model.name,
+      .layout_text = to_string(candidate_of(plan))};
+}
+
+// A checkpoint's training must be the plan's: the same text in the same order.
+void require_same_training(const Checkpoint& c, const CheckpointInfo& own) {
+  const auto same = [&](const char* what, auto there, auto here) {
+    if (there == here) return;
+    throw InputError(
+        fmt::format("{}: is of another training: {} {} there, {} here; --from takes its weights "
+                    "alone",
+                    c.folder,
+                    what,
+                    there,
+                    here));
+  };
+  same("seed", c.info.seed, own.seed);
+  same("sequences per step", c.info.sequences, own.sequences);
+  same("sequence length", c.info.sequence_length, own.sequence_length);
+  same("bytes of text", c.info.text_bytes, own.text_bytes);
+  same("text's CRC-32", c.info.text_checksum, own.text_checksum);
+}
+
+// The newest whole checkpoint, loaded.
+Checkpoint resume(const std::string& folder, const CheckpointInfo& own, Trainer& trainer) {
+  std::vector<std::string> passed_over;
+  const std::optional<Checkpoint> found = newest_checkpoint(folder, passed_over);
+  for (const std::string& why : passed_over) {
+    std::cerr << fmt::format("note: a checkpoint is passed over: {}\n", why);
+  }
+  if (!found) {
+    throw InputError(fmt::format("{}: no whole checkpoint to resume from", folder));
+  }
+  require_same_training(*found, own);
+  load_state(*found, trainer.device());
+  return *found;
+}
+
+// The log's lines of steps before `step`: those behind were run and lost, and are run again.
+void cut_log(const std::string& path, int64_t step) {
+  if (!std::filesystem::exists(path)) return;
+  const std::string text = read_file(path);
+  std::string kept;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = text.find('\n', at);
+    if (end == std::string::npos) break;
+    const std::string line = text.substr(at, end + 1 - at);
+    at = end + 1;
+    constexpr std::string_view kBegin = "{\"step\":";
+    int64_t of = 0;
+    if (!line.starts_with(kBegin)) break;
+    const char* const digits = line.data() + kBegin.size();
+    if (std::from_chars(digits, line.data() + line.size(), of).ec != std::errc()) break;
+    if (of < step) kept += line;
+  }
+  write_file(path, kept);
+}
+
+// Logits and gradients of the first batch, for others to compare with.
+void dump(const Options& options, const Plan& plan, Trainer& trainer) {
+  const StepLog log = trainer.probe();
+  const std::map<std::string, std::string> about = {{"format", "pt"},
+                                                    {"loss", fmt::format("{:.17g}", log.loss)}};
+  if (options.has("dump-logits")) {
+    const Training& t = plan.training;
+    const int64_t sequences = t.micro_batches * t.micro_batch_size * plan.layout.dp;
+    const std::vector<int64_t> shape{sequences, t.sequence_length};
+    NamedTensor inputs{.name = "input_ids", .shape = shape};
+    NamedTensor labels{.name = "labels", .shape = shape};
+    NamedTensor logits{.name = "logits",
+                       .shape = {sequences, t.sequence_length, plan.model.architecture.vocabulary}};
+    const Batch batch = trainer.data().training(0, 0, sequences);
+    inputs.whole.assign(batch.inputs.begin(), batch.inputs.end());
+    labels.whole.assign(batch.targets.begin(), batch.targets.end());
+    for (int32_t d = 0; d < plan.layout.dp; ++d) {
+      for (int64_t m = 0; m < t.micro_batches; ++m) {
+        const auto of = trainer.device().recorded_logits(d, m);
+        logits.values.insert(logits.values.end(), of.begin(), of.end());
+      }
+    }
+    const std::array<const NamedTensor*, 3> all{&inputs, &labels, &logits};
+    write_safetensors(options.text("dump-logits"), all, about);
+  }
+  if (options.has("dump-gradients")) {
+    const std::vector<NamedTensor> gradients = trainer.device().state(StateKind::kGradients);
+    std::vector<const NamedTensor*> all;
+    for (const NamedTensor& t : gradients) all.push_back(&t);
+    write_safetensors(options.text("dump-gradients"), all, about);
+  }
+  Report r;
+  r.line("loss", "loss", {fmt::format("{:.6f} nats per token", log.loss), log.loss});
+  r.line("gradient_norm", "gradient norm", log.gradient_norm);
+  options.print(r);
+}
+
 }  // namespace
 
 int train(const Arguments& args) {
@@ -75,12 +207,50 @@ int train(const Arguments& args) {
            "                 tokens/s, expert load per layer, memory\n"
            "  timeline.json  the measured timeline of a step of median time (ui.perfetto.dev)\n"
            "  result.json    what --json prints\n"
+           "  checkpoints/   with --checkpoint-every: step-<N>/ with weights and AdamW's moments "
+           "as\n"
+           "                 safetensors under Hugging Face's names, and manifest.json\n"
            "log.jsonl grows as steps end, the others come at the end. Ctrl-C (SIGINT) or SIGTERM\n"
-           "let the step end, write what there is, and exit with 130 or 143.",
-       .examples = "  rehearse train plan.yaml --data book.txt\n"
-                   "  rehearse train plan.yaml --data book.txt --steps 20 --json\n"});
+           "let the step end, save, write what there is, and exit with 130 or 143. --resume goes "
+           "on\n"
+           "from the newest whole checkpoint, in this layout bit for bit as if nothing had "
+           "happened,\n"
+           "or in any other. training.steps (--steps) is the whole training's length, by which "
+           "the\n"
+           "learning rate falls; --until ends a run of it early.",
+       .examples =
+           "  rehearse train plan.yaml --data book.txt\n"
+           "  rehearse train plan.yaml --data book.txt --steps 20 --json\n"
+           "  rehearse train plan.yaml --data book.txt --checkpoint-every 50 --resume\n"
+           "  rehearse train plan.yaml --data book.txt --from model.safetensors --steps 0 \\\n"
+           "      --dump-logits logits.safetensors --dump-gradients gradients.safetensors\n"});
   options.value("data", "FILE", "text file, instead of the plan's data.text")
-      .value("steps", "N", "steps to run, instead of the plan's training.steps")
+      .value(
+          "steps",
+          "N",
+          "the training's steps, instead of the plan's training.steps; 0: only what --dump-* ask")
+      .value("until", "N", "end after so many steps of them, to be resumed")
+      .value("checkpoint-every",
+             "N",
+             "save after every so many steps, after the last, and on a signal (0: never)",
+             "0")
+      .value("keep", "K", "checkpoints that stay, the newest", "3")
+      .flag("resume",
+            "go on from the newest whole checkpoint in the output folder; from the beginning where "
+            "there is no run yet")
+      .value(
+          "from",
+          "WEIGHTS",
+          "start from these: a checkpoint, a folder of Hugging Face's safetensors files, or one\n"
+          "such file")
+      .output(
+          "dump-logits",
+          "with --steps 0: write logits [sequences, tokens, vocabulary] of the first batch, its\n"
+          "input_ids and labels, as safetensors")
+      .output(
+          "dump-gradients",
+          "with --steps 0: write that batch's gradients, of the mean loss over its tokens and the\n"
+          "balance loss, unclipped, under the weights' names, as safetensors")
       .value(
           "validate-every", "N", "validate after every so many steps (0: after the last one)", "0")
       .value("hang-timeout",
@@ -100,7 +270,24 @@ int train(const Arguments& args) {
   if (!options.parse(args)) return 0;
   Plan plan = load_plan(options.plan_path());
   require_run(plan);
-  if (options.has("steps")) plan.training.steps = options.integer("steps", {.min = 1});
+  const bool dumps = options.has("dump-logits") || options.has("dump-gradients");
+  const bool only_dumps = options.has("steps") && options.integer("steps", {.min = 0}) == 0;
+  if (only_dumps && !dumps) {
+    throw UsageError("train: --steps 0 is for --dump-logits and --dump-gradients");
+  }
+  if (dumps && !only_dumps) {
+    throw UsageError("train: --dump-logits and --dump-gradients need --steps 0");
+  }
+  if (options.has("steps") && !only_dumps)
+    plan.training.steps = options.integer("steps", {.min = 1});
+  const int64_t every = options.integer("checkpoint-every", {.min = 0});
+  const int64_t keep = options.integer("keep", {.min = 1, .max = 1'000'000});
+  const int64_t until = options.has("until")
+                            ? options.integer("until", {.min = 1, .max = plan.training.steps})
+                            : plan.training.steps;
+  if (options.has("resume") && options.has("from")) {
+    throw UsageError("train: --resume and --from: a run has its own weights");
+  }
   const int64_t validate_every = options.integer("validate-every", {.min = 0});
   if (!options.has("data") && !plan.data.text) {
     throw InputError(fmt::format(
@@ -121,12 +308,35 @@ int train(const Arguments& args) {
   std::vector<std::string> read = plan.files;
   read.push_back(text);
   options.check_outputs({log_path, timeline_path, result_path}, read);
-  if (std::filesystem::exists(result_path) && !options.has("force")) {
-    throw InputError(fmt::format(
-        "{}: is there already: a finished run; --out names another folder, --force overwrites it",
-        result_path));
+  const std::string checkpoints = out + "/checkpoints";
+  const bool resumes = options.has("resume") && has_checkpoints(checkpoints);
+  if (!resumes && !only_dumps && !options.has("force")) {
+    require_no_run(out, checkpoints, options.has("resume"));
   }
   Trainer trainer(plan, text, hang_timeout);
+  if (options.has("from")) load_weights(options.text("from"), trainer.device());
+  if (only_dumps) {
+    dump(options, plan, trainer);
+    return 0;
+  }
+  int64_t first_step = 0;
+  if (resumes) {
+    const Checkpoint from = resume(checkpoints, info_of(plan, trainer, 0, 0), trainer);
+    first_step = from.info.step;
+    if (first_step >= until) {
+      std::cerr << fmt::format("note: {}: {} of {} steps are done; nothing is left to do\n",
+                               from.folder,
+                               first_step,
+                               until);
+      return 0;
+    }
+    if (!options.quiet()) {
+      std::cerr << fmt::format("resumed after step {} from {}\n", first_step, from.folder);
+    }
+    cut_log(log_path, first_step);
+  } else if (options.has("force")) {
+    std::filesystem::remove_all(checkpoints);
+  }
   trainer.record_choices(options.has("record-routing"));
   if (options.has("plant-fault")) {
     const auto ops = static_cast<int64_t>(trainer.program().ops().size());
@@ -134,23 +344,39 @@ int train(const Arguments& args) {
         static_cast<int32_t>(options.integer("plant-fault", {.min = 0, .max = ops - 1}));
     trainer.device().plant_fault(op);
   }
-  Progress progress({.label = "train", .total = plan.training.steps, .quiet = options.quiet()});
+  Progress progress({.label = "train", .total = until, .quiet = options.quiet()});
   if (std::filesystem::exists(result_path))
     std::filesystem::remove(std::filesystem::canonical(result_path));
-  LogFile log(log_path);
+  LogFile log(log_path, resumes ? LogFile::Mode::kGoOn : LogFile::Mode::kAnew);
   Failures failures;
+  std::optional<CheckpointSaver> saver;
+  if (every > 0) saver.emplace(checkpoints, keep);
+  const auto save = [&](int64_t steps, double loss) {
+    if (const std::string error = saver->error(); !error.empty()) {
+      failures.add(error + "; the training goes on without that checkpoint");
+    }
+    saver->save(trainer.device(), info_of(plan, trainer, steps, loss));
+  };
   catch_interrupts();
-  const TrainResult result =
-      trainer.train({.steps = plan.training.steps,
-                     .validate_every = validate_every,
-                     .on_step =
-                         [&](const StepLog& step) {
-                           if (log.why().empty() && !log.append(print_step(step))) {
-                             failures.add(log.why() + "; the training goes on without it");
-                           }
-                           progress.update(step.step + 1, fmt::format("loss {:.3f}", step.loss));
-                         },
-                     .stop = [] { return interrupted().has_value(); }});
+  const TrainResult result = trainer.train(
+      {.steps = until,
+       .first_step = first_step,
+       .validate_every = validate_every,
+       .on_step =
+           [&](const StepLog& step) {
+             if (log.why().empty() && !log.append(print_step(step))) {
+               failures.add(log.why() + "; the training goes on without it");
+             }
+             progress.update(
+                 step.step + 1,
+                 fmt::format("loss {:.3f}, {:.0f} tokens/s", step.loss, step.tokens_per_s));
+             if (saver && (step.step + 1) % every == 0) save(step.step + 1, step.loss);
+           },
+       .stop = [] { return interrupted().has_value(); }});
+  if (saver) {
+    if (saver->last_step() != result.steps) save(result.steps, result.last_loss);
+    if (const std::string error = saver->error(); !error.empty()) failures.add(error);
+  }
   Report report = training_report(plan, trainer.program(), result);
   Timeline timeline = result.timeline;
   timeline.shapes = shapes_of(plan);

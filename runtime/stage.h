@@ -17,7 +17,8 @@ struct ChunkActivations {
   Tensor output;   // [T, D] to the next stage or the head
   Tensor d_input;  // [T, D] to the previous stage, or to the embedding's gradient
   HeadActivations head;
-  double loss = 0;  // sum over tokens, of the last stage
+  std::vector<float> kept_logits;  // of a probe
+  double loss = 0;                 // sum over tokens, of the last stage
 };
 
 struct Stage {

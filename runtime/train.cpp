@@ -70,9 +70,18 @@ Timeline Trainer::run(Workers& workers, const StepSettings& settings) {
 }
 
 StepLog Trainer::step(int64_t step) {
+  return run_and_log({.step = step, .learning_rate = learning_rate_at(plan_.training, step)});
+}
+
+StepLog Trainer::probe() {
+  return run_and_log({.probe = true});
+}
+
+StepLog Trainer::run_and_log(const StepSettings& settings) {
   const Architecture& a = plan_.model.architecture;
-  StepLog log{.step = step, .learning_rate = learning_rate_at(plan_.training, step)};
-  timeline_ = run(workers_, {.step = step, .learning_rate = log.learning_rate});
+  const int64_t step = settings.step;
+  StepLog log{.step = step, .learning_rate = settings.learning_rate};
+  timeline_ = run(workers_, settings);
   sum_over_processes(timeline_, *communicator_);
   results_ = device_->results();
   sum_over_processes(results_, *communicator_);
@@ -116,14 +125,15 @@ double Trainer::validate(int64_t steps) {
 }
 
 TrainResult Trainer::train(const TrainOptions& options) {
-  CHECK(options.steps >= 1) << options.steps << " steps";
+  const int64_t to_run = options.steps - options.first_step;
+  CHECK(to_run >= 1) << to_run << " steps";
   TrainResult result;
   MedianStep median;
   const bool has_validation = plan_.data.validation_fraction > 0;
-  const int64_t warm = options.steps > kFewSteps ? kWarmSteps : 0;
-  const int64_t tail = std::max<int64_t>(1, options.steps / 10);
+  const int64_t warm = options.first_step + (to_run > kFewSteps ? kWarmSteps : 0);
+  const int64_t tail = std::max<int64_t>(1, to_run / 10);
   int64_t in_tail = 0;
-  for (int64_t i = 0; i < options.steps; ++i) {
+  for (int64_t i = options.first_step; i < options.steps; ++i) {
     StepLog log = step(i);
     const bool last = i + 1 == options.steps;
     const bool due = last || (options.validate_every > 0 && (i + 1) % options.validate_every == 0);
@@ -136,7 +146,7 @@ TrainResult Trainer::train(const TrainOptions& options) {
       ++in_tail;
     }
     result.steps = i + 1;
-    if (i == 0) result.first_loss = log.loss;
+    if (i == options.first_step) result.first_loss = log.loss;
     result.last_loss = log.loss;
     result.validation_loss = log.validation_loss;
     result.memory = log.memory;

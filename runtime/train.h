@@ -42,7 +42,8 @@ constexpr int64_t kWarmSteps = 2;
 constexpr int64_t kFewSteps = 5;
 
 struct TrainOptions {
-  int64_t steps = 0;
+  int64_t steps = 0;                            // of which the first is
+  int64_t first_step = 0;                       // below steps
   int64_t validate_every = 0;                   // 0: only after the last step
   int64_t validation_steps = 4;                 // batches that a validation averages
   std::function<void(const StepLog&)> on_step;  // called after every step; what it throws ends all
@@ -53,7 +54,7 @@ struct TrainOptions {
 // Its size does not depend on the number of steps; what a caller wants of every step it takes in
 // on_step.
 struct TrainResult {
-  int64_t steps = 0;      // that were run
+  int64_t steps = 0;      // that are done, those before first_step among them
   double first_loss = 0;  // of the first and of the last step, as in StepLog
   double last_loss = 0;
   std::optional<double> validation_loss;  // after the last step; none without held-out text
@@ -80,8 +81,11 @@ class Trainer {
           std::unique_ptr<Communicator> communicator,
           Duration hang_timeout = kDefaultHangTimeout);
 
-  // REQUIRES: options.steps of at least 1.
+  // REQUIRES: at least one step to run.
   TrainResult train(const TrainOptions& options);
+
+  // Loss, gradients and logits on the batch of step 0, nothing being learnt (StepSettings::probe).
+  StepLog probe();
 
   // One step on batch `step` without validation; for tests.
   StepLog step(int64_t step);
@@ -103,6 +107,7 @@ class Trainer {
   Communicator& communicator() { return *communicator_; }
 
  private:
+  StepLog run_and_log(const StepSettings& settings);
   bool asked_to_stop(const TrainOptions& options);
   void tell(const TrainOptions& options, const StepLog& log);
   // Runs the workers when all processes are there, so that their clocks begin together.

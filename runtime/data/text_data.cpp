@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include <fmt/format.h>
+#include <zlib.h>
 
 #include "base/errors.h"
 #include "base/file.h"
@@ -48,6 +49,10 @@ TextData::TextData(const std::string& path, const Plan& plan)
   }
   train_ = std::span(text_).first(static_cast<size_t>(size - held));
   held_out_ = std::span(text_).last(static_cast<size_t>(held));
+}
+
+uint32_t TextData::checksum() const {
+  return static_cast<uint32_t>(::crc32_z(0, text_.data(), text_.size()));
 }
 
 Batch TextData::windows(std::span<const uint8_t> text, const std::vector<int64_t>& starts) const {

@@ -34,6 +34,8 @@ class TextData {
   // add-one smoothing: what a model must beat to have learnt more than letter pairs.
   double bigram_loss() const;
 
+  int64_t bytes() const { return static_cast<int64_t>(text_.size()); }
+  uint32_t checksum() const;  // CRC-32 of the text
   int64_t training_bytes() const { return static_cast<int64_t>(train_.size()); }
   int64_t validation_bytes() const { return static_cast<int64_t>(held_out_.size()); }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 
+#include "runtime/checkpoints/named_tensor.h"
 #include "runtime/communicators/communicator.h"
 #include "runtime/data/text_data.h"
 #include "runtime/run.h"
@@ -19,6 +20,9 @@ struct StepSettings {
   double learning_rate = 0;
   bool validation = false;  // forward only: inputs are validation windows from `first_window` on
   int64_t first_window = 0;
+  // Gradients alone: weights, moments and biases stay, gradients are not clipped and stay too, and
+  // logits are kept.
+  bool probe = false;
 };
 
 class TrainingDevice : public Device {
@@ -36,6 +40,15 @@ class TrainingDevice : public Device {
   virtual std::span<const int32_t> recorded_choices(int64_t layer,
                                                     int32_t data_rank,
                                                     int64_t micro_batch) const = 0;
+
+  // Every parameter's tensor, of a kind, under its name; of weights the experts' biases too.
+  // Gradients: of the last step, a probe. Not while a step runs. REQUIRES: all ranks are this
+  // process's.
+  virtual std::vector<NamedTensor> state(StateKind kind) const = 0;
+  // Asks for every tensor that local ranks hold something of. Not gradients.
+  virtual void set_state(StateKind kind, const TensorLookup& lookup) = 0;
+  // Of the last step, a probe: [tokens, vocabulary]; empty where this process does not hold them.
+  virtual std::span<const float> recorded_logits(int32_t data_rank, int64_t micro_batch) const = 0;
 
   // From now on op `id` of data rank 0 never ends, in training steps: a rank that stops.
   virtual void plant_fault(int32_t id) = 0;

@@ -178,6 +178,10 @@ void CpuDevice::forward_op(const Op& op, CpuRank& rank, int32_t data_rank) {
     chunk.head.x = std::move(chunk.output);
     const HeadWeights w = s.head_weights();
     chunk.loss = head_forward(c, w, batch(op, data_rank).targets, chunk.head);
+    if (settings_.probe) {
+      const float* const logits = chunk.head.logits.data();
+      chunk.kept_logits.assign(logits, logits + chunk.head.logits.size());
+    }
     if (settings_.validation) chunk.head = {};
     return;
   }

@@ -25,6 +25,9 @@ class CpuDevice : public TrainingDevice {
   std::span<const int32_t> recorded_choices(int64_t layer,
                                             int32_t data_rank,
                                             int64_t micro_batch) const override;
+  std::vector<NamedTensor> state(StateKind kind) const override;
+  void set_state(StateKind kind, const TensorLookup& lookup) override;
+  std::span<const float> recorded_logits(int32_t data_rank, int64_t micro_batch) const override;
   void plant_fault(int32_t id) override { fault_ = id; }
 
   // The most micro-batches whose activations a rank held at once in the last step: from the start
@@ -36,6 +39,12 @@ class CpuDevice : public TrainingDevice {
   Stage& stage(int64_t pp_rank, int32_t data_rank, int32_t slot);
 
  private:
+  // Local copies of a stage, in the order of ranks.
+  struct Holder {
+    Place place;
+    Stage* stage = nullptr;
+  };
+  std::vector<Holder> holders(int64_t stage) const;
   void work(const Op& op, int32_t data_rank, const Ready& ready);
   void hold(const Op& op, int32_t data_rank, std::chrono::steady_clock::time_point begin);
   CpuRank& rank_at(int64_t global_rank) const;

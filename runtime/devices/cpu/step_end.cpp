@@ -29,14 +29,8 @@ Arena arena_of(const Op& op) {
   return op.group == Group::kExpertReplicas ? Arena::kExpert : Arena::kDense;
 }
 
-// The shard of an arena of `stage` that this rank's optimizer owns.
 Shard owned(const StepEnd& s, const Stage& stage, Arena arena, const Op& op) {
-  Op group = op;
-  group.stage = static_cast<int32_t>(stage.index);
-  group.group = arena == Arena::kDense ? Group::kStageReplicas : Group::kExpertReplicas;
-  const std::vector<int64_t> members = ranks_of(s, group);
-  const auto index = std::find(members.begin(), members.end(), rank_of(s, op)) - members.begin();
-  return shard_of(stage.where.arena_size(arena), index, static_cast<int64_t>(members.size()));
+  return owned_shard(s.program, {op.pp_rank, s.data_rank}, stage, arena);
 }
 
 void reduce_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
@@ -135,6 +129,17 @@ void update_bias(const StepEnd& s, const Op& op, const Ready& ready) {
 
 }  // namespace
 
+Shard owned_shard(const Program& program, Place place, const Stage& stage, Arena arena) {
+  Op group;
+  group.pp_rank = place.pp_rank;
+  group.stage = static_cast<int32_t>(stage.index);
+  group.group = arena == Arena::kDense ? Group::kStageReplicas : Group::kExpertReplicas;
+  const std::vector<Place> members = program.members(group, place.data_rank);
+  const auto index = std::find(members.begin(), members.end(), place) - members.begin();
+  CHECK(index < static_cast<int64_t>(members.size())) << "no copy of stage " << stage.index;
+  return shard_of(stage.where.arena_size(arena), index, static_cast<int64_t>(members.size()));
+}
+
 bool ends_step(OpKind kind) {
   return kind == OpKind::kGradReduce || kind == OpKind::kGradNorm || kind == OpKind::kOptimizer ||
          kind == OpKind::kParamGather || kind == OpKind::kBiasUpdate;
@@ -149,13 +154,13 @@ void end_step(const StepEnd& s, const Op& op, const Ready& ready) {
       norm_gradients(s, op, ready);
       return;
     case OpKind::kOptimizer:
-      optimize(s, op);
+      if (!s.settings.probe) optimize(s, op);
       return;
     case OpKind::kParamGather:
       gather_weights(s, op, ready);
       return;
     case OpKind::kBiasUpdate:
-      update_bias(s, op, ready);
+      if (!s.settings.probe) update_bias(s, op, ready);
       return;
     default:
       CHECK(false) << "not an op that ends a step: " << to_string(op);

@@ -18,6 +18,9 @@ struct StepEnd {
   int32_t data_rank = 0;
 };
 
+// The shard of an arena that the optimizer of the rank at `place` owns, which holds the stage.
+Shard owned_shard(const Program& program, Place place, const Stage& stage, Arena arena);
+
 // grad_reduce, grad_norm, optimizer, param_gather or bias_update.
 bool ends_step(OpKind kind);
 

@@ -1,0 +1,407 @@
+#include "runtime/checkpoints/checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <map>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include "base/errors.h"
+#include "base/file.h"
+#include "runtime/checkpoints/safetensors.h"
+
+namespace rehearse {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr std::string_view kPrefix = "step-";
+constexpr std::string_view kPartial = ".partial";
+constexpr const char* kFormat = "rehearse checkpoint";
+constexpr int kVersion = 1;
+constexpr size_t kShardBytes = size_t{2} << 30;
+
+std::string folder_name(int64_t step) {
+  return fmt::format("{}{:08}", kPrefix, step);
+}
+
+std::optional<int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  int64_t step = 0;
+  const char* const end = name.data() + name.size();
+  const auto read = std::from_chars(name.data() + kPrefix.size(), end, step);
+  if (read.ec != std::errc() || read.ptr != end || name != folder_name(step)) return std::nullopt;
+  return step;
+}
+
+// Steps of the checkpoints in a folder, ascending.
+std::vector<int64_t> steps_in(const std::string& folder) {
+  std::vector<int64_t> steps;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (const auto step = step_of(entry.path().filename().string())) steps.push_back(*step);
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+void sync_folder(const std::string& folder) {
+  const int file = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (file < 0) return;
+  ::fsync(file);
+  ::close(file);
+}
+
+// Tensors in files of at most kShardBytes, in their order.
+std::vector<std::vector<const NamedTensor*>> shards_of(const std::vector<NamedTensor>& tensors) {
+  std::vector<std::vector<const NamedTensor*>> shards(1);
+  size_t bytes = 0;
+  for (const NamedTensor& t : tensors) {
+    const size_t own = t.values.size() * sizeof(float);
+    if (bytes > 0 && bytes + own > kShardBytes) {
+      shards.emplace_back();
+      bytes = 0;
+    }
+    shards.back().push_back(&t);
+    bytes += own;
+  }
+  return shards;
+}
+
+// Every tensor of some files, by name.
+class TensorFiles {
+ public:
+  explicit TensorFiles(const std::vector<std::string>& paths) {
+    for (const std::string& path : paths) {
+      files_.push_back(std::make_unique<SafetensorsFile>(path));
+      for (const auto& [name, entry] : files_.back()->entries()) {
+        const auto [at, fresh] = of_.emplace(name, files_.back().get());
+        if (fresh) continue;
+        throw InputError(
+            fmt::format("{}: tensor '{}' is in {} too", path, name, at->second->path()));
+      }
+    }
+  }
+  bool has(const std::string& name) const { return of_.contains(name); }
+  std::vector<float> read(const std::string& name, const std::vector<int64_t>& shape) {
+    const auto at = of_.find(name);
+    if (at == of_.end()) {
+      throw InputError(fmt::format("{}: no tensor '{}', which the model has",
+                                   files_.empty() ? "no file" : files_.front()->path(),
+                                   name));
+    }
+    const SafetensorsFile::Entry& e = at->second->entries().at(name);
+    if (e.shape != shape) {
+      throw InputError(fmt::format("{}: tensor '{}' is [{}]; the plan's model has [{}]",
+                                   at->second->path(),
+                                   name,
+                                   fmt::join(e.shape, ", "),
+                                   fmt::join(shape, ", ")));
+    }
+    used_.insert_or_assign(name, true);
+    return at->second->read(name);
+  }
+  // Some that nobody asked for.
+  std::vector<std::string> unused() const {
+    std::vector<std::string> names;
+    for (const auto& [name, file] : of_) {
+      if (!used_.contains(name)) names.push_back(name);
+    }
+    return names;
+  }
+  const std::string& first_path() const { return files_.front()->path(); }
+
+ private:
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::map<std::string, SafetensorsFile*> of_;
+  std::map<std::string, bool> used_;
+};
+
+json parse_json(const std::string& path) {
+  const std::string text = read_file(path);
+  json j = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!j.is_object()) throw InputError(path + ": is no JSON object, or cut off");
+  return j;
+}
+
+json manifest_of(const CheckpointInfo& i) {
+  return {{"format", kFormat},
+          {"version", kVersion},
+          {"step", i.step},
+          {"seed", i.seed},
+          {"sequences_per_step", i.sequences},
+          {"sequence_length", i.sequence_length},
+          {"text_bytes", i.text_bytes},
+          {"text_crc32", i.text_checksum},
+          {"loss", i.loss},
+          {"model", i.model},
+          {"saved_in_layout", i.layout_text}};
+}
+
+CheckpointInfo info_of(const json& j, const std::string& path) {
+  try {
+    if (j.value("format", "") != kFormat) {
+      throw InputError(path + ": is no checkpoint's manifest: no \"format\": \"" + kFormat + "\"");
+    }
+    if (j.at("version") != kVersion) {
+      throw InputError(fmt::format("{}: version {}; this rehearse reads version {}",
+                                   path,
+                                   j.at("version").dump(),
+                                   kVersion));
+    }
+    return {.step = j.at("step"),
+            .seed = j.at("seed"),
+            .sequences = j.at("sequences_per_step"),
+            .sequence_length = j.at("sequence_length"),
+            .text_bytes = j.at("text_bytes"),
+            .text_checksum = j.at("text_crc32"),
+            .loss = j.at("loss").is_null() ? 0 : j.at("loss").get<double>(),
+            .model = j.at("model"),
+            .layout_text = j.at("saved_in_layout")};
+  } catch (const json::exception& e) {
+    throw InputError(fmt::format("{}: {}", path, e.what()));
+  }
+}
+
+// Files of a kind that a manifest lists.
+std::vector<std::string> files_of(const std::string& folder, const std::string& kind) {
+  std::vector<std::string> paths;
+  const std::string path = folder + "/manifest.json";
+  const json j = parse_json(path);
+  for (const json& f : j.at("files")) {
+    const auto name = f.at("name").get<std::string>();
+    if (name.starts_with(kind) && name.ends_with(".safetensors"))
+      paths.push_back(folder + "/" + name);
+  }
+  return paths;
+}
+
+void load_kind(TensorFiles& files,
+               TrainingDevice& device,
+               StateKind kind,
+               const std::string& suffix) {
+  device.set_state(kind, [&](const std::string& name, const std::vector<int64_t>& shape) {
+    return files.read(name + suffix, shape);
+  });
+}
+
+}  // namespace
+
+struct CheckpointSaver::Snapshot {
+  CheckpointInfo info;
+  std::vector<NamedTensor> model, optimizer;
+};
+
+CheckpointSaver::CheckpointSaver(std::string folder, int64_t keep)
+    : folder_(std::move(folder)), keep_(keep) {
+  std::error_code error;
+  std::vector<fs::path> partial;
+  for (const auto& entry : fs::directory_iterator(folder_, error)) {
+    if (entry.path().filename().string().ends_with(kPartial)) partial.push_back(entry.path());
+  }
+  for (const fs::path& p : partial) fs::remove_all(p, error);
+}
+
+CheckpointSaver::~CheckpointSaver() {
+  finish();
+}
+
+void CheckpointSaver::finish() {
+  if (writing_.joinable()) writing_.join();
+}
+
+std::string CheckpointSaver::error() {
+  finish();
+  return std::exchange(error_, {});
+}
+
+void CheckpointSaver::save(const TrainingDevice& device, const CheckpointInfo& info) {
+  finish();
+  auto snapshot = std::make_shared<Snapshot>();
+  snapshot->info = info;
+  snapshot->model = device.state(StateKind::kWeights);
+  for (const auto& [kind, suffix] : {std::pair(StateKind::kFirstMoments, ".exp_avg"),
+                                     std::pair(StateKind::kSecondMoments, ".exp_avg_sq")}) {
+    for (NamedTensor& t : device.state(kind)) {
+      t.name += suffix;
+      snapshot->optimizer.push_back(std::move(t));
+    }
+  }
+  last_step_ = info.step;
+  writing_ = std::thread([this, snapshot] {
+    try {
+      write(*snapshot);
+    } catch (const std::exception& e) {
+      error_ = e.what();
+    }
+  });
+}
+
+void CheckpointSaver::write(const Snapshot& s) {
+  const std::string whole = folder_ + "/" + folder_name(s.info.step);
+  const std::string partial = whole + std::string(kPartial);
+  std::error_code error;
+  fs::remove_all(partial, error);
+  try {
+    json manifest = manifest_of(s.info);
+    json& files = manifest["files"] = json::array();
+    json weight_map = json::object();
+    int64_t model_bytes = 0;
+    for (const auto& [kind, tensors] :
+         {std::pair("model", &s.model), std::pair("optimizer", &s.optimizer)}) {
+      const auto shards = shards_of(*tensors);
+      for (size_t i = 0; i < shards.size(); ++i) {
+        const std::string name =
+            fmt::format("{}-{:05}-of-{:05}.safetensors", kind, i + 1, shards.size());
+        const WrittenFile written =
+            write_safetensors(partial + "/" + name, shards[i], {{"format", "pt"}});
+        files.push_back({{"name", name}, {"bytes", written.bytes}, {"crc32", written.checksum}});
+        if (tensors != &s.model) continue;
+        for (const NamedTensor* t : shards[i]) {
+          weight_map[t->name] = name;
+          model_bytes += static_cast<int64_t>(t->values.size() * sizeof(float));
+        }
+      }
+    }
+    write_file(
+        partial + "/model.safetensors.index.json",
+        json{{"metadata", {{"total_size", model_bytes}}}, {"weight_map", weight_map}}.dump(1) +
+            "\n");
+    write_file(partial + "/manifest.json", manifest.dump(1) + "\n");
+    sync_folder(partial);
+    fs::remove_all(whole);  // of the same step, from before
+    fs::rename(partial, whole);
+    sync_folder(folder_);
+  } catch (...) {
+    fs::remove_all(partial, error);
+    throw;
+  }
+  std::vector<int64_t> steps = steps_in(folder_);
+  while (static_cast<int64_t>(steps.size()) > keep_) {
+    // Under another name first: half a folder is never taken for a checkpoint.
+    const std::string old = folder_ + "/" + folder_name(steps.front());
+    fs::rename(old, old + std::string(kPartial), error);
+    fs::remove_all(old + std::string(kPartial), error);
+    steps.erase(steps.begin());
+  }
+}
+
+Checkpoint open_checkpoint(const std::string& folder) {
+  const std::string path = folder + "/manifest.json";
+  const json manifest = parse_json(path);
+  Checkpoint c{.folder = folder, .info = info_of(manifest, path)};
+  if (!manifest.contains("files") || !manifest["files"].is_array() || manifest["files"].empty()) {
+    throw InputError(path + ": lists no files");
+  }
+  for (const json& f : manifest["files"]) {
+    const bool right = f.is_object() && f.contains("name") && f["name"].is_string() &&
+                       f.contains("bytes") && f["bytes"].is_number_integer() &&
+                       f.contains("crc32") && f["crc32"].is_number_unsigned();
+    if (!right || f["name"].get<std::string>().find('/') != std::string::npos) {
+      throw InputError(path + ": its list of files holds " + f.dump());
+    }
+    const std::string file = folder + "/" + f["name"].get<std::string>();
+    std::error_code error;
+    const auto bytes = static_cast<int64_t>(fs::file_size(file, error));
+    if (error) throw InputError(file + ": is missing");
+    if (bytes != f["bytes"].get<int64_t>()) {
+      throw InputError(fmt::format("{}: has {} bytes; the manifest says {}: cut off",
+                                   file,
+                                   bytes,
+                                   f["bytes"].get<int64_t>()));
+    }
+    if (SafetensorsFile(file).checksum() != f["crc32"].get<uint32_t>()) {
+      throw InputError(file + ": its checksum is not the manifest's: corrupt");
+    }
+  }
+  return c;
+}
+
+std::optional<Checkpoint> newest_checkpoint(const std::string& folder,
+                                            std::vector<std::string>& passed_over) {
+  std::vector<int64_t> steps = steps_in(folder);
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    const std::string path = folder + "/" + folder_name(*step);
+    try {
+      Checkpoint c = open_checkpoint(path);
+      if (c.info.step != *step) {
+        throw InputError(fmt::format("{}: its manifest is of step {}", path, c.info.step));
+      }
+      return c;
+    } catch (const InputError& e) {
+      passed_over.emplace_back(e.what());
+    }
+  }
+  return std::nullopt;
+}
+
+bool has_checkpoints(const std::string& folder) {
+  return !steps_in(folder).empty();
+}
+
+void load_state(const Checkpoint& c, TrainingDevice& device) {
+  TensorFiles model(files_of(c.folder, "model-"));
+  load_kind(model, device, StateKind::kWeights, "");
+  TensorFiles optimizer(files_of(c.folder, "optimizer-"));
+  load_kind(optimizer, device, StateKind::kFirstMoments, ".exp_avg");
+  load_kind(optimizer, device, StateKind::kSecondMoments, ".exp_avg_sq");
+  for (const TensorFiles* files : {&model, &optimizer}) {
+    const std::vector<std::string> unused = files->unused();
+    if (unused.empty()) continue;
+    throw InputError(fmt::format("{}: tensor '{}' is not of the plan's model, and {} more",
+                                 files->first_path(),
+                                 unused.front(),
+                                 unused.size() - 1));
+  }
+}
+
+void load_weights(const std::string& path, TrainingDevice& device) {
+  std::vector<std::string> paths;
+  if (fs::is_directory(path)) {
+    const std::string index = path + "/model.safetensors.index.json";
+    if (fs::exists(index)) {
+      const json j = parse_json(index);
+      if (!j.contains("weight_map") || !j["weight_map"].is_object()) {
+        throw InputError(index + ": has no \"weight_map\"");
+      }
+      for (const auto& [name, file] : j["weight_map"].items()) {
+        if (!file.is_string() || file.get<std::string>().find('/') != std::string::npos) {
+          throw InputError(fmt::format("{}: '{}' is in no file of the folder", index, name));
+        }
+        paths.push_back(path + "/" + file.get<std::string>());
+      }
+    } else if (fs::exists(path + "/model.safetensors")) {
+      paths.push_back(path + "/model.safetensors");
+    } else {
+      throw InputError(path + ": holds neither model.safetensors.index.json nor model.safetensors");
+    }
+    std::sort(paths.begin(), paths.end());
+    paths.erase(std::unique(paths.begin(), paths.end()), paths.end());
+  } else {
+    paths.push_back(path);
+  }
+  TensorFiles files(paths);
+  // A gate's bias may be missing: it starts at nothing.
+  device.set_state(StateKind::kWeights,
+                   [&](const std::string& name, const std::vector<int64_t>& shape) {
+                     if (name.ends_with("e_score_correction_bias") && !files.has(name)) {
+                       return std::vector<float>(static_cast<size_t>(shape.front()), 0.0f);
+                     }
+                     return files.read(name, shape);
+                   });
+  const std::vector<std::string> unused = files.unused();
+  if (!unused.empty()) {
+    throw InputError(fmt::format("{}: tensor '{}' is not of the plan's model, and {} more",
+                                 files.first_path(),
+                                 unused.front(),
+                                 unused.size() - 1));
+  }
+}
+
+}  // namespace rehearse

@@ -1,0 +1,87 @@
+#pragma once
+// Checkpoints: a training's state in a folder of its own, from which it goes on in any layout.
+//
+//   checkpoints/step-00000020/
+//     manifest.json                        what it is of, and every file's bytes and CRC-32
+//     model-00001-of-00002.safetensors     weights (FP32 masters) and expert biases, under Hugging
+//     model.safetensors.index.json         Face's names; every expert by itself
+//     optimizer-00001-of-00002.safetensors AdamW's moments: <name>.exp_avg, <name>.exp_avg_sq
+//
+// The folder is written under another name and renamed: one that is there is whole.
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "runtime/checkpoints/named_tensor.h"
+#include "runtime/devices/device.h"
+
+namespace rehearse {
+
+// What a checkpoint is of. A training goes on from one of the same training alone.
+struct CheckpointInfo {
+  int64_t step = 0;  // steps that were run
+  int64_t seed = 0;
+  int64_t sequences = 0;  // of a step
+  int64_t sequence_length = 0;
+  int64_t text_bytes = 0;
+  uint32_t text_checksum = 0;
+  double loss = 0;          // of the last step
+  std::string model;        // name
+  std::string layout_text;  // it was saved in, for people
+};
+
+// Saves in the background: the state is copied while the training waits, and written while it goes
+// on.
+class CheckpointSaver {
+ public:
+  // keep: newest ones that stay, at least one. Removes what an earlier process did not finish.
+  CheckpointSaver(std::string folder, int64_t keep);
+  ~CheckpointSaver();
+  CheckpointSaver(const CheckpointSaver&) = delete;
+  CheckpointSaver& operator=(const CheckpointSaver&) = delete;
+
+  // Waits for an earlier one. Not while a step runs.
+  void save(const TrainingDevice& device, const CheckpointInfo& info);
+  // Waits until all are on the disk.
+  void finish();
+  // Steps of the last one that was begun; none so far.
+  std::optional<int64_t> last_step() const { return last_step_; }
+  // What went wrong since it was last asked, as a full disk; else empty. Calls finish().
+  std::string error();
+
+ private:
+  struct Snapshot;
+  void write(const Snapshot& snapshot);
+
+  std::string folder_;
+  int64_t keep_;
+  std::optional<int64_t> last_step_;
+  std::thread writing_;
+  std::string error_;
+};
+
+// A checkpoint that was found whole.
+struct Checkpoint {
+  std::string folder;
+  CheckpointInfo info;
+};
+// The newest whole one of a folder, its files checked; what is not whole is passed over and named
+// in `passed_over`.
+std::optional<Checkpoint> newest_checkpoint(const std::string& folder,
+                                            std::vector<std::string>& passed_over);
+// Whether there are any, whole or not.
+bool has_checkpoints(const std::string& folder);
+// One folder. Throws InputError where it is not whole.
+Checkpoint open_checkpoint(const std::string& folder);
+
+// Weights, biases and moments. Throws InputError where a tensor is missing or of another shape.
+void load_state(const Checkpoint& checkpoint, TrainingDevice& device);
+// Weights and biases alone: of a checkpoint's folder, of a folder of safetensors files as Hugging
+// Face writes them, or of one such file. Throws InputError; names tensors that are missing, of
+// another shape, or of another model.
+void load_weights(const std::string& path, TrainingDevice& device);
+
+}  // namespace rehearse

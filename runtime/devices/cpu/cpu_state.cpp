@@ -1,0 +1,168 @@
+// CpuDevice: what is held for every parameter, under Hugging Face's names, whatever the layout.
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "runtime/devices/cpu/cpu_device.h"
+#include "runtime/devices/cpu/step_end.h"
+
+namespace rehearse {
+namespace {
+
+// A parameter's tensors: gate_proj and up_proj stand in one matrix here.
+struct Piece {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t offset = 0;  // in the parameter, elements
+};
+
+std::vector<Piece> pieces_of(const Parameter& p) {
+  if (p.is_gain) return {{p.name + ".weight", {p.columns}, 0}};
+  constexpr std::string_view kBoth = "gate_up_proj";
+  if (!p.name.ends_with(kBoth)) return {{p.name + ".weight", {p.rows, p.columns}, 0}};
+  const std::string prefix = p.name.substr(0, p.name.size() - kBoth.size());
+  const int64_t rows = p.rows / 2;
+  return {{prefix + "gate_proj.weight", {rows, p.columns}, 0},
+          {prefix + "up_proj.weight", {rows, p.columns}, rows * p.columns}};
+}
+
+std::string bias_name(int64_t layer) {
+  return fmt::format("model.layers.{}.mlp.gate.e_score_correction_bias", layer);
+}
+
+// The moments' array, or the gradients' or weights'.
+std::vector<float, BigAllocator<float>>& values_of(Stage& s, StateKind kind, Arena arena) {
+  switch (kind) {
+    case StateKind::kWeights:
+      return s.weights.arena(arena);
+    case StateKind::kGradients:
+      return s.gradients.arena(arena);
+    case StateKind::kFirstMoments:
+      return s.m[static_cast<size_t>(arena)];
+    case StateKind::kSecondMoments:
+      return s.v[static_cast<size_t>(arena)];
+  }
+  return s.weights.arena(arena);
+}
+
+}  // namespace
+
+std::vector<CpuDevice::Holder> CpuDevice::holders(int64_t stage) const {
+  std::vector<Holder> all;
+  for (const int64_t global : communicator_.local_ranks()) {
+    CpuRank& rank = rank_at(global);
+    for (size_t slot = 0; slot < rank.copies.size(); ++slot) {
+      if (rank.copies[slot].index == stage) {
+        all.push_back({plan_.layout.place_of(global), &rank.copies[slot]});
+      }
+    }
+  }
+  return all;
+}
+
+std::vector<NamedTensor> CpuDevice::state(StateKind kind) const {
+  const Layout& l = plan_.layout;
+  CHECK(static_cast<int64_t>(communicator_.local_ranks().size()) == l.world())
+      << "state of ranks on other processes";
+  std::vector<NamedTensor> all;
+  for (int64_t stage = 0; stage < l.stages(); ++stage) {
+    const std::vector<Holder> of_stage = holders(stage);
+    const auto add = [&](Arena arena, int64_t expert_index) {
+      // Of the same weights: whole on each, or in shards.
+      std::vector<Holder> same;
+      for (const Holder& h : of_stage) {
+        if (arena == Arena::kDense || l.expert_index_of(h.place.data_rank) == expert_index) {
+          same.push_back(h);
+        }
+      }
+      Stage& first = *same.front().stage;
+      const int64_t size = first.where.arena_size(arena);
+      std::vector<float> whole(static_cast<size_t>(size), 0.0f);
+      if (kind == StateKind::kWeights || l.zero_stage == 0) {
+        const auto& values = values_of(first, kind, arena);
+        std::copy(values.begin(), values.end(), whole.begin());
+      } else {
+        for (const Holder& h : same) {
+          const Shard shard = owned_shard(program_, h.place, *h.stage, arena);
+          const auto& values = values_of(*h.stage, kind, arena);
+          // Moments are a shard's; gradients an arena's, of which the shard is summed.
+          const auto begin = values.begin() + (kind == StateKind::kGradients ? shard.begin : 0);
+          if (values.empty()) continue;  // before the first step
+          std::copy_n(begin, shard.end - shard.begin, whole.begin() + shard.begin);
+        }
+      }
+      for (const Parameter& p : first.where.list) {
+        if (p.arena != arena) continue;
+        for (Piece& piece : pieces_of(p)) {
+          int64_t count = 1;
+          for (const int64_t n : piece.shape) count *= n;
+          const auto begin = whole.begin() + p.offset + piece.offset;
+          all.push_back({.name = std::move(piece.name),
+                         .shape = std::move(piece.shape),
+                         .values = std::vector<float>(begin, begin + count)});
+        }
+      }
+    };
+    add(Arena::kDense, 0);
+    if (of_stage.front().stage->where.expert_size > 0) {
+      for (int64_t e = 0; e < l.ep; ++e) add(Arena::kExpert, e);
+    }
+    if (kind != StateKind::kWeights) continue;
+    const Stage& s = *of_stage.front().stage;
+    for (size_t i = 0; i < s.expert_bias.size(); ++i) {
+      if (s.expert_bias[i].empty()) continue;
+      all.push_back({.name = bias_name(s.first_layer + static_cast<int64_t>(i)),
+                     .shape = {static_cast<int64_t>(s.expert_bias[i].size())},
+                     .values = s.expert_bias[i]});
+    }
+  }
+  return all;
+}
+
+void CpuDevice::set_state(StateKind kind, const TensorLookup& lookup) {
+  for (const int64_t global : communicator_.local_ranks()) {
+    const Place place = plan_.layout.place_of(global);
+    for (Stage& s : rank_at(global).copies) {
+      for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
+        const int64_t size = s.where.arena_size(arena);
+        const bool whole = kind == StateKind::kWeights || plan_.layout.zero_stage == 0;
+        const Shard shard = whole ? Shard{0, size} : owned_shard(program_, place, s, arena);
+        auto& values = values_of(s, kind, arena);
+        values.resize(static_cast<size_t>(shard.end - shard.begin));
+        for (const Parameter& p : s.where.list) {
+          if (p.arena != arena) continue;
+          for (const Piece& piece : pieces_of(p)) {
+            const int64_t begin = p.offset + piece.offset;
+            int64_t count = 1;
+            for (const int64_t n : piece.shape) count *= n;
+            const int64_t from = std::max(begin, shard.begin);
+            const int64_t to = std::min(begin + count, shard.end);
+            if (from >= to) continue;
+            const std::vector<float> read = lookup(piece.name, piece.shape);
+            std::copy(read.begin() + (from - begin),
+                      read.begin() + (to - begin),
+                      values.begin() + (from - shard.begin));
+          }
+        }
+      }
+      if (kind != StateKind::kWeights) continue;
+      for (size_t i = 0; i < s.expert_bias.size(); ++i) {
+        if (s.expert_bias[i].empty()) continue;
+        s.expert_bias[i] = lookup(bias_name(s.first_layer + static_cast<int64_t>(i)),
+                                  {static_cast<int64_t>(s.expert_bias[i].size())});
+      }
+    }
+  }
+}
+
+std::span<const float> CpuDevice::recorded_logits(int32_t data_rank, int64_t micro_batch) const {
+  for (const Holder& h : holders(plan_.layout.stages() - 1)) {
+    if (h.place.data_rank != data_rank) continue;
+    const auto& logits = h.stage->chunks[static_cast<size_t>(micro_batch)].kept_logits;
+    if (!logits.empty()) return logits;
+  }
+  return {};
+}
+
+}  // namespace rehearse
