@@ -77,27 +77,28 @@ std::vector<NamedTensor> CpuDevice::state(StateKind kind) const {
         }
       }
       Stage& first = *same.front().stage;
-      const int64_t size = first.where.arena_size(arena);
-      std::vector<float> whole(static_cast<size_t>(size), 0.0f);
-      if (kind == StateKind::kWeights || l.zero_stage == 0) {
-        const auto& values = values_of(first, kind, arena);
-        std::copy(values.begin(), values.end(), whole.begin());
-      } else {
-        for (const Holder& h : same) {
-          const Shard shard = owned_shard(program_, h.place, *h.stage, arena);
-          const auto& values = values_of(*h.stage, kind, arena);
-          // Moments are a shard's; gradients an arena's, of which the shard is summed.
-          const auto begin = values.begin() + (kind == StateKind::kGradients ? shard.begin : 0);
-          if (values.empty()) continue;  // before the first step
-          std::copy_n(begin, shard.end - shard.begin, whole.begin() + shard.begin);
-        }
+      // Where one holds all of it, that; else put together.
+      const float* whole = values_of(first, kind, arena).data();
+      std::vector<float> assembled;
+      const bool in_shards = kind != StateKind::kWeights && l.zero_stage > 0 && same.size() > 1;
+      if (in_shards || values_of(first, kind, arena).empty()) {  // empty before the first step
+        assembled.resize(static_cast<size_t>(first.where.arena_size(arena)), 0.0f);
+        whole = assembled.data();
+      }
+      for (const Holder& h : same) {
+        const auto& values = values_of(*h.stage, kind, arena);
+        if (!in_shards || values.empty()) continue;
+        const Shard shard = owned_shard(program_, h.place, *h.stage, arena);
+        // Moments are a shard's; gradients an arena's, of which the shard is summed.
+        const auto begin = values.begin() + (kind == StateKind::kGradients ? shard.begin : 0);
+        std::copy_n(begin, shard.end - shard.begin, assembled.begin() + shard.begin);
       }
       for (const Parameter& p : first.where.list) {
         if (p.arena != arena) continue;
         for (Piece& piece : pieces_of(p)) {
           int64_t count = 1;
           for (const int64_t n : piece.shape) count *= n;
-          const auto begin = whole.begin() + p.offset + piece.offset;
+          const float* const begin = whole + p.offset + piece.offset;
           all.push_back({.name = std::move(piece.name),
                          .shape = std::move(piece.shape),
                          .values = std::vector<float>(begin, begin + count)});
