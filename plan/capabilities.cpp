@@ -35,7 +35,7 @@ const std::vector<Capability>& capabilities() {
       list.push_back(
           {.feature = fmt::format("schedule {}", n.name),
            .simulate = true,
-           .run = facts_of(n.value).runs,
+           .run = true,
            .uses = [kind = n.value](const Plan& p) { return p.layout.schedule == kind; }});
     }
     const auto add = [&](std::string feature, bool simulate, bool run, auto uses) {
@@ -58,7 +58,7 @@ const std::vector<Capability>& capabilities() {
           return p.layout.overlap_grad_reduce || p.layout.overlap_all_to_all ||
                  !p.layout.overlap_p2p;
         });
-    add("empty stages", true, false, [](const Plan& p) {
+    add("empty stages", true, true, [](const Plan& p) {
       return std::ranges::count(p.layout.layers_per_stage, 0) > 0;
     });
     add("recomputation of whole layers or attention's core", true, false, [](const Plan& p) {

@@ -43,8 +43,6 @@ struct ChunkCosts {
 struct ScheduleFacts {
   ScheduleKind kind = ScheduleKind::k1F1B;
   Way way = Way::kOnce;
-  // Whether this program's runtime executes it; all are simulated.
-  bool runs = false;
   // What it demands of pp pipeline ranks, and of n micro-batches on them: empty when they suit it,
   // otherwise a sentence that says what would be right.
   std::string (*check_ranks)(int64_t pp) = nullptr;

@@ -73,8 +73,10 @@ TEST_P(Layouts, RepeatBitForBit) {
 std::string layout_name(const testing::TestParamInfo<Layout>& info) {
   const Layout& l = info.param;
   std::string name(name_of(l.schedule));
+  std::erase(name, '-');
   name += "_pp" + std::to_string(l.pp) + "_dp" + std::to_string(l.dp) + "_ep" +
           std::to_string(l.ep) + "_zero" + std::to_string(l.zero_stage);
+  for (const int64_t n : l.layers_per_stage) name += "_" + std::to_string(n);
   return name;
 }
 
@@ -86,6 +88,22 @@ std::vector<Layout> layouts_to_run() {
     }
   }
   list.push_back({.pp = 2, .schedule = ScheduleKind::kDualPipe, .zero_stage = 0});
+  // Several stages of a rank.
+  list.push_back({.pp = 2, .schedule = ScheduleKind::kDualPipeV});
+  list.push_back({.pp = 2, .dp = 4, .ep = 2, .schedule = ScheduleKind::kDualPipeV});
+  list.push_back({.pp = 2, .dp = 2, .ep = 2, .schedule = ScheduleKind::kInterleaved, .chunks = 2});
+  list.push_back({.pp = 2, .dp = 4, .schedule = ScheduleKind::kInterleaved, .chunks = 2});
+  // Stages without layers: the head's, and the embedding's.
+  list.push_back({.pp = 2, .layers_per_stage = {4, 0}});
+  list.push_back({.pp = 4, .schedule = ScheduleKind::kZB1P, .layers_per_stage = {0, 2, 2, 0}});
+  list.push_back(
+      {.pp = 2, .dp = 2, .ep = 2, .schedule = ScheduleKind::kDualPipe, .layers_per_stage = {4, 0}});
+  list.push_back(
+      {.pp = 2, .dp = 2, .schedule = ScheduleKind::kDualPipeV, .layers_per_stage = {0, 2, 2, 0}});
+  list.push_back({.pp = 2,
+                  .schedule = ScheduleKind::kInterleaved,
+                  .chunks = 3,
+                  .layers_per_stage = {0, 1, 1, 1, 1, 0}});
   list.push_back({.dp = 2});
   list.push_back({.dp = 2, .ep = 2});
   list.push_back({.dp = 4, .ep = 2});

@@ -129,7 +129,7 @@ TrainResult Trainer::train(const TrainOptions& options) {
   CHECK(to_run >= 1) << to_run << " steps";
   TrainResult result;
   MedianStep median;
-  const bool has_validation = plan_.data.validation_fraction > 0;
+  const bool has_validation = plan_.data.validation_fraction > 0 && options.validation_steps > 0;
   const int64_t warm = options.first_step + (to_run > kFewSteps ? kWarmSteps : 0);
   const int64_t tail = std::max<int64_t>(1, to_run / 10);
   int64_t in_tail = 0;

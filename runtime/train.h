@@ -45,7 +45,7 @@ struct TrainOptions {
   int64_t steps = 0;                            // of which the first is
   int64_t first_step = 0;                       // below steps
   int64_t validate_every = 0;                   // 0: only after the last step
-  int64_t validation_steps = 4;                 // batches that a validation averages
+  int64_t validation_steps = 4;                 // batches that a validation averages; 0: none
   std::function<void(const StepLog&)> on_step;  // called after every step; what it throws ends all
   std::function<bool()> stop =
       {};  // asked after every step, on every process: whether to end early

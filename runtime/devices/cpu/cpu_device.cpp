@@ -88,9 +88,45 @@ Batch CpuDevice::batch(const Op& op, int32_t data_rank) const {
                               : data_.training(settings_.step, first, t.micro_batch_size);
 }
 
-// Where the output of a layer goes: the next layer's input, or the chunk's output.
-Tensor& CpuDevice::slot_after(ChunkActivations& chunk, size_t local_layer) {
-  return local_layer + 1 < chunk.layers.size() ? chunk.layers[local_layer + 1].x : chunk.output;
+// The slot on the same rank of the stage that `next` is from the one in `slot`, where the rank
+// holds both: what leaves the one enters the other without a message.
+std::optional<int64_t> CpuDevice::handed_on(const Op& op, int64_t slot, int64_t next) const {
+  const Layout& l = plan_.layout;
+  const int64_t stage = l.stage_of(op.pp_rank, slot) + next;
+  if (stage < 0 || stage >= l.stages()) return std::nullopt;
+  const int64_t there = l.slot_of(stage, slot);
+  if (l.pp_rank_of(stage, there) != op.pp_rank) return std::nullopt;
+  return there;
+}
+
+// Where goes what enters a stage, and what leaves it: stages without layers hand it on.
+Tensor& CpuDevice::entry(const Op& op, CpuRank& rank, int64_t slot) {
+  ChunkActivations& chunk = chunk_of(op, rank, slot);
+  return chunk.layers.empty() ? exit(op, rank, slot) : chunk.layers.front().x;
+}
+Tensor& CpuDevice::exit(const Op& op, CpuRank& rank, int64_t slot) {
+  if (const auto next = handed_on(op, slot, 1)) return entry(op, rank, *next);
+  return chunk_of(op, rank, slot).output;
+}
+// The same of gradients, from behind.
+Tensor& CpuDevice::d_entry(const Op& op, CpuRank& rank, int64_t slot) {
+  ChunkActivations& chunk = chunk_of(op, rank, slot);
+  return chunk.layers.empty() ? d_exit(op, rank, slot) : chunk.layers.back().d_out;
+}
+Tensor& CpuDevice::d_exit(const Op& op, CpuRank& rank, int64_t slot) {
+  if (const auto next = handed_on(op, slot, -1)) return d_entry(op, rank, *next);
+  return chunk_of(op, rank, slot).d_input;
+}
+
+ChunkActivations& CpuDevice::chunk_of(const Op& op, CpuRank& rank, int64_t slot) {
+  return rank.copies[static_cast<size_t>(slot)].chunks[static_cast<size_t>(*op.micro_batch)];
+}
+
+// Where the output of a layer goes.
+Tensor& CpuDevice::slot_after(const Op& op, CpuRank& rank, size_t local_layer) {
+  ChunkActivations& chunk = chunk_of(op, rank, op.direction);
+  return local_layer + 1 < chunk.layers.size() ? chunk.layers[local_layer + 1].x
+                                               : exit(op, rank, op.direction);
 }
 
 void CpuDevice::run_op(const Op& op, int32_t data_rank, const std::function<void()>& ready) {
@@ -169,9 +205,9 @@ void CpuDevice::forward_op(const Op& op, CpuRank& rank, int32_t data_rank) {
   ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
   if (op.kind == OpKind::kEmbed) {
     const Batch b = batch(op, data_rank);
-    chunk.layers.front().x = c.tensor(c.model.hidden);
-    kernels::embedding(
-        b.inputs, c.model.hidden, s.weights.of(*s.where.embedding), chunk.layers.front().x.data());
+    Tensor& x = entry(op, rank, op.direction);
+    x = c.tensor(c.model.hidden);
+    kernels::embedding(b.inputs, c.model.hidden, s.weights.of(*s.where.embedding), x.data());
     return;
   }
   if (op.kind == OpKind::kHead) {
@@ -203,7 +239,7 @@ void CpuDevice::forward_op(const Op& op, CpuRank& rank, int32_t data_rank) {
       if (w.ids.gate) {
         experts_forward(c, w, a);
       } else {
-        slot_after(chunk, local) = dense_forward(c, w, a);
+        slot_after(op, rank, local) = dense_forward(c, w, a);
         if (settings_.validation) a = {};
       }
       return;
@@ -231,7 +267,7 @@ void CpuDevice::all_to_all_op(const Op& op, CpuRank& rank, const Ready& ready) {
   if (op.kind == OpKind::kDispatch) {
     forward ? dispatch_forward(c, call, a) : dispatch_input(c, call, a);
   } else if (forward) {
-    slot_after(chunk, local) = combine_forward(c, call, a);
+    slot_after(op, rank, local) = combine_forward(c, call, a);
     if (settings_.validation) a = {};
   } else {
     combine_input(c, call, a);
@@ -245,7 +281,8 @@ void CpuDevice::input_op(const Op& op, CpuRank& rank, int32_t data_rank) {
   if (op.kind == OpKind::kHead) {
     const HeadWeights w = s.head_weights();
     const double scale = 1.0 / static_cast<double>(plan_.step_tokens());
-    chunk.layers.back().d_out = head_input(c, w, batch(op, data_rank).targets, scale, chunk.head);
+    d_entry(op, rank, op.direction) =
+        head_input(c, w, batch(op, data_rank).targets, scale, chunk.head);
     return;
   }
   const size_t local = s.local_layer(*op.layer);
@@ -257,7 +294,8 @@ void CpuDevice::input_op(const Op& op, CpuRank& rank, int32_t data_rank) {
       return;
     case OpKind::kAttn: {
       Tensor dx = attention_input(c, w, a);
-      (local == 0 ? chunk.d_input : chunk.layers[local - 1].d_out) = std::move(dx);
+      Tensor& to = local == 0 ? d_exit(op, rank, op.direction) : chunk.layers[local - 1].d_out;
+      to = std::move(dx);
       return;
     }
     default:
@@ -308,7 +346,7 @@ void CpuDevice::message_op(const Op& op, CpuRank& rank, int32_t data_rank, const
     communicator_.send(here, there, tag_of(op), out);
     out.release();
   } else {
-    Tensor& in = forward ? chunk.layers.front().x : chunk.layers.back().d_out;
+    Tensor& in = forward ? entry(op, rank, op.direction) : d_entry(op, rank, op.direction);
     in = c.tensor(c.model.hidden);
     communicator_.recv(there, here, tag_of(op), in, ready);
   }

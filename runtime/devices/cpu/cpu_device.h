@@ -55,7 +55,13 @@ class CpuDevice : public TrainingDevice {
   void all_to_all_op(const Op& op, CpuRank& rank, const Ready& ready);
   void weight_op(const Op& op, CpuRank& rank, int32_t data_rank);
   void message_op(const Op& op, CpuRank& rank, int32_t data_rank, const Ready& ready);
-  Tensor& slot_after(ChunkActivations& chunk, size_t local_layer);
+  std::optional<int64_t> handed_on(const Op& op, int64_t slot, int64_t next) const;
+  ChunkActivations& chunk_of(const Op& op, CpuRank& rank, int64_t slot);
+  Tensor& entry(const Op& op, CpuRank& rank, int64_t slot);
+  Tensor& exit(const Op& op, CpuRank& rank, int64_t slot);
+  Tensor& d_entry(const Op& op, CpuRank& rank, int64_t slot);
+  Tensor& d_exit(const Op& op, CpuRank& rank, int64_t slot);
+  Tensor& slot_after(const Op& op, CpuRank& rank, size_t local_layer);
 
   const Plan& plan_;
   const Program& program_;
