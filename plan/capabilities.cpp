@@ -82,7 +82,7 @@ const std::vector<Capability>& capabilities() {
         return uses(p.model.architecture);
       });
     }
-    add("multi-token prediction (mtp_depth > 0)", true, false, [](const Plan& p) {
+    add("multi-token prediction (mtp_depth > 0)", true, true, [](const Plan& p) {
       return p.model.architecture.mtp_depth > 0;
     });
     add("scaled RoPE (rope_scaling)", true, false, [](const Plan& p) {

@@ -14,6 +14,7 @@ constexpr int64_t kSteps = 10;
 struct TrainingRun {
   std::vector<double> losses;
   std::vector<double> norms;
+  std::vector<double> mtp_losses;                 // of the last module
   std::vector<std::vector<int64_t>> first_loads;  // per MoE layer, of the first step
   double validation = 0;                          // after the last step
 };
@@ -25,6 +26,7 @@ TrainingRun run_layout(const Plan& plan) {
     const StepLog log = trainer.step(i);
     run.losses.push_back(log.loss);
     run.norms.push_back(log.gradient_norm);
+    if (!log.mtp_losses.empty()) run.mtp_losses.push_back(log.mtp_losses.back());
     if (i > 0) continue;
     const Architecture& a = plan.model.architecture;
     for (int64_t layer = a.dense_layers(); layer < a.layers; ++layer) {
@@ -49,7 +51,30 @@ const TrainingRun& single_rank() {
   return run;
 }
 
+// With everything on that the recipe has: two MTP modules, a balance loss and clipping that matter.
+Plan whole_recipe(Layout layout) {
+  Plan plan = plan_of(std::move(layout));
+  plan.model.architecture.mtp_depth = 2;
+  plan.training.mtp_loss = 0.5;
+  plan.training.balance_loss = 0.01;
+  plan.training.gradient_clip = 0.5;
+  return plan;
+}
+
 class Layouts : public testing::TestWithParam<Layout> {};
+
+TEST_P(Layouts, AgreeWithTheSingleRankOnTheWholeRecipe) {
+  static const TrainingRun single = run_layout(whole_recipe({}));
+  const TrainingRun run = run_layout(whole_recipe(GetParam()));
+  EXPECT_EQ(run.first_loads, single.first_loads) << "routing differs already";
+  for (size_t i = 0; i < kSteps; ++i) {
+    EXPECT_NEAR(run.losses[i], single.losses[i], 1e-4 * single.losses[i]) << "step " << i;
+    EXPECT_NEAR(run.norms[i], single.norms[i], 2e-3 * single.norms[i]);
+  }
+  EXPECT_LT(run.mtp_losses.back(), run.mtp_losses.front() - 0.3);
+  EXPECT_NEAR(run.mtp_losses.back(), single.mtp_losses.back(), 1e-4 * single.mtp_losses.back());
+  EXPECT_NEAR(run.validation, single.validation, 1e-4 * run.validation);
+}
 
 TEST_P(Layouts, AgreeWithTheSingleRank) {
   const TrainingRun run = run_layout(plan_of(GetParam()));

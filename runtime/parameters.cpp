@@ -68,7 +68,21 @@ StageParameters::StageParameters(const Plan& plan, int64_t stage, int64_t ep_ran
     return id;
   };
   if (stage == 0) embedding = add("model.embed_tokens", Arena::kDense, a.vocabulary, a.hidden);
-  for (int64_t i = l.first_layer(stage); i < l.end_layer(stage); ++i) {
+  const int64_t modules = l.is_last(stage) ? a.mtp_depth : 0;
+  if (modules > 0 && stage > 0 && !l.ends_meet()) {
+    embedding = add("model.embed_tokens", Arena::kDense, a.vocabulary, a.hidden);
+    embedding_is_copy = true;
+  }
+  for (int64_t i = l.first_layer(stage); i < l.end_layer(stage) + modules; ++i) {
+    if (i >= l.end_layer(stage)) {
+      const std::string prefix = fmt::format("model.layers.{}.", i);
+      MtpIds module;
+      module.embedding_norm = gain(prefix + "enorm", a.hidden);
+      module.hidden_norm = gain(prefix + "hnorm", a.hidden);
+      module.projection = add(prefix + "eh_proj", Arena::kDense, a.hidden, 2 * a.hidden);
+      module.head_norm = gain(prefix + "shared_head.norm", a.hidden);
+      mtp.push_back(module);
+    }
     const Layer& layer = model.at(i);
     const std::string prefix = fmt::format("model.layers.{}.", i);
     const auto name = [&](Part part) { return prefix + std::string(name_of(part)); };

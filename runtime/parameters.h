@@ -47,12 +47,26 @@ struct LayerIds {
   void set(Part part, ParameterId id);
 };
 
+// Of a multi-token-prediction module, beside its layer (report, section 2.2).
+struct MtpIds {
+  ParameterId embedding_norm = 0;  // enorm
+  ParameterId hidden_norm = 0;     // hnorm
+  // eh_proj: [hidden, 2 hidden], of [RMSNorm(embedding); RMSNorm(h)], the order of Hugging Face's
+  // files; the report's equation 21 has them the other way round.
+  ParameterId projection = 0;
+  ParameterId head_norm = 0;  // shared_head.norm
+};
+
 // Which parameters a stage has on EP rank `ep_rank`, and where.
 struct StageParameters {
   StageParameters(const Plan& plan, int64_t stage, int64_t ep_rank);
 
   std::vector<Parameter> list;
-  std::vector<LayerIds> layers;
+  std::vector<LayerIds> layers;  // of the last stage with those of MTP modules, behind the others
+  std::vector<MtpIds> mtp;
+  // The last stage has an embedding of its own, for MTP modules, where the first one's is on other
+  // ranks: the same values, whose gradients both sum.
+  bool embedding_is_copy = false;
   std::optional<ParameterId> embedding, final_norm, head;
   int64_t dense_size = 0;
   int64_t expert_size = 0;

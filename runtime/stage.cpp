@@ -5,6 +5,7 @@ namespace rehearse {
 Stage::Stage(const Plan& plan, int64_t stage, int64_t ep_rank)
     : index(stage),
       first_layer(plan.layout.first_layer(stage)),
+      main_layers(static_cast<size_t>(plan.layout.end_layer(stage) - first_layer)),
       where(plan, stage, ep_rank),
       weights(where),
       gradients(where),
@@ -17,7 +18,13 @@ Stage::Stage(const Plan& plan, int64_t stage, int64_t ep_rank)
     expert_load.emplace_back(experts, 0);
     choices.emplace_back(chunks.size());
   }
-  for (ChunkActivations& c : chunks) c.layers.resize(where.layers.size());
+  for (ChunkActivations& c : chunks) {
+    c.layers.resize(where.layers.size());
+    if (!where.head) continue;
+    c.heads.resize(1 + where.mtp.size());
+    c.mtp.resize(where.mtp.size());
+    c.mtp_losses.resize(where.mtp.size(), 0);
+  }
 }
 
 }  // namespace rehearse

@@ -12,12 +12,25 @@ namespace rehearse {
 
 // A micro-batch's passage through a stage. What comes in, embedded or received, is the first
 // layer's x; the gradient that comes in is the last layer's d_out.
+struct MtpActivations {
+  std::vector<int32_t> tokens;        // [T]
+  Tensor embedded, embedded_inverse;  // [T, D], [T, 1]
+  Tensor hidden_inverse;              // [T, 1]; the norm's input is the x of the head before
+  Tensor both;                        // [T, 2 D] the projection's input
+  Tensor output;                      // [T, D] of the module's layer, to its head
+  Tensor d_x;                         // [T, D] of the layer's input
+  Tensor d_embedded, d_hidden;        // [T, D] of the norms' inputs
+  Tensor d_gains;                     // [1, 2 D]
+};
+
 struct ChunkActivations {
   std::vector<LayerActivations> layers;
   Tensor output;   // [T, D] to the next stage or the head
   Tensor d_input;  // [T, D] to the previous stage, or to the embedding's gradient
-  HeadActivations head;
+  std::vector<HeadActivations> heads;  // of the last stage: the model's, then MTP modules'
+  std::vector<MtpActivations> mtp;
   std::vector<float> kept_logits;  // of a probe
+  std::vector<double> mtp_losses;  // the same of each module, over the tokens that it predicts
   double loss = 0;                 // sum over tokens, of the last stage
 };
 
@@ -28,6 +41,7 @@ struct Stage {
 
   int64_t index;        // of the stage
   int64_t first_layer;  // global index of its first layer
+  size_t main_layers;   // without those of MTP modules
   StageParameters where;
   ParameterValues weights;
   ParameterValues gradients;
@@ -41,9 +55,9 @@ struct Stage {
   std::vector<ChunkActivations> chunks;  // by micro-batch of the data rank
 
   size_t local_layer(int32_t layer) const { return static_cast<size_t>(layer - first_layer); }
-  // REQUIRES: where.head, which the last stage has.
-  HeadWeights head_weights() {
-    return {.norm = *where.final_norm,
+  // module: 0 the model's own. REQUIRES: where.head, which the last stage has.
+  HeadWeights head_weights(size_t module) {
+    return {.norm = module == 0 ? *where.final_norm : where.mtp[module - 1].head_norm,
             .projection = *where.head,
             .weights = weights,
             .gradients = gradients};

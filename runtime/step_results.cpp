@@ -6,16 +6,28 @@ namespace rehearse {
 
 StepResults::StepResults(const Plan& plan)
     : losses(static_cast<size_t>(plan.layout.dp * plan.training.micro_batches), 0.0),
+      mtp_losses(losses.size() * static_cast<size_t>(plan.model.architecture.mtp_depth), 0.0),
       expert_load(
-          static_cast<size_t>(plan.model.architecture.layers * plan.model.architecture.experts), 0),
+          static_cast<size_t>((plan.model.architecture.layers + plan.model.architecture.mtp_depth) *
+                              plan.model.architecture.experts),
+          0),
       peak_memory(static_cast<size_t>(plan.layout.world())),
       experts(plan.model.architecture.experts),
-      tokens(plan.step_tokens()) {}
+      tokens(plan.step_tokens()),
+      length(plan.training.sequence_length) {}
 
 double StepResults::mean_loss() const {
   double total = 0;
   for (const double loss : losses) total += loss;
   return total / static_cast<double>(tokens);
+}
+
+double StepResults::mean_mtp_loss(int64_t module) const {
+  double total = 0;
+  const size_t first = static_cast<size_t>(module - 1) * losses.size();
+  for (size_t i = 0; i < losses.size(); ++i) total += mtp_losses[first + i];
+  const int64_t predicted = tokens / length * std::max<int64_t>(0, length - module);
+  return predicted == 0 ? 0 : total / static_cast<double>(predicted);
 }
 
 Bytes StepResults::worst_memory() const {
@@ -24,6 +36,7 @@ Bytes StepResults::worst_memory() const {
 
 void sum_over_processes(StepResults& results, Communicator& communicator) {
   communicator.sum_over_processes(results.losses);
+  communicator.sum_over_processes(results.mtp_losses);
   std::vector<int64_t> counts = results.expert_load;
   for (const Bytes b : results.peak_memory) counts.push_back(b.count());
   Overruns& o = results.overruns;

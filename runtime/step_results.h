@@ -32,8 +32,10 @@ struct StepResults {
   // Tables of the plan's size, all zeros.
   explicit StepResults(const Plan& plan);
 
-  std::vector<double> losses;        // [data rank x micro-batch], sum over the tokens
-  std::vector<int64_t> expert_load;  // [layer x expert], tokens; zeros for dense layers
+  std::vector<double> losses;  // [data rank x micro-batch], sum over the tokens
+  // The same of MTP modules: [module x data rank x micro-batch], over the tokens that they predict.
+  std::vector<double> mtp_losses;
+  std::vector<int64_t> expert_load;  // [layer x expert], tokens; zeros for dense layers; MTP's last
   std::vector<Bytes> peak_memory;    // [rank], activations' high-water mark
   Overruns overruns;
   double gradient_norm = 0;  // of the whole model; every process has it already
@@ -45,10 +47,13 @@ struct StepResults {
   }
   // Losses added in the order of data ranks, then micro-batches, over the tokens of the step.
   double mean_loss() const;
+  // Of an MTP module, from 1, over the tokens that it predicts.
+  double mean_mtp_loss(int64_t module) const;
   Bytes worst_memory() const;
 
   int64_t experts = 0;
   int64_t tokens = 0;  // of the step
+  int64_t length = 0;  // of a sequence
 };
 
 // Make a step's results, and its timeline, whole. Called by one thread of every process.

@@ -87,6 +87,9 @@ StepLog Trainer::run_and_log(const StepSettings& settings) {
   sum_over_processes(results_, *communicator_);
   log.time = timeline_.step();
   log.loss = results_.mean_loss();
+  for (int64_t module = 1; module <= a.mtp_depth; ++module) {
+    log.mtp_losses.push_back(results_.mean_mtp_loss(module));
+  }
   log.gradient_norm = results_.gradient_norm;
   const auto tokens = static_cast<double>(plan_.step_tokens());
   log.tokens_per_s = tokens / log.time.seconds();
@@ -94,7 +97,8 @@ StepLog Trainer::run_and_log(const StepSettings& settings) {
       training_flops_per_token(a, plan_.training.sequence_length, true).count() * tokens;
   log.tflops_per_rank =
       flops / log.time.seconds() / static_cast<double>(plan_.layout.world()) * 1e-12;
-  for (int64_t layer = a.dense_layers(); layer < a.layers; ++layer) {
+  for (int64_t layer = a.dense_layers(); layer < a.layers + a.mtp_depth; ++layer) {
+    if (!a.is_moe(layer)) continue;
     const LoadSpread spread = load_spread(results_.load_of(layer));
     log.expert_load.push_back(spread.most);
     log.expert_load_p95.push_back(spread.p95);
@@ -217,6 +221,7 @@ std::string print_step(const StepLog& log) {
     out += fmt::format(",\"{}\":{}", key, value);
   };
   add("loss", number(log.loss));
+  if (!log.mtp_losses.empty()) add("mtp_loss", numbers(log.mtp_losses));
   add("gradient_norm", number(log.gradient_norm));
   add("learning_rate", number(log.learning_rate));
   add("step_time_s", number(log.time.seconds()));

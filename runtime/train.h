@@ -18,8 +18,9 @@
 namespace rehearse {
 
 struct StepLog {
-  int64_t step = 0;  // from 0
-  double loss = 0;   // nats per token, mean over the batch
+  int64_t step = 0;                // from 0
+  double loss = 0;                 // nats per token, mean over the batch
+  std::vector<double> mtp_losses;  // the same of MTP modules, over the tokens that they predict
   double gradient_norm = 0;
   double learning_rate = 0;
   Duration time;

@@ -784,7 +784,13 @@ class Builder {
     const auto last_use = last_of_direction_;
     std::vector<int32_t> reduced;
     for (const Copy& c : copies) {
-      const int32_t last = last_use.at(c.direction);
+      // Where both ends stand on a rank MTP modules add to the table of the first stage.
+      int32_t last = last_use.at(c.direction);
+      if (spec_.mtp > 0 && c.stage == 0 && layout.ends_meet()) {
+        for (const Copy& other : copies) {
+          if (other.stage == last_stage()) last = std::max(last, last_use.at(other.direction));
+        }
+      }
       reduced.push_back(last);
       if (spec_.tied_embeddings && has_ends(c.stage)) {
         reduced.push_back(
@@ -890,7 +896,7 @@ Program::Spec program_spec(const Plan& plan, Mode mode) {
           .expert_bias = a.expert_bias,
           .shared_experts = a.shared_experts > 0 && plan.layout.tp > 1,
           .recompute_layers = plan.training.recompute.layer,
-          .tied_embeddings = a.tied_embeddings && !plan.layout.ends_meet(),
+          .tied_embeddings = (a.tied_embeddings || a.mtp_depth > 0) && !plan.layout.ends_meet(),
           .mode = mode};
 }
 

@@ -395,7 +395,11 @@ void load_weights(const std::string& path, TrainingDevice& device) {
                      }
                      return files.read(name, shape);
                    });
-  const std::vector<std::string> unused = files.unused();
+  std::vector<std::string> unused = files.unused();
+  // Hugging Face's files have the embedding and the head once more with every MTP module.
+  std::erase_if(unused, [](const std::string& name) {
+    return name.ends_with(".embed_tokens.weight") || name.ends_with(".shared_head.head.weight");
+  });
   if (!unused.empty()) {
     throw InputError(fmt::format("{}: tensor '{}' is not of the plan's model, and {} more",
                                  files.first_path(),

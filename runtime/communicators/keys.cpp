@@ -5,7 +5,8 @@
 namespace rehearse {
 
 uint64_t key_of(const Op& op) {
-  const bool world = op.group == Group::kWorld;  // its members name the stage they hold
+  // Of several stages: members name the one they hold.
+  const bool several = op.group == Group::kWorld || op.group == Group::kEmbeddings;
   uint64_t key = 0;
   const auto append = [&](int bits, int64_t value) {
     CHECK(value >= 0 && value < (int64_t{1} << bits)) << to_string(op) << ": " << value;
@@ -13,8 +14,8 @@ uint64_t key_of(const Op& op) {
   };
   append(6, static_cast<int64_t>(op.kind));
   append(2, static_cast<int64_t>(op.pass));
-  append(3, static_cast<int64_t>(op.group));
-  append(14, world ? 0 : op.stage);
+  append(4, static_cast<int64_t>(op.group));
+  append(14, several ? 0 : op.stage);
   append(14, op.layer ? *op.layer + 1 : 0);
   append(22, op.micro_batch ? *op.micro_batch + 1 : 0);
   return key << 1;

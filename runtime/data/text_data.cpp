@@ -51,6 +51,20 @@ TextData::TextData(const std::string& path, const Plan& plan)
   held_out_ = std::span(text_).last(static_cast<size_t>(held));
 }
 
+Batch ahead(const Batch& batch, int64_t length, int64_t module) {
+  Batch out = batch;
+  const auto count = static_cast<int64_t>(batch.inputs.size());
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t left = length - 1 - i % length;  // tokens behind this one in its sequence
+    // What is `n` places ahead is a target: of the token before it.
+    const int64_t at = i + std::min(module, left + 1) - 1;
+    out.inputs[static_cast<size_t>(i)] = batch.targets[static_cast<size_t>(at)];
+    out.targets[static_cast<size_t>(i)] =
+        module <= left ? batch.targets[static_cast<size_t>(i + module)] : -1;
+  }
+  return out;
+}
+
 uint32_t TextData::checksum() const {
   return static_cast<uint32_t>(::crc32_z(0, text_.data(), text_.size()));
 }

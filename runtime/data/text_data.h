@@ -16,6 +16,11 @@ struct Batch {
   std::vector<int32_t> targets;
 };
 
+// What an MTP module is given of a batch: the tokens `module` places ahead of the inputs, and their
+// targets as many places ahead; negative where the sequence has none (report, equation 24: the last
+// `module` tokens predict nothing). module: from 1.
+Batch ahead(const Batch& batch, int64_t length, int64_t module);
+
 class TextData {
  public:
   // Throws InputError when the file is missing, too short for one training and one validation

@@ -122,16 +122,18 @@ struct HeadWeights {
   const ParameterValues& weights;
   ParameterValues& gradients;
 };
-// Returns the sum of the tokens' losses.
+// targets: negative where there is none. Returns the sum of the tokens' losses.
 double head_forward(const LayerContext& c,
                     const HeadWeights& w,
                     std::span<const int32_t> targets,
                     HeadActivations& a);
-// scale: the weight of one token in the loss. Returns dx, [T, D].
+// scale: the weight of one token in the loss. addend: another gradient of x, or null. Returns dx,
+// [T, D].
 Tensor head_input(const LayerContext& c,
                   const HeadWeights& w,
                   std::span<const int32_t> targets,
                   double scale,
+                  const float* addend,
                   HeadActivations& a);
 void head_weight(const LayerContext& c, const HeadWeights& w, HeadActivations& a);
 

@@ -1,5 +1,7 @@
 // The end of the model: final norm, output projection, loss.
 
+#include <algorithm>
+
 #include "kernels/add/add.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/matmul/matmul.h"
@@ -20,6 +22,14 @@ kernels::RmsNormShape norm_shape(const LayerContext& c) {
           .eps = c.model.norm_eps};
 }
 
+// Tokens whose target is not there take part as if it were the first of the vocabulary, and count
+// for nothing.
+std::vector<int32_t> some_targets(std::span<const int32_t> targets) {
+  std::vector<int32_t> all(targets.begin(), targets.end());
+  for (int32_t& t : all) t = std::max(t, 0);
+  return all;
+}
+
 }  // namespace
 
 double head_forward(const LayerContext& c,
@@ -36,9 +46,11 @@ double head_forward(const LayerContext& c,
   a.losses = c.tensor(1);
   a.lse = c.tensor(1);
   kernels::cross_entropy(
-      targets, c.model.vocabulary, a.logits.data(), a.losses.data(), a.lse.data());
+      some_targets(targets), c.model.vocabulary, a.logits.data(), a.losses.data(), a.lse.data());
   double sum = 0;
-  for (int64_t t = 0; t < c.tokens(); ++t) sum += static_cast<double>(a.losses.data()[t]);
+  for (int64_t t = 0; t < c.tokens(); ++t) {
+    if (targets[static_cast<size_t>(t)] >= 0) sum += static_cast<double>(a.losses.data()[t]);
+  }
   return sum;
 }
 
@@ -46,9 +58,17 @@ Tensor head_input(const LayerContext& c,
                   const HeadWeights& w,
                   std::span<const int32_t> targets,
                   double scale,
+                  const float* addend,
                   HeadActivations& a) {
-  kernels::cross_entropy_backward(
-      targets, c.model.vocabulary, static_cast<float>(scale), a.lse.data(), a.logits.data());
+  kernels::cross_entropy_backward(some_targets(targets),
+                                  c.model.vocabulary,
+                                  static_cast<float>(scale),
+                                  a.lse.data(),
+                                  a.logits.data());
+  for (int64_t t = 0; t < c.tokens(); ++t) {
+    float* const row = a.logits.data() + t * c.model.vocabulary;
+    if (targets[static_cast<size_t>(t)] < 0) std::fill_n(row, c.model.vocabulary, 0.0f);
+  }
   Tensor d_x_norm = c.tensor(c.model.hidden);
   kernels::matmul_grad_input(projection_shape(c),
                              a.logits.data(),
@@ -63,7 +83,7 @@ Tensor head_input(const LayerContext& c,
                             a.x.data(),
                             w.weights.of(w.norm),
                             a.x_inverse.data(),
-                            nullptr,
+                            addend,
                             dx.data(),
                             a.d_gain.data());
   return dx;

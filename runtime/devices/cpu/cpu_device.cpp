@@ -52,7 +52,10 @@ void CpuDevice::begin_step(const StepSettings& settings) {
     rank->held_micro_batches = rank->peak_micro_batches = 0;
     for (Stage& s : rank->copies) {
       for (auto& load : s.expert_load) std::fill(load.begin(), load.end(), 0);
-      for (ChunkActivations& c : s.chunks) c.loss = 0;
+      for (ChunkActivations& c : s.chunks) {
+        c.loss = 0;
+        std::fill(c.mtp_losses.begin(), c.mtp_losses.end(), 0);
+      }
     }
   }
 }
@@ -101,8 +104,8 @@ std::optional<int64_t> CpuDevice::handed_on(const Op& op, int64_t slot, int64_t 
 
 // Where goes what enters a stage, and what leaves it: stages without layers hand it on.
 Tensor& CpuDevice::entry(const Op& op, CpuRank& rank, int64_t slot) {
-  ChunkActivations& chunk = chunk_of(op, rank, slot);
-  return chunk.layers.empty() ? exit(op, rank, slot) : chunk.layers.front().x;
+  const bool empty = rank.copies[static_cast<size_t>(slot)].main_layers == 0;
+  return empty ? exit(op, rank, slot) : chunk_of(op, rank, slot).layers.front().x;
 }
 Tensor& CpuDevice::exit(const Op& op, CpuRank& rank, int64_t slot) {
   if (const auto next = handed_on(op, slot, 1)) return entry(op, rank, *next);
@@ -110,8 +113,8 @@ Tensor& CpuDevice::exit(const Op& op, CpuRank& rank, int64_t slot) {
 }
 // The same of gradients, from behind.
 Tensor& CpuDevice::d_entry(const Op& op, CpuRank& rank, int64_t slot) {
-  ChunkActivations& chunk = chunk_of(op, rank, slot);
-  return chunk.layers.empty() ? d_exit(op, rank, slot) : chunk.layers.back().d_out;
+  const size_t layers = rank.copies[static_cast<size_t>(slot)].main_layers;
+  return layers == 0 ? d_exit(op, rank, slot) : chunk_of(op, rank, slot).layers[layers - 1].d_out;
 }
 Tensor& CpuDevice::d_exit(const Op& op, CpuRank& rank, int64_t slot) {
   if (const auto next = handed_on(op, slot, -1)) return d_entry(op, rank, *next);
@@ -125,8 +128,35 @@ ChunkActivations& CpuDevice::chunk_of(const Op& op, CpuRank& rank, int64_t slot)
 // Where the output of a layer goes.
 Tensor& CpuDevice::slot_after(const Op& op, CpuRank& rank, size_t local_layer) {
   ChunkActivations& chunk = chunk_of(op, rank, op.direction);
-  return local_layer + 1 < chunk.layers.size() ? chunk.layers[local_layer + 1].x
-                                               : exit(op, rank, op.direction);
+  const size_t layers = rank.copies[static_cast<size_t>(op.direction)].main_layers;
+  if (local_layer >= layers) return chunk.mtp[local_layer - layers].output;
+  return local_layer + 1 < layers ? chunk.layers[local_layer + 1].x : exit(op, rank, op.direction);
+}
+
+// Of an op of the model's end: 0 is the model's own head, then MTP modules.
+size_t CpuDevice::module_of(const Op& op) const {
+  if (!op.layer) return op.kind == OpKind::kMtp ? 1 : 0;
+  return static_cast<size_t>(*op.layer - plan_.layout.mtp_layer() + 1);
+}
+
+Batch CpuDevice::batch_of(const Op& op, int32_t data_rank, size_t module) const {
+  const Batch own = batch(op, data_rank);
+  return module == 0 ? own
+                     : ahead(own, plan_.training.sequence_length, static_cast<int64_t>(module));
+}
+
+// The embedding's table stands in the stage itself, or on the same rank in the first one.
+MtpWeights CpuDevice::mtp_weights(CpuRank& rank, Stage& s, size_t module) const {
+  Stage* table = &s;
+  for (Stage& other : rank.copies) {
+    if (!s.where.embedding && other.index == 0) table = &other;
+  }
+  return {.ids = s.where.mtp[module - 1],
+          .embedding = *table->where.embedding,
+          .weights = s.weights,
+          .gradients = s.gradients,
+          .table = table->weights,
+          .table_gradients = table->gradients};
 }
 
 void CpuDevice::run_op(const Op& op, int32_t data_rank, const std::function<void()>& ready) {
@@ -211,14 +241,27 @@ void CpuDevice::forward_op(const Op& op, CpuRank& rank, int32_t data_rank) {
     return;
   }
   if (op.kind == OpKind::kHead) {
-    chunk.head.x = std::move(chunk.output);
-    const HeadWeights w = s.head_weights();
-    chunk.loss = head_forward(c, w, batch(op, data_rank).targets, chunk.head);
-    if (settings_.probe) {
-      const float* const logits = chunk.head.logits.data();
-      chunk.kept_logits.assign(logits, logits + chunk.head.logits.size());
+    const size_t module = module_of(op);
+    HeadActivations& head = chunk.heads[module];
+    head.x = std::move(module == 0 ? chunk.output : chunk.mtp[module - 1].output);
+    const double loss =
+        head_forward(c, s.head_weights(module), batch_of(op, data_rank, module).targets, head);
+    (module == 0 ? chunk.loss : chunk.mtp_losses[module - 1]) = loss;
+    if (settings_.probe && module == 0) {
+      chunk.kept_logits.assign(head.logits.data(), head.logits.data() + head.logits.size());
     }
-    if (settings_.validation) chunk.head = {};
+    // The next module needs what this one's layers made.
+    if (settings_.validation && module > 0) chunk.heads[module - 1] = {};
+    if (settings_.validation && module == s.where.mtp.size()) head = {};
+    return;
+  }
+  if (op.kind == OpKind::kMtp) {
+    const size_t module = module_of(op);
+    MtpActivations& m = chunk.mtp[module - 1];
+    m.tokens = batch_of(op, data_rank, module).inputs;
+    chunk.layers[s.main_layers + module - 1].x =
+        mtp_forward(c, mtp_weights(rank, s, module), chunk.heads[module - 1].x, m);
+    if (settings_.validation) m = {};
     return;
   }
   const size_t local = s.local_layer(*op.layer);
@@ -279,10 +322,27 @@ void CpuDevice::input_op(const Op& op, CpuRank& rank, int32_t data_rank) {
   Stage& s = rank.copies[static_cast<size_t>(op.direction)];
   ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
   if (op.kind == OpKind::kHead) {
-    const HeadWeights w = s.head_weights();
-    const double scale = 1.0 / static_cast<double>(plan_.step_tokens());
-    d_entry(op, rank, op.direction) =
-        head_input(c, w, batch(op, data_rank).targets, scale, chunk.head);
+    const size_t module = module_of(op);
+    double scale = 1.0 / static_cast<double>(plan_.step_tokens());
+    // Equation 25: lambda times the mean over modules.
+    if (module > 0) scale *= plan_.training.mtp_loss / static_cast<double>(s.where.mtp.size());
+    // What the next module makes of this one's input comes to its gradient.
+    const bool more = module < s.where.mtp.size();
+    const float* const addend = more ? chunk.mtp[module].d_hidden.data() : nullptr;
+    Tensor& to = module == 0 ? d_entry(op, rank, op.direction)
+                             : chunk.layers[s.main_layers + module - 1].d_out;
+    to = head_input(c,
+                    s.head_weights(module),
+                    batch_of(op, data_rank, module).targets,
+                    scale,
+                    addend,
+                    chunk.heads[module]);
+    if (more) chunk.mtp[module].d_hidden.release();
+    return;
+  }
+  if (op.kind == OpKind::kMtp) {
+    const size_t module = module_of(op);
+    mtp_input(c, mtp_weights(rank, s, module), chunk.heads[module - 1].x, chunk.mtp[module - 1]);
     return;
   }
   const size_t local = s.local_layer(*op.layer);
@@ -294,7 +354,9 @@ void CpuDevice::input_op(const Op& op, CpuRank& rank, int32_t data_rank) {
       return;
     case OpKind::kAttn: {
       Tensor dx = attention_input(c, w, a);
-      Tensor& to = local == 0 ? d_exit(op, rank, op.direction) : chunk.layers[local - 1].d_out;
+      Tensor& to = local >= s.main_layers ? chunk.mtp[local - s.main_layers].d_x
+                   : local == 0           ? d_exit(op, rank, op.direction)
+                                          : chunk.layers[local - 1].d_out;
       to = std::move(dx);
       return;
     }
@@ -308,9 +370,14 @@ void CpuDevice::weight_op(const Op& op, CpuRank& rank, int32_t data_rank) {
   Stage& s = rank.copies[static_cast<size_t>(op.direction)];
   ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
   if (op.kind == OpKind::kHead) {
-    const HeadWeights w = s.head_weights();
-    head_weight(c, w, chunk.head);
-    chunk.head = {};
+    const size_t module = module_of(op);
+    head_weight(c, s.head_weights(module), chunk.heads[module]);
+    chunk.heads[module] = {};
+    return;
+  }
+  if (op.kind == OpKind::kMtp) {
+    const size_t module = module_of(op);
+    mtp_weight(c, mtp_weights(rank, s, module), chunk.mtp[module - 1]);
     return;
   }
   if (op.kind == OpKind::kEmbed) {
@@ -373,6 +440,10 @@ StepResults CpuDevice::results() const {
       if (!l.is_last(s.index)) continue;
       for (size_t m = 0; m < s.chunks.size(); ++m) {
         results.losses[static_cast<size_t>(first) + m] += s.chunks[m].loss;
+        for (size_t module = 0; module < s.where.mtp.size(); ++module) {
+          results.mtp_losses[module * results.losses.size() + static_cast<size_t>(first) + m] +=
+              s.chunks[m].mtp_losses[module];
+        }
       }
     }
   }

@@ -9,6 +9,7 @@
 #include "plan/program/op_work.h"
 #include "runtime/devices/cpu/cpu_rank.h"
 #include "runtime/devices/device.h"
+#include "runtime/layers/mtp.h"
 
 namespace rehearse {
 
@@ -55,6 +56,9 @@ class CpuDevice : public TrainingDevice {
   void all_to_all_op(const Op& op, CpuRank& rank, const Ready& ready);
   void weight_op(const Op& op, CpuRank& rank, int32_t data_rank);
   void message_op(const Op& op, CpuRank& rank, int32_t data_rank, const Ready& ready);
+  size_t module_of(const Op& op) const;
+  Batch batch_of(const Op& op, int32_t data_rank, size_t module) const;
+  MtpWeights mtp_weights(CpuRank& rank, Stage& s, size_t module) const;
   std::optional<int64_t> handed_on(const Op& op, int64_t slot, int64_t next) const;
   ChunkActivations& chunk_of(const Op& op, CpuRank& rank, int64_t slot);
   Tensor& entry(const Op& op, CpuRank& rank, int64_t slot);

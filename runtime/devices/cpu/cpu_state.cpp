@@ -95,6 +95,9 @@ std::vector<NamedTensor> CpuDevice::state(StateKind kind) const {
       }
       for (const Parameter& p : first.where.list) {
         if (p.arena != arena) continue;
+        const bool copy = first.where.embedding_is_copy &&
+                          &p == &first.where.list[static_cast<size_t>(*first.where.embedding)];
+        if (copy) continue;  // the first stage's
         for (Piece& piece : pieces_of(p)) {
           int64_t count = 1;
           for (const int64_t n : piece.shape) count *= n;

@@ -36,6 +36,16 @@ Shard owned(const StepEnd& s, const Stage& stage, Arena arena, const Op& op) {
 void reduce_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
   const std::vector<int64_t> members = ranks_of(s, op);
   const Collective c{members, key_of(op)};
+  if (op.group == Group::kEmbeddings) {
+    Stage& stage = stage_of(s, op);
+    const Parameter& table = stage.where.list[static_cast<size_t>(*stage.where.embedding)];
+    s.communicator.all_reduce(c,
+                              rank_of(s, op),
+                              std::span<float>(stage.gradients.of(*stage.where.embedding),
+                                               static_cast<size_t>(table.size())),
+                              ready);
+    return;
+  }
   auto& gradients = stage_of(s, op).gradients.arena(arena_of(op));
   if (s.plan.layout.zero_stage == 0) {
     s.communicator.all_reduce(c, rank_of(s, op), gradients, ready);
@@ -58,8 +68,16 @@ void norm_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
   for (Stage& stage : s.rank.copies) {
     for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
       const Shard shard = owned(s, stage, arena, op);
-      squares += kernels::square_sum(shard.end - shard.begin,
-                                     stage.gradients.arena(arena).data() + shard.begin);
+      // A copy of the embedding's table counts where the other one stands.
+      Shard copy{shard.end, shard.end};
+      if (stage.where.embedding_is_copy && arena == Arena::kDense) {
+        const Parameter& p = stage.where.list[static_cast<size_t>(*stage.where.embedding)];
+        copy = {std::clamp(p.offset, shard.begin, shard.end),
+                std::clamp(p.offset + p.size(), shard.begin, shard.end)};
+      }
+      const float* const gradients = stage.gradients.arena(arena).data();
+      squares += kernels::square_sum(copy.begin - shard.begin, gradients + shard.begin);
+      squares += kernels::square_sum(shard.end - copy.end, gradients + copy.end);
     }
   }
   const std::vector<int64_t> members = ranks_of(s, op);
