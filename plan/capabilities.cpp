@@ -85,8 +85,12 @@ const std::vector<Capability>& capabilities() {
     add("multi-token prediction (mtp_depth > 0)", true, true, [](const Plan& p) {
       return p.model.architecture.mtp_depth > 0;
     });
-    add("scaled RoPE (rope_scaling)", true, false, [](const Plan& p) {
-      return p.model.rope_scaling.has_value();
+    add("RoPE scaled by YaRN (rope_scaling: yarn, with its numbers)",
+        true,
+        true,
+        [](const Plan& p) { return p.model.yarn.has_value(); });
+    add("RoPE scaled otherwise, or by YaRN without its numbers", true, false, [](const Plan& p) {
+      return p.model.rope_scaling && !p.model.yarn;
     });
     add("cluster of CPUs", true, true, [](const Plan& p) { return p.cluster.on_cores(); });
     add("emulated cluster", true, true, [](const Plan& p) { return p.cluster.emulated(); });

@@ -201,6 +201,19 @@ void read_rope(YamlMap& top, Model& m) {
     }
     const char* type = rope.has("rope_type") ? "rope_type" : "type";
     if (rope.text(type, "default") != "default") m.rope_scaling = rope.choice(type, kRopeScalings);
+    const bool stated = rope.has("factor") && rope.has("original_max_position_embeddings");
+    if (m.rope_scaling != RopeScaling::kYarn || !stated) continue;
+    Yarn yarn;
+    yarn.factor = rope.number("factor", {.min = 1, .max = 1e6});
+    yarn.original_length =
+        rope.integer("original_max_position_embeddings", {.min = 1, .max = 1'000'000'000});
+    yarn.beta_fast = rope.number("beta_fast", {.min = 1e-6, .max = 1e6}, yarn.beta_fast);
+    yarn.beta_slow = rope.number("beta_slow", {.min = 1e-6, .max = 1e6}, yarn.beta_slow);
+    if (rope.has("mscale")) yarn.mscale = rope.number("mscale", {.min = 0, .max = 1e3});
+    if (rope.has("mscale_all_dim")) {
+      yarn.mscale_all_dim = rope.number("mscale_all_dim", {.min = 0, .max = 1e3});
+    }
+    m.yarn = yarn;
   }
 }
 

@@ -84,6 +84,21 @@ void read_attention(YamlMap map, Model& m) {
   }
   a.rope_theta = map.number("rope_theta", {.min = 1}, a.rope_theta);
   if (map.has("rope_scaling")) m.rope_scaling = map.choice("rope_scaling", kRopeScalings);
+  if (map.has("yarn")) {
+    if (m.rope_scaling != RopeScaling::kYarn) map.fail("yarn", "is of rope_scaling: yarn");
+    YamlMap y = map.map("yarn");
+    Yarn yarn;
+    yarn.factor = y.number("factor", {.min = 1, .max = 1e6});
+    yarn.original_length = y.integer("original_length", {.min = 1, .max = 1'000'000'000});
+    yarn.beta_fast = y.number("beta_fast", {.min = 1e-6, .max = 1e6}, yarn.beta_fast);
+    yarn.beta_slow = y.number("beta_slow", {.min = 1e-6, .max = 1e6}, yarn.beta_slow);
+    if (y.has("mscale")) yarn.mscale = y.number("mscale", {.min = 0, .max = 1e3});
+    if (y.has("mscale_all_dim")) {
+      yarn.mscale_all_dim = y.number("mscale_all_dim", {.min = 0, .max = 1e3});
+    }
+    y.finish();
+    m.yarn = yarn;
+  }
   map.finish();
 }
 
@@ -195,6 +210,16 @@ std::string print_model(const Model& model) {
   }
   line("  rope_theta", a.rope_theta);
   if (model.rope_scaling) line("  rope_scaling", kRopeScalings[*model.rope_scaling]);
+  if (model.yarn) {
+    const Yarn& y = *model.yarn;
+    out += "  yarn:\n";
+    line("    factor", y.factor);
+    line("    original_length", y.original_length);
+    line("    beta_fast", y.beta_fast);
+    line("    beta_slow", y.beta_slow);
+    if (y.mscale) line("    mscale", *y.mscale);
+    if (y.mscale_all_dim) line("    mscale_all_dim", *y.mscale_all_dim);
+  }
   out += "mlp:\n";
   if (a.mlp != MlpKind::kGated) line("  kind", kMlpKinds[a.mlp]);
   unless("  bias", a.mlp_bias, false);

@@ -39,11 +39,23 @@ inline constexpr NameTable kRopeScalings{
                                        {RopeScaling::kLongRope, "longrope"}})};
 static_assert(kRopeScalings.complete());
 
+// The numbers of YaRN (Peng et al. 2023, arXiv 2309.00071; DeepSeek-V3's section 4.3).
+struct Yarn {
+  double factor = 1;            // s: how much longer contexts are
+  int64_t original_length = 0;  // of the training before
+  double beta_fast = 32, beta_slow = 1;
+  // Factors on the rotated parts' size, and squared on attention's scale; as Hugging Face's classes
+  // take them.
+  std::optional<double> mscale, mscale_all_dim;
+  bool operator==(const Yarn&) const = default;
+};
+
 struct Model {
   std::string name;
   Architecture architecture;
   std::optional<RopeScaling> rope_scaling;
-  double init_std = 0.006;  // standard deviation of initial weights (report, section 4.2)
+  std::optional<Yarn> yarn;  // of RopeScaling::kYarn, where it is stated
+  double init_std = 0.006;   // standard deviation of initial weights (report, section 4.2)
 };
 
 // Routed experts of a layer: a thousand and more times what published models have is a mistake.

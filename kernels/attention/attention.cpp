@@ -43,7 +43,7 @@ void gather_keys(
 }
 
 float scale_of(const AttentionShape& s) {
-  return 1.0f / std::sqrt(static_cast<float>(s.qk()));
+  return static_cast<float>(s.softmax_factor) / std::sqrt(static_cast<float>(s.qk()));
 }
 
 }  // namespace

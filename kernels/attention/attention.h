@@ -16,6 +16,7 @@ struct AttentionShape {
   int64_t qk_rope = 0;
   int64_t v_head = 0;
   int64_t k_rope_stride = 0;  // elements between tokens of k_rope
+  double softmax_factor = 1;  // on 1 / sqrt(qk): YaRN's
   int64_t qk() const { return qk_nope + qk_rope; }
   int64_t tokens() const { return sequences * length; }
 };

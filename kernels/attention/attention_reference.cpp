@@ -23,7 +23,7 @@ void attention_reference(
         for (int64_t j = 0; j < s.qk_rope; ++j) {
           dot += query[s.qk_nope + j] * k_rope[u * s.k_rope_stride + j];
         }
-        p.push_back(dot / std::sqrt(static_cast<double>(s.qk())));
+        p.push_back(dot / (std::sqrt(static_cast<double>(s.qk())) / s.softmax_factor));
         most = std::max(most, p.back());
       }
       double sum = 0;

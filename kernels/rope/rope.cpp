@@ -4,16 +4,28 @@
 
 namespace rehearse::kernels {
 
+namespace {
+
+std::vector<double> plain_frequencies(int64_t width, double theta) {
+  std::vector<double> all;
+  for (int64_t p = 0; p < width / 2; ++p) {
+    all.push_back(std::pow(theta, -2.0 * static_cast<double>(p) / static_cast<double>(width)));
+  }
+  return all;
+}
+
+}  // namespace
+
 RopeTable::RopeTable(int64_t length_, int64_t width_, double theta)
-    : length(length_), width(width_) {
-  const int64_t pairs = width / 2;
+    : RopeTable(length_, plain_frequencies(width_, theta), 1) {}
+
+RopeTable::RopeTable(int64_t length_, std::span<const double> frequencies, double amplitude)
+    : length(length_), width(2 * static_cast<int64_t>(frequencies.size())) {
   for (int64_t t = 0; t < length; ++t) {
-    for (int64_t p = 0; p < pairs; ++p) {
-      const double angle =
-          static_cast<double>(t) *
-          std::pow(theta, -2.0 * static_cast<double>(p) / static_cast<double>(width));
-      cosine.push_back(static_cast<float>(std::cos(angle)));
-      sine.push_back(static_cast<float>(std::sin(angle)));
+    for (const double f : frequencies) {
+      const double angle = static_cast<double>(t) * f;
+      cosine.push_back(static_cast<float>(amplitude * std::cos(angle)));
+      sine.push_back(static_cast<float>(amplitude * std::sin(angle)));
     }
   }
 }

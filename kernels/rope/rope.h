@@ -3,6 +3,7 @@
 // the angle t theta^(-2p/width). Source: Su et al. 2021; the pairing of DeepSeek's released code.
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace rehearse::kernels {
@@ -10,6 +11,8 @@ namespace rehearse::kernels {
 // cos and sin of every angle; made once per model and sequence length.
 struct RopeTable {
   RopeTable(int64_t length, int64_t width, double theta);
+  // frequencies: of every pair, radians per position; amplitude: a factor on both.
+  RopeTable(int64_t length, std::span<const double> frequencies, double amplitude);
   int64_t length;             // positions
   int64_t width;              // even
   std::vector<float> cosine;  // [length, width / 2]

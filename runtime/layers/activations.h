@@ -26,6 +26,7 @@ struct LayerContext {
   int64_t length = 0;
   Routing routing = Routing::kLearned;
   double balance_coefficient = 0;  // alpha over the sequences of the whole batch
+  double softmax_factor = 1;       // YaRN's
 
   int64_t tokens() const { return sequences * length; }
   kernels::AttentionShape attention_shape() const;

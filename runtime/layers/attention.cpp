@@ -21,7 +21,8 @@ kernels::AttentionShape LayerContext::attention_shape() const {
           .qk_nope = model.qk_nope,
           .qk_rope = model.qk_rope,
           .v_head = model.v_head,
-          .k_rope_stride = model.kv_lora + model.qk_rope};
+          .k_rope_stride = model.kv_lora + model.qk_rope,
+          .softmax_factor = softmax_factor};
 }
 
 kernels::GateShape LayerContext::gate_shape() const {

@@ -6,6 +6,7 @@
 #include "plan/program/op_work.h"
 #include "runtime/communicators/keys.h"
 #include "runtime/devices/cpu/step_end.h"
+#include "runtime/layers/yarn.h"
 #include "runtime/precise_sleep.h"
 
 namespace rehearse {
@@ -19,9 +20,8 @@ CpuDevice::CpuDevice(const Plan& plan,
       data_(data),
       communicator_(communicator),
       op_work_(plan),
-      rope_(plan.training.sequence_length,
-            plan.model.architecture.qk_rope,
-            plan.model.architecture.rope_theta) {
+      rope_(
+          plan.training.sequence_length, rope_frequencies(plan.model), rope_amplitude(plan.model)) {
   const Layout& l = plan.layout;
   ranks_.resize(static_cast<size_t>(l.world()));
   for (const int64_t global : communicator.local_ranks()) {
@@ -81,7 +81,8 @@ LayerContext CpuDevice::context(CpuRank& rank) const {
           .sequences = t.micro_batch_size,
           .length = t.sequence_length,
           .routing = plan_.routing,
-          .balance_coefficient = t.balance_loss / sequences};
+          .balance_coefficient = t.balance_loss / sequences,
+          .softmax_factor = softmax_factor(plan_.model)};
 }
 
 Batch CpuDevice::batch(const Op& op, int32_t data_rank) const {
