@@ -1,5 +1,6 @@
 #include "plan/plan.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include <fmt/format.h>

@@ -18,7 +18,7 @@ bool use(const std::string& text) {
     std::optional<FabricRoutes> routes;
     if (c.network && c.fabric.kind != FabricKind::kIdeal) routes.emplace(c);
     const Network network(
-        c, {.dp = c.devices(), .count = c.devices()}, routes ? &*routes : nullptr, sharing);
+        c, RankBlock::all({.dp = c.devices()}), routes ? &*routes : nullptr, sharing);
     for (int64_t d = 0; d < std::min<int64_t>(c.devices(), 40); ++d) {
       const int64_t to = (d * 7 + 3) % c.devices();
       const bool same_node = d / c.devices_per_node == to / c.devices_per_node;

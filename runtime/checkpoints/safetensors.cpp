@@ -17,7 +17,6 @@
 
 #include "base/errors.h"
 #include "base/file.h"
-#include "kernels/formats/formats.h"
 
 namespace rehearse {
 namespace {

@@ -1,6 +1,7 @@
 #include "sim/price/device.h"
 
 #include <algorithm>
+#include <mutex>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
