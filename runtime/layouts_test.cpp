@@ -160,6 +160,31 @@ TEST(Train, BalancesExpertsAndBiasesMoveByGamma) {
   }
 }
 
+// A layer that makes what is not finite is named, forward and backward, and the weights stay.
+TEST(Train, NamesTheLayerThatIsNotFinite) {
+  for (const int64_t layer : {1, 3}) {
+    Plan plan = plan_of({.pp = 2});
+    Trainer trainer(plan, test_text_path());
+    Stage& s = cpu_device(trainer).stage(layer / 2, 0, 0);
+    const auto before = s.weights.arena(Arena::kDense);
+    s.weights.of(s.where.layers[static_cast<size_t>(layer % 2)].o)[5] =
+        std::numeric_limits<float>::infinity();
+    std::string error;
+    try {
+      trainer.step(0);
+    } catch (const InputError& e) {
+      error = e.what();
+    }
+    EXPECT_NE(error.find("in step 0: first the output of layer " + std::to_string(layer)),
+              std::string::npos)
+        << error;
+    int64_t changed = 0;
+    for (size_t i = 0; i < before.size(); ++i)
+      changed += before[i] != s.weights.arena(Arena::kDense)[i];
+    EXPECT_EQ(changed, 1) << "the step was taken";
+  }
+}
+
 // What train() leaves behind, beside the logs of its steps.
 TEST(Train, ResultIsThatOfTheStepsButHoldsNone) {
   Plan plan = plan_of({.pp = 2});

@@ -18,6 +18,8 @@ Stage::Stage(const Plan& plan, int64_t stage, int64_t ep_rank)
     expert_load.emplace_back(experts, 0);
     choices.emplace_back(chunks.size());
   }
+  bad_outputs.resize(where.layers.size(), 0);
+  bad_gradients.resize(where.layers.size(), 0);
   for (ChunkActivations& c : chunks) {
     c.layers.resize(where.layers.size());
     if (!where.head) continue;

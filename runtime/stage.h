@@ -50,6 +50,8 @@ struct Stage {
   // Per layer of the stage: [experts], empty for dense layers.
   std::vector<std::vector<float>> expert_bias;
   std::vector<std::vector<int64_t>> expert_load;  // tokens per expert in this step, this copy
+  // Per layer: micro-batches of this step whose output, and input's gradient, are not all finite.
+  std::vector<int64_t> bad_outputs, bad_gradients;
   // [layer][micro-batch]: which experts the tokens chose; kept when the device records choices.
   std::vector<std::vector<std::vector<int32_t>>> choices;
   std::vector<ChunkActivations> chunks;  // by micro-batch of the data rank

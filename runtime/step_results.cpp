@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/format.h>
+
 namespace rehearse {
 
 StepResults::StepResults(const Plan& plan)
@@ -11,6 +13,10 @@ StepResults::StepResults(const Plan& plan)
           static_cast<size_t>((plan.model.architecture.layers + plan.model.architecture.mtp_depth) *
                               plan.model.architecture.experts),
           0),
+      bad_outputs(
+          static_cast<size_t>(plan.model.architecture.layers + plan.model.architecture.mtp_depth),
+          0),
+      bad_gradients(bad_outputs.size(), 0),
       peak_memory(static_cast<size_t>(plan.layout.world())),
       experts(plan.model.architecture.experts),
       tokens(plan.step_tokens()),
@@ -34,9 +40,21 @@ Bytes StepResults::worst_memory() const {
   return *std::max_element(peak_memory.begin(), peak_memory.end());
 }
 
+std::string StepResults::first_bad() const {
+  for (size_t layer = 0; layer < bad_outputs.size(); ++layer) {
+    if (bad_outputs[layer] > 0) return fmt::format("the output of layer {}", layer);
+  }
+  for (size_t layer = bad_gradients.size(); layer-- > 0;) {
+    if (bad_gradients[layer] > 0) return fmt::format("the gradient of layer {}'s input", layer);
+  }
+  return "";
+}
+
 void sum_over_processes(StepResults& results, Communicator& communicator) {
   communicator.sum_over_processes(results.losses);
   communicator.sum_over_processes(results.mtp_losses);
+  communicator.sum_over_processes(results.bad_outputs);
+  communicator.sum_over_processes(results.bad_gradients);
   std::vector<int64_t> counts = results.expert_load;
   for (const Bytes b : results.peak_memory) counts.push_back(b.count());
   Overruns& o = results.overruns;

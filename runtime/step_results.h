@@ -5,6 +5,7 @@
 // have the same bits however the ranks are spread over processes.
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "plan/plan.h"
@@ -36,7 +37,9 @@ struct StepResults {
   // The same of MTP modules: [module x data rank x micro-batch], over the tokens that they predict.
   std::vector<double> mtp_losses;
   std::vector<int64_t> expert_load;  // [layer x expert], tokens; zeros for dense layers; MTP's last
-  std::vector<Bytes> peak_memory;    // [rank], activations' high-water mark
+  // [layer], MTP's last: micro-batches whose output (whose input's gradient) is not all finite.
+  std::vector<int64_t> bad_outputs, bad_gradients;
+  std::vector<Bytes> peak_memory;  // [rank], activations' high-water mark
   Overruns overruns;
   double gradient_norm = 0;  // of the whole model; every process has it already
 
@@ -50,6 +53,9 @@ struct StepResults {
   // Of an MTP module, from 1, over the tokens that it predicts.
   double mean_mtp_loss(int64_t module) const;
   Bytes worst_memory() const;
+  // Where something first was not finite, in the order in which a step computes: "the output of
+  // layer 3". Empty where all was.
+  std::string first_bad() const;
 
   int64_t experts = 0;
   int64_t tokens = 0;  // of the step

@@ -106,9 +106,15 @@ StepLog Trainer::run_and_log(const StepSettings& settings) {
   }
   log.overruns = results_.overruns;
   log.memory = results_.worst_memory();
-  if (!std::isfinite(log.loss)) {
-    throw InputError(plan_.path + ": the loss is not finite after step " + std::to_string(step) +
-                     "; a lower training.learning_rate or a higher warmup_steps may help");
+  if (!std::isfinite(log.loss) || !std::isfinite(log.gradient_norm)) {
+    const std::string first = results_.first_bad();
+    throw InputError(fmt::format(
+        "{}: the {} is not finite in step {}{}; the weights are those before it; a lower "
+        "training.learning_rate or a higher warmup_steps may help",
+        plan_.path,
+        std::isfinite(log.loss) ? "gradient" : "loss",
+        step,
+        first.empty() ? "" : ": first " + first));
   }
   return log;
 }

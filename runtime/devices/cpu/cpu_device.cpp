@@ -1,6 +1,7 @@
 #include "runtime/devices/cpu/cpu_device.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/embedding/embedding.h"
 #include "plan/program/op_work.h"
@@ -10,6 +11,20 @@
 #include "runtime/precise_sleep.h"
 
 namespace rehearse {
+
+namespace {
+
+// By the exponent's bits.
+bool all_finite(const Tensor& x) {
+  constexpr uint32_t kExponent = 0x7F800000;
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < x.size(); ++i) {
+    bad |= static_cast<uint32_t>((std::bit_cast<uint32_t>(x.data()[i]) & kExponent) == kExponent);
+  }
+  return bad == 0;
+}
+
+}  // namespace
 
 CpuDevice::CpuDevice(const Plan& plan,
                      const Program& program,
@@ -52,6 +67,8 @@ void CpuDevice::begin_step(const StepSettings& settings) {
     rank->held_micro_batches = rank->peak_micro_batches = 0;
     for (Stage& s : rank->copies) {
       for (auto& load : s.expert_load) std::fill(load.begin(), load.end(), 0);
+      std::fill(s.bad_outputs.begin(), s.bad_outputs.end(), 0);
+      std::fill(s.bad_gradients.begin(), s.bad_gradients.end(), 0);
       for (ChunkActivations& c : s.chunks) {
         c.loss = 0;
         std::fill(c.mtp_losses.begin(), c.mtp_losses.end(), 0);
@@ -283,7 +300,9 @@ void CpuDevice::forward_op(const Op& op, CpuRank& rank, int32_t data_rank) {
       if (w.ids.gate) {
         experts_forward(c, w, a);
       } else {
-        slot_after(op, rank, local) = dense_forward(c, w, a);
+        Tensor& out = slot_after(op, rank, local);
+        out = dense_forward(c, w, a);
+        if (!all_finite(out)) ++s.bad_outputs[local];
         if (settings_.validation) a = {};
       }
       return;
@@ -311,7 +330,9 @@ void CpuDevice::all_to_all_op(const Op& op, CpuRank& rank, const Ready& ready) {
   if (op.kind == OpKind::kDispatch) {
     forward ? dispatch_forward(c, call, a) : dispatch_input(c, call, a);
   } else if (forward) {
-    slot_after(op, rank, local) = combine_forward(c, call, a);
+    Tensor& out = slot_after(op, rank, local);
+    out = combine_forward(c, call, a);
+    if (!all_finite(out)) ++s.bad_outputs[local];
     if (settings_.validation) a = {};
   } else {
     combine_input(c, call, a);
@@ -355,6 +376,7 @@ void CpuDevice::input_op(const Op& op, CpuRank& rank, int32_t data_rank) {
       return;
     case OpKind::kAttn: {
       Tensor dx = attention_input(c, w, a);
+      if (!all_finite(dx)) ++s.bad_gradients[local];
       Tensor& to = local >= s.main_layers ? chunk.mtp[local - s.main_layers].d_x
                    : local == 0           ? d_exit(op, rank, op.direction)
                                           : chunk.layers[local - 1].d_out;
@@ -431,6 +453,11 @@ StepResults CpuDevice::results() const {
     if (!norm) norm = rank.gradient_norm;
     const int64_t first = l.place_of(global).data_rank * plan_.training.micro_batches;
     for (const Stage& s : rank.copies) {
+      for (size_t layer = 0; layer < s.bad_outputs.size(); ++layer) {
+        const size_t global_layer = static_cast<size_t>(s.first_layer) + layer;
+        results.bad_outputs[global_layer] += s.bad_outputs[layer];
+        results.bad_gradients[global_layer] += s.bad_gradients[layer];
+      }
       for (size_t layer = 0; layer < s.expert_load.size(); ++layer) {
         const int64_t row = (s.first_layer + static_cast<int64_t>(layer)) * experts;
         for (size_t e = 0; e < s.expert_load[layer].size(); ++e) {

@@ -86,6 +86,9 @@ void norm_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
 }
 
 void optimize(const StepEnd& s, const Op& op) {
+  // Gradients that are not finite would be the end of the weights; the trainer stops behind the
+  // step.
+  if (!std::isfinite(s.rank.gradient_norm)) return;
   const Training& t = s.plan.training;
   Stage& stage = stage_of(s, op);
   kernels::AdamWSettings settings{.learning_rate = s.settings.learning_rate,
