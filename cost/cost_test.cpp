@@ -153,9 +153,9 @@ TEST(Cost, KeptElementsOfALayer) {
   // x, its norm; q_a, its norm, q; kv_a, its norm, kv; the core's output and log-sums; h, its norm.
   const int64_t attention = 2 * 7168 + 2 * 1536 + 128 * 192 + (512 + 64) + 512 + 128 * (128 + 128) +
                             128 * 128 + 128 + 2 * 7168;
-  EXPECT_EQ(kept_elements(layers.of(false), 7168, 8), attention + 3 * 18432);
+  EXPECT_EQ(runtime_elements(layers.of(false), 7168, 8).kept, attention + 3 * 18432);
   // Scores, choices and weights; of each of eight experts input, gate and up, and what is between.
-  EXPECT_EQ(kept_elements(layers.of(true), 7168, 8),
+  EXPECT_EQ(runtime_elements(layers.of(true), 7168, 8).kept,
             attention + 256 + 2 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048);
 }
 

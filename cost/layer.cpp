@@ -287,23 +287,52 @@ Flops training_flops_per_token(const Architecture& a, int64_t length, bool causa
   return forward * 3.0;
 }
 
-int64_t kept_elements(const Layer& layer, int64_t hidden, int64_t active) {
-  int64_t kept = hidden;  // the layer's input
+RuntimeElements runtime_elements(const Layer& layer, int64_t hidden, int64_t active) {
+  // Of attention: what is kept; the gradients of what its matrices give, which their weights'
+  // multiply; and what lives within its backward alone: gradients of the core's output, of the
+  // compressions' norms, and before and behind the first norm.
+  int64_t attention = hidden;  // the layer's input
+  int64_t gradients = 0;
+  int64_t within = 2 * hidden;
   for (const Step& s : layer.attention) {
-    if (const auto* norm = std::get_if<Norm>(&s)) kept += norm->elements();
-    if (const auto* residual = std::get_if<Residual>(&s)) kept += residual->width;
-    if (const auto* gate = std::get_if<Gate>(&s)) kept += 2 * gate->active;  // choices, weights
+    if (const auto* norm = std::get_if<Norm>(&s)) {
+      attention += norm->elements();
+      if (norm->width != hidden) within += norm->elements();
+    }
+    if (const auto* residual = std::get_if<Residual>(&s)) attention += residual->width;
+    if (const auto* gate = std::get_if<Gate>(&s)) {
+      attention += 2 * gate->active;  // choices, weights
+      gradients += gate->active;
+    }
     if (const auto* core = std::get_if<Core>(&s)) {
-      kept += core->heads * core->v + core->heads;  // and log-sums
+      attention += core->heads * core->v + core->heads;  // and log-sums
+      within += core->heads * core->v;
     }
     const auto* linear = std::get_if<Linear>(&s);
     // The output projection's goes into the residual.
-    if (linear != nullptr && linear->role != Role::kOutput) kept += linear->out;
+    if (linear == nullptr || linear->role == Role::kOutput) continue;
+    attention += linear->out;
+    gradients += linear->out;
   }
-  const auto of_ffn = [](const std::optional<Ffn>& f) { return f ? 3 * f->width : 0; };
-  kept += of_ffn(layer.dense) + of_ffn(layer.shared);
-  if (layer.experts) kept += active * (hidden + of_ffn(layer.experts));
-  return kept;
+  // Of the layer's output, of its second norm's, and of the residual between.
+  gradients += 3 * hidden;
+  // Of FFNs: gate_up and activated kept, gate_up's gradient for the weights', and activated's
+  // within.
+  const auto width = [](const std::optional<Ffn>& f) { return f ? f->width : 0; };
+  const int64_t all = width(layer.dense) + width(layer.shared);
+  const int64_t rows = layer.experts ? active : 0;
+  const int64_t routed = rows * width(layer.experts);
+  const int64_t ffn_kept = 3 * (all + routed) + rows * hidden;
+  const int64_t ffn_gradients = 2 * (all + routed) + rows * (hidden + 1);
+  const int64_t ffn_within =
+      all + routed + rows * hidden + (layer.dense || layer.shared ? hidden : 0);
+  RuntimeElements e;
+  e.kept = attention + ffn_kept;
+  e.waiting = gradients + ffn_gradients;
+  // The FFN's backward, or attention's behind the FFN's weight gradients, which free what they
+  // used.
+  e.backward = std::max(hidden + ffn_gradients + ffn_within, gradients + within - ffn_kept);
+  return e;
 }
 
 }  // namespace rehearse

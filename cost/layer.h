@@ -192,8 +192,13 @@ Flops layer_forward_flops(const Architecture& a, int64_t layer, int64_t length, 
 // forward pass.
 Flops training_flops_per_token(const Architecture& a, int64_t length, bool causal);
 
-// Elements that one token leaves behind in a layer of this project's runtime between its forward
-// and its weight gradients: everything kept, nothing recomputed. active: experts per token.
-int64_t kept_elements(const Layer& layer, int64_t hidden, int64_t active);
+// Elements of one token in a layer of this project's runtime, experts balanced.
+struct RuntimeElements {
+  int64_t kept = 0;      // between its forward and its weight gradients; nothing is recomputed
+  int64_t backward = 0;  // besides, at most, while its backward runs to the end of these
+  int64_t waiting = 0;   // besides, where the weight gradients come later: what they multiply
+};
+// active: experts per token.
+RuntimeElements runtime_elements(const Layer& layer, int64_t hidden, int64_t active);
 
 }  // namespace rehearse

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "plan/program/memory.h"
 #include "plan/testing.h"
 #include "runtime/testing.h"
 #include "runtime/train.h"
@@ -86,6 +87,41 @@ TEST_P(Layouts, AgreeWithTheSingleRank) {
   }
   EXPECT_LT(run.losses.back(), run.losses.front() - 0.3) << "nothing was learnt: a weak test";
   EXPECT_NEAR(run.validation, single_rank().validation, 1e-4 * run.validation);
+}
+
+// What the plan says that every rank holds, and no more with more steps.
+TEST_P(Layouts, HoldWhatThePlanSays) {
+  Plan plan = whole_recipe(GetParam());
+  plan.training.sequence_length = 64;
+  plan.routing = Routing::kBalanced;
+  Trainer trainer(plan, test_text_path());
+  // Lanes run side by side: what they hold at once is not quite the same each time.
+  for (int64_t step = 0; step < 8; ++step) trainer.step(step);
+  const std::vector<Bytes>& most = trainer.last_results().peak_memory;
+  double worst = 0;
+  double told = 0;
+  for (int64_t rank = 0; rank < plan.layout.world(); ++rank) {
+    const Place place = plan.layout.place_of(rank);
+    const RankMemory memory = rank_memory(plan, place.pp_rank);
+    worst = std::max(worst, static_cast<double>(most[static_cast<size_t>(rank)].count()));
+    told = std::max(told, static_cast<double>(memory.activations.count()));
+    // The rest to the byte.
+    int64_t elements = 0;
+    int64_t moments = 0;
+    for (int32_t slot = 0; slot < plan.layout.slots(); ++slot) {
+      const Stage& s = cpu_device(trainer).stage(place.pp_rank, place.data_rank, slot);
+      elements += s.where.dense_size + s.where.expert_size;
+      for (const auto* of : {s.m, s.v}) {
+        moments += static_cast<int64_t>(of[0].size() + of[1].size());
+      }
+    }
+    EXPECT_EQ(memory.parameters.count(), 4 * elements);
+    EXPECT_EQ(memory.gradients.count(), 4 * elements);
+    EXPECT_NEAR(static_cast<double>(memory.optimizer.count()),
+                static_cast<double>(4 * moments),
+                static_cast<double>(16 * plan.layout.world()));
+  }
+  EXPECT_NEAR(told / worst, 1, 0.1);
 }
 
 TEST_P(Layouts, RepeatBitForBit) {

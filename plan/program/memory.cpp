@@ -92,10 +92,12 @@ MemoryParts::MemoryParts(const Plan& plan, double imbalance)
         .dense = counts_.attention + (moe ? counts_.gate + counts_.shared : counts_.dense_mlp),
         .expert = moe ? plan.layout.experts_per_rank(a.experts) * counts_.expert : 0};
     if (!gpu_) {
-      kept_[kind] =
-          tokens_ *
-          static_cast<double>(kept_elements(layers.of(moe, windowed), a.hidden, a.active_experts) *
-                              bytes_.activation);
+      const RuntimeElements e =
+          runtime_elements(layers.of(moe, windowed), a.hidden, a.active_experts);
+      const double size = tokens_ * static_cast<double>(bytes_.activation);
+      kept_[kind] = size * static_cast<double>(e.kept);
+      again_[kind] = size * static_cast<double>(e.backward);
+      waiting_[kind] = size * static_cast<double>(e.waiting);
       continue;
     }
     const auto kept = [&](const GpuRecipe& how) {
@@ -139,6 +141,12 @@ std::vector<MemoryParts::Stage> MemoryParts::stages(const Layout& l) const {
       s.weights.expert += s.layers[k] * weights_[k].expert;
       s.largest = std::max(s.largest, weights_[k].dense + weights_[k].expert);
       s.passing = std::max(s.passing, passing_[k]);
+      if (!gpu_) {
+        s.held.kept += layers * kept_[k];
+        s.held.backward = std::max(s.held.backward, again_[k]);
+        s.held.deferred += layers * (kept_[k] + waiting_[k]);
+        continue;
+      }
       if (!recompute_layers_) {
         keep(layers * kept_[k]);
         continue;
@@ -151,7 +159,13 @@ std::vector<MemoryParts::Stage> MemoryParts::stages(const Layout& l) const {
     }
     if (!last) continue;
     if (!gpu_) {
-      keep(tokens_ * static_cast<double>((2 * a.hidden + a.vocabulary) * bytes_.activation));
+      // Of each head its norm's input and output, and the logits; of MTP modules the embeddings and
+      // what M multiplies. A head's are gone when the layers before it are in their backward.
+      const double size = tokens_ * static_cast<double>(bytes_.activation);
+      const double head = size * static_cast<double>(2 * a.hidden + a.vocabulary);
+      const auto modules = static_cast<double>(a.mtp_depth);
+      keep((1 + modules) * head + modules * size * static_cast<double>(3 * a.hidden));
+      s.held.backward = std::max(size * static_cast<double>(2 * a.hidden), s.held.backward - head);
       continue;
     }
     // Of MTP modules the inputs of both norms, and what M multiplies (report, equation 21).

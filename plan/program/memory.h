@@ -74,7 +74,9 @@ class MemoryParts {
   ParameterCounts counts_;
   std::vector<Counts> before_;  // of layers before each
   std::array<StageWeights, kKinds> weights_;
-  std::array<double, kKinds> kept_{}, again_{}, passing_{};  // bytes of a micro-batch in a layer
+  // Bytes of a micro-batch in a layer. again_: besides, while its backward runs; waiting_: besides,
+  // until its weight gradients, where they come later.
+  std::array<double, kKinds> kept_{}, again_{}, waiting_{}, passing_{};
   double message_ = 0;  // bytes of a micro-batch on its way to experts, out and in
 };
 
