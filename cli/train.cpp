@@ -253,6 +253,12 @@ int train(const Arguments& args) {
           "balance loss, unclipped, under the weights' names, as safetensors")
       .value(
           "validate-every", "N", "validate after every so many steps (0: after the last one)", "0")
+      .value("stop-on-spike",
+             "NATS",
+             "end with exit code 1 when a loss is so far above the mean of the 20 before it; the "
+             "last\n"
+             "checkpoint stays (0: never)",
+             "0")
       .value("hang-timeout",
              "SECONDS",
              "time without any op ending after which the run is given up with a report",
@@ -282,6 +288,8 @@ int train(const Arguments& args) {
     plan.training.steps = options.integer("steps", {.min = 1});
   const int64_t every = options.integer("checkpoint-every", {.min = 0});
   const int64_t keep = options.integer("keep", {.min = 1, .max = 1'000'000});
+  const double spike =
+      options.text("stop-on-spike") == "0" ? 0 : options.number("stop-on-spike", 0, 1e6);
   const int64_t until = options.has("until")
                             ? options.integer("until", {.min = 1, .max = plan.training.steps})
                             : plan.training.steps;
@@ -362,6 +370,7 @@ int train(const Arguments& args) {
       {.steps = until,
        .first_step = first_step,
        .validate_every = validate_every,
+       .spike = spike,
        .on_step =
            [&](const StepLog& step) {
              if (log.why().empty() && !log.append(print_step(step))) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 
 #include <fmt/format.h>
 
@@ -19,21 +20,19 @@ std::vector<Place> places_of(const Program& program, std::span<const int64_t> ra
   return places;
 }
 
-// Tokens of the most loaded expert, and of the 95th percentile, over the mean.
+// Tokens of experts over the mean: the most loaded one's, and percentiles.
 struct LoadSpread {
-  double most = 0;
-  double p95 = 0;
+  explicit LoadSpread(std::span<const int64_t> tokens) : load(tokens.begin(), tokens.end()) {
+    std::sort(load.begin(), load.end());
+    for (const int64_t n : load) mean += static_cast<double>(n) / static_cast<double>(load.size());
+  }
+  // Of the expert below which so many per cent are, rounded up.
+  double at(size_t percent) const {
+    return static_cast<double>(load[(load.size() * percent + 99) / 100 - 1]) / mean;
+  }
+  std::vector<int64_t> load;
+  double mean = 0;
 };
-
-LoadSpread load_spread(std::span<const int64_t> tokens) {
-  std::vector<int64_t> load(tokens.begin(), tokens.end());
-  std::sort(load.begin(), load.end());
-  double sum = 0;
-  for (const int64_t n : load) sum += static_cast<double>(n);
-  const double mean = sum / static_cast<double>(load.size());
-  const auto over_mean = [&](size_t i) { return static_cast<double>(load[i]) / mean; };
-  return {.most = over_mean(load.size() - 1), .p95 = over_mean((load.size() * 95 + 99) / 100 - 1)};
-}
 
 }  // namespace
 
@@ -99,11 +98,17 @@ StepLog Trainer::run_and_log(const StepSettings& settings) {
       flops / log.time.seconds() / static_cast<double>(plan_.layout.world()) * 1e-12;
   for (int64_t layer = a.dense_layers(); layer < a.layers + a.mtp_depth; ++layer) {
     if (!a.is_moe(layer)) continue;
-    const LoadSpread spread = load_spread(results_.load_of(layer));
-    log.expert_load.push_back(spread.most);
-    log.expert_load_p95.push_back(spread.p95);
-    log.max_expert_load = std::max(log.max_expert_load, spread.most);
+    const LoadSpread spread(results_.load_of(layer));
+    log.expert_load.push_back(spread.at(100));
+    log.expert_load_p50.push_back(spread.at(50));
+    log.expert_load_p90.push_back(spread.at(90));
+    log.expert_load_p95.push_back(spread.at(95));
+    log.expert_load_p99.push_back(spread.at(99));
+    log.max_expert_load = std::max(log.max_expert_load, spread.at(100));
   }
+  const Summary summary = summarize(program_, timeline_);
+  log.bubble = summary.bubble_fraction;
+  log.exposed_comm = summary.exposed_comm_fraction;
   log.overruns = results_.overruns;
   log.memory = results_.worst_memory();
   if (!std::isfinite(log.loss) || !std::isfinite(log.gradient_norm)) {
@@ -139,12 +144,14 @@ TrainResult Trainer::train(const TrainOptions& options) {
   CHECK(to_run >= 1) << to_run << " steps";
   TrainResult result;
   MedianStep median;
+  std::deque<double> losses;  // the last kSpikeSteps
   const bool has_validation = plan_.data.validation_fraction > 0 && options.validation_steps > 0;
   const int64_t warm = options.first_step + (to_run > kFewSteps ? kWarmSteps : 0);
   const int64_t tail = std::max<int64_t>(1, to_run / 10);
   int64_t in_tail = 0;
   for (int64_t i = options.first_step; i < options.steps; ++i) {
     StepLog log = step(i);
+    refuse_spike(options, log, losses);
     const bool last = i + 1 == options.steps;
     const bool due = last || (options.validate_every > 0 && (i + 1) % options.validate_every == 0);
     if (has_validation && due) log.validation_loss = validate(options.validation_steps);
@@ -168,6 +175,31 @@ TrainResult Trainer::train(const TrainOptions& options) {
   result.timeline_step = median.nearest().step;
   result.timeline = median.nearest().timeline;
   return result;
+}
+
+void Trainer::refuse_spike(const TrainOptions& options,
+                           const StepLog& log,
+                           std::deque<double>& losses) const {
+  if (options.spike <= 0) return;
+  if (losses.size() == kSpikeSteps) {
+    double mean = 0;
+    for (const double loss : losses) mean += loss / kSpikeSteps;
+    if (log.loss > mean + options.spike) {
+      throw InputError(
+          fmt::format("{}: the loss of step {} is {:.3f}, {:.3f} above the mean of the {} before "
+                      "it; its largest "
+                      "expert load is {:.2f} times the mean, its gradient's norm {:.3g}",
+                      plan_.path,
+                      log.step,
+                      log.loss,
+                      log.loss - mean,
+                      kSpikeSteps,
+                      log.max_expert_load,
+                      log.gradient_norm));
+    }
+    losses.pop_front();
+  }
+  losses.push_back(log.loss);
 }
 
 // A signal may have reached one process alone.
@@ -236,7 +268,12 @@ std::string print_step(const StepLog& log) {
   add("activation_bytes", std::to_string(log.memory.count()));
   add("max_expert_load", number(log.max_expert_load));
   add("expert_load", numbers(log.expert_load));
+  add("expert_load_p50", numbers(log.expert_load_p50));
+  add("expert_load_p90", numbers(log.expert_load_p90));
   add("expert_load_p95", numbers(log.expert_load_p95));
+  add("expert_load_p99", numbers(log.expert_load_p99));
+  add("bubble_fraction", number(log.bubble));
+  add("exposed_comm_fraction", number(log.exposed_comm));
   if (log.overruns.ops > 0) {
     add("overruns", std::to_string(log.overruns.ops));
     add("overrun_s", number(log.overruns.time.seconds()));

@@ -5,6 +5,7 @@
 // calls the same functions in the same order; each gets the whole training's results, the same bits
 // on all of them and however the ranks are spread over processes (times excepted).
 
+#include <deque>
 #include <functional>
 #include <optional>
 #include <string>
@@ -25,10 +26,12 @@ struct StepLog {
   double learning_rate = 0;
   Duration time;
   double tokens_per_s = 0;
-  double tflops_per_rank = 0;           // causal attention counted (FLOPs of layers and head)
-  double max_expert_load = 0;           // most loaded expert over the mean, worst layer
-  std::vector<double> expert_load;      // the same per MoE layer
-  std::vector<double> expert_load_p95;  // 95th percentile over the mean, per MoE layer
+  double tflops_per_rank = 0;  // causal attention counted (FLOPs of layers and head)
+  double max_expert_load = 0;  // most loaded expert over the mean, worst layer
+  // Per MoE layer, MTP's last: the most loaded expert over the mean, and percentiles over it.
+  std::vector<double> expert_load;
+  std::vector<double> expert_load_p50, expert_load_p90, expert_load_p95, expert_load_p99;
+  double bubble = 0, exposed_comm = 0;  // shares of the step, means over ranks
   Overruns overruns;
   Bytes memory;                           // activations' high-water mark, worst rank
   std::optional<double> validation_loss;  // after the step, when it was due
@@ -42,11 +45,16 @@ std::string print_step(const StepLog& log);
 constexpr int64_t kWarmSteps = 2;
 constexpr int64_t kFewSteps = 5;
 
+constexpr size_t kSpikeSteps = 20;
+
 struct TrainOptions {
-  int64_t steps = 0;                            // of which the first is
-  int64_t first_step = 0;                       // below steps
-  int64_t validate_every = 0;                   // 0: only after the last step
-  int64_t validation_steps = 4;                 // batches that a validation averages; 0: none
+  int64_t steps = 0;             // of which the first is
+  int64_t first_step = 0;        // below steps
+  int64_t validate_every = 0;    // 0: only after the last step
+  int64_t validation_steps = 4;  // batches that a validation averages; 0: none
+  // Nats above the mean of the last kSpikeSteps losses that end the training, with an InputError
+  // before anybody is told of the step; 0: none do.
+  double spike = 0;
   std::function<void(const StepLog&)> on_step;  // called after every step; what it throws ends all
   std::function<bool()> stop =
       {};  // asked after every step, on every process: whether to end early
@@ -109,6 +117,9 @@ class Trainer {
 
  private:
   StepLog run_and_log(const StepSettings& settings);
+  void refuse_spike(const TrainOptions& options,
+                    const StepLog& log,
+                    std::deque<double>& losses) const;
   bool asked_to_stop(const TrainOptions& options);
   void tell(const TrainOptions& options, const StepLog& log);
   // Runs the workers when all processes are there, so that their clocks begin together.

@@ -89,6 +89,22 @@ TEST_F(CheckpointsCommand, SignalsSave) {
   EXPECT_TRUE(exists(std::string("run/checkpoints/") + name + "/manifest.json")) << name;
 }
 
+// A loss that jumps ends the run; what was saved before stays.
+TEST_F(CheckpointsCommand, ALossThatJumpsEndsTheRun) {
+  std::string changed = read("plan.yaml");
+  const auto put = [&](const std::string& what, const std::string& with) {
+    changed.replace(changed.find(what), what.size(), with);
+  };
+  put("steps: 12", "steps: 60");
+  put("learning_rate: 4e-3", "learning_rate: 3");
+  put("warmup_steps: 2", "warmup_steps: 40");
+  write("plan.yaml", changed);
+  const CommandResult r = train("--out run --checkpoint-every 10 --stop-on-spike 1");
+  EXPECT_EQ(r.exit_code, 1);
+  EXPECT_NE(r.err.find("above the mean of the 20 before it"), std::string::npos) << r.err;
+  EXPECT_TRUE(exists("run/checkpoints/step-00000020"));
+}
+
 // A disk that is full takes a checkpoint, not the training.
 TEST_F(CheckpointsCommand, AFullDiskEndsNothingButTheSave) {
   const CommandResult r = train("--out run --steps 4 --checkpoint-every 2", "ulimit -f 2000;");
