@@ -100,6 +100,7 @@ CheckpointInfo info_of(const Plan& plan, const Trainer& trainer, int64_t steps, 
       .text_bytes = trainer.data().bytes(),
       .text_checksum = trainer.data().checksum(),
       .loss = loss,
+      .ema = plan.training.ema,
       .model = plan.model.name,
       .layout_text = to_string(candidate_of(plan))};
 }
@@ -117,6 +118,7 @@ void require_same_training(const Checkpoint& c, const CheckpointInfo& own) {
                     here));
   };
   same("seed", c.info.seed, own.seed);
+  same("ema", c.info.ema, own.ema);
   same("sequences per step", c.info.sequences, own.sequences);
   same("sequence length", c.info.sequence_length, own.sequence_length);
   same("bytes of text", c.info.text_bytes, own.text_bytes);

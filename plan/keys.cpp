@@ -118,6 +118,12 @@ std::vector<KeySection> make() {
         {"gradient_clip", "X", "1", "global L2 norm; 0: no clipping"},
         {"bias_update_speed", "X", "0.001", "of auxiliary-loss-free balancing; 0: biases stay"},
         {"balance_loss", "X", "1e-4", "weight of the sequence-wise balance loss"},
+        {"ema",
+         "X",
+         "0",
+         "decay per step of a moving average of the weights, kept aside and saved with "
+         "checkpoints; "
+         "0: none"},
         {"mtp_loss", "X", "0.3", "weight of the multi-token-prediction loss"}}},
       {"data",
        "Text for `train`, one token per byte.",

@@ -132,6 +132,7 @@ Training read_training(YamlMap map, const Architecture& model, const Layout& lay
   t.gradient_clip = map.number("gradient_clip", kNotNegative, t.gradient_clip);
   t.bias_update_speed = map.number("bias_update_speed", kNotNegative, t.bias_update_speed);
   t.balance_loss = map.number("balance_loss", kNotNegative, t.balance_loss);
+  t.ema = map.number("ema", kBelowOne, t.ema);
   t.mtp_loss = map.number("mtp_loss", kNotNegative, t.mtp_loss);
   t.core = map.choice("core", kCoreKinds, t.core);
   if (map.has("recompute")) t.recompute = read_recompute(map);

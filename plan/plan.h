@@ -39,6 +39,7 @@ struct Training {
   double gradient_clip = 1.0;        // global L2 norm; 0: no clipping
   double bias_update_speed = 0.001;  // gamma of auxiliary-loss-free balancing; 0: biases stay
   double balance_loss = 1e-4;        // alpha of the sequence-wise loss (equations 17-20)
+  double ema = 0;                    // decay of a moving average of the weights, aside; 0: none
   double mtp_loss = 0.3;             // lambda of the multi-token-prediction loss
   bool operator==(const Training&) const = default;
 };

@@ -97,6 +97,7 @@ std::string print_plan(const Plan& plan) {
     lines.unless(d.gradient_clip, "gradient_clip", t.gradient_clip);
     lines.unless(d.bias_update_speed, "bias_update_speed", t.bias_update_speed);
     lines.unless(d.balance_loss, "balance_loss", t.balance_loss);
+    lines.unless(d.ema, "ema", t.ema);
     lines.unless(d.mtp_loss, "mtp_loss", t.mtp_loss);
   }
   if (plan.data.text) {

@@ -47,6 +47,7 @@ struct Stage {
   ParameterValues gradients;
   // AdamW moments of this rank's shard of each arena; sized by the first optimizer op.
   std::vector<float, BigAllocator<float>> m[2], v[2];
+  std::vector<float, BigAllocator<float>> average[2];  // of the same shards, where training.ema is
   // Per layer of the stage: [experts], empty for dense layers.
   std::vector<std::vector<float>> expert_bias;
   std::vector<std::vector<int64_t>> expert_load;  // tokens per expert in this step, this copy

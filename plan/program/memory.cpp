@@ -63,6 +63,7 @@ MemoryParts::MemoryParts(const Plan& plan, double imbalance)
     : architecture_(plan.model.architecture),
       bytes_(bytes_of(plan.training.precision)),
       gpu_(plan.cluster.of_gpus()),
+      ema_(plan.training.ema > 0),
       tp_(plan.layout.tp),
       tokens_(static_cast<double>(plan.micro_batch_tokens())),
       gathered_tokens_(plan.gathered_tokens()),
@@ -191,8 +192,10 @@ void MemoryParts::add_weights(const Layout& l, const Stage& s, RankMemory& m) co
   };
   m.parameters += Bytes(held(3, 2)) * bytes_.weight;
   m.gradients += Bytes(held(2, 1)) * 4;
-  m.optimizer +=
-      Bytes(l.zero_stage == 0 ? w.dense + w.expert : shard) * (bytes_.master + 2 * bytes_.moment);
+  // The moving average of a GPU's weights stands in its host's memory (report, section 3.2.3).
+  const int64_t average = ema_ && !gpu_ ? 4 : 0;
+  m.optimizer += Bytes(l.zero_stage == 0 ? w.dense + w.expert : shard) *
+                 (bytes_.master + 2 * bytes_.moment + average);
 }
 
 RankMemory MemoryParts::of(const Layout& l,

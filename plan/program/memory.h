@@ -67,6 +67,7 @@ class MemoryParts {
   Architecture architecture_;
   PrecisionBytes bytes_;
   bool gpu_ = false;
+  bool ema_ = false;
   bool recompute_layers_ = false;
   int64_t tp_ = 1;
   double tokens_ = 0;

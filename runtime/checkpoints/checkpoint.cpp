@@ -140,6 +140,7 @@ json manifest_of(const CheckpointInfo& i) {
           {"text_bytes", i.text_bytes},
           {"text_crc32", i.text_checksum},
           {"loss", i.loss},
+          {"ema", i.ema},
           {"model", i.model},
           {"saved_in_layout", i.layout_text}};
 }
@@ -162,6 +163,7 @@ CheckpointInfo info_of(const json& j, const std::string& path) {
             .text_bytes = j.at("text_bytes"),
             .text_checksum = j.at("text_crc32"),
             .loss = j.at("loss").is_null() ? 0 : j.at("loss").get<double>(),
+            .ema = j.value("ema", 0.0),
             .model = j.at("model"),
             .layout_text = j.at("saved_in_layout")};
   } catch (const json::exception& e) {
@@ -195,7 +197,7 @@ void load_kind(TensorFiles& files,
 
 struct CheckpointSaver::Snapshot {
   CheckpointInfo info;
-  std::vector<NamedTensor> model, optimizer;
+  std::vector<NamedTensor> model, optimizer, average;
 };
 
 CheckpointSaver::CheckpointSaver(std::string folder, int64_t keep)
@@ -233,6 +235,7 @@ void CheckpointSaver::save(const TrainingDevice& device, const CheckpointInfo& i
       snapshot->optimizer.push_back(std::move(t));
     }
   }
+  if (info.ema > 0) snapshot->average = device.state(StateKind::kAverages);
   last_step_ = info.step;
   writing_ = std::thread([this, snapshot] {
     try {
@@ -253,8 +256,10 @@ void CheckpointSaver::write(const Snapshot& s) {
     json& files = manifest["files"] = json::array();
     json weight_map = json::object();
     int64_t model_bytes = 0;
-    for (const auto& [kind, tensors] :
-         {std::pair("model", &s.model), std::pair("optimizer", &s.optimizer)}) {
+    for (const auto& [kind, tensors] : {std::pair("model", &s.model),
+                                        std::pair("optimizer", &s.optimizer),
+                                        std::pair("average", &s.average)}) {
+      if (tensors->empty()) continue;
       const auto shards = shards_of(*tensors);
       for (size_t i = 0; i < shards.size(); ++i) {
         const std::string name =
@@ -351,7 +356,9 @@ void load_state(const Checkpoint& c, TrainingDevice& device) {
   TensorFiles optimizer(files_of(c.folder, "optimizer-"));
   load_kind(optimizer, device, StateKind::kFirstMoments, ".exp_avg");
   load_kind(optimizer, device, StateKind::kSecondMoments, ".exp_avg_sq");
-  for (const TensorFiles* files : {&model, &optimizer}) {
+  TensorFiles average(files_of(c.folder, "average-"));
+  if (c.info.ema > 0) load_kind(average, device, StateKind::kAverages, "");
+  for (const TensorFiles* files : {&model, &optimizer, &average}) {
     const std::vector<std::string> unused = files->unused();
     if (unused.empty()) continue;
     throw InputError(fmt::format("{}: tensor '{}' is not of the plan's model, and {} more",

@@ -6,6 +6,7 @@
 //     model-00001-of-00002.safetensors     weights (FP32 masters) and expert biases, under Hugging
 //     model.safetensors.index.json         Face's names; every expert by itself
 //     optimizer-00001-of-00002.safetensors AdamW's moments: <name>.exp_avg, <name>.exp_avg_sq
+//     average-00001-of-00001.safetensors   the weights' moving average, where training.ema is
 //
 // The folder is written under another name and renamed: one that is there is whole.
 
@@ -29,6 +30,7 @@ struct CheckpointInfo {
   int64_t text_bytes = 0;
   uint32_t text_checksum = 0;
   double loss = 0;          // of the last step
+  double ema = 0;           // training.ema
   std::string model;        // name
   std::string layout_text;  // it was saved in, for people
 };

@@ -124,6 +124,47 @@ TEST_F(Checkpoints, HoldHuggingFacesNames) {
   EXPECT_EQ(elements, total_parameters(a));
 }
 
+// The moving average of the weights goes on where it was, in any layout.
+TEST_F(Checkpoints, AveragesGoOn) {
+  const auto averages = [](Trainer& trainer) {
+    std::map<std::string, std::vector<float>> all;
+    for (NamedTensor& t : trainer.device().state(StateKind::kAverages)) all[t.name] = t.values;
+    return all;
+  };
+  Plan plan = of_layout({.pp = 2, .dp = 2, .ep = 2});
+  plan.training.ema = 0.75;
+  Trainer trainer(plan, test_text_path());
+  // Of one weight by hand.
+  const Stage& s = cpu_device(trainer).stage(0, 0, 0);
+  const auto weight = [&] { return s.weights.of(s.where.layers[0].kv_a)[7]; };
+  double average = static_cast<double>(weight());
+  for (int64_t step = 0; step < 4; ++step) {
+    trainer.step(step);
+    average = 0.75 * average + 0.25 * static_cast<double>(weight());
+  }
+  const std::string name = "model.layers.0.self_attn.kv_a_proj_with_mqa.weight";
+  EXPECT_NEAR(averages(trainer).at(name)[7], average, 1e-7);
+  {
+    CheckpointSaver saver(folder_, 1);
+    saver.save(trainer.device(), {.step = 4, .ema = 0.75});
+    EXPECT_EQ(saver.error(), "");
+  }
+  steps(trainer, 4, 6);
+  Plan other = of_layout({.dp = 4, .zero_stage = 0});
+  other.training.ema = 0.75;
+  Trainer resumed(other, test_text_path());
+  load_state(newest(), resumed.device());
+  steps(resumed, 4, 6);
+  const auto expected = averages(trainer);
+  const auto found = averages(resumed);
+  ASSERT_EQ(found.size(), expected.size());
+  for (const auto& [tensor, values] : expected) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      ASSERT_NEAR(found.at(tensor)[i], values[i], 2e-5) << tensor;
+    }
+  }
+}
+
 TEST_F(Checkpoints, TheLastKStay) {
   const Plan plan = of_layout({});
   Trainer trainer(plan, test_text_path());

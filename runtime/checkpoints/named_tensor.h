@@ -16,7 +16,13 @@ struct NamedTensor {
 };
 
 // What a training holds for every parameter.
-enum class StateKind : uint8_t { kWeights, kGradients, kFirstMoments, kSecondMoments };
+enum class StateKind : uint8_t {
+  kWeights,
+  kGradients,
+  kFirstMoments,
+  kSecondMoments,
+  kAverages  // of the weights (training.ema)
+};
 
 // Values of a tensor by its name, of the shape that is asked for. Throws InputError.
 using TensorLookup =

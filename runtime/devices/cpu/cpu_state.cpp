@@ -42,6 +42,8 @@ std::vector<float, BigAllocator<float>>& values_of(Stage& s, StateKind kind, Are
       return s.m[static_cast<size_t>(arena)];
     case StateKind::kSecondMoments:
       return s.v[static_cast<size_t>(arena)];
+    case StateKind::kAverages:
+      return s.average[static_cast<size_t>(arena)];
   }
   return s.weights.arena(arena);
 }

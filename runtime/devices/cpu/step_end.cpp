@@ -107,6 +107,9 @@ void optimize(const StepEnd& s, const Op& op) {
     auto& gradients = stage.gradients.arena(arena);
     m.resize(static_cast<size_t>(shard.end - shard.begin), 0.0f);
     v.resize(m.size(), 0.0f);
+    auto& average = stage.average[static_cast<size_t>(arena)];
+    const float* const own = stage.weights.arena(arena).data() + shard.begin;
+    if (t.ema > 0 && average.empty()) average.assign(own, own + m.size());
     for (const Parameter& p : stage.where.list) {
       if (p.arena != arena) continue;
       const int64_t begin = std::max(p.offset, shard.begin);
@@ -119,6 +122,10 @@ void optimize(const StepEnd& s, const Op& op) {
                      stage.weights.arena(arena).data() + begin,
                      m.data() + (begin - shard.begin),
                      v.data() + (begin - shard.begin));
+    }
+    const auto decay = static_cast<float>(t.ema);
+    for (size_t i = 0; i < average.size(); ++i) {
+      average[i] = decay * average[i] + (1 - decay) * own[i];
     }
     std::fill(gradients.begin(), gradients.end(), 0.0f);
   }
