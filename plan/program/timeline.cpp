@@ -39,7 +39,8 @@ SummaryBuilder::SummaryBuilder(const Program& program, StandIns ranks)
 // Cells follow each other without overlap, so that a span counts from the end of the one before.
 void SummaryBuilder::count_cell(Rank& rank, CellKind kind, const Interval& span) {
   const int64_t begin = std::max(span.begin, rank.cells_end);
-  const Duration length = Duration::picoseconds(std::max<int64_t>(0, span.end - begin));
+  // A cell in which nothing computes, as a stage without layers may have, ends before it begins.
+  const Duration length = Duration::picoseconds(std::max(begin, span.end) - begin);
   rank.cells_end = std::max(rank.cells_end, span.end);
   Breakdown& sums = rank.sums;
   Duration& sum = kind == CellKind::kForward          ? sums.f
