@@ -60,7 +60,8 @@ class Parity : public CommandTest {
   const std::string four_ranks_ =
       "layout: {pp: 2, dp: 2, ep: 2, schedule: dualpipe}\n"
       "training:\n  micro_batches: 4\n  micro_batch_size: 1\n";
-  const std::string one_rank_ = "layout: {dp: 1}\ntraining:\n  micro_batches: 2\n  micro_batch_size: 2\n";
+  const std::string one_rank_ =
+      "layout: {dp: 1}\ntraining:\n  micro_batches: 2\n  micro_batch_size: 2\n";
 };
 
 TEST_F(Parity, WithEveryFeature) {

@@ -1,8 +1,9 @@
 #pragma once
 // The MoE gate: scores, group-limited choice, weights.
-//   s = score(logits); choice = s + bias; a group's score: the sum of its 2 best choices where there
-//   is a bias, its best choice where there is none; experts outside the kept groups are out; top-k of choice;
-//   weight_i = scaling * s_i (/ sum of chosen s, when normalised). Ties go to the lower index.
+//   s = score(logits); choice = s + bias; a group's score: the sum of its 2 best choices where
+//   there is a bias, its best choice where there is none; experts outside the kept groups are out;
+//   top-k of choice; weight_i = scaling * s_i (/ sum of chosen s, when normalised). Ties go to the
+//   lower index.
 // Source: DeepSeek-V3 technical report, equations 12-16; its released inference code for the
 // group score, which goes by whether the gate has a bias, and for masking with -infinity.
 

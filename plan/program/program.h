@@ -52,8 +52,8 @@ class Program {
     bool expert_bias = true;        // expert biases are updated at the end of the step
     bool shared_experts = false;    // whose matrices TP ranks share; said where tp > 1 alone
     bool recompute_layers = false;  // each layer's forward runs again before its backward
-    // The first stage's rank and the last's each hold the embedding's table, for a head that is that
-    // table or for MTP modules' tokens: where both ends differ.
+    // The first stage's rank and the last's each hold the embedding's table, for a head that is
+    // that table or for MTP modules' tokens: where both ends differ.
     bool tied_embeddings = false;
     Granularity granularity = Granularity::kOp;
     Mode mode = Mode::kTrain;

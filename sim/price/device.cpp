@@ -1,10 +1,10 @@
 #include "sim/price/device.h"
 
 #include <algorithm>
-#include <mutex>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 
 #include <fmt/format.h>
 
