@@ -336,7 +336,12 @@ int plan_layouts(const Arguments& args) {
     }
     constexpr int kSignalled = 128;
     return kSignalled + e.signal;
+  } catch (const std::exception& e) {
+    // All processes are about to be ended, before anybody else could say why.
+    if (how.team.size > 1) std::cerr << e.what() << "\n";
+    throw;
   }
+  processes.end();
   screening.reset();
   simulating.reset();
   if (!processes.first()) return 0;

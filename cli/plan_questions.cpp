@@ -17,10 +17,10 @@ double in_gb(Bytes b) {
 }
 
 Scored scored_plan(const Plan& plan, const std::optional<Calibration>& calibration) {
-  const Candidate c = candidate_of(plan);
-  Estimator estimator(plan, calibration);
-  estimator.begin_block(c);
-  return score(plan, calibration, {c, estimator.estimate(c), 0, 0}, Objective::kTime);
+  return score(plan,
+               calibration,
+               screened_alone(plan, calibration, candidate_of(plan), Objective::kTime),
+               Objective::kTime);
 }
 
 }  // namespace

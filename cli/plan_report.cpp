@@ -397,10 +397,8 @@ void put_present(Report& r,
                  Objective objective,
                  std::optional<double> measured) {
   const Plan own = plan_of(base, present);
-  Estimator estimator(base, calibration);
-  estimator.begin_block(present);
-  const Screened screened{present, estimator.estimate(present), 0, 0};
-  const Scored s = score(base, calibration, screened, objective);
+  const Scored s =
+      score(base, calibration, screened_alone(base, calibration, present, objective), objective);
   const Scored& best = result.best.front();
   r.say(fmt::format("present: {}\n  {:.2f} s (90%: {:.2f} to {:.2f}), {:.0f} GB: {}; {}\n",
                     to_string(present),

@@ -22,6 +22,8 @@ class Processes {
   int64_t here() const { return here_; }
   // What all are asked has been read: from here on an exception in one of them ends all.
   void begin();
+  // What they share is done: an exception of this one is its own again.
+  void end() { begun_ = false; }
 
  private:
   void silence();

@@ -91,15 +91,14 @@ void require_no_run(const std::string& out, const std::string& checkpoints, bool
   }
 }
 
-CheckpointInfo info_of(const Plan& plan, const Trainer& trainer, int64_t steps, double loss) {
+// But for the step and its loss.
+CheckpointInfo info_of(const Plan& plan, const Trainer& trainer) {
   return {
-      .step = steps,
       .seed = plan.training.seed,
       .sequences = plan.training.micro_batches * plan.training.micro_batch_size * plan.layout.dp,
       .sequence_length = plan.training.sequence_length,
       .text_bytes = trainer.data().bytes(),
       .text_checksum = trainer.data().checksum(),
-      .loss = loss,
       .ema = plan.training.ema,
       .model = plan.model.name,
       .layout_text = to_string(candidate_of(plan))};
@@ -317,6 +316,7 @@ int train(const Arguments& args) {
   const std::string result_path = out + "/result.json";
   std::vector<std::string> read = plan.files;
   read.push_back(text);
+  if (options.has("from")) read.push_back(options.text("from"));
   options.check_outputs({log_path, timeline_path, result_path}, read);
   const std::string checkpoints = out + "/checkpoints";
   const bool resumes = options.has("resume") && has_checkpoints(checkpoints);
@@ -329,9 +329,10 @@ int train(const Arguments& args) {
     dump(options, plan, trainer);
     return 0;
   }
+  CheckpointInfo info = info_of(plan, trainer);
   int64_t first_step = 0;
   if (resumes) {
-    const Checkpoint from = resume(checkpoints, info_of(plan, trainer, 0, 0), trainer);
+    const Checkpoint from = resume(checkpoints, info, trainer);
     first_step = from.info.step;
     if (first_step >= until) {
       std::cerr << fmt::format("note: {}: {} of {} steps are done; nothing is left to do\n",
@@ -365,7 +366,9 @@ int train(const Arguments& args) {
     if (const std::string error = saver->error(); !error.empty()) {
       failures.add(error + "; the training goes on without that checkpoint");
     }
-    saver->save(trainer.device(), info_of(plan, trainer, steps, loss));
+    info.step = steps;
+    info.loss = loss;
+    saver->save(trainer.device(), info);
   };
   catch_interrupts();
   const TrainResult result = trainer.train(

@@ -11,17 +11,6 @@
 namespace rehearse {
 namespace {
 
-Screened screened_alone(const Plan& base,
-                        const std::optional<Calibration>& calibration,
-                        const Candidate& c,
-                        double imbalance) {
-  Estimator estimator(base, calibration, imbalance);
-  estimator.begin_block(c);
-  Screened s{c, estimator.estimate(c), 0, 0};
-  s.score = score_of(c, s.estimate.step, Objective::kTime);
-  return s;
-}
-
 // Stops at the first that fits.
 class FirstFit : public SpaceVisitor {
  public:
@@ -52,7 +41,7 @@ std::vector<MemoryWay> ways_to_need_less(const Plan& base,
                                          const std::optional<Calibration>& calibration,
                                          const Candidate& now,
                                          double imbalance) {
-  const Screened from = screened_alone(base, calibration, now, imbalance);
+  const Screened from = screened_alone(base, calibration, now, Objective::kTime, imbalance);
   std::vector<std::pair<std::string, Candidate>> changes;
   const auto change = [&](std::string what, const std::function<void(Candidate&)>& to) {
     Candidate c = now;
@@ -110,7 +99,7 @@ std::vector<MemoryWay> ways_to_need_less(const Plan& base,
       c.layout.layers_per_stage = splits.back();
     }
     if (!why_not(plan_of(base, c)).empty()) continue;
-    const Screened s = screened_alone(base, calibration, c, imbalance);
+    const Screened s = screened_alone(base, calibration, c, Objective::kTime, imbalance);
     const auto saved = Bytes(from.estimate.need.count() - s.estimate.need.count());
     constexpr double kLeast = 0.01;
     if (static_cast<double>(saved.count()) <
@@ -162,7 +151,7 @@ Largest largest(Plan& base,
   }
   const Plan as_asked = base;
   const SearchSpace as_filled = space;
-  // The plan and space of another size; nothing where no layout of it is legal.
+  // The plan and space of another size.
   const auto resize = [&](int64_t value) {
     base = as_asked;
     SearchSpace wanted = asked;
@@ -230,10 +219,11 @@ std::vector<PhaseAnswer> in_phases(const Plan& base,
       }
     }
     if (answer.why_not.empty()) {
-      answer.same = score_in_time(there,
-                                  calibration,
-                                  screened_alone(there, calibration, c, options.imbalance),
-                                  options.objective);
+      answer.same =
+          score_in_time(there,
+                        calibration,
+                        screened_alone(there, calibration, c, options.objective, options.imbalance),
+                        options.objective);
     }
     if (!answer.same || answer.same->fit == Fit::kShort) {
       SearchSpace wanted = asked;

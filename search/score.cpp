@@ -171,6 +171,17 @@ std::pair<Prediction, StepParts> simulate_step(const Plan& plan,
 
 }  // namespace
 
+Screened screened_alone(const Plan& base,
+                        const std::optional<Calibration>& calibration,
+                        const Candidate& c,
+                        Objective objective,
+                        double imbalance) {
+  Estimator estimator(base, calibration, imbalance);
+  estimator.begin_block(c);
+  const Estimate e = estimator.estimate(c);
+  return {c, e, score_of(c, e.step, objective), score_of(c, e.bound, objective)};
+}
+
 std::optional<Scored> score_in_time(const Plan& base,
                                     const std::optional<Calibration>& calibration,
                                     const Screened& screened,

@@ -116,6 +116,13 @@ Scored score(const Plan& base,
              Objective objective,
              int64_t most_ops = INT64_MAX);
 
+// One candidate, screened by itself.
+Screened screened_alone(const Plan& base,
+                        const std::optional<Calibration>& calibration,
+                        const Candidate& candidate,
+                        Objective objective,
+                        double imbalance = 1);
+
 // What is known of it without simulating: memory, and whether it runs.
 void complete(const Plan& base, Scored& scored);
 

@@ -158,6 +158,9 @@ TEST_F(CheckpointsCommand, WeightsAndDumps) {
   EXPECT_EQ(bad.exit_code, 1);
   EXPECT_NE(bad.err.find("bad.safetensors: is no safetensors file"), std::string::npos) << bad.err;
   EXPECT_FALSE(exists("l.safetensors"));
+  const std::string model = saved + "/model-00001-of-00001.safetensors";
+  EXPECT_NE(train("--steps 0 --from " + model + " --dump-logits " + model).err.find("is an input"),
+            std::string::npos);
 }
 
 }  // namespace

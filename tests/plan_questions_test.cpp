@@ -53,6 +53,13 @@ TEST_F(PlanQuestions, SharedSearchesAnswerTheSame) {
   const size_t first = wrong.err.find("'nothing'");
   EXPECT_NE(first, std::string::npos) << wrong.err;
   EXPECT_EQ(wrong.err.find("'nothing'", first + 1), std::string::npos) << wrong.err;
+  // So does the first of what the search found.
+  const CommandResult none = rehearse(
+      "plan --model deepseek-v3 --cluster h800-2048 --gpus 8 --batch 256 --precision fp8 --threads "
+      "1",
+      mpirun + "-n 2");
+  EXPECT_EQ(none.exit_code, 1);
+  EXPECT_NE(none.err.find("GB too much"), std::string::npos) << none.err;
 }
 
 TEST_F(PlanQuestions, InterruptedSearchesGoOn) {
