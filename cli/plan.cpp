@@ -260,7 +260,7 @@ int plan_layouts(const Arguments& args) {
   base.training.precision = space.precisions.front();
   const auto calibration = find_calibration(options, base);
   use_measured_links(base, calibration);
-  const std::string further = asked(options);
+  std::string further = asked(options);
   const std::vector<PhaseAsked> phases = phases_of(options, base);
   const std::optional<double> measured = measured_of(options);
   const std::optional<double> days = days_of(options, base);
@@ -290,7 +290,18 @@ int plan_layouts(const Arguments& args) {
   std::optional<std::pair<Grown, Largest>> grown;
   if (options.has("largest")) {
     const Grown what = grown_of(options);
+    if (what != Grown::kSequence) {
+      options.refuse({"out"}, "writes plans that name a model's file: --largest finds one without");
+    }
     grown = {what, largest(base, calibration, asked_space, space, what, how)};
+    // No file is of that model: what makes a row again begins with one.
+    if (what != Grown::kSequence) {
+      further = fmt::format("--model '{} with {} {}, as a file' --cluster {}",
+                            base.model.name,
+                            grown->second.value,
+                            kGrown[what],
+                            base.files.at(2));
+    }
   }
   std::optional<Journal> journal;
   if (options.has("journal")) {

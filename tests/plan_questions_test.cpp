@@ -143,6 +143,9 @@ TEST_F(PlanQuestions, TheLargestThatFits) {
   const Json layers = ask(narrow + "--largest layers");
   EXPECT_GT(layers["largest"]["value"], 27);
   EXPECT_GT(layers["largest"]["parameters"], 16e9);
+  EXPECT_NE(layers["best"][0]["command"].get<std::string>().find("layers, as a file"),
+            std::string::npos);
+  EXPECT_NE(refused(narrow + "--largest layers --out plans", 2).find("--out"), std::string::npos);
   EXPECT_NE(refused(narrow + "--largest heads", 2).find("sequence, layers, experts"),
             std::string::npos);
 }
