@@ -37,6 +37,7 @@ std::string megatron_arguments(const Plan& base, const Candidate& c) {
                 ? " --moe-token-dispatcher-type alltoall"
                 : " --moe-token-dispatcher-type flex --moe-enable-deepep";
   }
+  if (l.rank_order == RankOrder::kPipelineFirst) text += " --use-tp-pp-dp-mapping";
   if (l.tp > 1 && l.sequence_parallel) text += " --sequence-parallel";
   if (l.zero_stage == 1) text += " --use-distributed-optimizer";
   if (l.zero_stage == 2) {
@@ -223,6 +224,7 @@ MegatronRun read_megatron(const std::string& arguments, int64_t gpus, const Plan
     l.layers_per_stage.insert(l.layers_per_stage.end(), between.begin(), between.end());
     l.layers_per_stage.push_back(at_last);
   }
+  if (a.has("--use-tp-pp-dp-mapping")) l.rank_order = RankOrder::kPipelineFirst;
   l.zero_stage = a.has("--use-distributed-optimizer") ? 1 : 0;
   a.has("--use-megatron-fsdp");
   const std::string sharded = a.text("--data-parallel-sharding-strategy", "");

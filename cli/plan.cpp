@@ -210,6 +210,7 @@ int plan_layouts(const Arguments& args) {
              "NAMES",
              "none, light (norms, MLA up-projections, activations), selective, full")
       .value("stages", "N,...", "layers of every stage, instead of even and balanced ones")
+      .value("rank-order", "NAMES", std::string(kRankOrders.list()))
       .value("dispatcher", "NAMES", std::string(kDispatchers.list()))
       .value("communication-sms", "N", "SMs that communication kernels hold")
       .value("calibration", "FILE", "calibration or device file; none: flops and bytes alone")

@@ -125,6 +125,7 @@ Report two_plans_report(const Plan& a,
   differ("micro_batch_size", x.micro_batch_size, y.micro_batch_size);
   differ("sequence_length", x.sequence, y.sequence);
   differ("precision", kPrecisions[x.precision], kPrecisions[y.precision]);
+  differ("rank_order", kRankOrders[x.layout.rank_order], kRankOrders[y.layout.rank_order]);
   differ("zero_stage", x.layout.zero_stage, y.layout.zero_stage);
   differ("recompute", recompute_text(x.recompute), recompute_text(y.recompute));
   differ("dispatcher", kDispatchers[x.layout.dispatcher], kDispatchers[y.layout.dispatcher]);

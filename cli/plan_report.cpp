@@ -32,7 +32,8 @@ std::string short_text(const Candidate& c) {
   add("CP", l.cp);
   text += fmt::format(" {}", short_name(l.schedule));
   if (l.way() == Way::kRoundAgain) text += fmt::format("x{}", l.chunks);
-  return text + fmt::format(" {}x{} Z{}", c.micro_batches, c.micro_batch_size, l.zero_stage);
+  text += fmt::format(" {}x{} Z{}", c.micro_batches, c.micro_batch_size, l.zero_stage);
+  return l.rank_order == RankOrder::kDataFirst ? text : text + " pp-dp";
 }
 
 std::string in_thousands(double x) {
@@ -60,6 +61,7 @@ Report layout_object(const Candidate& c) {
   r.put("micro_batch_size", c.micro_batch_size);
   r.put("zero", l.zero_stage);
   r.put("recompute", recompute_text(c.recompute));
+  r.put("rank_order", kRankOrders[l.rank_order]);
   r.put("dispatcher", kDispatchers[l.dispatcher]);
   r.put("communication_sms", c.communication_sms);
   r.put("layers_per_stage",
@@ -122,6 +124,7 @@ std::string command_of(const Plan& base, const Candidate& c, const std::string& 
       recompute_text(c.recompute),
       fmt::join(l.layers_per_stage, ","));
   if (l.way() == Way::kRoundAgain) text += fmt::format(" --chunks {}", l.chunks);
+  text += fmt::format(" --rank-order {}", kRankOrders[l.rank_order]);
   if (l.dispatcher != base.layout.dispatcher) {
     text += fmt::format(" --dispatcher {}", kDispatchers[l.dispatcher]);
   }
@@ -335,6 +338,12 @@ void put_layouts(Report& r,
       "exposed\n"
       "communication and bubble; GB@rank: the fullest pipeline rank; h/Ttok: GPU-hours per 1e12 "
       "tokens;\nZ: ZeRO stage; 120x1: micro-batches x sequences; DP: what the GPUs leave.\n");
+  if (std::ranges::any_of(result.best, [](const Scored& b) {
+        return b.screened.candidate.layout.rank_order == RankOrder::kPipelineFirst;
+      })) {
+    r.say(
+        "pp-dp: a pipeline's ranks are neighbours (rank_order: tp-cp-ep-pp-dp), not a stage's.\n");
+  }
 }
 
 void put_pareto(Report& r, const Plan& base, const SearchResult& result) {

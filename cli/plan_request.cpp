@@ -197,6 +197,7 @@ SearchSpace space_of(const Options& options, const Plan& base) {
   list("communication-sms", s.communication_sms, {.min = 1, .max = base.cluster.sms});
   if (options.has("schedule")) s.schedules = choices(options, "schedule", kSchedules);
   if (options.has("dispatcher")) s.dispatchers = choices(options, "dispatcher", kDispatchers);
+  if (options.has("rank-order")) s.rank_orders = choices(options, "rank-order", kRankOrders);
   if (options.has("recompute")) {
     for (const std::string& name : split(options.text("recompute"))) {
       const auto& all = named_recomputes();

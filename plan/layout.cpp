@@ -9,6 +9,7 @@ std::string ranks_text(const Layout& l) {
   if (l.tp > 1) text += fmt::format(" TP{}", l.tp);
   if (l.cp > 1) text += fmt::format(" CP{}", l.cp);
   if (l.etp > 1) text += fmt::format(" ETP{}", l.etp);
+  if (l.rank_order != RankOrder::kDataFirst) text += " pp before dp";
   return text;
 }
 

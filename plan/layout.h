@@ -1,10 +1,10 @@
 #pragma once
 // How ranks share a model: world = PP x DP x CP x TP, and EP x ETP x EDP = DP x CP x TP: the ranks
 // of a stage share out its experts (EP), each expert's matrices (ETP), and hold copies (EDP), as in
-// Megatron-LM. All arithmetic of ranks stands here: global rank = pipeline rank x (DP x CP x TP) +
-// data rank, where a data rank is a rank's place in its stage: TP counts fastest, then CP, then DP;
-// of experts ETP fastest, then EP. So groups of TP, and of EP where ETP is 1, are runs of
-// neighbours.
+// Megatron-LM. All arithmetic of ranks stands here: a data rank is a rank's place in its stage: TP
+// counts fastest, then CP, then DP; of experts ETP fastest, then EP. So groups of TP, and of EP
+// where ETP is 1, are runs of neighbours. Global rank r sits on device r, nodes and rails one after
+// the other; RankOrder says which data rank of which pipeline rank it is.
 
 #include <cstdint>
 #include <numeric>
@@ -37,6 +37,16 @@ inline constexpr NameTable kContextKinds{std::to_array<Named<ContextKind>>(
     {{ContextKind::kGather, "gather"}, {ContextKind::kRing, "ring"}})};
 static_assert(kContextKinds.complete());
 
+// What counts faster among global ranks: a stage's data ranks, or the pipeline. Megatron-LM's names
+// (its option --use-tp-pp-dp-mapping is the second).
+enum class RankOrder : uint8_t {
+  kDataFirst,      // a stage's ranks are neighbours: their sums and all-to-alls stay close
+  kPipelineFirst,  // an island of each stage in turn: pipeline messages stay close
+};
+inline constexpr NameTable kRankOrders{std::to_array<Named<RankOrder>>(
+    {{RankOrder::kDataFirst, "tp-cp-ep-dp-pp"}, {RankOrder::kPipelineFirst, "tp-cp-ep-pp-dp"}})};
+static_assert(kRankOrders.complete());
+
 // The members of a group within a stage: `size` data ranks, `stride` apart.
 struct RankGroup {
   int64_t stride = 1, size = 1;
@@ -62,6 +72,7 @@ struct Layout {
   int64_t tp = 1;
   int64_t cp = 1;
   int64_t etp = 1;
+  RankOrder rank_order = RankOrder::kDataFirst;
   ScheduleKind schedule = ScheduleKind::k1F1B;
   int64_t chunks = 2;  // per rank, of interleaved 1F1B
   // 0: every replica updates all its weights; 1: each updates its shard; 2: and holds its shard of
@@ -126,12 +137,17 @@ struct Layout {
   }
 
   // --- ranks
-  int64_t rank_of(Place p) const { return p.pp_rank * stage_ranks() + p.data_rank; }
+  // Data ranks of a stage that are neighbours among global ranks, then come another stage's.
+  int64_t run() const { return rank_order == RankOrder::kDataFirst ? stage_ranks() : island(); }
+  int64_t rank_of(Place p) const { return rank_of(p.pp_rank, p.data_rank); }
   int64_t rank_of(int64_t pp_rank, int64_t data_rank) const {
-    return pp_rank * stage_ranks() + data_rank;
+    const int64_t n = run();
+    return (data_rank / n * pp + pp_rank) * n + data_rank % n;
   }
   Place place_of(int64_t rank) const {
-    return {static_cast<int32_t>(rank / stage_ranks()), static_cast<int32_t>(rank % stage_ranks())};
+    const int64_t n = run();
+    return {static_cast<int32_t>(rank / n % pp),
+            static_cast<int32_t>(rank / (n * pp) * n + rank % n)};
   }
   RankGroup tensor_group() const { return {1, tp}; }
   RankGroup context_group() const { return {tp, cp}; }

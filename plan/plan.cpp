@@ -51,6 +51,7 @@ Layout read_layout(YamlMap map, const Model& model, const Cluster& cluster, cons
   l.tp = map.integer("tp", kRanks, base.tp);
   l.cp = map.integer("cp", kRanks, base.cp);
   l.etp = map.integer("etp", kRanks, base.etp);
+  l.rank_order = map.choice("rank_order", kRankOrders, base.rank_order);
   l.sequence_parallel = map.boolean("sequence_parallel", base.sequence_parallel);
   l.context = map.choice("context", kContextKinds, base.context);
   l.dispatcher = map.choice("dispatcher", kDispatchers, base.dispatcher);

@@ -60,6 +60,7 @@ std::string print_plan(const Plan& plan) {
     lines.unless(d.etp, "etp", l.etp);
     lines.unless(d.tp, "tp", l.tp);
     lines.unless(d.cp, "cp", l.cp);
+    if (l.rank_order != d.rank_order) lines.always("rank_order", kRankOrders[l.rank_order]);
     lines.always("schedule", name_of(l.schedule));
     if (l.way() == Way::kRoundAgain) lines.always("chunks", l.chunks);
     lines.always("zero_stage", l.zero_stage);

@@ -137,6 +137,7 @@ std::string layout_name(const testing::TestParamInfo<Layout>& info) {
   std::erase(name, '-');
   name += "_pp" + std::to_string(l.pp) + "_dp" + std::to_string(l.dp) + "_ep" +
           std::to_string(l.ep) + "_zero" + std::to_string(l.zero_stage);
+  if (l.rank_order == RankOrder::kPipelineFirst) name += "_pp_before_dp";
   for (const int64_t n : l.layers_per_stage) name += "_" + std::to_string(n);
   return name;
 }
@@ -173,6 +174,8 @@ std::vector<Layout> layouts_to_run() {
   for (const auto kind : {ScheduleKind::k1F1B, ScheduleKind::kZB1P, ScheduleKind::kDualPipe}) {
     list.push_back({.pp = 2, .dp = 2, .ep = 2, .schedule = kind});
     list.push_back({.pp = 2, .dp = 4, .ep = 2, .schedule = kind});
+    list.push_back(
+        {.pp = 2, .dp = 4, .ep = 2, .rank_order = RankOrder::kPipelineFirst, .schedule = kind});
     list.push_back({.pp = 4, .dp = 2, .ep = 2, .schedule = kind});
   }
   return list;

@@ -49,10 +49,18 @@ struct RingTime {
   double latency = 0, per_byte = 0;
   double of(double bytes) const { return bytes > 0 ? latency + bytes * per_byte : 0; }
 };
-RingTime ring_time(const Cluster& c, const RankGroup& group, int64_t copies, bool reduce_all) {
+// Members of a stage's group that share a node with its first.
+int64_t members_near(const Cluster& c, const Layout& l, const RankGroup& group) {
+  int64_t near = 0;
+  const int64_t first = l.rank_of(0, 0);
+  while (near < group.size && c.same_node(first, l.rank_of(0, group.member(0, near)))) ++near;
+  return near;
+}
+RingTime ring_time(
+    const Cluster& c, const Layout& l, const RankGroup& group, int64_t copies, bool reduce_all) {
   const int64_t ranks = group.size * copies;
   if (ranks == 1) return {};
-  const int64_t near = std::clamp<int64_t>(c.devices_per_node / group.stride, 1, group.size);
+  const int64_t near = members_near(c, l, group);
   const int64_t per_node = ranks % near == 0 ? near : 1;
   const int64_t nodes = ranks / per_node;
   const auto at = [&](int64_t bytes) {
@@ -172,6 +180,7 @@ void Estimator::begin_pipeline(const Candidate& c) {
   const Architecture& a = base_.model.architecture;
   now_.schedule = l.schedule;
   now_.chunks = l.chunks;
+  now_.rank_order = l.rank_order;
   now_.layers = l.layers_per_stage;
   now_.times = &t;
   now_.shape = &shape_of(c);
@@ -286,15 +295,25 @@ double Estimator::running(const Candidate& c, const std::vector<StageTimes>& of_
                          .b = sum_b / per_stage,
                          .w = sum_w / per_stage,
                          .fb = sum_pair / per_stage};
-  const auto pp = static_cast<double>(l.pp);
-  const double bubble = facts_of(l.schedule, l.overlap_all_to_all).bubble(pp, costs);
-  return most + std::max(0.0, bubble) + 2 * (pp - 1) * t.message;
+  const double bubble =
+      facts_of(l.schedule, l.overlap_all_to_all).bubble(static_cast<double>(l.pp), costs);
+  return most + std::max(0.0, bubble) + 2 * messages(l, t);
+}
+
+// Of one micro-batch on its way through the pipeline.
+double Estimator::messages(const Layout& l, const BlockTimes& t) const {
+  double time = 0;
+  for (int64_t r = 0; r + 1 < l.pp; ++r) {
+    const bool near = base_.cluster.same_node(l.rank_of(r, 0), l.rank_of(r + 1, 0));
+    time += near ? t.near_message : t.message;
+  }
+  return time;
 }
 
 Estimate Estimator::estimate(const Candidate& c) {
   const Layout& l = c.layout;
   if (now_.layers.empty() || now_.schedule != l.schedule || now_.chunks != l.chunks ||
-      now_.layers != l.layers_per_stage) {
+      now_.rank_order != l.rank_order || now_.layers != l.layers_per_stage) {
     begin_pipeline(c);
   }
   const Cluster& cluster = base_.cluster;
@@ -305,8 +324,8 @@ Estimate Estimator::estimate(const Candidate& c) {
   const int64_t replicas = replica_group.size * copies;
   const int64_t expert_replicas = expert_group.size * copies;
   const bool reduce_all = l.zero_stage == 0;
-  const RingTime dense = ring_time(cluster, replica_group, copies, reduce_all);
-  const RingTime expert = ring_time(cluster, expert_group, copies, reduce_all);
+  const RingTime dense = ring_time(cluster, l, replica_group, copies, reduce_all);
+  const RingTime expert = ring_time(cluster, l, expert_group, copies, reduce_all);
   const auto ring = [](int64_t elements, int64_t members, int64_t element) {
     return members > 1 ? static_cast<double>(elements) / static_cast<double>(members) *
                              static_cast<double>((members - 1) * element)

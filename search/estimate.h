@@ -63,6 +63,7 @@ class Estimator {
   struct Pipeline {
     ScheduleKind schedule = ScheduleKind::k1F1B;
     int64_t chunks = 0;
+    RankOrder rank_order = RankOrder::kDataFirst;
     std::vector<int64_t> layers;
     const ScheduleShape* shape = nullptr;
     const BlockTimes* times = nullptr;
@@ -73,6 +74,7 @@ class Estimator {
     double bound = 0;
   };
   void begin_pipeline(const Candidate& c);
+  double messages(const Layout& layout, const BlockTimes& times) const;
   double running(const Candidate& c, const std::vector<StageTimes>& of_stage) const;
 
   const Plan& base_;

@@ -94,11 +94,11 @@ class LayerPricer {
 
   double alone(OpKind kind, Pass pass) { return cost(kind, pass, {}).alone; }
 
-  // A pipeline message.
-  double message() const {
+  // A pipeline message over a link; over the other where there is none.
+  double message(const std::optional<Link>& over, const std::optional<Link>& other) const {
     Op op{.kind = OpKind::kSend, .pass = Pass::kForward};
     const auto bytes = static_cast<double>(work_.message(op, 1).count());
-    const auto& link = plan_.cluster.network ? plan_.cluster.network : plan_.cluster.node_link;
+    const auto& link = over ? over : other;
     return link ? bytes / link->bandwidth.value() + seconds(link->latency) : 0;
   }
   // Of what streams through memory at a step's end.
@@ -439,7 +439,9 @@ BlockTimes block_times(const Plan& plan,
     t.mtp_input = pricer.alone(OpKind::kMtp, Pass::kInput);
     t.mtp_weight = pricer.alone(OpKind::kMtp, Pass::kWeight);
   }
-  t.message = pricer.message();
+  const Cluster& cluster = plan.cluster;
+  t.message = pricer.message(cluster.network, cluster.node_link);
+  t.near_message = pricer.message(cluster.node_link, cluster.network);
   t.step_byte = pricer.step_byte();
   return t;
 }

@@ -27,8 +27,9 @@ struct BlockTimes {
   double embed_forward = 0, embed_weight = 0;
   double head_forward = 0, head_input = 0, head_weight = 0;
   double mtp_forward = 0, mtp_input = 0, mtp_weight = 0;
-  double message = 0;    // a pipeline message from rank to rank
-  double step_byte = 0;  // of what streams through memory at a step's end, per byte
+  double message = 0;       // a pipeline message from node to node
+  double near_message = 0;  // within a node
+  double step_byte = 0;     // of what streams through memory at a step's end, per byte
 };
 
 // plan: of one pipeline rank and as many data ranks as its groups need. load: of its EP groups.

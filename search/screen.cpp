@@ -110,6 +110,7 @@ class Screen : public SpaceVisitor {
 
   bool block(const Candidate& common) override {
     estimator_.begin_block(common);
+    first_order_ = common.layout.rank_order;
     const Scenario key{common.gpus, common.batch, common.sequence, common.precision};
     here_ = &best_.try_emplace(key, kept_).first->second;
     screened_ += count - reported_;
@@ -118,10 +119,12 @@ class Screen : public SpaceVisitor {
   }
 
   void legal(const Candidate& c) override {
-    ++count;
     const Estimate e = estimator_.estimate(c);
     const Fit fit = fit_of(e.need, base_.cluster.memory);
-    ++(fit == Fit::kFits ? fits : fit == Fit::kTight ? tight : short_of_memory);
+    if (c.layout.rank_order == first_order_) {
+      ++count;
+      ++(fit == Fit::kFits ? fits : fit == Fit::kTight ? tight : short_of_memory);
+    }
     const double score = score_of(c, e.step, options_.objective);
     const double bound = score_of(c, e.bound, options_.objective);
     const auto made = [&] { return Screened{c, e, score, bound}; };
@@ -158,6 +161,7 @@ class Screen : public SpaceVisitor {
   std::atomic<int64_t>& screened_;
   size_t kept_;
   int64_t reported_ = 0;
+  RankOrder first_order_ = RankOrder::kDataFirst;
   std::map<Scenario, Best> best_;
   Best* here_ = nullptr;
 };

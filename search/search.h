@@ -77,8 +77,8 @@ struct Scored {
 
 struct SearchResult {
   Objective objective = Objective::kTime;
-  int64_t legal =
-      0;  // distinct: pipeline, groups, schedule, micro-batches, ZeRO, recompute, stages
+  int64_t legal = 0;  // distinct: pipeline, groups, schedule, micro-batches, ZeRO, recompute,
+                      // stages; another order of ranks makes no other layout
   int64_t fits = 0, tight = 0, short_of_memory = 0;
   int64_t blocks = 0;  // distinct prices of a layer
   int64_t simulated = 0, pruned = 0;

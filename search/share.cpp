@@ -46,6 +46,7 @@ json json_of(const Candidate& c) {
           {l.pp, l.dp, l.ep, l.tp, l.cp, l.etp, l.chunks, l.zero_stage},
           static_cast<int>(l.schedule),
           static_cast<int>(l.dispatcher),
+          static_cast<int>(l.rank_order),
           l.layers_per_stage};
 }
 
@@ -72,7 +73,8 @@ Candidate candidate_of(const json& j, const Plan& base) {
   }
   l.schedule = static_cast<ScheduleKind>(j.at(9).get<int>());
   l.dispatcher = static_cast<Dispatcher>(j.at(10).get<int>());
-  l.layers_per_stage = j.at(11).get<std::vector<int64_t>>();
+  l.rank_order = static_cast<RankOrder>(j.at(11).get<int>());
+  l.layers_per_stage = j.at(12).get<std::vector<int64_t>>();
   return c;
 }
 

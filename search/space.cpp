@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <span>
 #include <tuple>
 
 #include <fmt/format.h>
@@ -161,6 +162,9 @@ SearchSpace filled(SearchSpace s, const Plan& base) {
     }
   }
   if (s.dispatchers.empty()) s.dispatchers = {base.layout.dispatcher};
+  if (s.rank_orders.empty()) {
+    for (const auto& n : kRankOrders.entries()) s.rank_orders.push_back(n.value);
+  }
   if (s.communication_sms.empty()) s.communication_sms = {c.communication_sms};
   return s;
 }
@@ -191,6 +195,10 @@ std::vector<std::string> defaults_of(const SearchSpace& asked, const SearchSpace
   names.clear();
   for (const Dispatcher d : f.dispatchers) names.emplace_back(kDispatchers[d]);
   note(asked.dispatchers.empty(), "dispatcher " + listed(names));
+  names.clear();
+  for (const RankOrder o : f.rank_orders) names.emplace_back(kRankOrders[o]);
+  note(asked.rank_orders.empty(),
+       "order of ranks " + listed(names) + ": the second where nodes then hold other neighbours");
   note(asked.communication_sms.empty(), "communication SMs " + listed(f.communication_sms));
   return lines;
 }
@@ -219,6 +227,7 @@ bool before(const Candidate& a, const Candidate& b) {
         c.precision,
         l.schedule,
         l.dispatcher,
+        l.rank_order,
         std::array{r.norms, r.up_projections, r.activations, r.core, r.layer},
         l.layers_per_stage);
   };
@@ -297,6 +306,12 @@ std::vector<std::vector<int64_t>> stage_splits(const Architecture& a,
 
 namespace {
 
+// Whether nodes hold other neighbours when the pipeline counts before the data ranks.
+bool orders_differ(const Layout& l, const Cluster& cluster) {
+  return l.pp > 1 && l.stage_ranks() > l.island() && l.world() > cluster.devices_per_node &&
+         l.island() % cluster.devices_per_node != 0;
+}
+
 // Walks a space.
 class Walker {
  public:
@@ -325,6 +340,7 @@ class Walker {
   void groups(Candidate& c) {
     Layout& l = c.layout;
     l = base_.layout;
+    l.rank_order = s_.rank_orders.front();
     l.layers_per_stage.clear();
     l.schedule = ScheduleKind::k1F1B;
     for (const int64_t tp : s_.tp) {
@@ -462,13 +478,19 @@ class Walker {
 
   void pipelines(Candidate& c) {
     Layout& l = c.layout;
-    for (const Pipeline& p : legal_) {
-      l.schedule = p.schedule;
-      l.chunks = p.chunks;
-      l.zero_stage = p.zero;
-      l.layers_per_stage = *p.layers;
-      visitor_.legal(c);
+    const std::vector<RankOrder>& orders = s_.rank_orders;
+    const bool differ = orders.size() > 1 && orders_differ(l, base_.cluster);
+    for (const RankOrder order : std::span(orders).first(differ ? orders.size() : 1)) {
+      l.rank_order = order;
+      for (const Pipeline& p : legal_) {
+        l.schedule = p.schedule;
+        l.chunks = p.chunks;
+        l.zero_stage = p.zero;
+        l.layers_per_stage = *p.layers;
+        visitor_.legal(c);
+      }
     }
+    l.rank_order = orders.front();
     l.layers_per_stage.clear();
   }
 

@@ -29,6 +29,7 @@ struct SearchSpace {
   std::vector<ScheduleKind> schedules;
   std::vector<Recompute> recomputes;
   std::vector<Dispatcher> dispatchers;
+  std::vector<RankOrder> rank_orders;  // several: the second where nodes then hold other neighbours
   std::vector<int64_t> communication_sms;
   bool uneven_stages = true;              // beside even stages those that balance their arithmetic
   std::vector<int64_t> layers_per_stage;  // these alone, of layouts with as many stages

@@ -29,6 +29,7 @@ CollectiveRing::CollectiveRing(const Plan& plan,
     ranks.push_back(program.global_rank(op));
     ++on_node[plan.cluster.node_of(ranks.back())];
   }
+  std::sort(ranks.begin(), ranks.end());
   const bool even = std::all_of(on_node.begin(), on_node.end(), [&](const auto& n) {
     return n.second == on_node.begin()->second;
   });
@@ -98,8 +99,8 @@ GpuWorld::GpuWorld(const Plan& p, const Program& prog, const OpCosts& c)
     const int64_t per_node = cluster.devices_per_node;
     fabric.emplace(cluster, round_up(plan.layout.world(), per_node));
     const int64_t block = plan.layout.expert_group().block();
-    bool aligned = plan.layout.stage_ranks() % per_node == 0 &&
-                   (block % per_node == 0 || per_node % block == 0);
+    bool aligned =
+        plan.layout.run() % per_node == 0 && (block % per_node == 0 || per_node % block == 0);
     for (int64_t d = 0; d < plan.layout.world(); ++d) {
       aligned &= fabric->same_network(d, d % per_node);
     }

@@ -318,9 +318,31 @@ std::vector<Plan> shared_plans() {
     plans.back().training.recompute.layer = true;
     plans.push_back(plan_on(l, nodes, 4));
     plans.back().expert_load = {.synthetic = true, .skew = 0.3, .varies = LoadVaries::kMicroBatch};
+    plans.push_back(plan_on(l, nodes, 4));
+    plans.back().layout.rank_order = RankOrder::kPipelineFirst;
     if (l.world() % 8 == 0) plans.push_back(plan_on(l, l.world() / 2, 2));  // groups across nodes
   }
   return plans;
+}
+
+// PP counted before DP: a pipeline's messages stay on its node, a stage's sums cross the network.
+TEST(Parallel, OrderOfRanksPutsOthersOnANode) {
+  Plan plan = plan_on({.pp = 4, .dp = 4}, 4, 4);
+  const auto longest = [&](const std::function<bool(const Op&)>& picks) {
+    return see(plan, picks, false).most;
+  };
+  const auto sends = [](const Op& op) { return op.kind == OpKind::kSend; };
+  const auto sums = [](const Op& op) { return op.group == Group::kStageReplicas; };
+  const double far_send = longest(sends);
+  const double near_sum = longest(sums);
+  plan.layout.rank_order = RankOrder::kPipelineFirst;
+  // 1 GB/s within a node, 0.1 GB/s between nodes.
+  EXPECT_LT(longest(sends), 0.5 * far_send);
+  EXPECT_GT(longest(sums), 2 * near_sum);
+  for (int64_t rank = 0; rank < 16; ++rank) {
+    EXPECT_EQ(plan.layout.rank_of(plan.layout.place_of(rank)), rank);
+    EXPECT_EQ(plan.layout.place_of(rank).pp_rank, rank % 4);
+  }
 }
 
 // The second half of a TP group is done with its experts, and waits for the first, whose ranks have

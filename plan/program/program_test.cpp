@@ -106,6 +106,7 @@ std::vector<Program::Spec> shared_specs() {
     l.ep = l.stage_ranks() / l.etp % 2 == 0 ? 1 + pick(2) : 1;
     l.context = pick(2) == 0 ? ContextKind::kGather : ContextKind::kRing;
     l.dispatcher = kDispatchers.entries()[static_cast<size_t>(pick(3))].value;
+    l.rank_order = kRankOrders.entries()[static_cast<size_t>(pick(2))].value;
     l.zero_stage = pick(l.copies() == 2 ? 2 : 4);
     l.overlap_grad_reduce = l.copies() == 1 && pick(2) == 0;
     l.overlap_p2p = pick(2) == 0;

@@ -147,6 +147,7 @@ class Parser {
                     {"chunks",
                      "cp",
                      "etp",
+                     "rank_order",
                      "sequence_parallel",
                      "context",
                      "dispatcher",
@@ -161,6 +162,7 @@ class Parser {
     l.zero_stage = integer(f["zero"]);
     if (f.contains("cp")) l.cp = integer(f["cp"]);
     if (f.contains("etp")) l.etp = integer(f["etp"]);
+    if (f.contains("rank_order")) l.rank_order = named(f["rank_order"], kRankOrders);
     const auto flag = [&](std::string_view key, bool& value) {
       if (f.contains(key)) value = one_of(f[key], "no", "yes");
     };
@@ -373,6 +375,9 @@ std::string print_program(const Program& program) {
     if (value != ever) more += fmt::format(" {}={}", key, yes_no(value));
   };
   if (l.cp != 1) more += fmt::format(" cp={}", l.cp);
+  if (l.rank_order != RankOrder::kDataFirst) {
+    more += fmt::format(" rank_order={}", kRankOrders[l.rank_order]);
+  }
   if (l.etp != 1) more += fmt::format(" etp={}", l.etp);
   unless("sequence_parallel", l.sequence_parallel, true);
   if (l.context != ContextKind::kGather)

@@ -152,14 +152,14 @@ Summary SummaryBuilder::finish() {
   s.step = Duration::picoseconds(last);
   const Layout& layout = program_.layout();
   const auto ranks = static_cast<double>(layout.world());
-  s.ranks.reserve(static_cast<size_t>(layout.world()));
+  s.ranks.resize(static_cast<size_t>(layout.world()));
   for (int32_t r = 0; r < layout.pp; ++r) {
     for (int32_t d = 0; d < layout.stage_ranks(); ++d) {
       const Rank& rank = ranks_[static_cast<size_t>(r * stand_ins_.slots() + stand_ins_.slot(d))];
       Breakdown b = rank.sums;
       b.optimizer = s.step - Duration::picoseconds(rank.cells_end);
       b.bubble = s.step - b.f - b.b - b.w - b.fb - b.optimizer;
-      s.ranks.push_back(b);
+      s.ranks[static_cast<size_t>(layout.rank_of(r, d))] = b;
       if (s.step == Duration()) continue;
       s.bubble_fraction += b.bubble / s.step / ranks;
       s.exposed_comm_fraction += b.exposed_comm / s.step / ranks;

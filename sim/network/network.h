@@ -81,7 +81,7 @@ struct RankBlock {
   Layout layout;
   int64_t first = 0;
   int64_t count = 1;
-  int64_t ranks() const { return layout.rank_of(layout.pp, 0); }
+  int64_t ranks() const { return layout.world(); }
   int64_t size() const { return layout.pp * count; }
   // Of a rank or the one that stands for it; devices beyond the layout's ranks follow all ranks.
   size_t index(int64_t rank) const {
