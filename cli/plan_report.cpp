@@ -279,7 +279,7 @@ void put_layouts(Report& r,
     if (several) {
       note = fmt::format("{} GPUs, batch {} x {}; {}", c.gpus, c.batch, c.sequence, note);
     }
-    if (base.cluster.of_gpus()) note += fmt::format("; recompute {}", recompute_text(c.recompute));
+    note += fmt::format("; recompute {}", recompute_text(c.recompute));
     if (base.budget.usd_per_gpu_hour && f.gpu_hours) {
       note += fmt::format("; {:.3g}M USD", *base.budget.usd_per_gpu_hour * *f.gpu_hours * 1e-6);
     }

@@ -11,6 +11,8 @@
 namespace rehearse {
 namespace {
 
+constexpr Recompute kKeepAll{.norms = false, .up_projections = false, .activations = false};
+
 Architecture deepseek_v3() {
   return {.vocabulary = 129280,
           .hidden = 7168,
@@ -67,7 +69,8 @@ TEST(Cost, KernelCallsAddUpToTheFormulas) {
                                      .moe = true,
                                      .sequences = 1,
                                      .length = length,
-                                     .expert_rows = rows})
+                                     .expert_rows = rows},
+                                    kKeepAll)
                              .all();
       for (const KernelCall& c : calls) {
         if (is_product(c.kernel)) sum += flops(c).count();
@@ -152,11 +155,14 @@ TEST(Cost, KeptElementsOfALayer) {
   const Layers layers(deepseek_v3());
   // x, its norm; q_a, its norm, q; kv_a, its norm, kv; the core's output and log-sums; h, its norm.
   const int64_t attention = 2 * 7168 + 2 * 1536 + 128 * 192 + (512 + 64) + 512 + 128 * (128 + 128) +
-                            128 * 128 + 128 + 2 * 7168;
-  EXPECT_EQ(runtime_elements(layers.of(false), 7168, 8).kept, attention + 3 * 18432);
+                            128 * 128 + 128 + 2 * 7168 + 4;  // and of the norms a factor each
+  EXPECT_EQ(runtime_elements(layers.of(false), 7168, 8, 0, kKeepAll).kept, attention + 3 * 18432);
   // Scores, choices and weights; of each of eight experts input, gate and up, and what is between.
-  EXPECT_EQ(runtime_elements(layers.of(true), 7168, 8).kept,
+  EXPECT_EQ(runtime_elements(layers.of(true), 7168, 8, 0, kKeepAll).kept,
             attention + 256 + 2 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048);
+  // Without norms, expansions and SwiGLU's output.
+  EXPECT_EQ(runtime_elements(layers.of(false), 7168, 8, 0, {}).kept,
+            attention - 2 * 7168 - 1536 - 512 - 128 * 192 - 128 * (128 + 128) + 2 * 18432);
 }
 
 // On a GPU under FP8: both residuals and the compressed queries and keys in BF16, the core's output

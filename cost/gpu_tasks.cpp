@@ -391,26 +391,6 @@ class Tasks {
 
 }  // namespace
 
-void set_recompute(Recompute& recompute, Recomputable part) {
-  switch (part) {
-    case Recomputable::kNorms:
-      recompute.norms = true;
-      return;
-    case Recomputable::kUpProjections:
-      recompute.up_projections = true;
-      return;
-    case Recomputable::kActivations:
-      recompute.activations = true;
-      return;
-    case Recomputable::kSelective:
-      recompute.core = true;
-      return;
-    case Recomputable::kFull:
-      recompute.layer = true;
-      return;
-  }
-}
-
 std::vector<GpuTask> gpu_tasks(const Layers& layers, const OpShape& op, const GpuRecipe& recipe) {
   Tasks tasks(layers, op, recipe);
   const auto passes = [&](auto forward, auto input, auto weight) {

@@ -287,17 +287,21 @@ Flops training_flops_per_token(const Architecture& a, int64_t length, bool causa
   return forward * 3.0;
 }
 
-RuntimeElements runtime_elements(const Layer& layer, int64_t hidden, int64_t active) {
+RuntimeElements runtime_elements(
+    const Layer& layer, int64_t hidden, int64_t active, int64_t ranks, const Recompute& again) {
   // Of attention: what is kept; the gradients of what its matrices give, which their weights'
   // multiply; and what lives within its backward alone: gradients of the core's output, of the
   // compressions' norms, and before and behind the first norm.
   int64_t attention = hidden;  // the layer's input
   int64_t gradients = 0;
   int64_t within = 2 * hidden;
+  int64_t norms = 0;  // of tokens, but the FFN's
+  int64_t expanded = 0;
   for (const Step& s : layer.attention) {
     if (const auto* norm = std::get_if<Norm>(&s)) {
-      attention += norm->elements();
+      attention += norm->elements() + std::max<int64_t>(1, norm->heads);  // and its factors
       if (norm->width != hidden) within += norm->elements();
+      if (norm->heads == 0 && norm->part != Part::kPostNorm) norms += norm->elements();
     }
     if (const auto* residual = std::get_if<Residual>(&s)) attention += residual->width;
     if (const auto* gate = std::get_if<Gate>(&s)) {
@@ -313,6 +317,8 @@ RuntimeElements runtime_elements(const Layer& layer, int64_t hidden, int64_t act
     if (linear == nullptr || linear->role == Role::kOutput) continue;
     attention += linear->out;
     gradients += linear->out;
+    if (linear->role == Role::kExpand) expanded += linear->out;
+    if (linear->part == Part::kQkv) within += linear->out;  // by head
   }
   // Of the layer's output, of its second norm's, and of the residual between.
   gradients += 3 * hidden;
@@ -322,16 +328,25 @@ RuntimeElements runtime_elements(const Layer& layer, int64_t hidden, int64_t act
   const int64_t all = width(layer.dense) + width(layer.shared);
   const int64_t rows = layer.experts ? active : 0;
   const int64_t routed = rows * width(layer.experts);
-  const int64_t ffn_kept = 3 * (all + routed) + rows * hidden;
+  const int64_t activated = again.activations ? all + routed : 0;
+  const int64_t ffn_kept = 3 * (all + routed) + rows * hidden - activated;
   const int64_t ffn_gradients = 2 * (all + routed) + rows * (hidden + 1);
+  // On its way back to other ranks: a sum and a message of every token that came from them, and
+  // what comes back for this rank's own.
+  const int64_t way_back =
+      rows > 0 && ranks > 0 ? ranks * (2 * hidden + active) + 2 * hidden + active : 0;
   const int64_t ffn_within =
-      all + routed + rows * hidden + (layer.dense || layer.shared ? hidden : 0);
+      std::max(all + routed, way_back) + rows * hidden + (layer.dense || layer.shared ? hidden : 0);
+  // Computed again: the FFN's norm in its backward, the rest of attention in its own.
+  const int64_t ffn_norm = again.norms ? hidden : 0;
+  const int64_t regained = (again.norms ? norms : 0) + (again.up_projections ? expanded : 0);
   RuntimeElements e;
-  e.kept = attention + ffn_kept;
-  e.waiting = gradients + ffn_gradients;
+  e.kept = attention - ffn_norm - regained + ffn_kept;
+  e.waiting = gradients + ffn_gradients + ffn_norm + activated + regained;
   // The FFN's backward, or attention's behind the FFN's weight gradients, which free what they
   // used.
-  e.backward = std::max(hidden + ffn_gradients + ffn_within, gradients + within - ffn_kept);
+  e.backward = ffn_norm + std::max(hidden + ffn_gradients + ffn_within + activated,
+                                   gradients + within + regained - ffn_kept);
   return e;
 }
 

@@ -16,6 +16,7 @@
 
 #include "base/units.h"
 #include "cost/architecture.h"
+#include "cost/recompute.h"
 
 namespace rehearse {
 
@@ -194,11 +195,16 @@ Flops training_flops_per_token(const Architecture& a, int64_t length, bool causa
 
 // Elements of one token in a layer of this project's runtime, experts balanced.
 struct RuntimeElements {
-  int64_t kept = 0;      // between its forward and its weight gradients; nothing is recomputed
+  int64_t kept = 0;      // between its forward and its backward
   int64_t backward = 0;  // besides, at most, while its backward runs to the end of these
-  int64_t waiting = 0;   // besides, where the weight gradients come later: what they multiply
+  // Besides, where the weight gradients come later: what they multiply.
+  int64_t waiting = 0;
 };
-// active: experts per token.
-RuntimeElements runtime_elements(const Layer& layer, int64_t hidden, int64_t active);
+// active: experts per token. ranks: that a token's experts stand on; 0: all are here.
+RuntimeElements runtime_elements(const Layer& layer,
+                                 int64_t hidden,
+                                 int64_t active,
+                                 int64_t ranks,
+                                 const Recompute& again);
 
 }  // namespace rehearse

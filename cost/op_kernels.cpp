@@ -1,5 +1,6 @@
 #include "cost/op_kernels.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "base/integers.h"
@@ -16,13 +17,20 @@ struct Each : F... {
 // Appends calls for one op; the functions below read as the list of an op's work.
 class Calls {
  public:
-  Calls(const Layers& layers, const OpShape& op)
-      : a_(layers.architecture), layer_(layers.of(op.moe)), op_(op), t_(op.sequences * op.length) {}
+  Calls(const Layers& layers, const OpShape& op, const Recompute& again)
+      : a_(layers.architecture),
+        layer_(layers.of(op.moe)),
+        op_(op),
+        again_(again),
+        t_(op.sequences * op.length) {}
 
   void attention_forward() {
     for (const Step& step : layer_.attention) {
-      std::visit(Each{[&](const Norm& n) { norm(n.width); },
-                      [&](const Linear& l) { product(l.out, l.in); },
+      std::visit(Each{[&](const Norm& n) { norm(n); },
+                      [&](const Linear& l) {
+                        product(l.out, l.in);
+                        if (l.part == Part::kQkv) copy(calls_.work, t_ * l.out);  // by head
+                      },
                       [&](const Rope& r) { rope(r); },
                       [&](const Core& c) { core(Kernel::kAttention, c); },
                       [&](const Residual& r) {
@@ -36,9 +44,23 @@ class Calls {
   }
 
   void attention_input() {
+    // What was not kept: norms but the FFN's, and expansions of compressions, the queries' turned.
+    for (const Step& step : layer_.attention) {
+      const auto* n = std::get_if<Norm>(&step);
+      const auto* l = std::get_if<Linear>(&step);
+      if (n != nullptr && again_.norms && n->heads == 0 && n->part != Part::kPostNorm) norm(*n);
+      if (l == nullptr || !again_.up_projections || l->role != Role::kExpand) continue;
+      product(l->out, l->in);
+      if (l->part != Part::kKeyValueUp) rope(layer_.rope);
+    }
     for (auto step = layer_.attention.rbegin(); step != layer_.attention.rend(); ++step) {
-      std::visit(Each{[&](const Norm& n) { norm_backward(n.width); },
-                      [&](const Linear& l) { grad_input(l.out, l.in); },
+      std::visit(Each{[&](const Norm& n) {
+                        call(Kernel::kRmsNormBackward, {rows_of(n), n.width});
+                      },
+                      [&](const Linear& l) {
+                        if (l.part == Part::kQkv) copy(calls_.work, t_ * l.out);
+                        grad_input(l.out, l.in);
+                      },
                       [&](const Rope& r) { rope(r); },
                       [&](const Core& c) { core(Kernel::kAttentionBackward, c); },
                       [](const Residual&) {},  // in the norm's
@@ -56,6 +78,10 @@ class Calls {
   }
 
   void mlp(Kernel product_kind, Kernel activation) {
+    if (op_.pass == Pass::kInput) {
+      if (again_.norms) norm(a_.hidden);
+      if (again_.activations) activate_again();
+    }
     if (layer_.dense) {
       gated(product_kind, activation, *layer_.dense);
       if (op_.pass == Pass::kForward) call(Kernel::kAdd, {t_, a_.hidden});
@@ -182,6 +208,8 @@ class Calls {
     append(calls_.work, Kernel::kFill, {t_ * width});
     add(calls_.work, x.sent, width);
   }
+  int64_t rows_of(const Norm& n) const { return t_ * std::max<int64_t>(1, n.heads); }
+  void norm(const Norm& n) { call(Kernel::kRmsNorm, {rows_of(n), n.width}); }
   void norm(int64_t width) { call(Kernel::kRmsNorm, {t_, width}); }
   void norm_backward(int64_t width) { call(Kernel::kRmsNormBackward, {t_, width}); }
   void rope(const Rope& r) { call(Kernel::kRope, {t_, r.heads, r.width}); }
@@ -200,6 +228,11 @@ class Calls {
   void activate(Kernel activation, int64_t m, int64_t width) {
     if (op_.pass != Pass::kWeight) call(activation, {m, width});
   }
+  void activate_again() {
+    if (layer_.dense) call(Kernel::kSwiglu, {t_, layer_.dense->width});
+    if (layer_.experts) call(Kernel::kSwiglu, {expert_rows(), layer_.experts->width});
+    if (layer_.shared) call(Kernel::kSwiglu, {t_, layer_.shared->width});
+  }
   void gated(Kernel kind, Kernel activation, const Ffn& f) {
     gated_products(kind, t_, f);
     activate(activation, t_, f.width);
@@ -208,6 +241,7 @@ class Calls {
   const Architecture& a_;
   const Layer& layer_;
   const OpShape& op_;
+  const Recompute& again_;
   int64_t t_;
   OpCalls calls_;
 };
@@ -221,8 +255,8 @@ std::vector<KernelCall> OpCalls::all() const {
   return calls;
 }
 
-OpCalls op_kernels(const Layers& layers, const OpShape& op) {
-  Calls calls(layers, op);
+OpCalls op_kernels(const Layers& layers, const OpShape& op, const Recompute& again) {
+  Calls calls(layers, op, again);
   switch (op.kind) {
     case OpKind::kAttn:
       if (op.pass == Pass::kForward) calls.attention_forward();

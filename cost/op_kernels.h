@@ -13,6 +13,7 @@
 #include "cost/kernel_call.h"
 #include "cost/layer.h"
 #include "cost/op_kind.h"
+#include "cost/recompute.h"
 
 namespace rehearse {
 
@@ -47,6 +48,7 @@ struct OpCalls {
 
   std::vector<KernelCall> all() const;
 };
-OpCalls op_kernels(const Layers& layers, const OpShape& op);
+// again: of what the runtime computes again (whole layers and the core it does not).
+OpCalls op_kernels(const Layers& layers, const OpShape& op, const Recompute& again);
 
 }  // namespace rehearse

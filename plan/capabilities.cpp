@@ -9,8 +9,10 @@ namespace rehearse {
 
 const std::vector<ModelFeature>& model_features() {
   static const std::vector<ModelFeature> table = {
-      {"grouped-query attention (attention.kind: grouped)",
-       [](const Architecture& a) { return a.attention == AttentionKind::kGrouped; }},
+      {"attention sinks", [](const Architecture& a) { return a.sinks; }},
+      {"sliding windows (attention.window)",
+       [](const Architecture& a) { return a.window.has_value(); }},
+      {"a head of normalised rows", [](const Architecture& a) { return a.normalized_head; }},
       {"LayerNorm (norm: layer)", [](const Architecture& a) { return a.norm == NormKind::kLayer; }},
       {"two-matrix MLPs (mlp.kind: gelu)",
        [](const Architecture& a) { return a.mlp == MlpKind::kGelu; }},
@@ -60,6 +62,13 @@ const std::vector<Capability>& capabilities() {
         });
     add("empty stages", true, true, [](const Plan& p) {
       return std::ranges::count(p.layout.layers_per_stage, 0) > 0;
+    });
+    add("recomputation of norms, MLA's up-projections, activations", true, true, [](const Plan& p) {
+      const Recompute& r = p.training.recompute;
+      return r.norms || r.up_projections || r.activations;
+    });
+    add("grouped-query attention (attention.kind: grouped)", true, true, [](const Plan& p) {
+      return p.model.architecture.attention == AttentionKind::kGrouped;
     });
     add("recomputation of whole layers or attention's core", true, false, [](const Plan& p) {
       return p.training.recompute.layer || p.training.recompute.core;

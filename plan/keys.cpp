@@ -101,8 +101,9 @@ std::vector<KeySection> make() {
         {"recompute",
          "none | [" + std::string(kRecomputable.list()) + "]",
          "[norms, up_projections, activations]",
-         "what GPUs compute again in backward and do not keep: norms, MLA's up-projections, SwiGLU "
-         "or GeLU; selective: attention's core; full: whole layers from their input"},
+         "what is computed again in backward and not kept: norms, MLA's up-projections, SwiGLU or "
+         "GeLU (on cores none where it is not said); on GPUs alone selective: attention's core; "
+         "full: whole layers from their input"},
         {"steps", "N", "100", "optimizer steps of `train`"},
         {"seed", "N", "1", "of the initial weights and the order of the text"},
         {"learning_rate", "X", "0.001", "peak"},

@@ -84,6 +84,15 @@ void refuse_moved(const YamlMap& map) {
            "context_parallel: 8 is dp: 16 with cp: 8");
 }
 
+}  // namespace
+
+Recompute usual_recompute(const Cluster& cluster) {
+  if (cluster.of_gpus()) return {};
+  return {.norms = false, .up_projections = false, .activations = false};
+}
+
+namespace {
+
 // "full", "none", or a list of what is computed again.
 Recompute read_recompute(YamlMap& map) {
   const std::vector<std::string> names =
@@ -104,9 +113,13 @@ Recompute read_recompute(YamlMap& map) {
   return r;
 }
 
-Training read_training(YamlMap map, const Architecture& model, const Layout& layout) {
+Training read_training(YamlMap map,
+                       const Architecture& model,
+                       const Cluster& cluster,
+                       const Layout& layout) {
   map.keys(plan_keys("training"));
   Training t;
+  t.recompute = usual_recompute(cluster);
   constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
   constexpr NumberRange kNotNegative{.min = 0};
   constexpr NumberRange kBelowOne{.min = 0, .max = 0.999999999};
@@ -311,7 +324,7 @@ Plan load_plan(const std::string& path) {
     }
   }
   plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster, Layout{});
-  plan.training = read_training(top.map("training"), plan.model.architecture, plan.layout);
+  plan.training = read_training(top.map("training"), plan.model.architecture, plan.cluster, plan.layout);
   if (top.has("data")) plan.data = read_data(top.map("data"), path);
   plan.routing = top.choice("routing", kRoutings, plan.routing);
   if (top.has("expert_load")) {

@@ -126,6 +126,10 @@ struct Plan {
   }
 };
 
+// What is computed again where a plan does not say: the report's recipe on GPUs; nothing on cores,
+// whose memory is large.
+Recompute usual_recompute(const Cluster& cluster);
+
 // Reads a plan and the files it names, which are looked for beside it, then in the share folder.
 // Refuses layouts and steps that are not legal (plan/legal.h); what devices cannot compute is
 // refused where it is priced. Throws InputError naming file, line and key.

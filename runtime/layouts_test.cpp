@@ -98,13 +98,26 @@ TEST_P(Layouts, HoldWhatThePlanSays) {
   // Lanes run side by side: what they hold at once is not quite the same each time.
   for (int64_t step = 0; step < 8; ++step) trainer.step(step);
   const std::vector<Bytes>& most = trainer.last_results().peak_memory;
-  double worst = 0;
-  double told = 0;
   for (int64_t rank = 0; rank < plan.layout.world(); ++rank) {
     const Place place = plan.layout.place_of(rank);
     const RankMemory memory = rank_memory(plan, place.pp_rank);
-    worst = std::max(worst, static_cast<double>(most[static_cast<size_t>(rank)].count()));
-    told = std::max(told, static_cast<double>(memory.activations.count()));
+    const auto told = static_cast<double>(memory.activations.count());
+    const auto held = static_cast<double>(most[static_cast<size_t>(rank)].count());
+    bool layers = false;
+    for (int64_t slot = 0; slot < plan.layout.slots(); ++slot) {
+      const int64_t stage = plan.layout.stage_of(place.pp_rank, slot);
+      layers |= plan.layout.layers_per_stage[static_cast<size_t>(stage)] > 0;
+    }
+    if (layers) {
+      EXPECT_NEAR(told / held, 1, 0.1) << "rank " << rank;
+    } else {
+      // Ends of the model alone run ahead of the others: outputs of micro-batches that have not
+      // left yet are not in the plan's formula, at most one of each.
+      const auto message = static_cast<double>(plan.micro_batch_tokens() * 32 * 4);
+      EXPECT_LE(told, 1.1 * held) << "rank " << rank;
+      const auto each = static_cast<double>(plan.training.micro_batches);
+      EXPECT_GE(told, 0.9 * held - each * message) << "rank " << rank;
+    }
     // The rest to the byte.
     int64_t elements = 0;
     int64_t moments = 0;
@@ -121,7 +134,49 @@ TEST_P(Layouts, HoldWhatThePlanSays) {
                 static_cast<double>(4 * moments),
                 static_cast<double>(16 * plan.layout.world()));
   }
-  EXPECT_NEAR(told / worst, 1, 0.1);
+}
+
+// What is computed again has the bits that it had, and takes the place of what was kept. Plans of
+// these tests compute again what they may.
+TEST(Recomputation, ChangesNothingButMemory) {
+  for (const AttentionKind kind : {AttentionKind::kLatent, AttentionKind::kGrouped}) {
+    Plan plan = whole_recipe({.pp = 2, .dp = 2, .ep = 2, .schedule = ScheduleKind::kZB1P});
+    Architecture& a = plan.model.architecture;
+    a.attention = kind;
+    a.kv_heads = kind == AttentionKind::kGrouped ? a.heads / 2 : 0;
+    if (kind == AttentionKind::kGrouped) a.head_norm = HeadNorm::kPerHead;
+    plan.routing = Routing::kBalanced;
+    TrainingRun kept;
+    std::vector<Bytes> most;
+    const auto run = [&](const Recompute& again) {
+      plan.training.recompute = again;
+      Trainer trainer(plan, test_text_path());
+      TrainingRun r;
+      for (int64_t i = 0; i < 3; ++i) {
+        const StepLog log = trainer.step(i);
+        r.losses.push_back(log.loss);
+        r.norms.push_back(log.gradient_norm);
+      }
+      most = trainer.last_results().peak_memory;
+      return r;
+    };
+    kept = run({.norms = false, .up_projections = false, .activations = false});
+    const std::vector<Bytes> all = most;
+    for (const Recompute& again : {Recompute{.up_projections = false, .activations = false},
+                                   Recompute{.norms = false, .activations = false},
+                                   Recompute{.norms = false, .up_projections = false},
+                                   Recompute{}}) {
+      const TrainingRun r = run(again);
+      EXPECT_EQ(r.losses, kept.losses);
+      EXPECT_EQ(r.norms, kept.norms);
+    }
+    EXPECT_LT(most.front(), all.front());
+    const auto told = static_cast<double>(rank_memory(plan, 0).activations.count());
+    EXPECT_NEAR(told / static_cast<double>(most.front().count()), 1, 0.1);
+    plan.training.recompute = {.norms = false, .up_projections = false, .activations = false};
+    const auto told_all = static_cast<double>(rank_memory(plan, 0).activations.count());
+    EXPECT_NEAR(told_all / static_cast<double>(all.front().count()), 1, 0.1);
+  }
 }
 
 TEST_P(Layouts, RepeatBitForBit) {

@@ -34,6 +34,15 @@ void LayerIds::set(Part part, ParameterId id) {
     case Part::kKeyValueUp:
       kv_b = id;
       return;
+    case Part::kQkv:
+      qkv = id;
+      return;
+    case Part::kQueryHeadNorm:
+      q_head_norm = id;
+      return;
+    case Part::kKeyHeadNorm:
+      k_head_norm = id;
+      return;
     case Part::kOutput:
       o = id;
       return;

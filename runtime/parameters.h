@@ -38,6 +38,8 @@ struct LayerIds {
   std::optional<ParameterId> q_a, q_a_norm;
   ParameterId q = 0;  // q_b_proj, or q_proj without compression
   ParameterId kv_a = 0, kv_a_norm = 0, kv_b = 0, o = 0;
+  ParameterId qkv = 0;  // of grouped-query attention, instead of those before
+  std::optional<ParameterId> q_head_norm, k_head_norm;
   ParameterId post_norm = 0;
   std::optional<FfnIds> dense, shared;
   std::optional<ParameterId> gate;

@@ -151,14 +151,12 @@ SearchSpace filled(SearchSpace s, const Plan& base) {
     for (const auto& n : kSchedules.entries()) s.schedules.push_back(n.value);
   }
   if (s.recomputes.empty()) {
-    if (gpu) {
-      for (const NamedRecompute& n : named_recomputes()) {
-        // A fused core keeps next to nothing that could be computed again.
-        if (n.name == "selective" && base.training.core == CoreKind::kFused) continue;
-        s.recomputes.push_back(n.recompute);
-      }
-    } else {
-      s.recomputes = {base.training.recompute};
+    for (const NamedRecompute& n : named_recomputes()) {
+      // A fused core keeps next to nothing that could be computed again, and cores run neither.
+      const bool deep = n.recompute.core || n.recompute.layer;
+      if (n.recompute.core && base.training.core == CoreKind::kFused) continue;
+      if (deep && !gpu) continue;
+      s.recomputes.push_back(n.recompute);
     }
   }
   if (s.dispatchers.empty()) s.dispatchers = {base.layout.dispatcher};

@@ -81,6 +81,36 @@ TEST_F(Parity, WithoutWhatCanBeLeftOut) {
   expect_parity(c, one_rank_);
 }
 
+Json qwen3() {
+  return Json::parse(R"({
+      "model_type": "qwen3_moe", "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 3,
+      "intermediate_size": 48, "moe_intermediate_size": 16, "num_experts": 8,
+      "num_experts_per_tok": 3, "norm_topk_prob": true, "num_attention_heads": 6,
+      "num_key_value_heads": 2, "head_dim": 12, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+      "max_position_embeddings": 64, "initializer_range": 0.05, "tie_word_embeddings": false,
+      "hidden_act": "silu", "attention_bias": false})");
+}
+
+// Grouped heads with norms, softmax gates, no groups; then dense layers of plain grouped heads.
+TEST_F(Parity, OfGroupedHeadsAndSoftmaxGates) {
+  expect_parity(qwen3(), four_ranks_);
+}
+TEST_F(Parity, OfADenseModel) {
+  Json c = qwen3();
+  c["model_type"] = "llama";
+  for (const char* key :
+       {"moe_intermediate_size", "num_experts", "num_experts_per_tok", "norm_topk_prob"}) {
+    c.erase(key);
+  }
+  c["num_key_value_heads"] = 1;
+  expect_parity(c, one_rank_);
+}
+
+// With what is not kept for backward computed again.
+TEST_F(Parity, WithRecomputation) {
+  expect_parity(config(), four_ranks_ + "  recompute: [norms, up_projections, activations]\n");
+}
+
 // The embedding's table on two ranks, for MTP.
 TEST_F(Parity, AcrossTheEndsOfAPipeline) {
   Json c = config();

@@ -1,7 +1,8 @@
-"""DeepSeek-V3 from its equations, in double precision with NumPy: an independent reference.
+"""DeepSeek-V3, and models of grouped heads and softmax gates as Qwen3's, from their equations, in
+double precision with NumPy: an independent reference.
 
 Written from the technical report (arXiv 2412.19437: equations 1-11 MLA, 12-20 experts and balance,
-21-25 multi-token prediction) and the names of Hugging Face's files; nothing of rehearse is in it.
+21-25 multi-token prediction; arXiv 2305.13245 and 2505.09388 for the others) and the names of Hugging Face's files; nothing of rehearse is in it.
 
 reference_v3.py CONFIG WEIGHTS LOGITS GRADIENTS --balance-loss A --mtp-loss L
 CONFIG: Hugging Face's config.json. WEIGHTS: safetensors. LOGITS, GRADIENTS: as `rehearse train --from
@@ -46,7 +47,7 @@ class Model:
         return x @ self.w[name + ".weight"].T
 
     def rope(self):
-        c, d = self.c, self.c["qk_rope_head_dim"]
+        c, d = self.c, self.c.get("qk_rope_head_dim") or self.c["head_dim"]
         theta = c["rope_theta"]
         f = theta ** (-np.arange(0, d, 2) / d)
         amplitude, softmax = 1.0, 1.0
@@ -70,8 +71,34 @@ class Model:
         out[..., 1::2] = amplitude * (a * np.sin(angle) + b * np.cos(angle))
         return out
 
+    def grouped(self, x, p):
+        c = self.c
+        batch, length, _ = x.shape
+        heads, shared, d = (c[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+        split = lambda y, n: y.reshape(batch, length, n, d).transpose(0, 2, 1, 3)
+        q, k, v = (split(self.linear(x, p + name), n)
+                   for name, n in (("q_proj", heads), ("k_proj", shared), ("v_proj", shared)))
+        if p + "q_norm.weight" in self.w:
+            q, k = self.norm(q, p + "q_norm"), self.norm(k, p + "k_norm")
+        f, amplitude, _ = self.rope()
+        angle = np.arange(length)[:, None] * np.concatenate([f, f])
+
+        def turn(y):  # the first half with the second
+            half = np.concatenate([-y[..., d // 2:], y[..., :d // 2]], -1)
+            return amplitude * (y * np.cos(angle) + half * np.sin(angle))
+
+        q, k = turn(q), turn(k)
+        k, v = (np.repeat(y, heads // shared, 1) for y in (k, v))
+        scores = q @ k.swapaxes(-1, -2) / math.sqrt(d)
+        scores = np.where(np.tril(np.ones((length, length), bool)), scores, -np.inf)
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        out = scores / scores.sum(-1, keepdims=True) @ v
+        return self.linear(out.transpose(0, 2, 1, 3).reshape(batch, length, heads * d), p + "o_proj")
+
     def attention(self, x, p):
         c = self.c
+        if "kv_lora_rank" not in c:
+            return self.grouped(x, p)
         batch, length, _ = x.shape
         heads, nope, pe, v = (c[k] for k in ("num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
         if c.get("q_lora_rank"):
@@ -100,8 +127,16 @@ class Model:
     def experts(self, x, p):
         c = self.c
         batch, length, hidden = x.shape
-        n, k = c["n_routed_experts"], c["num_experts_per_tok"]
-        s = 1 / (1 + np.exp(-self.linear(x, p + "gate")))
+        n = c.get("n_routed_experts") or c["num_experts"]
+        k = c["num_experts_per_tok"]
+        s = self.linear(x, p + "gate")
+        if c.get("scoring_func") == "sigmoid":
+            s = 1 / (1 + np.exp(-s))
+        else:
+            s = np.exp(s - s.max(-1, keepdims=True))
+            s = s / s.sum(-1, keepdims=True)
+        if p not in self.choices and "n_group" not in c:
+            self.choices[p] = np.argsort(-s, -1, kind="stable")[..., :k]
         if p not in self.choices:
             bias = self.w.get(p + "gate.e_score_correction_bias")
             choice = s if bias is None else s + bias
@@ -116,7 +151,7 @@ class Model:
         weights = np.take_along_axis(s, chosen, -1)
         if c["norm_topk_prob"]:
             weights = weights / weights.sum(-1, keepdims=True)
-        weights = weights * c["routed_scaling_factor"]
+        weights = weights * c.get("routed_scaling_factor", 1)
         out = self.ffn(x, p + "shared_experts.") if c.get("n_shared_experts") else np.zeros_like(x)
         for e in range(n):
             rows = (chosen == e)
@@ -135,7 +170,7 @@ class Model:
         p = f"model.layers.{i}."
         h = x + self.attention(self.norm(x, p + "input_layernorm"), p + "self_attn.")
         y = self.norm(h, p + "post_attention_layernorm")
-        dense = i < self.c["first_k_dense_replace"]
+        dense = i < self.c.get("first_k_dense_replace", 0) or "num_experts_per_tok" not in self.c
         return h + (self.ffn(y, p + "mlp.") if dense else self.experts(y, p + "mlp."))
 
     def cross_entropy(self, logits, labels):

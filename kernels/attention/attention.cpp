@@ -20,10 +20,10 @@ struct Head {
   Head(const AttentionShape& s, int64_t sequence, int64_t head)
       : first(sequence * s.length),
         q_offset(first * s.heads * s.qk() + head * s.qk()),
-        kv_offset(first * s.heads * (s.qk_nope + s.v_head) + head * (s.qk_nope + s.v_head)),
+        kv_offset(first * s.kv_width() + head / (s.heads / s.keys()) * (s.qk_nope + s.v_head)),
         o_offset(first * s.heads * s.v_head + head * s.v_head),
         q_stride(s.heads * s.qk()),
-        kv_stride(s.heads * (s.qk_nope + s.v_head)),
+        kv_stride(s.kv_width()),
         o_stride(s.heads * s.v_head) {}
   int64_t first;
   int64_t q_offset, kv_offset, o_offset;
@@ -35,9 +35,10 @@ void gather_keys(
     const AttentionShape& s, const Head& head, const float* kv, const float* k_rope, Matrix& keys) {
   for (int64_t t = 0; t < s.length; ++t) {
     const float* nope = kv + head.kv_offset + t * head.kv_stride.outer();
-    const float* rope = k_rope + (head.first + t) * s.k_rope_stride;
     float* key = keys.data() + t * s.qk();
     std::copy(nope, nope + s.qk_nope, key);
+    if (s.qk_rope == 0) continue;
+    const float* rope = k_rope + (head.first + t) * s.k_rope_stride;
     std::copy(rope, rope + s.qk_rope, key + s.qk_nope);
   }
 }
@@ -103,9 +104,12 @@ void attention_backward(const AttentionShape& s,
   for (int64_t sequence = 0; sequence < s.sequences; ++sequence) {
     for (int64_t h = 0; h < s.heads; ++h) {
       const Head head(s, sequence, h);
-      gather_keys(s, head, kv, k_rope, keys);
-      d_keys.setZero();
-      d_values.setZero();
+      const int64_t sharing = s.heads / s.keys();  // query heads of a key and value head
+      if (h % sharing == 0) {
+        gather_keys(s, head, kv, k_rope, keys);
+        d_keys.setZero();
+        d_values.setZero();
+      }
       for (int64_t begin = 0; begin < s.length; begin += kRows) {
         const int64_t rows = std::min(kRows, s.length - begin);
         const int64_t seen = begin + rows;
@@ -138,15 +142,17 @@ void attention_backward(const AttentionShape& s,
         Strided(out.dq + head.q_offset + begin * head.q_stride.outer(), rows, s.qk(), head.q_stride)
             .noalias() = ds * keys.topRows(seen);
       }
+      if ((h + 1) % sharing != 0) continue;
       for (int64_t t = 0; t < s.length; ++t) {
         float* d_kv = out.dkv + head.kv_offset + t * head.kv_stride.outer();
         const float* d_key = d_keys.data() + t * s.qk();
         std::copy(d_key, d_key + s.qk_nope, d_kv);
         const float* d_value = d_values.data() + t * s.v_head;
         std::copy(d_value, d_value + s.v_head, d_kv + s.qk_nope);
+        if (s.qk_rope == 0) continue;
         float* d_rope = out.dk_rope + (head.first + t) * s.k_rope_stride;
         for (int64_t j = 0; j < s.qk_rope; ++j) {
-          d_rope[j] = (h == 0 ? 0.0f : d_rope[j]) + d_key[s.qk_nope + j];
+          d_rope[j] = (h < sharing ? 0.0f : d_rope[j]) + d_key[s.qk_nope + j];
         }
       }
     }

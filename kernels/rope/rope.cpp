@@ -32,6 +32,10 @@ RopeTable::RopeTable(int64_t length_, std::span<const double> frequencies, doubl
 
 void rope(const RopeShape& s, const RopeTable& table, Turn turn, float* x) {
   const int64_t pairs = table.width / 2;
+  // Elements from pair to pair, and within a pair.
+  const bool halves = s.pairs == RopePairs::kHalves;
+  const int64_t next = halves ? 1 : 2;
+  const int64_t second = halves ? pairs : 1;
   const float sign = turn == Turn::kForward ? 1.0f : -1.0f;
   for (int64_t i = 0; i < s.rows; ++i) {
     const int64_t position = i % table.length;
@@ -40,10 +44,12 @@ void rope(const RopeShape& s, const RopeTable& table, Turn turn, float* x) {
     for (int64_t h = 0; h < s.heads; ++h) {
       float* v = x + i * s.row_stride + h * s.head_stride;
       for (int64_t p = 0; p < pairs; ++p) {
-        const float a = v[2 * p];
-        const float b = v[2 * p + 1];
-        v[2 * p] = a * cosine[p] - sign * b * sine[p];
-        v[2 * p + 1] = sign * a * sine[p] + b * cosine[p];
+        float& first = v[next * p];
+        float& other = v[next * p + second];
+        const float a = first;
+        const float b = other;
+        first = a * cosine[p] - sign * b * sine[p];
+        other = sign * a * sine[p] + b * cosine[p];
       }
     }
   }

@@ -1,6 +1,6 @@
 #pragma once
-// Rotary position embedding in place, on adjacent pairs: (x0, x1) of pair p at position t turn by
-// the angle t theta^(-2p/width). Source: Su et al. 2021; the pairing of DeepSeek's released code.
+// Rotary position embedding in place: (x0, x1) of pair p at position t turn by the angle
+// t theta^(-2p/width). Source: Su et al. 2021.
 
 #include <cstdint>
 #include <span>
@@ -19,11 +19,18 @@ struct RopeTable {
   std::vector<float> sine;    // [length, width / 2]
 };
 
+// Which elements are pair p.
+enum class RopePairs : uint8_t {
+  kNeighbours,  // 2p and 2p + 1: DeepSeek's released code
+  kHalves,      // p and width / 2 + p: Llama's, Qwen's, and most of Hugging Face's
+};
+
 struct RopeShape {
   int64_t rows = 0;  // tokens; row i has position i mod table.length
   int64_t heads = 1;
   int64_t row_stride = 0;   // elements between tokens
   int64_t head_stride = 0;  // elements between heads of a token
+  RopePairs pairs = RopePairs::kNeighbours;
 };
 
 enum class Turn : uint8_t { kForward, kBackward };

@@ -9,17 +9,19 @@ TEST(Rope, TurnsPairsAndTurnsThemBack) {
   Inputs inputs;
   constexpr double kTheta = 10000;
   const RopeTable table(5, 6, kTheta);
-  const RopeShape s{.rows = 10, .heads = 3, .row_stride = 30, .head_stride = 10};
-  const auto x = inputs.normal(s.rows * s.row_stride);
-  std::vector<double> want = x;
-  rope_reference(s, table, kTheta, want.data());
-  EXPECT_NE(want, x);
-  std::vector<float> got = floats(x);
-  rope(s, table, Turn::kForward, got.data());
-  expect_close(got.data(), want, 1e-6, "x");
-  // A rotation's inverse is its transpose: the backward turn undoes it.
-  rope(s, table, Turn::kBackward, got.data());
-  expect_close(got.data(), x, 2e-6, "back");
+  for (const RopePairs pairs : {RopePairs::kNeighbours, RopePairs::kHalves}) {
+    const RopeShape s{.rows = 10, .heads = 3, .row_stride = 30, .head_stride = 10, .pairs = pairs};
+    const auto x = inputs.normal(s.rows * s.row_stride);
+    std::vector<double> want = x;
+    rope_reference(s, table, kTheta, want.data());
+    EXPECT_NE(want, x);
+    std::vector<float> got = floats(x);
+    rope(s, table, Turn::kForward, got.data());
+    expect_close(got.data(), want, 1e-6, "x");
+    // A rotation's inverse is its transpose: the backward turn undoes it.
+    rope(s, table, Turn::kBackward, got.data());
+    expect_close(got.data(), x, 2e-6, "back");
+  }
 }
 
 TEST(Rope, TheDotProductDependsOnTheDistanceAlone) {

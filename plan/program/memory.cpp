@@ -94,7 +94,11 @@ MemoryParts::MemoryParts(const Plan& plan, double imbalance)
         .expert = moe ? plan.layout.experts_per_rank(a.experts) * counts_.expert : 0};
     if (!gpu_) {
       const RuntimeElements e =
-          runtime_elements(layers.of(moe, windowed), a.hidden, a.active_experts);
+          runtime_elements(layers.of(moe, windowed),
+                           a.hidden,
+                           a.active_experts,
+                           plan.layout.ep > 1 ? std::min(plan.layout.ep, a.active_experts) : 0,
+                           recipe.recompute);
       const double size = tokens_ * static_cast<double>(bytes_.activation);
       kept_[kind] = size * static_cast<double>(e.kept);
       again_[kind] = size * static_cast<double>(e.backward);

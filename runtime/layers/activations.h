@@ -27,8 +27,10 @@ struct LayerContext {
   Routing routing = Routing::kLearned;
   double balance_coefficient = 0;  // alpha over the sequences of the whole batch
   double softmax_factor = 1;       // YaRN's
+  Recompute again;                 // what is not kept for backward
 
   int64_t tokens() const { return sequences * length; }
+  bool latent() const { return model.attention == AttentionKind::kLatent; }
   kernels::AttentionShape attention_shape() const;
   kernels::GateShape gate_shape() const;
   Tensor tensor(int64_t columns) const { return Tensor(pool, tokens(), columns); }
@@ -54,10 +56,11 @@ struct LayerActivations {
   Tensor x;                           // [T, D] the layer's input
   Tensor x_norm, x_inverse;           // [T, D], [T, 1]
   Tensor q_a, q_a_norm, q_a_inverse;  // [T, q_lora], ...
+  Tensor q_raw, k_raw;                // [T, heads qk], [T, kv_heads qk] before norms of heads
   Tensor q;                           // [T, heads qk], rotated
   Tensor kv_a;                        // [T, kv_lora + qk_rope], the last part rotated
   Tensor kv_a_norm, kv_a_inverse;     // [T, kv_lora]
-  Tensor kv;                          // [T, heads (qk_nope + v_head)]
+  Tensor kv;                          // [T, heads (qk_nope + v_head)]; [T, kv_heads (qk + v)]
   Tensor o, lse;                      // [T, heads v_head], [T, heads]
   Tensor h;                           // [T, D] after attention and residual
   Tensor h_norm, h_inverse;           // [T, D]
@@ -80,14 +83,16 @@ struct LayerActivations {
   Tensor d_h_norm;                   // [T, D]
   Tensor d_logits;                   // [T, experts]
   Tensor d_h;                        // [T, D]
-  Tensor d_kv, d_kv_a, d_q, d_q_a;
-  Tensor d_gains;  // [1, all gains of the layer], input, q_a, kv_a, post
+  Tensor d_kv, d_kv_a, d_q, d_q_a, d_qkv;
+  Tensor d_gains;  // [1, all gains of the layer] (GainOffsets)
 };
 
 // layers/attention.cpp. layer: x -> h_norm (and the gate's choice, for a MoE layer).
 void attention_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 // d_h_norm, d_out (and d_weights) -> returns dx, [T, D].
 Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+// h_norm, where it was not kept: before the backward of what follows it.
+void post_norm_again(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 // Adds to the gradients; nothing of the layer is needed afterwards.
 void attention_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 

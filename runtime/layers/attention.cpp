@@ -1,4 +1,4 @@
-// The attention half of a layer: norm, MLA, residual, norm and, in a MoE layer, the gate.
+// The attention half of a layer: norm, attention, residual, norm and, in a MoE layer, the gate.
 // Source: DeepSeek-V3 technical report, equations 1-11 (MLA) and 12-16 (gate).
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 #include "kernels/matmul/matmul.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "plan/routing/counts.h"
-#include "runtime/layers/activations.h"
+#include "runtime/layers/projections.h"
 
 namespace rehearse {
 
@@ -18,11 +18,12 @@ kernels::AttentionShape LayerContext::attention_shape() const {
   return {.sequences = sequences,
           .length = length,
           .heads = model.heads,
-          .qk_nope = model.qk_nope,
-          .qk_rope = model.qk_rope,
+          .qk_nope = latent() ? model.qk_nope : model.qk_head(),
+          .qk_rope = latent() ? model.qk_rope : 0,
           .v_head = model.v_head,
           .k_rope_stride = model.kv_lora + model.qk_rope,
-          .softmax_factor = softmax_factor};
+          .softmax_factor = softmax_factor,
+          .kv_heads = latent() ? 0 : model.kv_heads};
 }
 
 kernels::GateShape LayerContext::gate_shape() const {
@@ -36,27 +37,21 @@ kernels::GateShape LayerContext::gate_shape() const {
           .scaling = model.routed_scaling};
 }
 
-namespace {
-
-// The widths that both directions use.
-struct Widths {
-  explicit Widths(const LayerContext& c)
-      : t(c.tokens()),
-        hidden(c.model.hidden),
-        q_in(c.model.q_lora.value_or(c.model.hidden)),
-        q(c.model.heads * c.model.qk_head()),
-        kv_lora(c.model.kv_lora),
-        kv_a(c.model.kv_lora + c.model.qk_rope),
-        kv(c.model.heads * (c.model.qk_nope + c.model.v_head)),
-        o(c.model.heads * c.model.v_head) {}
-  int64_t t, hidden, q_in, q, kv_lora, kv_a, kv, o;
-
-  MatmulShape q_a_product() const { return {.m = t, .n = q_in, .k = hidden}; }
-  MatmulShape q_product() const { return {.m = t, .n = q, .k = q_in}; }
-  MatmulShape kv_a_product() const { return {.m = t, .n = kv_a, .k = hidden}; }
-  MatmulShape kv_b_product() const { return {.m = t, .n = kv, .k = kv_lora}; }
-  MatmulShape o_product() const { return {.m = t, .n = hidden, .k = o}; }
-};
+GainOffsets::GainOffsets(const Architecture& m) {
+  int64_t of_query = m.q_lora.value_or(0);
+  int64_t of_key = m.kv_lora;
+  if (m.attention == AttentionKind::kGrouped) {
+    const int64_t heads = m.head_norm == HeadNorm::kWhole ? m.heads : 1;
+    const int64_t kv_heads = m.head_norm == HeadNorm::kWhole ? m.kv_heads : 1;
+    const int64_t width = m.head_norm == HeadNorm::kNone ? 0 : m.qk_head();
+    of_query = heads * width;
+    of_key = kv_heads * width;
+  }
+  query = m.hidden;
+  key = query + of_query;
+  post = key + of_key;
+  size = post + m.hidden;
+}
 
 kernels::RmsNormShape norm_shape(const LayerContext& c, int64_t width, int64_t stride) {
   return {.rows = c.tokens(), .width = width, .x_stride = stride, .eps = c.model.norm_eps};
@@ -75,31 +70,29 @@ void norm(const LayerContext& c,
       norm_shape(c, width, x.columns()), x.data(), w.weights.of(gain), y.data(), inverse.data());
 }
 
-// Rotates the positional parts of queries and of the shared key, or their gradients back.
-void rotate(const LayerContext& c, kernels::Turn turn, Tensor& q, Tensor& kv_a) {
-  const Architecture& m = c.model;
-  kernels::rope({.rows = c.tokens(),
-                 .heads = m.heads,
-                 .row_stride = m.heads * m.qk_head(),
-                 .head_stride = m.qk_head()},
-                c.rope,
-                turn,
-                q.data() + m.qk_nope);
-  kernels::rope({.rows = c.tokens(), .heads = 1, .row_stride = m.kv_lora + m.qk_rope},
-                c.rope,
-                turn,
-                kv_a.data() + m.kv_lora);
+void add_gain(const LayerWeights& w,
+              const LayerActivations& a,
+              ParameterId gain,
+              int64_t offset,
+              int64_t width) {
+  float* g = w.gradients.of(gain);
+  kernels::add(width, g, a.d_gains.data() + offset, g);
 }
 
-// Where each norm's gain gradient stands in d_gains.
-struct GainOffsets {
-  explicit GainOffsets(const Architecture& m)
-      : q_a(m.hidden),
-        kv_a(q_a + m.q_lora.value_or(0)),
-        post(kv_a + m.kv_lora),
-        size(post + m.hidden) {}
-  int64_t input = 0, q_a, kv_a, post, size;
-};
+void post_norm_again(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
+  if (a.h_norm.empty()) norm(c, w, w.ids.post_norm, a.h, c.model.hidden, a.h_norm, a.h_inverse);
+}
+
+namespace {
+
+MatmulShape output_product(const LayerContext& c) {
+  return {.m = c.tokens(), .n = c.model.hidden, .k = c.model.heads * c.model.v_head};
+}
+
+// Of MLA: where in kv_a the key is that all heads share.
+const float* shared_key(const LayerContext& c, const LayerActivations& a) {
+  return a.kv_a.empty() ? nullptr : a.kv_a.data() + c.model.kv_lora;
+}
 
 // Replaces the gate's choices; the weights are those of the experts then chosen.
 void force_balanced_choice(const LayerContext& c, LayerActivations& a) {
@@ -156,49 +149,40 @@ void gate_input(const LayerContext& c, const LayerWeights& w, LayerActivations& 
 }  // namespace
 
 void attention_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  const Widths s(c);
   const LayerIds& ids = w.ids;
-  norm(c, w, ids.input_norm, a.x, s.hidden, a.x_norm, a.x_inverse);
-  const Tensor* q_in = &a.x_norm;
-  if (ids.q_a) {
-    a.q_a = c.tensor(s.q_in);
-    kernels::matmul(s.q_a_product(), a.x_norm.data(), w.weights.of(*ids.q_a), a.q_a.data());
-    norm(c, w, *ids.q_a_norm, a.q_a, s.q_in, a.q_a_norm, a.q_a_inverse);
-    q_in = &a.q_a_norm;
-  }
-  a.q = c.tensor(s.q);
-  kernels::matmul(s.q_product(), q_in->data(), w.weights.of(ids.q), a.q.data());
-  a.kv_a = c.tensor(s.kv_a);
-  kernels::matmul(s.kv_a_product(), a.x_norm.data(), w.weights.of(ids.kv_a), a.kv_a.data());
-  norm(c, w, ids.kv_a_norm, a.kv_a, s.kv_lora, a.kv_a_norm, a.kv_a_inverse);
-  a.kv = c.tensor(s.kv);
-  kernels::matmul(s.kv_b_product(), a.kv_a_norm.data(), w.weights.of(ids.kv_b), a.kv.data());
-  rotate(c, kernels::Turn::kForward, a.q, a.kv_a);
-  a.o = c.tensor(s.o);
+  const int64_t hidden = c.model.hidden;
+  norm(c, w, ids.input_norm, a.x, hidden, a.x_norm, a.x_inverse);
+  c.latent() ? latent_forward(c, w, a) : grouped_forward(c, w, a);
+  a.o = c.tensor(output_product(c).k);
   a.lse = c.tensor(c.model.heads);
-  kernels::attention(c.attention_shape(),
-                     a.q.data(),
-                     a.kv.data(),
-                     a.kv_a.data() + s.kv_lora,
-                     a.o.data(),
-                     a.lse.data());
-  a.h = c.tensor(s.hidden);
-  kernels::matmul(s.o_product(), a.o.data(), w.weights.of(ids.o), a.h.data());
+  kernels::attention(
+      c.attention_shape(), a.q.data(), a.kv.data(), shared_key(c, a), a.o.data(), a.lse.data());
+  a.h = c.tensor(hidden);
+  kernels::matmul(output_product(c), a.o.data(), w.weights.of(ids.o), a.h.data());
   kernels::add(a.h.size(), a.h.data(), a.x.data(), a.h.data());
-  norm(c, w, ids.post_norm, a.h, s.hidden, a.h_norm, a.h_inverse);
+  norm(c, w, ids.post_norm, a.h, hidden, a.h_norm, a.h_inverse);
   if (ids.gate) gate_forward(c, w, a);
+  if (c.again.norms) {
+    for (Tensor* normed : {&a.x_norm, &a.q_a_norm, &a.kv_a_norm}) normed->release();
+  }
+  if (c.again.up_projections && c.latent()) {
+    a.q.release();
+    a.kv.release();
+  }
 }
 
 Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  const Widths s(c);
   const LayerIds& ids = w.ids;
+  const int64_t hidden = c.model.hidden;
   const GainOffsets gains(c.model);
+  if (a.x_norm.empty()) norm(c, w, ids.input_norm, a.x, hidden, a.x_norm, a.x_inverse);
+  if (c.latent()) latent_again(c, w, a);
   a.d_gains = Tensor(c.pool, 1, gains.size);
   a.d_gains.fill(0);
   if (ids.gate) gate_input(c, w, a);
 
-  a.d_h = c.tensor(s.hidden);
-  kernels::rmsnorm_backward(norm_shape(c, s.hidden, s.hidden),
+  a.d_h = c.tensor(hidden);
+  kernels::rmsnorm_backward(norm_shape(c, hidden, hidden),
                             a.d_h_norm.data(),
                             a.h.data(),
                             w.weights.of(ids.post_norm),
@@ -206,68 +190,27 @@ Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActiva
                             a.d_out.data(),
                             a.d_h.data(),
                             a.d_gains.data() + gains.post);
-  Tensor d_o = c.tensor(s.o);
+  Tensor d_o = c.tensor(output_product(c).k);
   kernels::matmul_grad_input(
-      s.o_product(), a.d_h.data(), w.weights.of(ids.o), d_o.data(), Store::kOverwrite);
+      output_product(c), a.d_h.data(), w.weights.of(ids.o), d_o.data(), Store::kOverwrite);
 
-  a.d_q = c.tensor(s.q);
-  a.d_kv = c.tensor(s.kv);
-  a.d_kv_a = c.tensor(s.kv_a);
+  a.d_q = c.tensor(a.q.columns());
+  a.d_kv = c.tensor(a.kv.columns());
+  if (c.latent()) a.d_kv_a = c.tensor(a.kv_a.columns());
   kernels::attention_backward(
       c.attention_shape(),
       d_o.data(),
       a.q.data(),
       a.kv.data(),
-      a.kv_a.data() + s.kv_lora,
+      shared_key(c, a),
       a.o.data(),
       a.lse.data(),
-      {.dq = a.d_q.data(), .dkv = a.d_kv.data(), .dk_rope = a.d_kv_a.data() + s.kv_lora});
-  rotate(c, kernels::Turn::kBackward, a.d_q, a.d_kv_a);
-
-  Tensor d_kv_a_norm = c.tensor(s.kv_lora);
-  kernels::matmul_grad_input(s.kv_b_product(),
-                             a.d_kv.data(),
-                             w.weights.of(ids.kv_b),
-                             d_kv_a_norm.data(),
-                             Store::kOverwrite);
-  kernels::rmsnorm_backward(norm_shape(c, s.kv_lora, s.kv_a),
-                            d_kv_a_norm.data(),
-                            a.kv_a.data(),
-                            w.weights.of(ids.kv_a_norm),
-                            a.kv_a_inverse.data(),
-                            nullptr,
-                            a.d_kv_a.data(),
-                            a.d_gains.data() + gains.kv_a);
-  Tensor d_x_norm = c.tensor(s.hidden);
-  kernels::matmul_grad_input(s.kv_a_product(),
-                             a.d_kv_a.data(),
-                             w.weights.of(ids.kv_a),
-                             d_x_norm.data(),
-                             Store::kOverwrite);
-  if (ids.q_a) {
-    Tensor d_q_a_norm = c.tensor(s.q_in);
-    kernels::matmul_grad_input(
-        s.q_product(), a.d_q.data(), w.weights.of(ids.q), d_q_a_norm.data(), Store::kOverwrite);
-    a.d_q_a = c.tensor(s.q_in);
-    kernels::rmsnorm_backward(norm_shape(c, s.q_in, s.q_in),
-                              d_q_a_norm.data(),
-                              a.q_a.data(),
-                              w.weights.of(*ids.q_a_norm),
-                              a.q_a_inverse.data(),
-                              nullptr,
-                              a.d_q_a.data(),
-                              a.d_gains.data() + gains.q_a);
-    kernels::matmul_grad_input(s.q_a_product(),
-                               a.d_q_a.data(),
-                               w.weights.of(*ids.q_a),
-                               d_x_norm.data(),
-                               Store::kAccumulate);
-  } else {
-    kernels::matmul_grad_input(
-        s.q_product(), a.d_q.data(), w.weights.of(ids.q), d_x_norm.data(), Store::kAccumulate);
-  }
-  Tensor dx = c.tensor(s.hidden);
-  kernels::rmsnorm_backward(norm_shape(c, s.hidden, s.hidden),
+      {.dq = a.d_q.data(),
+       .dkv = a.d_kv.data(),
+       .dk_rope = c.latent() ? a.d_kv_a.data() + c.model.kv_lora : nullptr});
+  const Tensor d_x_norm = c.latent() ? latent_input(c, w, a) : grouped_input(c, w, a);
+  Tensor dx = c.tensor(hidden);
+  kernels::rmsnorm_backward(norm_shape(c, hidden, hidden),
                             d_x_norm.data(),
                             a.x.data(),
                             w.weights.of(ids.input_norm),
@@ -279,31 +222,19 @@ Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActiva
 }
 
 void attention_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  const Widths s(c);
   const LayerIds& ids = w.ids;
+  const int64_t hidden = c.model.hidden;
   const GainOffsets gains(c.model);
-  const auto accumulate = [&](ParameterId gain, int64_t offset, int64_t width) {
-    float* g = w.gradients.of(gain);
-    kernels::add(width, g, a.d_gains.data() + offset, g);
-  };
-  const auto product =
-      [&](const MatmulShape& shape, const Tensor& dy, const Tensor& x, ParameterId id) {
-        kernels::matmul_grad_weight(shape, dy.data(), x.data(), w.gradients.of(id));
-      };
   if (ids.gate) {
-    product({.m = s.t, .n = c.model.experts, .k = s.hidden}, a.d_logits, a.h_norm, *ids.gate);
+    kernels::matmul_grad_weight({.m = c.tokens(), .n = c.model.experts, .k = hidden},
+                                a.d_logits.data(),
+                                a.h_norm.data(),
+                                w.gradients.of(*ids.gate));
   }
-  accumulate(ids.post_norm, gains.post, s.hidden);
-  product(s.o_product(), a.d_h, a.o, ids.o);
-  product(s.kv_b_product(), a.d_kv, a.kv_a_norm, ids.kv_b);
-  accumulate(ids.kv_a_norm, gains.kv_a, s.kv_lora);
-  product(s.kv_a_product(), a.d_kv_a, a.x_norm, ids.kv_a);
-  product(s.q_product(), a.d_q, ids.q_a ? a.q_a_norm : a.x_norm, ids.q);
-  if (ids.q_a) {
-    accumulate(*ids.q_a_norm, gains.q_a, s.q_in);
-    product(s.q_a_product(), a.d_q_a, a.x_norm, *ids.q_a);
-  }
-  accumulate(ids.input_norm, gains.input, s.hidden);
+  add_gain(w, a, ids.post_norm, gains.post, hidden);
+  kernels::matmul_grad_weight(output_product(c), a.d_h.data(), a.o.data(), w.gradients.of(ids.o));
+  c.latent() ? latent_weight(c, w, a) : grouped_weight(c, w, a);
+  add_gain(w, a, ids.input_norm, gains.input, hidden);
 }
 
 }  // namespace rehearse

@@ -19,10 +19,12 @@ Tensor dense_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
   Tensor out = c.tensor(c.model.hidden);
   ffn_forward(c, dense_ffn(c, w), w, a.h_norm.data(), a.dense, out.data());
   kernels::add(out.size(), out.data(), a.h.data(), out.data());
+  if (c.again.norms) a.h_norm.release();
   return out;
 }
 
 void dense_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
+  post_norm_again(c, w, a);
   a.d_h_norm = c.tensor(c.model.hidden);
   ffn_input(c, dense_ffn(c, w), w, a.d_out.data(), a.dense, a.d_h_norm.data());
 }

@@ -49,6 +49,7 @@ void ffn_forward(const LayerContext& c,
   ffn_up(f, w, x, a.gate_up.data());
   kernels::swiglu({f.rows, f.width}, a.gate_up.data(), nullptr, a.activated.data());
   ffn_down(f, w, a.activated.data(), y);
+  if (c.again.activations) a.activated.release();
 }
 
 void ffn_input(const LayerContext& c,
@@ -57,6 +58,10 @@ void ffn_input(const LayerContext& c,
                const float* dy,
                FfnActivations& a,
                float* dx) {
+  if (a.activated.empty()) {
+    a.activated = Tensor(c.pool, f.rows, f.width);
+    kernels::swiglu({f.rows, f.width}, a.gate_up.data(), nullptr, a.activated.data());
+  }
   Tensor d_activated(c.pool, f.rows, f.width);
   a.d_gate_up = Tensor(c.pool, f.rows, 2 * f.width);
   ffn_down_input(f, w, dy, d_activated.data());

@@ -117,6 +117,7 @@ void experts_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
     ffn_down(
         f, w, a.routed.activated.data() + first * width, a.routed_out.data() + first * m.hidden);
   });
+  if (c.again.activations) a.routed.activated.release();
   if (w.ids.shared) {
     a.ffn_out = c.tensor(m.hidden);
     ffn_forward(c, shared_ffn(c, w), w, a.h_norm.data(), a.shared, a.ffn_out.data());
@@ -134,6 +135,7 @@ Tensor combine_forward(const LayerContext& c, const ExchangeCall* call, LayerAct
   }
   a.routed_out.release();
   a.ffn_out.release();
+  if (c.again.norms) a.h_norm.release();
   return out;
 }
 
@@ -149,6 +151,12 @@ void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivation
   const Architecture& m = c.model;
   const int64_t rows = row_count(a);
   const int64_t width = m.expert_intermediate;
+  post_norm_again(c, w, a);
+  if (a.routed.activated.empty()) {
+    a.routed.activated = Tensor(c.pool, rows, width);
+    kernels::swiglu(
+        {rows, width}, a.routed.gate_up.data(), a.row_weights.data(), a.routed.activated.data());
+  }
   Tensor d_activated(c.pool, rows, width);
   for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
     ffn_down_input(

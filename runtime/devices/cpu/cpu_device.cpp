@@ -99,7 +99,8 @@ LayerContext CpuDevice::context(CpuRank& rank) const {
           .length = t.sequence_length,
           .routing = plan_.routing,
           .balance_coefficient = t.balance_loss / sequences,
-          .softmax_factor = softmax_factor(plan_.model)};
+          .softmax_factor = softmax_factor(plan_.model),
+          .again = plan_.training.recompute};
 }
 
 Batch CpuDevice::batch(const Op& op, int32_t data_rank) const {

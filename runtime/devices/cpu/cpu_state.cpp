@@ -10,21 +10,36 @@
 namespace rehearse {
 namespace {
 
-// A parameter's tensors: gate_proj and up_proj stand in one matrix here.
+// A parameter's tensors: gate_proj and up_proj stand in one matrix here, and so do q_proj, k_proj
+// and v_proj of grouped-query attention.
 struct Piece {
   std::string name;
   std::vector<int64_t> shape;
   int64_t offset = 0;  // in the parameter, elements
 };
 
-std::vector<Piece> pieces_of(const Parameter& p) {
+std::vector<Piece> pieces_of(const Architecture& a, const Parameter& p) {
   if (p.is_gain) return {{p.name + ".weight", {p.columns}, 0}};
-  constexpr std::string_view kBoth = "gate_up_proj";
-  if (!p.name.ends_with(kBoth)) return {{p.name + ".weight", {p.rows, p.columns}, 0}};
-  const std::string prefix = p.name.substr(0, p.name.size() - kBoth.size());
-  const int64_t rows = p.rows / 2;
-  return {{prefix + "gate_proj.weight", {rows, p.columns}, 0},
-          {prefix + "up_proj.weight", {rows, p.columns}, rows * p.columns}};
+  std::vector<Piece> pieces;
+  // A matrix of this name as several, one's rows behind the other's.
+  const auto cut = [&](std::string_view whole,
+                       std::initializer_list<std::pair<std::string_view, int64_t>> parts) {
+    if (!pieces.empty() || !p.name.ends_with(whole)) return;
+    const std::string prefix = p.name.substr(0, p.name.size() - whole.size());
+    int64_t row = 0;
+    for (const auto& [name, rows] : parts) {
+      pieces.push_back(
+          {fmt::format("{}{}.weight", prefix, name), {rows, p.columns}, row * p.columns});
+      row += rows;
+    }
+  };
+  cut("gate_up_proj", {{"gate_proj", p.rows / 2}, {"up_proj", p.rows / 2}});
+  cut("qkv_proj",
+      {{"q_proj", a.heads * a.qk_head()},
+       {"k_proj", a.kv_heads * a.qk_head()},
+       {"v_proj", a.kv_heads * a.v_head}});
+  if (pieces.empty()) pieces.push_back({p.name + ".weight", {p.rows, p.columns}, 0});
+  return pieces;
 }
 
 std::string bias_name(int64_t layer) {
@@ -100,7 +115,7 @@ std::vector<NamedTensor> CpuDevice::state(StateKind kind) const {
         const bool copy = first.where.embedding_is_copy &&
                           &p == &first.where.list[static_cast<size_t>(*first.where.embedding)];
         if (copy) continue;  // the first stage's
-        for (Piece& piece : pieces_of(p)) {
+        for (Piece& piece : pieces_of(plan_.model.architecture, p)) {
           int64_t count = 1;
           for (const int64_t n : piece.shape) count *= n;
           const float* const begin = whole + p.offset + piece.offset;
@@ -138,7 +153,7 @@ void CpuDevice::set_state(StateKind kind, const TensorLookup& lookup) {
         values.resize(static_cast<size_t>(shard.end - shard.begin));
         for (const Parameter& p : s.where.list) {
           if (p.arena != arena) continue;
-          for (const Piece& piece : pieces_of(p)) {
+          for (const Piece& piece : pieces_of(plan_.model.architecture, p)) {
             const int64_t begin = p.offset + piece.offset;
             int64_t count = 1;
             for (const int64_t n : piece.shape) count *= n;

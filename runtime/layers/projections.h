@@ -1,0 +1,48 @@
+#pragma once
+// How queries, keys and values follow from a layer's normed input, and how gradients go back: by
+// MLA's compressions (latent.cpp), or in one product for grouped heads (grouped.cpp).
+
+#include "kernels/matmul/matmul.h"
+#include "runtime/layers/activations.h"
+
+namespace rehearse {
+
+// Where each norm's gain gradient stands in d_gains.
+struct GainOffsets {
+  explicit GainOffsets(const Architecture& m);
+  int64_t input = 0;
+  int64_t query, key;  // of the compressions, or of heads
+  int64_t post, size;
+};
+
+// The layer's norms of tokens: y, inverse from x by the gain.
+void norm(const LayerContext& c,
+          const LayerWeights& w,
+          ParameterId gain,
+          const Tensor& x,
+          int64_t width,
+          Tensor& y,
+          Tensor& inverse);
+kernels::RmsNormShape norm_shape(const LayerContext& c, int64_t width, int64_t stride);
+
+// x_norm -> q, kv and, of MLA, kv_a.
+void latent_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+// What of these was not kept; x_norm is there.
+void latent_again(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+// d_q, d_kv, d_kv_a -> returns d_x_norm, [T, D].
+Tensor latent_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+void latent_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+
+void grouped_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+// d_q, d_kv -> returns d_x_norm.
+Tensor grouped_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+void grouped_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
+
+// Adds a norm's gain gradient.
+void add_gain(const LayerWeights& w,
+              const LayerActivations& a,
+              ParameterId gain,
+              int64_t offset,
+              int64_t width);
+
+}  // namespace rehearse
