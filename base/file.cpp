@@ -140,8 +140,7 @@ LogFile::~LogFile() {
   ::close(file_);
 }
 
-bool LogFile::append(std::string line) {
-  line += '\n';
+bool LogFile::append_bytes(std::string_view line) {
   struct stat before {};
   ::fstat(file_, &before);
   for (size_t done = 0; done < line.size();) {

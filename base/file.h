@@ -38,7 +38,9 @@ class LogFile {
   LogFile& operator=(const LogFile&) = delete;
   // A line break is added. False when the line could not be written whole, as on a full disk: none
   // of it is then in the file; why() says what was wrong.
-  bool append(std::string line);
+  bool append(std::string line) { return append_bytes(line + '\n'); }
+  // The same of bytes as they are.
+  bool append_bytes(std::string_view bytes);
   const std::string& why() const { return why_; }
 
  private:

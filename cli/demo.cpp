@@ -267,7 +267,7 @@ int demo(const Arguments& args) {
   plan.training.steps = asked ? *asked : steps_in(kTrain, prediction.summary.step, wanted);
   say(fmt::format("\n3. Train {} steps on {} bytes of {}\n",
                   plan.training.steps,
-                  check.training_bytes(),
+                  check.training_tokens(),
                   text));
   if (plan.training.steps < wanted) {
     say(fmt::format(

@@ -153,7 +153,8 @@ Plan base_of(const Options& options) {
     base.cluster = load_cluster(base.files[2]);
     base.calibration.reset();
   }
-  if (base.files.front() == "rehearse plan") base.training.recompute = usual_recompute(base.cluster);
+  if (base.files.front() == "rehearse plan")
+    base.training.recompute = usual_recompute(base.cluster);
   if (options.has("calibration")) base.calibration = options.text("calibration");
   if (options.has("tokens")) base.training.tokens = read_tokens(options);
   if (options.has("usd-per-gpu-hour")) {

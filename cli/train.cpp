@@ -15,6 +15,7 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/reports.h"
+#include "cli/tensorboard.h"
 #include "plan/capabilities.h"
 #include "plan/routing/routing_file.h"
 #include "runtime/checkpoints/checkpoint.h"
@@ -270,6 +271,8 @@ int train(const Arguments& args) {
           "for trying hang reports: this op (an id of `inspect --ops`) never ends on data rank 0")
       .value("out", "FOLDER", "output folder (default: out/<plan>)")
       .flag("force", "overwrite what a finished run left in the output folder")
+      .value(
+          "tensorboard", "FOLDER", "write the log's numbers there as TensorBoard's event files too")
       .output(
           "record-routing",
           "write which experts the tokens of the last step chose (HDF5); `simulate` takes it as\n"
@@ -359,6 +362,8 @@ int train(const Arguments& args) {
   if (std::filesystem::exists(result_path))
     std::filesystem::remove(std::filesystem::canonical(result_path));
   LogFile log(log_path, resumes ? LogFile::Mode::kGoOn : LogFile::Mode::kAnew);
+  std::optional<TensorboardFile> tensorboard;
+  if (options.has("tensorboard")) tensorboard.emplace(options.text("tensorboard"), first_step);
   Failures failures;
   std::optional<CheckpointSaver> saver;
   if (every > 0) saver.emplace(checkpoints, keep);
@@ -380,6 +385,9 @@ int train(const Arguments& args) {
            [&](const StepLog& step) {
              if (log.why().empty() && !log.append(print_step(step))) {
                failures.add(log.why() + "; the training goes on without it");
+             }
+             if (tensorboard && tensorboard->why().empty() && !tensorboard->append(step)) {
+               failures.add(tensorboard->why() + "; the training goes on without it");
              }
              progress.update(
                  step.step + 1,

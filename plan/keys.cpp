@@ -104,7 +104,19 @@ std::vector<KeySection> make() {
          "what is computed again in backward and not kept: norms, MLA's up-projections, SwiGLU or "
          "GeLU (on cores none where it is not said); on GPUs alone selective: attention's core; "
          "full: whole layers from their input"},
-        {"steps", "N", "100", "optimizer steps of `train`"},
+        {"steps",
+         "N or TOKENS",
+         "100",
+         "optimizer steps of `train`; for all numbers of steps here: or those that train on so "
+         "many "
+         "tokens (2B tokens)"},
+        {"ramp_from",
+         "N",
+         "0",
+         "sequences of the first step of `train`, whose batch then grows as evenly as "
+         "micro-batches "
+         "go; 0: every step has the whole batch"},
+        {"ramp_steps", "N or TOKENS", "0", "until the batch has grown"},
         {"seed", "N", "1", "of the initial weights and the order of the text"},
         {"learning_rate", "X", "0.001", "peak"},
         {"final_learning_rate",
@@ -133,6 +145,16 @@ std::vector<KeySection> make() {
       {"data",
        "Text for `train`, one token per byte.",
        {{"text", "FILE", "made-up text", "plain text, beside the plan"},
+        {"document_separator",
+         "TEXT",
+         "none",
+         "what stands between the text's documents (\"\\n\\n\"): they are packed one behind the "
+         "other, each with an end-of-sentence token (256) behind it, and attention goes across"},
+        {"fim_rate",
+         "X",
+         "0",
+         "share of training documents that are given as prefix, suffix, middle, with tokens 257 to "
+         "259 before each"},
         {"validation_fraction", "X", "0.1", "of the text, its end"}}},
       {"expert_load",
        "How many tokens experts get, on clusters of GPUs.",

@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "base/yaml.h"
+#include "plan/batch_ramp.h"
 #include "plan/keys.h"
 #include "plan/legal.h"
 
@@ -113,6 +114,11 @@ Recompute read_recompute(YamlMap& map) {
   return r;
 }
 
+// "2B tokens" instead of a number of steps.
+bool in_tokens(YamlMap& map, const char* key) {
+  return map.text(key).ends_with("tokens");
+}
+
 Training read_training(YamlMap map,
                        const Architecture& model,
                        const Cluster& cluster,
@@ -126,16 +132,33 @@ Training read_training(YamlMap map,
   t.micro_batches = map.integer("micro_batches", {.min = 1, .max = kMostMicroBatches});
   t.micro_batch_size = map.integer("micro_batch_size", {.min = 1, .max = 1'000'000});
   t.sequence_length = map.integer("sequence_length", {.min = 1, .max = 100'000'000});
-  t.steps = map.integer("steps", kCount, t.steps);
+  constexpr IntegerRange kSteps{.min = 0, .max = 1'000'000'000};
+  t.ramp_from = map.integer("ramp_from", kSteps, t.ramp_from);
+  if (map.has("ramp_steps") && in_tokens(map, "ramp_steps")) {
+    t.ramp_tokens = map.tokens("ramp_steps");
+  } else {
+    t.ramp_steps = map.integer("ramp_steps", kSteps, t.ramp_steps);
+  }
+  const BatchRamp ramp(t, layout);
+  const auto steps = [&](const char* key, int64_t missing, int64_t least = 0) {
+    if (!map.has(key) || !in_tokens(map, key)) {
+      return map.integer(key, {.min = least, .max = kSteps.max}, missing);
+    }
+    const int64_t count = ramp.steps_for(map.tokens(key));
+    if (count > kSteps.max)
+      map.fail(key, fmt::format("is {} steps; at most {}", count, kSteps.max));
+    return count;
+  };
+  t.steps = steps("steps", t.steps, 1);
   if (map.has("tokens")) t.tokens = map.tokens("tokens");
   t.seed = map.integer("seed", {.min = 0}, t.seed);
   t.precision = map.choice("precision", kPrecisions, t.precision);
   t.learning_rate = map.number("learning_rate", kNotNegative, t.learning_rate);
   t.final_learning_rate = map.number("final_learning_rate", kNotNegative, t.learning_rate / 10);
-  t.warmup_steps = map.integer("warmup_steps", {.min = 0}, t.warmup_steps);
-  t.constant_steps = map.integer("constant_steps", {.min = 0}, t.constant_steps);
-  t.hold_steps = map.integer("hold_steps", {.min = 0}, t.hold_steps);
-  t.tail_steps = map.integer("tail_steps", {.min = 0}, t.tail_steps);
+  t.warmup_steps = steps("warmup_steps", t.warmup_steps);
+  t.constant_steps = steps("constant_steps", t.constant_steps);
+  t.hold_steps = steps("hold_steps", t.hold_steps);
+  t.tail_steps = steps("tail_steps", t.tail_steps);
   if (map.has("tail_learning_rate")) {
     t.tail_learning_rate = map.number("tail_learning_rate", kNotNegative);
   }
@@ -153,6 +176,14 @@ Training read_training(YamlMap map,
   refuse_moved(map);
   refuse(why_not(layout, t), map);
   refuse(why_not(model, t), map);
+  const int64_t batch = t.micro_batches * t.micro_batch_size * layout.dp;
+  if (t.ramp_from > batch) {
+    map.fail("ramp_from",
+             fmt::format("{} sequences are more than the batch's {}", t.ramp_from, batch));
+  }
+  if (t.ramp_from > 0 && t.ramp_steps == 0 && !t.ramp_tokens) {
+    map.fail("ramp_from", "a batch that grows needs ramp_steps: over how many steps or tokens");
+  }
   const double step = static_cast<double>(t.micro_batches * t.micro_batch_size * layout.dp) *
                       static_cast<double>(t.sequence_length);
   if (t.tokens && *t.tokens < step) {
@@ -261,6 +292,12 @@ DataSource read_data(YamlMap map, const std::string& plan_path) {
     }
     d.text = beside.lexically_normal().string();
   }
+  if (map.has("document_separator")) d.document_separator = map.text("document_separator");
+  d.fim_rate = map.number("fim_rate", {.min = 0, .max = 1}, d.fim_rate);
+  if (d.fim_rate > 0 && d.document_separator.empty()) {
+    map.fail("fim_rate",
+             "is a share of documents; document_separator says what stands between them");
+  }
   d.validation_fraction =
       map.number("validation_fraction", {.min = 0, .max = 0.9}, d.validation_fraction);
   map.finish();
@@ -324,7 +361,8 @@ Plan load_plan(const std::string& path) {
     }
   }
   plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster, Layout{});
-  plan.training = read_training(top.map("training"), plan.model.architecture, plan.cluster, plan.layout);
+  plan.training =
+      read_training(top.map("training"), plan.model.architecture, plan.cluster, plan.layout);
   if (top.has("data")) plan.data = read_data(top.map("data"), path);
   plan.routing = top.choice("routing", kRoutings, plan.routing);
   if (top.has("expert_load")) {

@@ -16,7 +16,10 @@
 namespace rehearse {
 
 struct Training {
-  int64_t micro_batches = 0;     // per data-parallel rank and step
+  int64_t micro_batches = 0;  // per data-parallel rank and step
+  int64_t ramp_from = 0;      // sequences of the first step of `train` (plan/batch_ramp.h); 0: all
+  int64_t ramp_steps = 0;     // until the batch has grown; or
+  std::optional<double> ramp_tokens;
   int64_t micro_batch_size = 0;  // sequences per micro-batch
   int64_t sequence_length = 0;   // tokens per sequence
   int64_t steps = 100;           // optimizer steps of `train`
@@ -76,6 +79,8 @@ struct ExpertLoadSpec {
 
 struct DataSource {
   std::optional<std::string> text;   // a plain text file, one token per byte
+  std::string document_separator;    // between its documents; empty: it is one
+  double fim_rate = 0;               // share of training documents with their middle at the end
   double validation_fraction = 0.1;  // of the text, its end
 };
 

@@ -86,6 +86,12 @@ std::string print_plan(const Plan& plan) {
     lines.unless(d.seed, "seed", t.seed);
     lines.unless(d.learning_rate, "learning_rate", t.learning_rate);
     lines.unless(t.learning_rate / 10, "final_learning_rate", t.final_learning_rate);
+    lines.unless(d.ramp_from, "ramp_from", t.ramp_from);
+    if (t.ramp_tokens) {
+      lines.always("ramp_steps", fmt::format("{:.0f} tokens", *t.ramp_tokens));
+    } else {
+      lines.unless(d.ramp_steps, "ramp_steps", t.ramp_steps);
+    }
     lines.unless(d.warmup_steps, "warmup_steps", t.warmup_steps);
     lines.unless(d.constant_steps, "constant_steps", t.constant_steps);
     lines.unless(d.hold_steps, "hold_steps", t.hold_steps);
@@ -104,6 +110,10 @@ std::string print_plan(const Plan& plan) {
   if (plan.data.text) {
     Lines lines(out, "data");
     lines.always("text", plain_or_quoted_yaml(*plan.data.text));
+    if (!plan.data.document_separator.empty()) {
+      lines.always("document_separator", quoted_yaml(plan.data.document_separator));
+    }
+    lines.unless(DataSource{}.fim_rate, "fim_rate", plan.data.fim_rate);
     lines.unless(
         DataSource{}.validation_fraction, "validation_fraction", plan.data.validation_fraction);
   }

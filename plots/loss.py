@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the loss curve of a training log (log.jsonl) as PNG."""
+"""Draws a training log (log.jsonl): losses, gradient norm and rate, expert load, speed, as PNG."""
 import argparse
 import json
 import sys
@@ -21,8 +21,18 @@ def main():
     args = parser.parse_args()
     with open(args.log) as f:
         steps = [json.loads(line) for line in f]
-    figure, (loss, load) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=[3, 1])
-    loss.plot([s["step"] + 1 for s in steps], [s["loss"] for s in steps], label="training", lw=1)
+    at = [s["step"] + 1 for s in steps]
+    figure, (loss, norm, load, speed) = plt.subplots(
+        4, 1, figsize=(7, 9), sharex=True, height_ratios=[3, 1, 1, 1]
+    )
+
+    def draw(axes, key, **how):
+        values = [s.get(key) for s in steps]
+        axes.plot(at, values, lw=1, **how)
+
+    draw(loss, "loss", label="training")
+    for module in range(len(steps[0].get("mtp_loss", []))):
+        loss.plot(at, [s["mtp_loss"][module] for s in steps], lw=1, label=f"MTP {module + 1}")
     checked = [s for s in steps if "validation_loss" in s]
     loss.plot(
         [s["step"] + 1 for s in checked],
@@ -34,11 +44,29 @@ def main():
         loss.axhline(args.bigram, ls="--", c="grey", label="bigram baseline")
     loss.set_ylabel("loss [nats per token]")
     loss.legend()
-    loss.grid(alpha=0.3)
-    load.plot([s["step"] + 1 for s in steps], [s["max_expert_load"] for s in steps], lw=1)
-    load.set_ylabel("largest expert\nload / mean")
-    load.set_xlabel("step")
-    load.grid(alpha=0.3)
+    draw(norm, "gradient_norm")
+    norm.set_yscale("log")
+    norm.set_ylabel("gradient norm")
+    rate = norm.twinx()
+    draw(rate, "learning_rate", c="tab:orange")
+    rate.set_ylabel("learning rate", c="tab:orange")
+    draw(load, "max_expert_load", label="largest")
+    for share in (50, 99):
+        worst = [max(s.get(f"expert_load_p{share}") or [0]) for s in steps]
+        load.plot(at, worst, lw=1, label=f"p{share}, worst layer")
+    load.set_ylabel("expert load\n/ mean")
+    load.legend(fontsize="small")
+    draw(speed, "tokens_per_s")
+    speed.set_ylabel("tokens/s")
+    speed.set_ylim(bottom=0)
+    lost = speed.twinx()
+    draw(lost, "exposed_comm_fraction", c="tab:orange", label="exposed communication")
+    draw(lost, "bubble_fraction", c="tab:green", label="bubble")
+    lost.set_ylim(0, 1)
+    lost.legend(fontsize="small")
+    speed.set_xlabel("step")
+    for axes in (loss, norm, load, speed):
+        axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(args.out, dpi=120)
 

@@ -136,6 +136,34 @@ TEST_P(Layouts, HoldWhatThePlanSays) {
   }
 }
 
+// A batch that grows is the same training in every layout whose micro-batches go into it.
+TEST(BatchRamp, GrowsInEveryLayout) {
+  const auto run = [](const Layout& layout) {
+    Plan plan = whole_recipe(layout);
+    plan.training.ramp_from = 8 * plan.training.micro_batch_size;
+    plan.training.ramp_steps = 4;
+    plan.training.steps = 7;
+    Trainer trainer(plan, test_text_path());
+    std::vector<StepLog> logs;
+    const TrainResult r =
+        trainer.train({.steps = 7, .on_step = [&](const StepLog& log) { logs.push_back(log); }});
+    EXPECT_EQ(r.timeline.spans.size(), static_cast<size_t>(trainer.program().global_size()));
+    return logs;
+  };
+  const std::vector<StepLog> one = run({});
+  EXPECT_EQ(one.front().sequences, 16);
+  EXPECT_EQ(one[2].sequences, 24);
+  EXPECT_EQ(one.back().sequences, 32);
+  for (const Layout& layout : {Layout{.dp = 2, .ep = 2}, Layout{.pp = 2, .dp = 2}}) {
+    const std::vector<StepLog> several = run(layout);
+    for (size_t i = 0; i < one.size(); ++i) {
+      EXPECT_EQ(several[i].sequences, one[i].sequences);
+      EXPECT_NEAR(several[i].loss, one[i].loss, 1e-4 * one[i].loss) << i;
+      EXPECT_NEAR(several[i].gradient_norm, one[i].gradient_norm, 2e-3 * one[i].gradient_norm);
+    }
+  }
+}
+
 // What is computed again has the bits that it had, and takes the place of what was kept. Plans of
 // these tests compute again what they may.
 TEST(Recomputation, ChangesNothingButMemory) {

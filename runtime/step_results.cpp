@@ -6,8 +6,8 @@
 
 namespace rehearse {
 
-StepResults::StepResults(const Plan& plan)
-    : losses(static_cast<size_t>(plan.layout.dp * plan.training.micro_batches), 0.0),
+StepResults::StepResults(const Plan& plan, int64_t micro_batches)
+    : losses(static_cast<size_t>(plan.layout.dp * micro_batches), 0.0),
       mtp_losses(losses.size() * static_cast<size_t>(plan.model.architecture.mtp_depth), 0.0),
       expert_load(
           static_cast<size_t>((plan.model.architecture.layers + plan.model.architecture.mtp_depth) *
@@ -19,7 +19,7 @@ StepResults::StepResults(const Plan& plan)
       bad_gradients(bad_outputs.size(), 0),
       peak_memory(static_cast<size_t>(plan.layout.world())),
       experts(plan.model.architecture.experts),
-      tokens(plan.step_tokens()),
+      tokens(plan.step_tokens() / plan.training.micro_batches * micro_batches),
       length(plan.training.sequence_length) {}
 
 double StepResults::mean_loss() const {

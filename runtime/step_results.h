@@ -30,8 +30,8 @@ struct Overruns {
 };
 
 struct StepResults {
-  // Tables of the plan's size, all zeros.
-  explicit StepResults(const Plan& plan);
+  // Tables of a step of so many micro-batches per data rank, all zeros.
+  StepResults(const Plan& plan, int64_t micro_batches);
 
   std::vector<double> losses;  // [data rank x micro-batch], sum over the tokens
   // The same of MTP modules: [module x data rank x micro-batch], over the tokens that they predict.

@@ -49,17 +49,34 @@ Trainer::Trainer(const Plan& plan,
       data_(text_path, plan),
       communicator_(std::move(communicator)),
       device_(make_device(plan, program_, data_, *communicator_)),
-      workers_(program_,
-               *device_,
-               {.local = places_of(program_, communicator_->local_ranks()),
-                .no_progress = hang_timeout}),
+      ramp_(plan.training, plan.layout),
+      micro_batches_(plan.training.micro_batches),
+      hang_timeout_(hang_timeout),
       forward_workers_(forward_program_,
                        *device_,
                        {.local = places_of(program_, communicator_->local_ranks()),
                         .no_progress = hang_timeout}),
-      results_(plan) {
-  rehearse::validate(program_);
+      results_(plan, plan.training.micro_batches) {
   rehearse::validate(forward_program_);
+  make_workers();
+}
+
+void Trainer::make_workers() {
+  rehearse::validate(program_);
+  workers_.emplace(program_,
+                   *device_,
+                   RunOptions{.local = places_of(program_, communicator_->local_ranks()),
+                              .no_progress = hang_timeout_});
+}
+
+void Trainer::set_micro_batches(int64_t count) {
+  if (count == micro_batches_) return;
+  micro_batches_ = count;
+  Plan plan = plan_;
+  plan.training.micro_batches = count;
+  workers_.reset();  // they hold the program
+  program_ = build_program(plan);
+  make_workers();
 }
 
 Timeline Trainer::run(Workers& workers, const StepSettings& settings) {
@@ -69,18 +86,22 @@ Timeline Trainer::run(Workers& workers, const StepSettings& settings) {
 }
 
 StepLog Trainer::step(int64_t step) {
-  return run_and_log({.step = step, .learning_rate = learning_rate_at(plan_.training, step)});
+  set_micro_batches(ramp_.micro_batches_at(step));
+  return run_and_log({.step = step,
+                      .micro_batches = micro_batches_,
+                      .learning_rate = learning_rate_at(plan_.training, step)});
 }
 
 StepLog Trainer::probe() {
-  return run_and_log({.probe = true});
+  set_micro_batches(plan_.training.micro_batches);
+  return run_and_log({.micro_batches = micro_batches_, .probe = true});
 }
 
 StepLog Trainer::run_and_log(const StepSettings& settings) {
   const Architecture& a = plan_.model.architecture;
   const int64_t step = settings.step;
   StepLog log{.step = step, .learning_rate = settings.learning_rate};
-  timeline_ = run(workers_, settings);
+  timeline_ = run(*workers_, settings);
   sum_over_processes(timeline_, *communicator_);
   results_ = device_->results();
   sum_over_processes(results_, *communicator_);
@@ -90,7 +111,8 @@ StepLog Trainer::run_and_log(const StepSettings& settings) {
     log.mtp_losses.push_back(results_.mean_mtp_loss(module));
   }
   log.gradient_norm = results_.gradient_norm;
-  const auto tokens = static_cast<double>(plan_.step_tokens());
+  log.sequences = micro_batches_ * plan_.training.micro_batch_size * plan_.layout.dp;
+  const auto tokens = static_cast<double>(log.sequences * plan_.training.sequence_length);
   log.tokens_per_s = tokens / log.time.seconds();
   const double flops =
       training_flops_per_token(a, plan_.training.sequence_length, true).count() * tokens;
@@ -129,7 +151,10 @@ double Trainer::validate(int64_t steps) {
   for (int64_t i = 0; i < steps; ++i) {
     const int64_t sequences =
         plan_.training.micro_batches * plan_.training.micro_batch_size * plan_.layout.dp;
-    run(forward_workers_, {.validation = true, .first_window = i * sequences});
+    run(forward_workers_,
+        {.micro_batches = plan_.training.micro_batches,
+         .validation = true,
+         .first_window = i * sequences});
     StepResults results = device_->results();
     sum_over_processes(results, *communicator_);
     total += results.mean_loss();
@@ -150,14 +175,16 @@ TrainResult Trainer::train(const TrainOptions& options) {
   const int64_t tail = std::max<int64_t>(1, to_run / 10);
   int64_t in_tail = 0;
   for (int64_t i = options.first_step; i < options.steps; ++i) {
+    const int64_t batch_before = micro_batches_;
     StepLog log = step(i);
+    if (micro_batches_ != batch_before) median = {};
     refuse_spike(options, log, losses);
     const bool last = i + 1 == options.steps;
     const bool due = last || (options.validate_every > 0 && (i + 1) % options.validate_every == 0);
     if (has_validation && due) log.validation_loss = validate(options.validation_steps);
     if (options.on_step) tell(options, log);
     const bool stop = !last && asked_to_stop(options);
-    if (i >= warm || stop) median.add(log.time, timeline_);
+    if (i >= warm || stop || last) median.add(log.time, timeline_);
     if (i >= options.steps - tail || stop) {
       result.max_expert_load += log.max_expert_load;
       ++in_tail;
@@ -262,6 +289,7 @@ std::string print_step(const StepLog& log) {
   if (!log.mtp_losses.empty()) add("mtp_loss", numbers(log.mtp_losses));
   add("gradient_norm", number(log.gradient_norm));
   add("learning_rate", number(log.learning_rate));
+  add("sequences", std::to_string(log.sequences));
   add("step_time_s", number(log.time.seconds()));
   add("tokens_per_s", number(log.tokens_per_s));
   add("tflops_per_rank", number(log.tflops_per_rank));

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "plan/batch_ramp.h"
 #include "plan/program/timeline.h"
 #include "runtime/communicators/communicator.h"
 #include "runtime/devices/device.h"
@@ -24,6 +25,7 @@ struct StepLog {
   std::vector<double> mtp_losses;  // the same of MTP modules, over the tokens that they predict
   double gradient_norm = 0;
   double learning_rate = 0;
+  int64_t sequences = 0;  // of its batch
   Duration time;
   double tokens_per_s = 0;
   double tflops_per_rank = 0;  // causal attention counted (FLOPs of layers and head)
@@ -67,10 +69,12 @@ struct TrainResult {
   double first_loss = 0;  // of the first and of the last step, as in StepLog
   double last_loss = 0;
   std::optional<double> validation_loss;  // after the last step; none without held-out text
-  Duration median_step;                   // of all steps but the first ones (kWarmSteps)
-  double max_expert_load = 0;             // mean over the last tenth of the steps
-  Bytes memory;                           // activations' high-water mark, worst rank
-  Overruns overruns;                      // of all steps
+  // Of all steps but the first ones (kWarmSteps); where the batch grew, of those as large as the
+  // last.
+  Duration median_step;
+  double max_expert_load = 0;  // mean over the last tenth of the steps
+  Bytes memory;                // activations' high-water mark, worst rank
+  Overruns overruns;           // of all steps
   // Of a step whose time is the median, or near it where more steps ran than timelines are kept of
   // (MedianStep), and that step's time.
   Timeline timeline;
@@ -100,7 +104,9 @@ class Trainer {
   StepLog step(int64_t step);
   double validate(int64_t steps);
 
+  // Of the last step, whose batch may still have grown.
   const Program& program() const { return program_; }
+  int64_t micro_batches() const { return micro_batches_; }  // of the last step, per data rank
   const TextData& data() const { return data_; }
   // Of the last step of training, all ranks.
   const Timeline& last_timeline() const { return timeline_; }
@@ -116,6 +122,9 @@ class Trainer {
   Communicator& communicator() { return *communicator_; }
 
  private:
+  void make_workers();
+  // Makes program_ and its workers those of steps of so many micro-batches.
+  void set_micro_batches(int64_t count);
   StepLog run_and_log(const StepSettings& settings);
   void refuse_spike(const TrainOptions& options,
                     const StepLog& log,
@@ -131,7 +140,10 @@ class Trainer {
   TextData data_;
   std::unique_ptr<Communicator> communicator_;
   std::unique_ptr<TrainingDevice> device_;
-  Workers workers_;
+  BatchRamp ramp_;
+  int64_t micro_batches_;
+  Duration hang_timeout_;
+  std::optional<Workers> workers_;
   Workers forward_workers_;
   Timeline timeline_;
   StepResults results_;

@@ -91,7 +91,7 @@ Stage& CpuDevice::stage(int64_t pp_rank, int32_t data_rank, int32_t slot) {
 LayerContext CpuDevice::context(CpuRank& rank) const {
   const Training& t = plan_.training;
   const double sequences =
-      static_cast<double>(t.micro_batches * t.micro_batch_size * plan_.layout.dp);
+      static_cast<double>(settings_.micro_batches * t.micro_batch_size * plan_.layout.dp);
   return {.model = plan_.model.architecture,
           .rope = rope_,
           .pool = rank.pool,
@@ -105,7 +105,7 @@ LayerContext CpuDevice::context(CpuRank& rank) const {
 
 Batch CpuDevice::batch(const Op& op, int32_t data_rank) const {
   const Training& t = plan_.training;
-  const int64_t first = (data_rank * t.micro_batches + *op.micro_batch) * t.micro_batch_size;
+  const int64_t first = (data_rank * settings_.micro_batches + *op.micro_batch) * t.micro_batch_size;
   return settings_.validation ? data_.validation(settings_.first_window + first, t.micro_batch_size)
                               : data_.training(settings_.step, first, t.micro_batch_size);
 }
@@ -346,7 +346,8 @@ void CpuDevice::input_op(const Op& op, CpuRank& rank, int32_t data_rank) {
   ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
   if (op.kind == OpKind::kHead) {
     const size_t module = module_of(op);
-    double scale = 1.0 / static_cast<double>(plan_.step_tokens());
+    double scale = 1.0 / static_cast<double>(plan_.step_tokens() / plan_.training.micro_batches *
+                                             settings_.micro_batches);
     // Equation 25: lambda times the mean over modules.
     if (module > 0) scale *= plan_.training.mtp_loss / static_cast<double>(s.where.mtp.size());
     // What the next module makes of this one's input comes to its gradient.
@@ -444,7 +445,7 @@ void CpuDevice::message_op(const Op& op, CpuRank& rank, int32_t data_rank, const
 }
 
 StepResults CpuDevice::results() const {
-  StepResults results(plan_);
+  StepResults results(plan_, settings_.micro_batches);
   const Layout& l = plan_.layout;
   const int64_t experts = plan_.model.architecture.experts;
   std::optional<double> norm;
@@ -452,7 +453,7 @@ StepResults CpuDevice::results() const {
     const CpuRank& rank = rank_at(global);
     results.peak_memory[static_cast<size_t>(global)] = rank.pool.peak();
     if (!norm) norm = rank.gradient_norm;
-    const int64_t first = l.place_of(global).data_rank * plan_.training.micro_batches;
+    const int64_t first = l.place_of(global).data_rank * settings_.micro_batches;
     for (const Stage& s : rank.copies) {
       for (size_t layer = 0; layer < s.bad_outputs.size(); ++layer) {
         const size_t global_layer = static_cast<size_t>(s.first_layer) + layer;
@@ -467,7 +468,7 @@ StepResults CpuDevice::results() const {
       }
       // Of the copies of the last stage one had the micro-batch; the others' loss is 0.
       if (!l.is_last(s.index)) continue;
-      for (size_t m = 0; m < s.chunks.size(); ++m) {
+      for (size_t m = 0; m < static_cast<size_t>(settings_.micro_batches); ++m) {
         results.losses[static_cast<size_t>(first) + m] += s.chunks[m].loss;
         for (size_t module = 0; module < s.where.mtp.size(); ++module) {
           results.mtp_losses[module * results.losses.size() + static_cast<size_t>(first) + m] +=
