@@ -44,6 +44,7 @@ const std::vector<Command>& commands() {
       {"inspect", "print and check a plan's schedule, Program, memory and bubble", inspect},
       {"plan", "search layouts: what fits, how long a step takes, what limits it", plan_layouts},
       {"simulate", "predict one step of a plan", simulate},
+      {"replay", "recorded routing: load, traffic and step time under a placement", replay},
       {"train", "run the plan", train, true},
       {"compare", "put predicted and measured timelines side by side, op by op", compare},
       {"validate",

@@ -28,6 +28,7 @@ int inspect(const Arguments& args);
 int plan_layouts(const Arguments& args);
 int simulate(const Arguments& args);
 int train(const Arguments& args);
+int replay(const Arguments& args);
 int compare(const Arguments& args);
 int calibrate(const Arguments& args);
 int validate(const Arguments& args);

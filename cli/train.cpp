@@ -17,9 +17,9 @@
 #include "cli/reports.h"
 #include "cli/tensorboard.h"
 #include "plan/capabilities.h"
-#include "plan/routing/routing_file.h"
 #include "runtime/checkpoints/checkpoint.h"
 #include "runtime/checkpoints/safetensors.h"
+#include "runtime/record_routing.h"
 #include "search/space.h"
 
 namespace rehearse::cli {
@@ -48,27 +48,6 @@ class Failures {
  private:
   bool any_ = false;
 };
-
-// Micro-batches of all data ranks, one rank's after the other's.
-void record_routing(const Plan& plan, Trainer& trainer, const std::string& path) {
-  const Architecture& a = plan.model.architecture;
-  const int64_t per_rank = plan.training.micro_batches;
-  RoutingWriter writer(path,
-                       {.micro_batches = plan.layout.dp * per_rank,
-                        .layers = a.layers - a.dense_layers(),
-                        .tokens = plan.micro_batch_tokens(),
-                        .active = a.active_experts,
-                        .experts = a.experts});
-  for (int32_t d = 0; d < plan.layout.dp; ++d) {
-    for (int64_t m = 0; m < per_rank; ++m) {
-      for (int64_t layer = a.dense_layers(); layer < a.layers; ++layer) {
-        writer.write(
-            d * per_rank + m, layer - a.dense_layers(), trainer.recorded_choices(layer, d, m));
-      }
-    }
-  }
-  writer.finish();
-}
 
 // What a run left in the folder before, or is leaving.
 void require_no_run(const std::string& out, const std::string& checkpoints, bool resume) {
@@ -275,8 +254,9 @@ int train(const Arguments& args) {
           "tensorboard", "FOLDER", "write the log's numbers there as TensorBoard's event files too")
       .output(
           "record-routing",
-          "write which experts the tokens of the last step chose (HDF5); `simulate` takes it as\n"
-          "expert_load of kind recorded");
+          "write which experts the tokens of every step chose, and with what weights (HDF5, whole "
+          "at\nany moment; of a resumed run the steps from there on): for `replay`, and for "
+          "`simulate`\nas expert_load of kind recorded");
   if (!options.parse(args)) return 0;
   Plan plan = load_plan(options.plan_path());
   require_run(plan);
@@ -309,11 +289,6 @@ int train(const Arguments& args) {
   const std::string out = options.has("out") ? options.text("out") : default_out(plan);
 
   const Duration hang_timeout = Duration::seconds(options.number("hang-timeout", 0, 1e6));
-  if (options.has("record-routing")) {
-    if (plan.model.architecture.experts == 0) {
-      throw InputError(plan.path + ": --record-routing: the model has no experts");
-    }
-  }
   const std::string log_path = out + "/log.jsonl";
   const std::string timeline_path = out + "/timeline.json";
   const std::string result_path = out + "/result.json";
@@ -351,7 +326,15 @@ int train(const Arguments& args) {
   } else if (options.has("force")) {
     std::filesystem::remove_all(checkpoints);
   }
-  trainer.record_choices(options.has("record-routing"));
+  std::optional<RoutingRecorder> recorder;
+  if (options.has("record-routing")) {
+    recorder.emplace(options.text("record-routing"),
+                     plan,
+                     trainer,
+                     std::map<std::string, std::string>{
+                         {"text_crc32", fmt::format("{:08x}", trainer.data().checksum())},
+                         {"text_bytes", std::to_string(trainer.data().bytes())}});
+  }
   if (options.has("plant-fault")) {
     const auto ops = static_cast<int64_t>(trainer.program().ops().size());
     const auto op =
@@ -389,6 +372,7 @@ int train(const Arguments& args) {
              if (tensorboard && tensorboard->why().empty() && !tensorboard->append(step)) {
                failures.add(tensorboard->why() + "; the training goes on without it");
              }
+             if (recorder) recorder->record(step.step);
              progress.update(
                  step.step + 1,
                  fmt::format("loss {:.3f}, {:.0f} tokens/s", step.loss, step.tokens_per_s));
@@ -408,8 +392,8 @@ int train(const Arguments& args) {
         "\nstopped by a signal after {} of {} steps\n", result.steps, plan.training.steps));
   }
   report.put("stopped_by_signal", signal ? Value(*signal) : Value());
-  if (options.has("record-routing")) {
-    failures.attempt([&] { record_routing(plan, trainer, options.text("record-routing")); });
+  if (recorder) {
+    if (const std::string error = recorder->finish(); !error.empty()) failures.add(error);
   }
   failures.attempt([&] { write_file(timeline_path, print_timeline(trainer.program(), timeline)); });
   failures.attempt([&] { write_file(result_path, print_json(report)); });

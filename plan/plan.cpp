@@ -261,11 +261,6 @@ ExpertLoadSpec read_expert_load(YamlMap map, const Plan& plan) {
                                       {"synthetic", Kind::kSynthetic},
                                       {"recorded", Kind::kRecorded}});
   if (kind != Kind::kBalanced) {
-    if (!plan.cluster.of_gpus()) {
-      map.fail("kind",
-               "synthetic and recorded counts are for clusters of GPUs; others are simulated "
-               "balanced");
-    }
     e.synthetic = kind == Kind::kSynthetic;
     if (e.synthetic) {
       e.skew = map.number("skew", {.min = 0, .max = 10}, e.skew);

@@ -17,6 +17,7 @@ Stage::Stage(const Plan& plan, int64_t stage, int64_t ep_rank)
     expert_bias.emplace_back(a.expert_bias ? experts : 0, 0.0f);
     expert_load.emplace_back(experts, 0);
     choices.emplace_back(chunks.size());
+    gate_weights.emplace_back(chunks.size());
   }
   bad_outputs.resize(where.layers.size(), 0);
   bad_gradients.resize(where.layers.size(), 0);

@@ -55,7 +55,8 @@ struct Stage {
   std::vector<int64_t> bad_outputs, bad_gradients;
   // [layer][micro-batch]: which experts the tokens chose; kept when the device records choices.
   std::vector<std::vector<std::vector<int32_t>>> choices;
-  std::vector<ChunkActivations> chunks;  // by micro-batch of the data rank
+  std::vector<std::vector<std::vector<float>>> gate_weights;  // the gate's, of these
+  std::vector<ChunkActivations> chunks;                       // by micro-batch of the data rank
 
   size_t local_layer(int32_t layer) const { return static_cast<size_t>(layer - first_layer); }
   // module: 0 the model's own. REQUIRES: where.head, which the last stage has.

@@ -256,12 +256,24 @@ std::vector<int32_t> Trainer::recorded_choices(int64_t layer,
                                                int32_t data_rank,
                                                int64_t micro_batch) {
   CHECK(records_choices_) << "no choices are recorded";
-  const auto local = device_->recorded_choices(layer, data_rank, micro_batch);
+  const auto local = device_->recorded_choices(layer, data_rank, micro_batch).choices;
   std::vector<int64_t> choices(local.begin(), local.end());
   choices.resize(
       static_cast<size_t>(plan_.micro_batch_tokens() * plan_.model.architecture.active_experts), 0);
   communicator_->sum_over_processes(choices);
   return {choices.begin(), choices.end()};
+}
+
+std::vector<float> Trainer::recorded_weights(int64_t layer,
+                                             int32_t data_rank,
+                                             int64_t micro_batch) {
+  CHECK(records_choices_) << "no choices are recorded";
+  const auto local = device_->recorded_choices(layer, data_rank, micro_batch).weights;
+  std::vector<double> weights(local.begin(), local.end());
+  weights.resize(
+      static_cast<size_t>(plan_.micro_batch_tokens() * plan_.model.architecture.active_experts), 0);
+  communicator_->sum_over_processes(weights);
+  return {weights.begin(), weights.end()};
 }
 
 namespace {

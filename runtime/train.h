@@ -118,6 +118,8 @@ class Trainer {
   // thread of every process. REQUIRES: a step run since record_choices(true).
   std::vector<int32_t> recorded_choices(int64_t layer, int32_t data_rank, int64_t micro_batch);
 
+  std::vector<float> recorded_weights(int64_t layer, int32_t data_rank, int64_t micro_batch);
+
   TrainingDevice& device() { return *device_; }
   Communicator& communicator() { return *communicator_; }
 

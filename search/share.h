@@ -1,7 +1,6 @@
 #pragma once
 // A search's work shared out to threads and processes, and kept across interruptions.
 
-#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -12,20 +11,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "base/stopwatch.h"
 #include "search/search.h"
 
 namespace rehearse {
-
-// Seconds on the clock since it was made.
-class Stopwatch {
- public:
-  double seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
-};
 
 // Runs `work(i)` for each thread, and throws what one of them threw.
 void on_threads(int32_t threads, const std::function<void(int32_t)>& work);

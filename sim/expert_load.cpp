@@ -73,7 +73,10 @@ std::string differs(const RoutingShape& recorded, const Architecture& a) {
     return differ("active experts", recorded.active, a.active_experts);
   }
   const int64_t layers = a.layers - a.dense_layers();
-  if (recorded.layers != layers) return differ("layers with experts", recorded.layers, layers);
+  // MTP modules' are there or not.
+  if (recorded.layers != layers && recorded.layers != layers + a.mtp_depth) {
+    return differ("layers with experts", recorded.layers, layers);
+  }
   return "";
 }
 
@@ -111,9 +114,18 @@ void require_kept_groups(const std::vector<int32_t>& choices,
 
 }  // namespace
 
-ExpertLoad::ExpertLoad(const Plan& plan)
-    : spec_(plan.expert_load), group_(plan, 0, 0), experts_(plan.model.architecture.experts) {
-  if (experts_ == 0) {
+ExpertLoad::ExpertLoad(const Plan& plan, const ReplayedRouting* replay)
+    : spec_(plan.expert_load),
+      group_(plan, 0, 0),
+      layout_(plan.layout),
+      micro_batches_(plan.training.micro_batches),
+      experts_(plan.model.architecture.experts) {
+  if (replay != nullptr && experts_ > 0) {
+    first_layer_ = static_cast<int32_t>(plan.model.architecture.first_moe_layer());
+    architecture_ = plan.model.architecture;
+    spec_ = {.recorded = "replayed", .seed = spec_.seed, .varies = LoadVaries::kMicroBatch};
+    replay_library(plan, *replay);
+  } else if (experts_ == 0) {
     known_.emplace(0, GroupLoad{.flows = {}, .members = {MemberLoad{}}, .symmetric = true});
   } else if (spec_.balanced()) {
     known_.emplace(0, group_load(0, group_, balanced_routing(plan, group_)));
@@ -122,7 +134,7 @@ ExpertLoad::ExpertLoad(const Plan& plan)
     architecture_ = plan.model.architecture;
     spec_.synthetic ? draw_library(plan) : read_library(plan);
     if (uniform()) {
-      known_.emplace(0, make(0, first_layer_, split_mix(static_cast<uint64_t>(spec_.seed))));
+      known_.emplace(0, make(0, first_layer_, 0, 0, split_mix(static_cast<uint64_t>(spec_.seed))));
     }
   }
 }
@@ -177,12 +189,43 @@ void ExpertLoad::read_library(const Plan& plan) {
     spec_.recorded_at.fail("expert_load.file", fmt::format("'{}' {}", spec_.recorded, other));
   }
   std::vector<std::vector<Source>> library(static_cast<size_t>(shape.layers));
-  const int64_t used = std::min<int64_t>(shape.micro_batches, kLibrary);
+  const int64_t used = std::min<int64_t>(shape.micro_batches * shape.steps, kLibrary);
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
     for (int64_t m = 0; m < used; ++m) {
-      const std::vector<int32_t> choices = reader.read(m, layer);
+      const std::vector<int32_t> choices =
+          reader.read(m % shape.micro_batches, layer, m / shape.micro_batches);
       require_kept_groups(choices, plan.model.architecture, spec_, m, layer);
       library[static_cast<size_t>(layer)].push_back(count(plan, choices, shape.tokens));
+    }
+  }
+  library_ = std::make_shared<const std::vector<std::vector<Source>>>(std::move(library));
+}
+
+void ExpertLoad::replay_library(const Plan& plan, const ReplayedRouting& replay) {
+  const RecordedStep& step = *replay.step;
+  const RoutingShape& shape = step.shape;
+  const Architecture& a = plan.model.architecture;
+  if (const std::string other = differs(shape, a); !other.empty()) {
+    throw InputError(fmt::format("{}: the trace {}", plan.path, other));
+  }
+  exact_ = shape.tokens == plan.micro_batch_tokens() && plan.layout.token_ranks() == 1 &&
+           shape.micro_batches == plan.layout.dp * plan.training.micro_batches;
+  const int64_t used =
+      exact_ ? shape.micro_batches : std::min<int64_t>(shape.micro_batches, kLibrary);
+  std::vector<std::vector<Source>> library(static_cast<size_t>(shape.layers));
+  std::vector<int32_t> slots(static_cast<size_t>(shape.choices()));
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    const Placement in_order = Placement::in_order(a.experts, plan.layout.ep);
+    const Placement& placement =
+        replay.placements.empty()
+            ? in_order
+            : replay.placements[replay.placements.size() == 1 ? 0 : static_cast<size_t>(layer)];
+    CHECK(placement.ranks() == plan.layout.ep) << placement.ranks() << " ranks";
+    group_.experts_per_member = placement.slots;
+    const auto slots_of = placement.slots_of();
+    for (int64_t m = 0; m < used; ++m) {
+      choose_slots(placement, slots_of, replay.replicas, step.of(m, layer), slots);
+      library[static_cast<size_t>(layer)].push_back(count(plan, slots, shape.tokens));
     }
   }
   library_ = std::make_shared<const std::vector<std::vector<Source>>>(std::move(library));
@@ -194,17 +237,20 @@ ExpertLoad::Source ExpertLoad::count(const Plan& plan,
                                      int64_t counted) const {
   const Architecture& a = plan.model.architecture;
   const int64_t tokens = plan.micro_batch_tokens();
-  RoutingCounts one = count_routing(group_, a.experts, a.active_experts, {choices});
-  const auto scale = [&](std::vector<int64_t>& counts) {
-    for (int64_t& c : counts) c = (c * tokens + counted / 2) / counted;
+  const RoutingCounts one =
+      count_routing(group_, group_.size * group_.experts_per_member, a.active_experts, {choices});
+  const auto scaled = [&](const std::vector<int64_t>& counts) {
+    std::vector<int32_t> all;
+    for (const int64_t c : counts) {
+      all.push_back(static_cast<int32_t>((c * tokens + counted / 2) / counted));
+    }
+    return all;
   };
-  scale(one.to_node.front());
-  scale(one.to_rank.front());
-  scale(one.rows.front());
-  return {one.to_node.front(), one.to_rank.front(), one.rows.front()};
+  return {scaled(one.to_node.front()), scaled(one.to_rank.front()), scaled(one.rows.front())};
 }
 
-GroupLoad ExpertLoad::make(int64_t id, int32_t layer, uint64_t seed) const {
+GroupLoad ExpertLoad::make(
+    int64_t id, int32_t layer, int64_t micro_batch, int64_t group, uint64_t seed) const {
   const auto nodes = static_cast<size_t>(group_.nodes);
   const auto positions = static_cast<size_t>(group_.per_node);
   const auto per_member = static_cast<size_t>(group_.experts_per_member);
@@ -216,7 +262,11 @@ GroupLoad ExpertLoad::make(int64_t id, int32_t layer, uint64_t seed) const {
   const std::vector<Source>& library = (*library_)[std::min(place, library_->size() - 1)];
   RoutingCounts counts;
   for (int64_t src = 0; src < group_.size; ++src) {
-    const Source& drawn = library[split_mix(seed + static_cast<uint64_t>(src)) % library.size()];
+    const int64_t first = layout_.first_of_group(group);
+    const int64_t data_rank = layout_.expert_group().member(first, src);
+    const Source& drawn =
+        library[exact_ ? static_cast<size_t>(data_rank * micro_batches_ + micro_batch)
+                       : split_mix(seed + static_cast<uint64_t>(src)) % library.size()];
     std::vector<int64_t> to_node(nodes), to_rank(nodes * positions), rows(drawn.rows.size());
     for (size_t n = 0; n < nodes; ++n) {
       const size_t node = (n + turn_node) % nodes;
@@ -252,7 +302,7 @@ const GroupLoad& ExpertLoad::of(int32_t layer, int32_t micro_batch, int64_t grou
   order_.push_back(id);
   const uint64_t seed =
       split_mix(static_cast<uint64_t>(id) ^ split_mix(static_cast<uint64_t>(spec_.seed)));
-  return known_.emplace(id, make(id, layer, seed)).first->second;
+  return known_.emplace(id, make(id, layer, micro_batch, group, seed)).first->second;
 }
 
 }  // namespace rehearse

@@ -4,18 +4,15 @@
 
 namespace rehearse {
 
-HostWork::HostWork(const Plan& plan,
-                   const Program& program,
-                   const OpCosts& costs,
-                   const GroupLoad& load,
-                   Clock& clock)
+HostWork::HostWork(
+    const Plan& plan, const Program& program, const OpCosts& costs, ExpertLoad& load, Clock& clock)
     : plan_(plan),
       program_(program),
       costs_(costs),
       clock_(clock),
       overheads_(costs.overheads()),
-      flows_of_group_(load.flows),
-      network_(plan.cluster, RankBlock::all(plan.layout), nullptr, clock.sharing) {
+      network_(plan.cluster, RankBlock::all(plan.layout), nullptr, clock.sharing),
+      load_(load) {
   const int64_t cores = on_cores() ? plan.cluster.cores : costs.emulating_cores();
   if (cores > 0) {
     const int64_t machines = on_cores() && !plan.cluster.on_host ? plan.cluster.nodes : 1;
@@ -25,6 +22,24 @@ HostWork::HostWork(const Plan& plan,
     }
     working_.resize(cores_.size(), 0);
   }
+}
+
+const GroupLoad& HostWork::load_of(OpId id) const {
+  const Op& op = program_.op(id);
+  return load_.of(*op.layer, *op.micro_batch, plan_.layout.expert_group_of(program_.data_rank(id)));
+}
+
+const OpCost& HostWork::cost_of(OpId id) const {
+  const Op& op = program_.op(id);
+  const bool own = !load_.uniform() && op.layer && op.micro_batch &&
+                   plan_.model.architecture.is_moe(*op.layer) &&
+                   (op.kind == OpKind::kMlp || is_all_to_all(op.kind));
+  if (!own) return costs_.of(op, member_of(id));
+  const auto [at, fresh] = own_costs_.try_emplace(id);
+  if (fresh) {
+    at->second = costs_.price(op, load_of(id).members[static_cast<size_t>(member_of(id))]);
+  }
+  return at->second;
 }
 
 bool HostWork::pack(OpId id) {
@@ -194,10 +209,12 @@ std::optional<Network::Route> HostWork::message_route(OpId id) const {
   return network_.route(program_.global_rank(here), program_.global_rank(there));
 }
 
-HostWork::PhaseFlows HostWork::phase_flows(const Op& op, int phase) const {
+HostWork::PhaseFlows HostWork::phase_flows(OpId id, int phase) const {
+  const Op& op = program_.op(id);
+  const ExchangeFlows& flows = load_of(id).flows;
   const bool outward = is_dispatch_shaped(op.kind, op.pass);
   const bool across = (phase == 0) == outward;
-  return {across ? flows_of_group_.across : flows_of_group_.within, !outward};
+  return {across ? flows.across : flows.within, !outward};
 }
 
 HostWork::ExchangePart& HostWork::part_of(OpId id) {
@@ -205,7 +222,7 @@ HostWork::ExchangePart& HostWork::part_of(OpId id) {
   if (fresh) {
     const auto me = member_of(id);
     for (int phase = 0; phase < 2; ++phase) {
-      const PhaseFlows p = phase_flows(program_.op(id), phase);
+      const PhaseFlows p = phase_flows(id, phase);
       for (const ExchangeFlow& f : p.flows) {
         if ((p.backwards ? f.from : f.to) == me) ++at->second.missing[phase];
       }
@@ -220,7 +237,7 @@ void HostWork::send_phase(OpId id, int phase) {
   const auto me = member_of(id);
   const auto first = static_cast<int32_t>(data_rank - me);
   const Bytes token = exchange_message(plan_, op.kind, op.pass);
-  const PhaseFlows p = phase_flows(op, phase);
+  const PhaseFlows p = phase_flows(id, phase);
   for (const ExchangeFlow& f : p.flows) {
     const int64_t from = p.backwards ? f.to : f.from;
     const int64_t to = p.backwards ? f.from : f.to;

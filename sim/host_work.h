@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "sim/engine/walk.h"
+#include "sim/expert_load.h"
 #include "sim/network/network.h"
 #include "sim/price/op_costs.h"
 
@@ -22,7 +23,7 @@ class HostWork {
   HostWork(const Plan& plan,
            const Program& program,
            const OpCosts& costs,
-           const GroupLoad& load,
+           ExpertLoad& load,
            Clock& clock);
 
   Duration start_delay(OpId id, bool woken) const { return woken ? wake(id) : overheads_.op_start; }
@@ -97,7 +98,8 @@ class HostWork {
     return static_cast<size_t>(plan_.cluster.node_of(program_.global_rank(id)));
   }
   int64_t member_of(OpId id) const { return plan_.layout.expert_index_of(program_.data_rank(id)); }
-  const OpCost& cost_of(OpId id) { return costs_.of(program_.op(id), member_of(id)); }
+  const OpCost& cost_of(OpId id) const;
+  const GroupLoad& load_of(OpId id) const;
 
   Duration message_delay(OpId id) const {
     if (!on_cores()) return {};
@@ -131,7 +133,7 @@ class HostWork {
     const std::vector<ExchangeFlow>& flows;
     bool backwards;
   };
-  PhaseFlows phase_flows(const Op& op, int phase) const;
+  PhaseFlows phase_flows(OpId id, int phase) const;
 
   ExchangePart& part_of(OpId id);
 
@@ -152,7 +154,8 @@ class HostWork {
   const OpCosts& costs_;
   Clock& clock_;
   Overheads overheads_;
-  const ExchangeFlows& flows_of_group_;  // the same for every group
+  ExpertLoad& load_;
+  mutable std::unordered_map<OpId, OpCost> own_costs_;  // where loads vary; never iterated
   Network network_;
   // Per machine of cores; one where cores emulate devices and are not always fast enough.
   std::vector<ResourceId> cores_, memory_;

@@ -159,8 +159,10 @@ Prediction simulate(const Plan& plan,
                     const Program& program,
                     const std::optional<Calibration>& calibration,
                     const SimulateOptions& options) {
-  ExpertLoad load(plan);
-  const OpCosts costs(plan, program, calibration, options.variation, load.of(0, 0, 0));
+  ExpertLoad load(plan, options.replay);
+  const auto first_layer = static_cast<int32_t>(
+      plan.model.architecture.experts > 0 ? plan.model.architecture.first_moe_layer() : 0);
+  const OpCosts costs(plan, program, calibration, options.variation, load.of(first_layer, 0, 0));
   Prediction prediction;
   if (plan.cluster.of_gpus()) {
     run_gpus(plan, program, costs, load, options, prediction);
@@ -168,12 +170,11 @@ Prediction simulate(const Plan& plan,
     const auto dp = static_cast<int32_t>(plan.layout.stage_ranks());
     prediction.ranks = StandIns(dp, dp);
     Recorder recorder(program, options, prediction.ranks);
-    const GroupLoad& counts = load.of(0, 0, 0);
     Walk<HostWork> walk(
         program,
         {.ranks = prediction.ranks},
         [&](Clock& clock, int32_t, int32_t) {
-          return std::make_unique<HostWork>(plan, program, costs, counts, clock);
+          return std::make_unique<HostWork>(plan, program, costs, load, clock);
         },
         recorder);
     walk.run(options.progress);

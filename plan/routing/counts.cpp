@@ -1,7 +1,7 @@
 #include "plan/routing/counts.h"
 
 #include <algorithm>
-#include <set>
+#include <utility>
 
 #include "base/integers.h"
 
@@ -18,19 +18,28 @@ RoutingCounts count_routing(const ExpertGroup& group,
                             int64_t active,
                             const std::vector<std::span<const int32_t>>& choices) {
   RoutingCounts counts;
+  const auto per_node = static_cast<size_t>(group.per_node);
+  std::vector<uint32_t> rank_of(static_cast<size_t>(experts));
+  for (size_t e = 0; e < rank_of.size(); ++e) {
+    rank_of[e] = static_cast<uint32_t>(group.holder(static_cast<int64_t>(e)));
+  }
   for (const auto& chosen : choices) {
     std::vector<int64_t> to_node(static_cast<size_t>(group.nodes), 0);
     std::vector<int64_t> to_rank(static_cast<size_t>(group.size), 0);
     std::vector<int64_t> rows(static_cast<size_t>(experts), 0);
-    for (size_t first = 0; first < chosen.size(); first += static_cast<size_t>(active)) {
-      std::set<int64_t> nodes, members;
+    // The token that was last counted there.
+    std::vector<int64_t> at_node(to_node.size(), -1), at_rank(to_rank.size(), -1);
+    int64_t token = 0;
+    for (size_t first = 0; first < chosen.size(); first += static_cast<size_t>(active), ++token) {
       for (size_t i = first; i < first + static_cast<size_t>(active); ++i) {
-        ++rows[static_cast<size_t>(chosen[i])];
-        members.insert(group.holder(chosen[i]));
-        nodes.insert(group.node_of(group.holder(chosen[i])));
+        const auto expert = static_cast<size_t>(chosen[i]);
+        ++rows[expert];
+        const size_t rank = rank_of[expert];
+        if (std::exchange(at_rank[rank], token) == token) continue;
+        ++to_rank[rank];
+        const size_t node = rank / per_node;
+        if (std::exchange(at_node[node], token) != token) ++to_node[node];
       }
-      for (const int64_t n : nodes) ++to_node[static_cast<size_t>(n)];
-      for (const int64_t m : members) ++to_rank[static_cast<size_t>(m)];
     }
     counts.to_node.push_back(std::move(to_node));
     counts.to_rank.push_back(std::move(to_rank));

@@ -74,10 +74,10 @@ PlacementBound placement_bound(const std::vector<double>& loads, const Placement
 
 // How the tokens of one micro-batch are best spread over replicas: shares of every slot, and the
 // fullest rank's tokens: no spreading has less. A linear program (Clp).
-struct Spread {
+struct TokenSpread {
   std::vector<double> slot_loads;  // [ranks x slots], tokens
   double fullest = 0;
 };
-Spread best_spread(const Placement& placement, const std::vector<double>& expert_loads);
+TokenSpread best_spread(const Placement& placement, const std::vector<double>& expert_loads);
 
 }  // namespace rehearse

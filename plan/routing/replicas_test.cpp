@@ -131,7 +131,7 @@ TEST(Placement, TokensSpreadOverReplicas) {
     for (double& w : loads) w = std::floor(1000 * std::exp(random.normal()));
     const PlacementShape shape{.ranks = 8, .slots = 5};
     const Placement p = published_placement(loads, shape);
-    const Spread s = best_spread(p, loads);
+    const TokenSpread s = best_spread(p, loads);
     EXPECT_LE(s.fullest, fullest(p, loads) * (1 + 1e-9));
     EXPECT_GE(s.fullest, placement_bound(loads, shape).mean * (1 - 1e-9));
     std::vector<double> told(loads.size(), 0), ranks(8, 0);

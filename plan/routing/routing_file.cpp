@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <utility>
@@ -19,7 +21,8 @@
 namespace rehearse {
 namespace {
 
-constexpr const char* kFormat = "rehearse-routing 1";
+constexpr const char* kFormat = "rehearse-routing 2";
+constexpr const char* kFirstFormat = "rehearse-routing 1";
 
 // An HDF5 identifier and how it is closed.
 class Handle {
@@ -57,11 +60,40 @@ struct Slab {
   hsize_t start[4];
   hsize_t count[4];
 };
-Slab slab_of(const RoutingShape& s, int64_t micro_batch, int64_t layer) {
-  CHECK(micro_batch >= 0 && micro_batch < s.micro_batches && layer >= 0 && layer < s.layers)
-      << micro_batch << " " << layer;
-  return {{static_cast<hsize_t>(micro_batch), static_cast<hsize_t>(layer), 0, 0},
+// row: of all steps' micro-batches.
+Slab slab_of(const RoutingShape& s, int64_t row, int64_t layer) {
+  return {{static_cast<hsize_t>(row), static_cast<hsize_t>(layer), 0, 0},
           {1, 1, static_cast<hsize_t>(s.tokens), static_cast<hsize_t>(s.active)}};
+}
+
+// IEEE's half precision, which HDF5 1.10 has no name for.
+Handle half_type() {
+  Handle type(H5Tcopy(H5T_IEEE_F32LE), H5Tclose);
+  constexpr size_t kSign = 15, kExponent = 10, kExponentBits = 5, kMantissaBits = 10;
+  H5Tset_fields(type.id(), kSign, kExponent, kExponentBits, 0, kMantissaBits);
+  H5Tset_precision(type.id(), 16);
+  H5Tset_ebias(type.id(), 15);
+  H5Tset_size(type.id(), 2);
+  return type;
+}
+
+Handle text_type(const std::string& text) {
+  Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
+  H5Tset_size(type.id(), std::max<size_t>(1, text.size()));
+  return type;
+}
+bool put_attribute(hid_t object, const char* name, const std::string& text) {
+  const Handle scalar(H5Screate(H5S_SCALAR), H5Sclose);
+  const Handle type = text_type(text);
+  const Handle attribute(H5Acreate2(object, name, type.id(), scalar.id(), H5P_DEFAULT, H5P_DEFAULT),
+                         H5Aclose);
+  return H5Awrite(attribute.id(), type.id(), text.empty() ? "" : text.c_str()) >= 0;
+}
+bool put_attribute(hid_t object, const char* name, int64_t value) {
+  const Handle scalar(H5Screate(H5S_SCALAR), H5Sclose);
+  const Handle attribute(
+      H5Acreate2(object, name, H5T_STD_I64LE, scalar.id(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+  return H5Awrite(attribute.id(), H5T_NATIVE_INT64, &value) >= 0;
 }
 
 }  // namespace
@@ -69,111 +101,172 @@ Slab slab_of(const RoutingShape& s, int64_t micro_batch, int64_t layer) {
 struct RoutingWriter::File {
   std::string path;
   RoutingShape shape;
-  Handle file{-1, H5Fclose}, data{-1, H5Dclose};
+  std::vector<int64_t> steps;
+  Handle file{-1, H5Fclose}, choices{-1, H5Dclose}, weights{-1, H5Dclose};
+
+  Handle table(const char* name, hid_t type) const;
+  void put(const Handle& data, hid_t type, const Slab& slab, const void* values) const;
 };
 
-RoutingWriter::RoutingWriter(const std::string& path, const RoutingShape& shape)
+// Of no step yet.
+Handle RoutingWriter::File::table(const char* name, hid_t type) const {
+  const hsize_t extent[4] = {0,
+                             static_cast<hsize_t>(shape.layers),
+                             static_cast<hsize_t>(shape.tokens),
+                             static_cast<hsize_t>(shape.active)};
+  const hsize_t most[4] = {H5S_UNLIMITED, extent[1], extent[2], extent[3]};
+  const hsize_t chunk[4] = {1, 1, extent[2], extent[3]};
+  const Handle space(H5Screate_simple(4, extent, most), H5Sclose);
+  const Handle how(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_chunk(how.id(), 4, chunk);
+  H5Pset_shuffle(how.id());
+  H5Pset_deflate(how.id(), 1);  // choices are near to noise: more effort gains a per cent
+  H5Pset_fletcher32(how.id());
+  Handle data(H5Dcreate2(file.id(), name, type, space.id(), H5P_DEFAULT, how.id(), H5P_DEFAULT),
+              H5Dclose);
+  if (!data.good()) fail(path, "cannot be written");
+  return data;
+}
+
+RoutingWriter::RoutingWriter(const std::string& path,
+                             const RoutingShape& shape,
+                             const std::map<std::string, std::string>& about,
+                             bool weights)
     : file_(std::make_unique<File>()) {
   silence();
   require_writable(path);
   File& f = *file_;
   f.path = path;
   f.shape = shape;
-  // In memory until finish(): HDF5 itself does not survive a disk that fills up.
+  // In memory: HDF5 itself does not survive a disk that fills up, nor its file a kill.
   constexpr size_t kGrowth = 1 << 20;  // bytes
   const Handle in_memory(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_fapl_core(in_memory.id(), kGrowth, /*backing_store=*/false);
   f.file = {H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, in_memory.id()), H5Fclose};
   if (!f.file.good()) fail(path, "cannot be written");
-  const hsize_t extent[4] = {static_cast<hsize_t>(shape.micro_batches),
-                             static_cast<hsize_t>(shape.layers),
-                             static_cast<hsize_t>(shape.tokens),
-                             static_cast<hsize_t>(shape.active)};
-  const hsize_t chunk[4] = {1, 1, extent[2], extent[3]};
-  const Handle space(H5Screate_simple(4, extent, nullptr), H5Sclose);
-  const Handle how(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
-  H5Pset_chunk(how.id(), 4, chunk);
-  H5Pset_shuffle(how.id());
-  H5Pset_deflate(how.id(), 4);
-  H5Pset_fletcher32(how.id());
-  f.data = {
-      H5Dcreate2(
-          f.file.id(), "choices", H5T_STD_U16LE, space.id(), H5P_DEFAULT, how.id(), H5P_DEFAULT),
-      H5Dclose};
-  if (!f.data.good()) fail(path, "cannot be written");
-  const Handle scalar(H5Screate(H5S_SCALAR), H5Sclose);
-  const Handle text(H5Tcopy(H5T_C_S1), H5Tclose);
-  H5Tset_size(text.id(), std::strlen(kFormat));
-  const Handle format(
-      H5Acreate2(f.data.id(), "format", text.id(), scalar.id(), H5P_DEFAULT, H5P_DEFAULT),
-      H5Aclose);
-  const Handle experts(
-      H5Acreate2(f.data.id(), "experts", H5T_STD_I64LE, scalar.id(), H5P_DEFAULT, H5P_DEFAULT),
-      H5Aclose);
-  if (H5Awrite(format.id(), text.id(), kFormat) < 0 ||
-      H5Awrite(experts.id(), H5T_NATIVE_INT64, &shape.experts) < 0) {
+  f.choices = f.table("choices", H5T_STD_U16LE);
+  if (weights) f.weights = f.table("weights", half_type().id());
+  bool good = put_attribute(f.choices.id(), "format", kFormat) &&
+              put_attribute(f.choices.id(), "experts", shape.experts) &&
+              put_attribute(f.choices.id(), "micro_batches_per_step", shape.micro_batches);
+  for (const auto& [name, text] : about) good &= put_attribute(f.file.id(), name.c_str(), text);
+  if (!good) fail(path, "cannot be written");
+}
+
+RoutingWriter::~RoutingWriter() {
+  file_->choices.reset();
+  file_->weights.reset();
+  file_->file.reset();
+}
+
+void RoutingWriter::begin_step(int64_t number) {
+  File& f = *file_;
+  f.steps.push_back(number);
+  const hsize_t extent[4] = {f.steps.size() * static_cast<hsize_t>(f.shape.micro_batches),
+                             static_cast<hsize_t>(f.shape.layers),
+                             static_cast<hsize_t>(f.shape.tokens),
+                             static_cast<hsize_t>(f.shape.active)};
+  bool good = H5Dset_extent(f.choices.id(), extent) >= 0;
+  if (f.weights.good()) good &= H5Dset_extent(f.weights.id(), extent) >= 0;
+  if (!good) fail(f.path, "cannot be written");
+}
+
+void RoutingWriter::File::put(const Handle& data,
+                              hid_t type,
+                              const Slab& slab,
+                              const void* values) const {
+  const Handle space(H5Dget_space(data.id()), H5Sclose);
+  H5Sselect_hyperslab(space.id(), H5S_SELECT_SET, slab.start, nullptr, slab.count, nullptr);
+  const Handle memory(H5Screate_simple(4, slab.count, nullptr), H5Sclose);
+  if (H5Dwrite(data.id(), type, memory.id(), space.id(), H5P_DEFAULT, values) < 0) {
     fail(path, "cannot be written");
   }
 }
 
-RoutingWriter::~RoutingWriter() {
-  file_->data.reset();
-  file_->file.reset();
-}
-
-void RoutingWriter::write(int64_t micro_batch, int64_t layer, std::span<const int32_t> choices) {
+void RoutingWriter::write(int64_t micro_batch,
+                          int64_t layer,
+                          std::span<const int32_t> choices,
+                          std::span<const float> weights) {
+  if (file_->steps.empty()) begin_step(0);
   const File& f = *file_;
-  CHECK(static_cast<int64_t>(choices.size()) == f.shape.tokens * f.shape.active) << choices.size();
-  const Slab slab = slab_of(f.shape, micro_batch, layer);
-  const Handle space(H5Dget_space(f.data.id()), H5Sclose);
-  H5Sselect_hyperslab(space.id(), H5S_SELECT_SET, slab.start, nullptr, slab.count, nullptr);
-  const Handle memory(H5Screate_simple(4, slab.count, nullptr), H5Sclose);
-  if (H5Dwrite(
-          f.data.id(), H5T_NATIVE_INT32, memory.id(), space.id(), H5P_DEFAULT, choices.data()) <
-      0) {
-    fail(f.path, "cannot be written");
-  }
+  CHECK(micro_batch >= 0 && micro_batch < f.shape.micro_batches && layer >= 0 &&
+        layer < f.shape.layers)
+      << micro_batch << " " << layer;
+  CHECK(static_cast<int64_t>(choices.size()) == f.shape.choices()) << choices.size();
+  const int64_t row =
+      (static_cast<int64_t>(f.steps.size()) - 1) * f.shape.micro_batches + micro_batch;
+  const Slab slab = slab_of(f.shape, row, layer);
+  f.put(f.choices, H5T_NATIVE_INT32, slab, choices.data());
+  if (!f.weights.good()) return;
+  CHECK(weights.size() == choices.size()) << weights.size();
+  f.put(f.weights, H5T_NATIVE_FLOAT, slab, weights.data());
 }
 
-void RoutingWriter::finish() {
+int64_t RoutingWriter::packed_bytes() const {
+  const File& f = *file_;
+  hsize_t size = H5Dget_storage_size(f.choices.id());
+  if (f.weights.good()) size += H5Dget_storage_size(f.weights.id());
+  return static_cast<int64_t>(size);
+}
+
+void RoutingWriter::commit() {
   File& f = *file_;
-  f.data.reset();
+  // Written anew each time: as many numbers as there are steps.
+  if (H5Lexists(f.file.id(), "steps", H5P_DEFAULT) > 0) {
+    H5Ldelete(f.file.id(), "steps", H5P_DEFAULT);
+  }
+  {
+    const hsize_t count = f.steps.size();
+    const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
+    const Handle data(
+        H5Dcreate2(
+            f.file.id(), "steps", H5T_STD_I64LE, space.id(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
+        H5Dclose);
+    if (H5Dwrite(data.id(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, f.steps.data()) < 0) {
+      fail(f.path, "cannot be written");
+    }
+  }
   const bool flushed = H5Fflush(f.file.id(), H5F_SCOPE_GLOBAL) >= 0;
   const ssize_t size = flushed ? H5Fget_file_image(f.file.id(), nullptr, 0) : -1;
   std::string image(static_cast<size_t>(std::max<ssize_t>(size, 0)), '\0');
   if (size <= 0 || H5Fget_file_image(f.file.id(), image.data(), image.size()) != size) {
     fail(f.path, "cannot be written");
   }
-  f.file.reset();
   write_file(f.path, image);
 }
 
 namespace {
 
-void require_format(hid_t data, const std::string& path) {
-  const Handle format(H5Aopen(data, "format", H5P_DEFAULT), H5Aclose);
+// A text attribute, of at most so many characters; nothing where there is none.
+std::optional<std::string> text_attribute(hid_t object, const char* name) {
+  if (H5Aexists(object, name) <= 0) return std::nullopt;
+  const Handle attribute(H5Aopen(object, name, H5P_DEFAULT), H5Aclose);
+  if (!attribute.good()) return std::nullopt;
   std::string found;
-  if (format.good()) {
-    const Handle type(H5Aget_type(format.id()), H5Tclose);
-    const size_t size = H5Tget_size(type.id());
-    constexpr size_t kLongest = 200;
-    const bool fixed = H5Tget_class(type.id()) == H5T_STRING && H5Tis_variable_str(type.id()) == 0;
-    if (fixed && size <= kLongest) {
-      found.resize(size);
-      if (H5Aread(format.id(), type.id(), found.data()) < 0) found.clear();
-      found = found.substr(0, found.find('\0'));
-    } else if (H5Tis_variable_str(type.id()) > 0) {  // as h5py writes them
-      char* text = nullptr;
-      if (H5Aread(format.id(), type.id(), &text) >= 0 && text != nullptr) {
-        found = std::string(text).substr(0, kLongest);
-        H5free_memory(text);
-      }
+  const Handle type(H5Aget_type(attribute.id()), H5Tclose);
+  const size_t size = H5Tget_size(type.id());
+  constexpr size_t kLongest = 1000;
+  const bool fixed = H5Tget_class(type.id()) == H5T_STRING && H5Tis_variable_str(type.id()) == 0;
+  if (fixed && size <= kLongest) {
+    found.resize(size);
+    if (H5Aread(attribute.id(), type.id(), found.data()) < 0) found.clear();
+    found = found.substr(0, found.find('\0'));
+  } else if (H5Tis_variable_str(type.id()) > 0) {  // as h5py writes them
+    char* text = nullptr;
+    if (H5Aread(attribute.id(), type.id(), &text) >= 0 && text != nullptr) {
+      found = std::string(text).substr(0, kLongest);
+      H5free_memory(text);
     }
   }
-  if (found == kFormat) return;
+  return found;
+}
+
+void require_format(hid_t data, const std::string& path) {
+  const std::optional<std::string> found = text_attribute(data, "format");
+  if (found == kFormat || found == kFirstFormat) return;
   fail(path,
        fmt::format("'choices' has {}; expected the attribute format: '{}'",
-                   format.good() ? fmt::format("the format '{}'", found) : "no attribute 'format'",
+                   found ? fmt::format("the format '{}'", *found) : "no attribute 'format'",
                    kFormat));
 }
 
@@ -219,12 +312,157 @@ bool Chunks::whole(hid_t data, const hsize_t* offset) const {
 
 }  // namespace
 
+namespace {
+
+constexpr hsize_t kMostExtent = 1 << 26;
+
+// A dataset [rows, layers, tokens, active], checked so that what it holds can be read.
+struct Table {
+  Table(const std::string& path, const Handle& file, const char* name, H5T_class_t kind);
+  // Row and layer, as the memory type has it.
+  void read(const RoutingShape& s, int64_t row, int64_t layer, hid_t type, void* to);
+
+  std::string path, name;
+  hsize_t extent[4] = {};
+  Chunks chunks;
+  std::set<std::array<hsize_t, 4>> whole;  // offsets of those that are known to be
+  Handle data{-1, H5Dclose};
+};
+
+Table::Table(const std::string& path_, const Handle& file, const char* name_, H5T_class_t kind)
+    : path(path_), name(name_), data(H5Dopen2(file.id(), name_, H5P_DEFAULT), H5Dclose) {
+  if (!data.good()) fail(path, fmt::format("has no dataset '{}': not recorded routing", name));
+  const Handle space(H5Dget_space(data.id()), H5Sclose);
+  const Handle type(H5Dget_type(data.id()), H5Tclose);
+  if (H5Sget_simple_extent_ndims(space.id()) != 4 ||
+      H5Sget_simple_extent_dims(space.id(), extent, nullptr) != 4 ||
+      H5Tget_class(type.id()) != kind) {
+    fail(path,
+         fmt::format("'{}' is not of {} [steps x micro_batches, layers, tokens, active]",
+                     name,
+                     kind == H5T_INTEGER ? "whole numbers" : "numbers"));
+  }
+  for (const hsize_t n : extent) {
+    if (n == 0 || n > kMostExtent) fail(path, fmt::format("'{}' has an extent of {}", name, n));
+  }
+  if (extent[2] * extent[3] > kMostExtent)
+    fail(path, "has micro-batches of more than 67 million choices");
+  // HDF5 takes a chunk's size on trust: a damaged one must not become the memory it asks for.
+  constexpr size_t kMostBytes = 8;
+  const Handle how(H5Dget_create_plist(data.id()), H5Pclose);
+  hsize_t chunk[4] = {1, 1, 1, 1};
+  const bool chunked = H5Pget_layout(how.id()) == H5D_CHUNKED;
+  const bool readable = !chunked || H5Pget_chunk(how.id(), 4, chunk) == 4;
+  hsize_t of_chunk = 1;
+  for (const hsize_t n : chunk) of_chunk *= std::min(n, kMostExtent);
+  if (!readable || H5Tget_size(type.id()) > kMostBytes ||
+      !std::equal(chunk, chunk + 4, extent, std::less_equal<>()) || of_chunk > kMostExtent) {
+    fail(path,
+         fmt::format("'{}' has chunks larger than itself or numbers of more than 64 bits", name));
+  }
+  chunks.chunked = chunked;
+  chunks.path = path;
+  const Handle creation(H5Fget_create_plist(file.id()), H5Pclose);
+  H5Pget_userblock(creation.id(), &chunks.before);
+  std::copy_n(chunk, 4, chunks.extent);
+  chunks.bytes = of_chunk * H5Tget_size(type.id());
+  const int filters = chunked ? H5Pget_nfilters(how.id()) : 0;
+  for (int i = 0; i < filters; ++i) {
+    size_t values = 0;
+    unsigned flags = 0, config = 0;
+    const auto index = static_cast<unsigned>(i);
+    const H5Z_filter_t filter =
+        H5Pget_filter2(how.id(), index, &flags, &values, nullptr, 0, nullptr, &config);
+    if (filter == H5Z_FILTER_DEFLATE) chunks.deflated = index;
+    if (filter == H5Z_FILTER_FLETCHER32) chunks.checksum = index;
+    if (filter != H5Z_FILTER_DEFLATE && filter != H5Z_FILTER_SHUFFLE &&
+        (filter != H5Z_FILTER_FLETCHER32 || i + 1 < filters)) {
+      fail(path,
+           fmt::format("'{}' is packed by HDF5's filter {}; expected shuffle, deflate (gzip) "
+                       "and fletcher32, or some of them",
+                       name,
+                       filter));
+    }
+  }
+  // Every row was written: no chunk is missing.
+  hsize_t wanted = 1;
+  for (size_t i = 0; i < 4; ++i) wanted *= (extent[i] + chunk[i] - 1) / chunk[i];
+  hsize_t written = 0;
+  if (chunked && (H5Dget_num_chunks(data.id(), space.id(), &written) < 0 || written != wanted)) {
+    fail(path,
+         fmt::format("'{}' has {} of its {} chunks: not all was written", name, written, wanted));
+  }
+  std::error_code error;
+  if (H5Dget_storage_size(data.id()) > std::filesystem::file_size(path, error)) {
+    fail(path,
+         fmt::format("'{}' takes more room than the file has: it was damaged or cut off", name));
+  }
+}
+
+void Table::read(const RoutingShape& s, int64_t row, int64_t layer, hid_t type, void* to) {
+  const Slab slab = slab_of(s, row, layer);
+  const auto damaged = [&](const std::string& what) {
+    fail(path, fmt::format("micro-batch {} of layer {} {}", row % s.micro_batches, layer, what));
+  };
+  const hsize_t* chunk = chunks.extent;
+  for (hsize_t t = 0; chunks.chunked && t < slab.count[2]; t += chunk[2]) {
+    for (hsize_t a = 0; a < slab.count[3]; a += chunk[3]) {
+      const std::array<hsize_t, 4> offset = {
+          slab.start[0] / chunk[0] * chunk[0], slab.start[1] / chunk[1] * chunk[1], t, a};
+      if (whole.contains(offset)) continue;
+      if (!chunks.whole(data.id(), offset.data())) {
+        damaged(fmt::format("is damaged: its data do not unpack to {} bytes", chunks.bytes));
+      }
+      whole.insert(offset);
+    }
+  }
+  const Handle space(H5Dget_space(data.id()), H5Sclose);
+  H5Sselect_hyperslab(space.id(), H5S_SELECT_SET, slab.start, nullptr, slab.count, nullptr);
+  const Handle memory(H5Screate_simple(4, slab.count, nullptr), H5Sclose);
+  if (H5Dread(data.id(), type, memory.id(), space.id(), H5P_DEFAULT, to) < 0) {
+    damaged("cannot be read");
+  }
+}
+
+bool get_attribute(hid_t object, const char* name, int64_t& value) {
+  if (H5Aexists(object, name) <= 0) return false;
+  const Handle attribute(H5Aopen(object, name, H5P_DEFAULT), H5Aclose);
+  if (!attribute.good()) return false;
+  const Handle space(H5Aget_space(attribute.id()), H5Sclose);
+  return H5Sget_simple_extent_npoints(space.id()) == 1 &&
+         H5Aread(attribute.id(), H5T_NATIVE_INT64, &value) >= 0;
+}
+
+std::vector<int64_t> read_steps(const std::string& path, const Handle& file, int64_t count) {
+  std::vector<int64_t> steps(static_cast<size_t>(count));
+  std::iota(steps.begin(), steps.end(), 0);
+  if (H5Lexists(file.id(), "steps", H5P_DEFAULT) <= 0) return steps;
+  const Handle data(H5Dopen2(file.id(), "steps", H5P_DEFAULT), H5Dclose);
+  const Handle space(data.good() ? H5Dget_space(data.id()) : -1, H5Sclose);
+  const Handle how(data.good() ? H5Dget_create_plist(data.id()) : -1, H5Pclose);
+  if (!space.good() || H5Sget_simple_extent_npoints(space.id()) != count ||
+      H5Pget_layout(how.id()) == H5D_CHUNKED ||
+      H5Dread(data.id(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, steps.data()) < 0) {
+    fail(path, fmt::format("'steps' is not of {} numbers in one piece", count));
+  }
+  return steps;
+}
+
+}  // namespace
+
 struct RoutingReader::File {
   std::string path;
   RoutingShape shape;
-  Chunks chunks;
-  std::set<std::array<hsize_t, 4>> whole;  // offsets of those that are known to be
-  Handle file{-1, H5Fclose}, data{-1, H5Dclose};
+  Handle file{-1, H5Fclose};
+  std::vector<int64_t> steps;
+  std::optional<Table> choices, weights;
+
+  int64_t row(int64_t micro_batch, int64_t layer, int64_t step) const {
+    CHECK(micro_batch >= 0 && micro_batch < shape.micro_batches && layer >= 0 &&
+          layer < shape.layers && step >= 0 && step < shape.steps)
+        << micro_batch << " " << layer << " " << step;
+    return step * shape.micro_batches + micro_batch;
+  }
 };
 
 RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<File>()) {
@@ -235,78 +473,36 @@ RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<F
   if (!std::filesystem::is_regular_file(path, error)) fail(path, "no such file");
   f.file = {H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose};
   if (!f.file.good()) fail(path, "is not an HDF5 file, or was cut off");
-  f.data = {H5Dopen2(f.file.id(), "choices", H5P_DEFAULT), H5Dclose};
-  if (!f.data.good()) fail(path, "has no dataset 'choices': not recorded routing");
-  const Handle space(H5Dget_space(f.data.id()), H5Sclose);
-  const Handle type(H5Dget_type(f.data.id()), H5Tclose);
-  hsize_t extent[4] = {};
-  if (H5Sget_simple_extent_ndims(space.id()) != 4 ||
-      H5Sget_simple_extent_dims(space.id(), extent, nullptr) != 4 ||
-      H5Tget_class(type.id()) != H5T_INTEGER) {
-    fail(path, "'choices' is not of whole numbers [micro_batches, layers, tokens, active]");
-  }
-  constexpr hsize_t kMost = 1 << 26;
-  for (const hsize_t n : extent) {
-    if (n == 0 || n > kMost) fail(path, fmt::format("'choices' has an extent of {}", n));
-  }
-  if (extent[2] * extent[3] > kMost)
-    fail(path, "has micro-batches of more than 67 million choices");
-  // HDF5 takes a chunk's size on trust: a damaged one must not become the memory it asks for.
-  constexpr size_t kMostBytes = 8;
-  const Handle how(H5Dget_create_plist(f.data.id()), H5Pclose);
-  hsize_t chunk[4] = {1, 1, 1, 1};
-  const bool chunked = H5Pget_layout(how.id()) == H5D_CHUNKED;
-  const bool readable = !chunked || H5Pget_chunk(how.id(), 4, chunk) == 4;
-  hsize_t of_chunk = 1;
-  for (const hsize_t n : chunk) of_chunk *= std::min(n, kMost);
-  if (!readable || H5Tget_size(type.id()) > kMostBytes ||
-      !std::equal(chunk, chunk + 4, extent, std::less_equal<>()) || of_chunk > kMost) {
-    fail(path, "'choices' has chunks larger than itself or numbers of more than 64 bits");
-  }
-  f.chunks.chunked = chunked;
-  f.chunks.path = path;
-  const Handle creation(H5Fget_create_plist(f.file.id()), H5Pclose);
-  H5Pget_userblock(creation.id(), &f.chunks.before);
-  std::copy_n(chunk, 4, f.chunks.extent);
-  f.chunks.bytes = of_chunk * H5Tget_size(type.id());
-  const int filters = chunked ? H5Pget_nfilters(how.id()) : 0;
-  for (int i = 0; i < filters; ++i) {
-    size_t values = 0;
-    unsigned flags = 0, config = 0;
-    const auto index = static_cast<unsigned>(i);
-    const H5Z_filter_t filter =
-        H5Pget_filter2(how.id(), index, &flags, &values, nullptr, 0, nullptr, &config);
-    if (filter == H5Z_FILTER_DEFLATE) f.chunks.deflated = index;
-    if (filter == H5Z_FILTER_FLETCHER32) f.chunks.checksum = index;
-    if (filter != H5Z_FILTER_DEFLATE && filter != H5Z_FILTER_SHUFFLE &&
-        (filter != H5Z_FILTER_FLETCHER32 || i + 1 < filters)) {
-      fail(path,
-           fmt::format("'choices' is packed by HDF5's filter {}; expected shuffle, deflate (gzip) "
-                       "and fletcher32, or some of them",
-                       filter));
-    }
-  }
-  // Every row was written: no chunk is missing.
-  hsize_t wanted = 1;
-  for (size_t i = 0; i < 4; ++i) wanted *= (extent[i] + chunk[i] - 1) / chunk[i];
-  hsize_t written = 0;
-  if (chunked && (H5Dget_num_chunks(f.data.id(), space.id(), &written) < 0 || written != wanted)) {
-    fail(path,
-         fmt::format("'choices' has {} of its {} chunks: not all was written", written, wanted));
-  }
-  if (H5Dget_storage_size(f.data.id()) > std::filesystem::file_size(path, error)) {
-    fail(path, "'choices' takes more room than the file has: it was damaged or cut off");
-  }
-  f.shape = {static_cast<int64_t>(extent[0]),
-             static_cast<int64_t>(extent[1]),
-             static_cast<int64_t>(extent[2]),
-             static_cast<int64_t>(extent[3]),
-             0};
-  require_format(f.data.id(), path);
-  const Handle experts(H5Aopen(f.data.id(), "experts", H5P_DEFAULT), H5Aclose);
-  if (!experts.good() || H5Aread(experts.id(), H5T_NATIVE_INT64, &f.shape.experts) < 0 ||
-      f.shape.experts < 1 || f.shape.experts > 65536) {
+  f.choices.emplace(path, f.file, "choices", H5T_INTEGER);
+  const auto extent = [&](size_t i) { return static_cast<int64_t>(f.choices->extent[i]); };
+  f.shape = {.micro_batches = extent(0),
+             .layers = extent(1),
+             .tokens = extent(2),
+             .active = extent(3),
+             .experts = 0};
+  const hid_t data = f.choices->data.id();
+  require_format(data, path);
+  if (!get_attribute(data, "experts", f.shape.experts) || f.shape.experts < 1 ||
+      f.shape.experts > 65536) {
     fail(path, "'choices' has no attribute 'experts' from 1 to 65536");
+  }
+  int64_t per_step = 0;
+  if (get_attribute(data, "micro_batches_per_step", per_step)) {
+    if (per_step < 1 || extent(0) % per_step != 0) {
+      fail(path,
+           fmt::format("{} micro-batches are no steps of {} each (micro_batches_per_step)",
+                       extent(0),
+                       per_step));
+    }
+    f.shape.micro_batches = per_step;
+    f.shape.steps = extent(0) / per_step;
+  }
+  f.steps = read_steps(path, f.file, f.shape.steps);
+  if (H5Lexists(f.file.id(), "weights", H5P_DEFAULT) > 0) {
+    f.weights.emplace(path, f.file, "weights", H5T_FLOAT);
+    if (!std::equal(f.weights->extent, f.weights->extent + 4, f.choices->extent)) {
+      fail(path, "'weights' has other extents than 'choices'");
+    }
   }
 }
 
@@ -315,57 +511,69 @@ RoutingReader::~RoutingReader() = default;
 const RoutingShape& RoutingReader::shape() const {
   return file_->shape;
 }
+const std::vector<int64_t>& RoutingReader::steps() const {
+  return file_->steps;
+}
+bool RoutingReader::has_weights() const {
+  return file_->weights.has_value();
+}
+std::string RoutingReader::about(const std::string& attribute) const {
+  return text_attribute(file_->file.id(), attribute.c_str()).value_or("");
+}
 
-std::vector<int32_t> RoutingReader::read(int64_t micro_batch, int64_t layer) const {
+std::vector<int32_t> RoutingReader::read(int64_t micro_batch, int64_t layer, int64_t step) const {
   File& f = *file_;
-  std::vector<int32_t> choices(static_cast<size_t>(f.shape.tokens * f.shape.active));
-  const Slab slab = slab_of(f.shape, micro_batch, layer);
-  const hsize_t* chunk = f.chunks.extent;
-  for (hsize_t t = 0; f.chunks.chunked && t < slab.count[2]; t += chunk[2]) {
-    for (hsize_t a = 0; a < slab.count[3]; a += chunk[3]) {
-      const std::array<hsize_t, 4> offset = {
-          slab.start[0] / chunk[0] * chunk[0], slab.start[1] / chunk[1] * chunk[1], t, a};
-      if (f.whole.contains(offset)) continue;
-      if (f.chunks.whole(f.data.id(), offset.data())) {
-        f.whole.insert(offset);
-        continue;
-      }
-      fail(f.path,
-           fmt::format("micro-batch {} of layer {} is damaged: its data do not unpack to {} bytes",
-                       micro_batch,
-                       layer,
-                       f.chunks.bytes));
-    }
-  }
-  const Handle space(H5Dget_space(f.data.id()), H5Sclose);
-  H5Sselect_hyperslab(space.id(), H5S_SELECT_SET, slab.start, nullptr, slab.count, nullptr);
-  const Handle memory(H5Screate_simple(4, slab.count, nullptr), H5Sclose);
-  if (H5Dread(f.data.id(), H5T_NATIVE_INT32, memory.id(), space.id(), H5P_DEFAULT, choices.data()) <
-      0) {
-    fail(f.path, fmt::format("micro-batch {} of layer {} cannot be read", micro_batch, layer));
-  }
-  const auto active = static_cast<size_t>(f.shape.active);
-  std::vector<int32_t> sorted(active);
-  for (size_t first = 0; first < choices.size(); first += active) {
-    const auto bad = [&](const std::string& what) {
-      fail(f.path,
-           fmt::format("token {} of micro-batch {} of layer {} {}",
-                       first / active,
-                       micro_batch,
-                       layer,
-                       what));
-    };
-    std::copy_n(choices.begin() + static_cast<int64_t>(first), active, sorted.begin());
-    std::ranges::sort(sorted);
-    if (sorted.front() < 0 || sorted.back() >= f.shape.experts) {
-      bad(fmt::format("chooses expert {} of {}",
-                      sorted.front() < 0 ? sorted.front() : sorted.back(),
-                      f.shape.experts));
-    }
-    const auto twice = std::ranges::adjacent_find(sorted);
-    if (twice != sorted.end()) bad(fmt::format("chooses expert {} twice", *twice));
+  std::vector<int32_t> choices(static_cast<size_t>(f.shape.choices()));
+  f.choices->read(
+      f.shape, f.row(micro_batch, layer, step), layer, H5T_NATIVE_INT32, choices.data());
+  if (const std::string wrong = why_not_choices(choices, f.shape.active, f.shape.experts);
+      !wrong.empty()) {
+    const std::string of_step =
+        f.shape.steps > 1 ? fmt::format(" of step {}", f.steps[static_cast<size_t>(step)]) : "";
+    fail(f.path,
+         fmt::format(fmt::runtime(wrong),
+                     fmt::format("of micro-batch {} of layer {}{}", micro_batch, layer, of_step)));
   }
   return choices;
+}
+
+std::vector<float> RoutingReader::read_weights(int64_t micro_batch,
+                                               int64_t layer,
+                                               int64_t step) const {
+  File& f = *file_;
+  CHECK(f.weights.has_value()) << "no weights";
+  std::vector<float> weights(static_cast<size_t>(f.shape.choices()));
+  f.weights->read(
+      f.shape, f.row(micro_batch, layer, step), layer, H5T_NATIVE_FLOAT, weights.data());
+  const auto bad = std::ranges::find_if(weights, [](float w) { return !std::isfinite(w); });
+  if (bad != weights.end()) {
+    fail(f.path,
+         fmt::format("token {} of micro-batch {} of layer {} has a weight of {}",
+                     (bad - weights.begin()) / f.shape.active,
+                     micro_batch,
+                     layer,
+                     *bad));
+  }
+  return weights;
+}
+
+std::string why_not_choices(std::span<const int32_t> choices, int64_t active, int64_t experts) {
+  const auto width = static_cast<size_t>(active);
+  // A set bit per expert of a token, cleared behind it.
+  std::vector<char> seen(static_cast<size_t>(experts), 0);
+  for (size_t first = 0; first < choices.size(); first += width) {
+    const auto token = choices.subspan(first, width);
+    for (const int32_t e : token) {
+      if (e < 0 || e >= experts) {
+        return fmt::format("token {} {{}} chooses expert {} of {}", first / width, e, experts);
+      }
+      if (std::exchange(seen[static_cast<size_t>(e)], 1) != 0) {
+        return fmt::format("token {} {{}} chooses expert {} twice", first / width, e);
+      }
+    }
+    for (const int32_t e : token) seen[static_cast<size_t>(e)] = 0;
+  }
+  return "";
 }
 
 }  // namespace rehearse

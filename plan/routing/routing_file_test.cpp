@@ -63,6 +63,43 @@ TEST_F(RoutingFile, RoundTrip) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder_), {}), 1);
 }
 
+TEST_F(RoutingFile, StepsWithWeights) {
+  RoutingWriter w(path_, kShape, {{"model", "small"}}, /*weights=*/true);
+  std::vector<float> weights(12);
+  for (size_t i = 0; i < weights.size(); ++i) weights[i] = 0.25f * static_cast<float>(i);
+  for (const int64_t step : {7, 9}) {
+    w.begin_step(step);
+    for (int64_t m = 0; m < 3; ++m) {
+      for (int64_t l = 0; l < 2; ++l) w.write(m, l, choices(m + step, l), weights);
+    }
+    w.commit();
+    // Whole at every commit.
+    const RoutingReader r(path_);
+    EXPECT_EQ(r.shape().steps, step == 7 ? 1 : 2);
+    EXPECT_EQ(r.steps().back(), step);
+    EXPECT_EQ(r.about("model"), "small");
+    EXPECT_EQ(r.about("nothing"), "");
+    for (int64_t m = 0; m < 3; ++m) {
+      EXPECT_EQ(r.read(m, 1, r.shape().steps - 1), choices(m + step, 1));
+      EXPECT_EQ(r.read_weights(m, 0, r.shape().steps - 1), weights);
+    }
+  }
+  weights[5] = std::numeric_limits<float>::quiet_NaN();
+  w.begin_step(10);
+  for (int64_t m = 0; m < 3; ++m) {
+    for (int64_t l = 0; l < 2; ++l) w.write(m, l, choices(m, l), weights);
+  }
+  w.commit();
+  try {
+    RoutingReader(path_).read_weights(2, 1, 2);
+    FAIL();
+  } catch (const InputError& e) {
+    EXPECT_NE(std::string(e.what()).find("token 2 of micro-batch 2 of layer 1 has a weight of nan"),
+              std::string::npos)
+        << e.what();
+  }
+}
+
 TEST_F(RoutingFile, WhatIsNotFinishedLeavesNothing) {
   { RoutingWriter w(path_, kShape); }
   EXPECT_TRUE(fs::is_empty(folder_));

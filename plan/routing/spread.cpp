@@ -14,7 +14,7 @@ namespace rehearse {
 
 // Variables: tokens of every (expert, rank) that holds it, and the fullest rank's T. Rows: an
 // expert's tokens add up; a rank's stay below T.
-Spread best_spread(const Placement& p, const std::vector<double>& loads) {
+TokenSpread best_spread(const Placement& p, const std::vector<double>& loads) {
   std::map<std::pair<int32_t, int64_t>, int> variables;
   for (size_t s = 0; s < p.expert_of.size(); ++s) {
     variables.try_emplace({p.expert_of[s], p.rank_of(static_cast<int64_t>(s))}, 0);
@@ -64,7 +64,7 @@ Spread best_spread(const Placement& p, const std::vector<double>& loads) {
   lp.dual();
   CHECK(lp.isProvenOptimal()) << "no spreading found";
   const double* solution = lp.primalColumnSolution();
-  Spread spread{.slot_loads = std::vector<double>(p.expert_of.size(), 0),
+  TokenSpread spread{.slot_loads = std::vector<double>(p.expert_of.size(), 0),
                 .fullest = solution[columns - 1]};
   // Where a rank holds an expert twice, its first slot has all.
   for (size_t s = 0; s < p.expert_of.size(); ++s) {

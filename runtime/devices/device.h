@@ -36,11 +36,15 @@ class TrainingDevice : public Device {
 
   // Whether steps keep every token's choice of experts.
   virtual void record_choices(bool on) = 0;
-  // The choices kept of the last training step: [tokens, active]; empty where this process does not
-  // hold the data rank's copy of the layer that had the micro-batch.
-  virtual std::span<const int32_t> recorded_choices(int64_t layer,
-                                                    int32_t data_rank,
-                                                    int64_t micro_batch) const = 0;
+  // The choices kept of the last training step, and the gate's weights: [tokens, active]; empty
+  // where this process does not hold the data rank's copy of the layer that had the micro-batch.
+  struct Recorded {
+    std::span<const int32_t> choices;
+    std::span<const float> weights;
+  };
+  virtual Recorded recorded_choices(int64_t layer,
+                                    int32_t data_rank,
+                                    int64_t micro_batch) const = 0;
 
   // Every parameter's tensor, of a kind, under its name; of weights the experts' biases too.
   // Gradients: of the last step, a probe. Not while a step runs. REQUIRES: all ranks are this

@@ -65,6 +65,15 @@ OpCosts::OpCosts(const Plan& plan,
   }
 }
 
+OpCost OpCosts::price(const Op& op, const MemberLoad& load) const {
+  CostSources unused;
+  OpCost cost = price_->of({op, load, overlapped(op)}, unused);
+  const bool round = is_ring(op.kind) || is_shared_work(op.kind);
+  cost.message =
+      work_.message(op, static_cast<int64_t>(round ? program_.members(op, 0).size() : 1));
+  return cost;
+}
+
 bool OpCosts::overlapped(const Op& op) const {
   const RankSchedule& schedule = program_.schedule(op.pp_rank);
   const auto cell = static_cast<size_t>(op.cell);

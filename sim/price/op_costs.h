@@ -27,6 +27,8 @@ class OpCosts {
     const size_t of_class = static_cast<size_t>(class_of_[static_cast<size_t>(op.id)]);
     return table_[of_class * members_ + member_class_[static_cast<size_t>(member)]];
   }
+  // All of it, for counts of the moment.
+  OpCost price(const Op& op, const MemberLoad& load) const;
   LocalCost price_work(const Op& op, const MemberLoad& load) const {
     return price_->work({op, load, overlapped(op)});
   }

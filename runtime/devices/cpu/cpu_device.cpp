@@ -105,7 +105,8 @@ LayerContext CpuDevice::context(CpuRank& rank) const {
 
 Batch CpuDevice::batch(const Op& op, int32_t data_rank) const {
   const Training& t = plan_.training;
-  const int64_t first = (data_rank * settings_.micro_batches + *op.micro_batch) * t.micro_batch_size;
+  const int64_t first =
+      (data_rank * settings_.micro_batches + *op.micro_batch) * t.micro_batch_size;
   return settings_.validation ? data_.validation(settings_.first_window + first, t.micro_batch_size)
                               : data_.training(settings_.step, first, t.micro_batch_size);
 }
@@ -294,8 +295,11 @@ void CpuDevice::forward_op(const Op& op, CpuRank& rank, int32_t data_rank) {
       }
       attention_forward(c, w, a);
       for (const int32_t e : a.chosen) ++s.expert_load[local][static_cast<size_t>(e)];
-      if (record_choices_ && !settings_.validation)
-        s.choices[local][static_cast<size_t>(*op.micro_batch)] = a.chosen;
+      if (record_choices_ && !settings_.validation && w.ids.gate) {
+        const auto m = static_cast<size_t>(*op.micro_batch);
+        s.choices[local][m] = a.chosen;
+        s.gate_weights[local][m].assign(a.weights.data(), a.weights.data() + a.weights.size());
+      }
       return;
     case OpKind::kMlp:
       if (w.ids.gate) {
@@ -485,7 +489,7 @@ StepResults CpuDevice::results() const {
   return results;
 }
 
-std::span<const int32_t> CpuDevice::recorded_choices(int64_t layer,
+TrainingDevice::Recorded CpuDevice::recorded_choices(int64_t layer,
                                                      int32_t data_rank,
                                                      int64_t micro_batch) const {
   const Layout& l = plan_.layout;
@@ -494,9 +498,10 @@ std::span<const int32_t> CpuDevice::recorded_choices(int64_t layer,
     if (l.place_of(global).data_rank != data_rank) continue;
     for (const Stage& s : rank_at(global).copies) {
       if (s.index != index) continue;
-      const auto& choices =
-          s.choices[static_cast<size_t>(layer - s.first_layer)][static_cast<size_t>(micro_batch)];
-      if (!choices.empty()) return choices;
+      const auto local = static_cast<size_t>(layer - s.first_layer);
+      const auto& choices = s.choices[local][static_cast<size_t>(micro_batch)];
+      if (choices.empty()) continue;
+      return {choices, s.gate_weights[local][static_cast<size_t>(micro_batch)]};
     }
   }
   return {};

@@ -23,9 +23,7 @@ class CpuDevice : public TrainingDevice {
   void begin_step(const StepSettings& settings) override;
   StepResults results() const override;
   void record_choices(bool on) override { record_choices_ = on; }
-  std::span<const int32_t> recorded_choices(int64_t layer,
-                                            int32_t data_rank,
-                                            int64_t micro_batch) const override;
+  Recorded recorded_choices(int64_t layer, int32_t data_rank, int64_t micro_batch) const override;
   std::vector<NamedTensor> state(StateKind kind) const override;
   void set_state(StateKind kind, const TensorLookup& lookup) override;
   std::span<const float> recorded_logits(int32_t data_rank, int64_t micro_batch) const override;
