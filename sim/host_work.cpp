@@ -48,7 +48,7 @@ bool HostWork::pack(OpId id) {
     compute(id, cost_of(id).pack, Event::kPacked);
     return false;
   }
-  send_phase(id, 0);
+  first_phase(id);
   return true;
 }
 
@@ -82,7 +82,7 @@ void HostWork::event(uint64_t what) {
       left_core(id);
       if (is_exchange(program_.op(id))) {
         part_of(id).since = clock_.now;
-        send_phase(id, 0);
+        first_phase(id);
         clock_.happened.push_back({id, false});
       } else {
         send_message(id);
@@ -269,7 +269,8 @@ void HostWork::arrived(OpId id, int phase) {
 
 void HostWork::proceed(OpId id) {
   ExchangePart& part = part_of(id);
-  if (!part.begun || !part.waiting || part.missing[part.phase] > 0) return;
+  if (!part.packed || !part.waiting || part.missing[part.phase] > 0) return;
+  if (part.phase == 1 && !part.begun) return;
   part.waiting = false;
   ++part.phase;
   if (on_cores()) {
@@ -283,6 +284,12 @@ void HostWork::proceed(OpId id) {
     exchanges_.erase(id);
     clock_.happened.push_back({id, true});
   }
+}
+
+void HostWork::first_phase(OpId id) {
+  send_phase(id, 0);
+  part_of(id).packed = true;
+  proceed(id);
 }
 
 void HostWork::second_phase(OpId id) {

@@ -68,9 +68,11 @@ class HostWork {
   };
 
   // One rank's part of an all-to-all: a phase ends when all its messages have come, and the second
-  // one's leave when the first has ended and the rank has made them.
+  // one's leave when the first has ended and the rank has made them, though others of the group may
+  // not have come yet. The op ends when they have.
   struct ExchangePart {
-    bool begun = false;
+    bool packed = false;  // its own first messages have left
+    bool begun = false;   // all members have come
     bool waiting = true;  // for the messages of `phase`, since `since`
     int phase = 0;
     int64_t missing[2] = {0, 0};
@@ -147,6 +149,7 @@ class HostWork {
   // Goes on when the messages of the phase are there; a rank that slept until then wakes first.
   void proceed(OpId id);
 
+  void first_phase(OpId id);
   void second_phase(OpId id);
 
   const Plan& plan_;

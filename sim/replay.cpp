@@ -82,6 +82,10 @@ double exchange_seconds(const Plan& plan, const PortLoads& ports, Bytes token) {
   return time + latency;
 }
 
+double seconds_of(const LocalCost& cost) {
+  return std::max(cost.alone, cost.held).seconds();
+}
+
 constexpr int64_t kTile = 128;  // rows of grouped products
 
 }  // namespace
@@ -137,7 +141,7 @@ std::vector<LayerReplay> LayerReplayer::layers(const RecordedStep& step,
         rows_sum += static_cast<double>(sum);
         const double mean = static_cast<double>(sum) / static_cast<double>(rows.size());
         r.fullest_rank += mean > 0 ? static_cast<double>(rows[most]) / mean - 1 : 0;
-        const double alone = costs.price_work(*experts, group.members[most]).alone.seconds();
+        const double alone = seconds_of(costs.price_work(*experts, group.members[most]));
         r.mlp += alone;
         // As many rows as the mean rank's, spread over experts as the fullest's are.
         MemberLoad of_mean = group.members[most];
@@ -145,7 +149,7 @@ std::vector<LayerReplay> LayerReplayer::layers(const RecordedStep& step,
           n = std::llround(static_cast<double>(n) * mean /
                            std::max(1.0, static_cast<double>(rows[most])));
         }
-        r.mlp_of_mean += costs.price_work(*experts, of_mean).alone.seconds();
+        r.mlp_of_mean += seconds_of(costs.price_work(*experts, of_mean));
         const PortLoads ports(group);
         r.dispatch += exchange_seconds(plan_, ports, messages[0]);
         r.combine += exchange_seconds(plan_, ports, messages[1]);
