@@ -45,6 +45,7 @@ const std::vector<Command>& commands() {
       {"plan", "search layouts: what fits, how long a step takes, what limits it", plan_layouts},
       {"simulate", "predict one step of a plan", simulate},
       {"replay", "recorded routing: load, traffic and step time under a placement", replay},
+      {"trace", "import others' routing traces, and export them", trace},
       {"train", "run the plan", train, true},
       {"compare", "put predicted and measured timelines side by side, op by op", compare},
       {"validate",

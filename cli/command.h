@@ -29,6 +29,7 @@ int plan_layouts(const Arguments& args);
 int simulate(const Arguments& args);
 int train(const Arguments& args);
 int replay(const Arguments& args);
+int trace(const Arguments& args);
 int compare(const Arguments& args);
 int calibrate(const Arguments& args);
 int validate(const Arguments& args);

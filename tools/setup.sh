@@ -8,7 +8,7 @@ packages=(
   libboost-program-options-dev libeigen3-dev libfmt-dev libopenblas-dev libyaml-cpp-dev
   nlohmann-json3-dev zlib1g-dev libhdf5-dev
   libboost-graph-dev libboost-context-dev
-  coinor-libclp-dev libsimdjson-dev
+  coinor-libclp-dev
   libgtest-dev libbenchmark-dev libsimgrid-dev
   libopenmpi-dev openmpi-bin libjs-chart.js
   python3 python3-matplotlib

@@ -101,6 +101,7 @@ bool put_attribute(hid_t object, const char* name, int64_t value) {
 struct RoutingWriter::File {
   std::string path;
   RoutingShape shape;
+  int deflate = 1;
   std::vector<int64_t> steps;
   Handle file{-1, H5Fclose}, choices{-1, H5Dclose}, weights{-1, H5Dclose};
 
@@ -119,8 +120,11 @@ Handle RoutingWriter::File::table(const char* name, hid_t type) const {
   const Handle space(H5Screate_simple(4, extent, most), H5Sclose);
   const Handle how(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   H5Pset_chunk(how.id(), 4, chunk);
-  H5Pset_shuffle(how.id());
-  H5Pset_deflate(how.id(), 1);  // choices are near to noise: more effort gains a per cent
+  H5Pset_obj_track_times(how.id(), false);  // the same bytes for the same trace
+  if (deflate > 0) {  // choices are near to noise: more effort than 1 gains a per cent
+    H5Pset_shuffle(how.id());
+    H5Pset_deflate(how.id(), static_cast<unsigned>(deflate));
+  }
   H5Pset_fletcher32(how.id());
   Handle data(H5Dcreate2(file.id(), name, type, space.id(), H5P_DEFAULT, how.id(), H5P_DEFAULT),
               H5Dclose);
@@ -131,13 +135,15 @@ Handle RoutingWriter::File::table(const char* name, hid_t type) const {
 RoutingWriter::RoutingWriter(const std::string& path,
                              const RoutingShape& shape,
                              const std::map<std::string, std::string>& about,
-                             bool weights)
+                             bool weights,
+                             int deflate)
     : file_(std::make_unique<File>()) {
   silence();
   require_writable(path);
   File& f = *file_;
   f.path = path;
   f.shape = shape;
+  f.deflate = deflate;
   // In memory: HDF5 itself does not survive a disk that fills up, nor its file a kill.
   constexpr size_t kGrowth = 1 << 20;  // bytes
   const Handle in_memory(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
@@ -202,6 +208,40 @@ void RoutingWriter::write(int64_t micro_batch,
   f.put(f.weights, H5T_NATIVE_FLOAT, slab, weights.data());
 }
 
+void RoutingWriter::write_step(int64_t number, std::span<const uint16_t> choices) {
+  begin_step(number);
+  const File& f = *file_;
+  const RoutingShape& s = f.shape;
+  CHECK(static_cast<int64_t>(choices.size()) == s.micro_batches * s.layers * s.choices())
+      << choices.size();
+  const auto row = (static_cast<int64_t>(f.steps.size()) - 1) * s.micro_batches;
+  const Slab slab{{static_cast<hsize_t>(row), 0, 0, 0},
+                  {static_cast<hsize_t>(s.micro_batches),
+                   static_cast<hsize_t>(s.layers),
+                   static_cast<hsize_t>(s.tokens),
+                   static_cast<hsize_t>(s.active)}};
+  f.put(f.choices, H5T_NATIVE_UINT16, slab, choices.data());
+}
+
+void RoutingWriter::put_numbers(const std::string& name, const std::vector<int64_t>& numbers) {
+  const File& f = *file_;
+  const hsize_t count = numbers.size();
+  const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
+  const Handle how(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_obj_track_times(how.id(), false);
+  const Handle data(H5Dcreate2(f.file.id(),
+                               name.c_str(),
+                               H5T_STD_I64LE,
+                               space.id(),
+                               H5P_DEFAULT,
+                               how.id(),
+                               H5P_DEFAULT),
+                    H5Dclose);
+  if (H5Dwrite(data.id(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers.data()) < 0) {
+    fail(f.path, "cannot be written");
+  }
+}
+
 int64_t RoutingWriter::packed_bytes() const {
   const File& f = *file_;
   hsize_t size = H5Dget_storage_size(f.choices.id());
@@ -215,17 +255,7 @@ void RoutingWriter::commit() {
   if (H5Lexists(f.file.id(), "steps", H5P_DEFAULT) > 0) {
     H5Ldelete(f.file.id(), "steps", H5P_DEFAULT);
   }
-  {
-    const hsize_t count = f.steps.size();
-    const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
-    const Handle data(
-        H5Dcreate2(
-            f.file.id(), "steps", H5T_STD_I64LE, space.id(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
-        H5Dclose);
-    if (H5Dwrite(data.id(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, f.steps.data()) < 0) {
-      fail(f.path, "cannot be written");
-    }
-  }
+  put_numbers("steps", f.steps);
   const bool flushed = H5Fflush(f.file.id(), H5F_SCOPE_GLOBAL) >= 0;
   const ssize_t size = flushed ? H5Fget_file_image(f.file.id(), nullptr, 0) : -1;
   std::string image(static_cast<size_t>(std::max<ssize_t>(size, 0)), '\0');
@@ -433,17 +463,35 @@ bool get_attribute(hid_t object, const char* name, int64_t& value) {
          H5Aread(attribute.id(), H5T_NATIVE_INT64, &value) >= 0;
 }
 
+// A list in one piece.
+std::vector<int64_t> read_list(const std::string& path, const Handle& file, const char* name) {
+  const bool there = H5Lexists(file.id(), name, H5P_DEFAULT) > 0;
+  const Handle data(there ? H5Dopen2(file.id(), name, H5P_DEFAULT) : -1, H5Dclose);
+  const Handle space(data.good() ? H5Dget_space(data.id()) : -1, H5Sclose);
+  const Handle how(data.good() ? H5Dget_create_plist(data.id()) : -1, H5Pclose);
+  const Handle type(data.good() ? H5Dget_type(data.id()) : -1, H5Tclose);
+  const hssize_t count = space.good() ? H5Sget_simple_extent_npoints(space.id()) : -1;
+  std::error_code error;
+  if (count < 0 || H5Pget_layout(how.id()) == H5D_CHUNKED ||
+      H5Tget_class(type.id()) != H5T_INTEGER ||
+      static_cast<uintmax_t>(count) > std::filesystem::file_size(path, error)) {
+    fail(path, fmt::format("'{}' is no list of numbers in one piece", name));
+  }
+  std::vector<int64_t> numbers(static_cast<size_t>(count));
+  if (count > 0 &&
+      H5Dread(data.id(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers.data()) < 0) {
+    fail(path, fmt::format("'{}' cannot be read", name));
+  }
+  return numbers;
+}
+
 std::vector<int64_t> read_steps(const std::string& path, const Handle& file, int64_t count) {
   std::vector<int64_t> steps(static_cast<size_t>(count));
   std::iota(steps.begin(), steps.end(), 0);
   if (H5Lexists(file.id(), "steps", H5P_DEFAULT) <= 0) return steps;
-  const Handle data(H5Dopen2(file.id(), "steps", H5P_DEFAULT), H5Dclose);
-  const Handle space(data.good() ? H5Dget_space(data.id()) : -1, H5Sclose);
-  const Handle how(data.good() ? H5Dget_create_plist(data.id()) : -1, H5Pclose);
-  if (!space.good() || H5Sget_simple_extent_npoints(space.id()) != count ||
-      H5Pget_layout(how.id()) == H5D_CHUNKED ||
-      H5Dread(data.id(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, steps.data()) < 0) {
-    fail(path, fmt::format("'steps' is not of {} numbers in one piece", count));
+  steps = read_list(path, file, "steps");
+  if (static_cast<int64_t>(steps.size()) != count) {
+    fail(path, fmt::format("'steps' has {} numbers of {} steps", steps.size(), count));
   }
   return steps;
 }
@@ -516,6 +564,9 @@ const std::vector<int64_t>& RoutingReader::steps() const {
 }
 bool RoutingReader::has_weights() const {
   return file_->weights.has_value();
+}
+std::vector<int64_t> RoutingReader::numbers(const std::string& name) const {
+  return read_list(file_->path, file_->file, name.c_str());
 }
 std::string RoutingReader::about(const std::string& attribute) const {
   return text_attribute(file_->file.id(), attribute.c_str()).value_or("");

@@ -40,8 +40,9 @@ class RoutingWriter {
   RoutingWriter(const std::string& path,
                 const RoutingShape& shape,
                 const std::map<std::string, std::string>& about = {},
-                bool weights = false);
-  ~RoutingWriter();  // what was not committed is lost
+                bool weights = false,
+                int deflate = 1);  // 0: not packed
+  ~RoutingWriter();                // what was not committed is lost
   // The next step's number; files of one step need not say it.
   void begin_step(int64_t number);
   // Of that step. choices, weights: [tokens, active].
@@ -49,6 +50,10 @@ class RoutingWriter {
              int64_t layer,
              std::span<const int32_t> choices,
              std::span<const float> weights = {});
+  // A whole step's, [micro-batch][layer][token][active], without weights.
+  void write_step(int64_t number, std::span<const uint16_t> choices);
+  // A dataset of numbers beside the choices, once.
+  void put_numbers(const std::string& name, const std::vector<int64_t>& numbers);
   // Puts all steps into the file.
   void commit();
   void finish() { commit(); }
@@ -71,6 +76,8 @@ class RoutingReader {
   bool has_weights() const;
   // "" where the file does not say.
   std::string about(const std::string& attribute) const;
+  // Of a dataset that put_numbers made. Throws InputError where there is none.
+  std::vector<int64_t> numbers(const std::string& name) const;
   // [tokens, active]. step: index from 0; micro_batch: of the step.
   std::vector<int32_t> read(int64_t micro_batch, int64_t layer, int64_t step = 0) const;
   std::vector<float> read_weights(int64_t micro_batch, int64_t layer, int64_t step = 0) const;

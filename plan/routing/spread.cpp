@@ -65,7 +65,7 @@ TokenSpread best_spread(const Placement& p, const std::vector<double>& loads) {
   CHECK(lp.isProvenOptimal()) << "no spreading found";
   const double* solution = lp.primalColumnSolution();
   TokenSpread spread{.slot_loads = std::vector<double>(p.expert_of.size(), 0),
-                .fullest = solution[columns - 1]};
+                     .fullest = solution[columns - 1]};
   // Where a rank holds an expert twice, its first slot has all.
   for (size_t s = 0; s < p.expert_of.size(); ++s) {
     const auto at = variables.find({p.expert_of[s], p.rank_of(static_cast<int64_t>(s))});

@@ -1,0 +1,587 @@
+#include "plan/routing/foreign.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/big_memory.h"
+#include "base/errors.h"
+#include "base/file.h"
+
+namespace rehearse {
+namespace {
+
+[[noreturn]] void fail_at(const std::string& path, size_t byte, const std::string& what) {
+  throw InputError(fmt::format("{}: byte {}: {}", path, byte, what));
+}
+
+constexpr int64_t kMostExperts = 65'536;
+constexpr int64_t kMostChoices = int64_t{1} << 33;  // of a trace
+
+void require_choices(const std::string& path,
+                     std::span<const uint16_t> choices,
+                     int64_t active,
+                     int64_t experts,
+                     const std::string& where) {
+  std::vector<int32_t> wide(choices.begin(), choices.end());
+  if (const std::string wrong = why_not_choices(wide, active, experts); !wrong.empty()) {
+    throw InputError(fmt::format("{}: {}", path, fmt::format(fmt::runtime(wrong), where)));
+  }
+}
+
+// --- Megatron-LM
+
+// A line's numbers, read by hand where simdjson would make a value of each: top_indices is all but
+// a few bytes of a line.
+class LineReader {
+ public:
+  LineReader(const std::string& path, std::string_view text, size_t offset)
+      : path_(path), text_(text), offset_(offset) {}
+
+  [[noreturn]] void fail(const std::string& what) const { fail_at(path_, offset_ + at_, what); }
+  void blanks() {
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t')) ++at_;
+  }
+  bool take(char c) {
+    blanks();
+    if (at_ == text_.size() || text_[at_] != c) return false;
+    ++at_;
+    return true;
+  }
+  void need(char c) {
+    if (!take(c)) {
+      fail(fmt::format("expected '{}', found {}",
+                       c,
+                       at_ == text_.size() ? "the line's end" : fmt::format("'{}'", text_[at_])));
+    }
+  }
+  int64_t number() {
+    blanks();
+    const bool minus = at_ < text_.size() && text_[at_] == '-';
+    if (minus) ++at_;
+    const size_t begin = at_;
+    int64_t n = 0;
+    while (at_ < text_.size() && static_cast<unsigned>(text_[at_] - '0') < 10) {
+      n = n * 10 + (text_[at_++] - '0');
+      if (n > INT32_MAX) fail("a number beyond 2147483647");
+    }
+    if (at_ == begin) fail("expected a whole number");
+    return minus ? -n : n;
+  }
+  std::string_view string() {
+    need('"');
+    const size_t end = text_.find_first_of("\"\\", at_);
+    if (end == std::string_view::npos || text_[end] == '\\') fail("expected a plain string");
+    const std::string_view s = text_.substr(at_, end - at_);
+    at_ = end + 1;
+    return s;
+  }
+  // Any value that is of no interest.
+  void skip_value() {
+    blanks();
+    int depth = 0;
+    bool in_string = false;
+    for (; at_ < text_.size(); ++at_) {
+      const char c = text_[at_];
+      if (in_string) {
+        if (c == '\\') ++at_;
+        if (c == '"') in_string = false;
+        continue;
+      }
+      if (c == '"') in_string = true;
+      if (c == '[' || c == '{') ++depth;
+      if (depth == 0 && (c == ',' || c == '}')) return;
+      if (c == ']' || c == '}') --depth;
+    }
+    fail("the line is cut off");
+  }
+  size_t at() const { return at_; }
+  std::string_view between(size_t begin, size_t end) const {
+    return text_.substr(begin, end - begin);
+  }
+  void require_end() {
+    blanks();
+    if (at_ != text_.size()) fail("more behind the object's end");
+  }
+
+ private:
+  const std::string& path_;
+  std::string_view text_;
+  size_t offset_, at_ = 0;
+};
+
+struct Line {
+  int64_t step = 0, layer = 0, rank = 0, tokens = 0, active = 0, mtp = -1;
+  bool decoder = true;
+  size_t choices = 0;  // where they begin in the file's list
+};
+
+struct RankFile {
+  std::string path;
+  std::vector<Line> lines;
+  std::vector<uint16_t, BigAllocator<uint16_t>> choices;
+  std::string prototype;  // the first line, its values and blanks: how they are written
+};
+
+// Values of `top_indices`: [[..], ..].
+void read_indices(LineReader& r,
+                  int64_t experts,
+                  Line& line,
+                  std::vector<uint16_t, BigAllocator<uint16_t>>& to) {
+  line.choices = to.size();
+  r.need('[');
+  line.tokens = 0;
+  if (r.take(']')) return;
+  do {
+    r.need('[');
+    int64_t width = 0;
+    const size_t first = to.size();
+    do {
+      const int64_t e = r.number();
+      if (e < 0 || e >= experts) {
+        r.fail(fmt::format("token {} chooses expert {} of {}", line.tokens, e, experts));
+      }
+      for (size_t i = first; i < to.size(); ++i) {
+        if (to[i] == e) {
+          r.fail(fmt::format("token {} chooses expert {} twice", line.tokens, e));
+        }
+      }
+      to.push_back(static_cast<uint16_t>(e));
+      ++width;
+    } while (r.take(','));
+    r.need(']');
+    if (line.tokens == 0) line.active = width;
+    if (width != line.active) {
+      r.fail(fmt::format(
+          "token {} has {} experts, those before it {}", line.tokens, width, line.active));
+    }
+    ++line.tokens;
+  } while (r.take(','));
+  r.need(']');
+}
+
+Line read_line(LineReader& r, int64_t experts, std::vector<uint16_t, BigAllocator<uint16_t>>& to) {
+  Line line;
+  std::set<std::string, std::less<>> seen;
+  int64_t told_tokens = -1, told_active = -1;
+  r.need('{');
+  do {
+    const std::string key(r.string());
+    if (!seen.insert(key).second) r.fail(fmt::format("the key '{}' twice", key));
+    r.need(':');
+    if (key == "step") {
+      line.step = r.number();
+    } else if (key == "layer") {
+      line.layer = r.number();
+    } else if (key == "rank") {
+      line.rank = r.number();
+    } else if (key == "num_tokens") {
+      told_tokens = r.number();
+    } else if (key == "topk") {
+      told_active = r.number();
+    } else if (key == "mtp_idx") {
+      line.mtp = r.number();
+    } else if (key == "block") {
+      line.decoder = r.string() == "decoder";
+    } else if (key == "top_indices") {
+      read_indices(r, experts, line, to);
+    } else {
+      r.skip_value();
+    }
+  } while (r.take(','));
+  r.need('}');
+  r.require_end();
+  for (const char* key : {"step", "layer", "rank", "num_tokens", "topk", "top_indices"}) {
+    if (!seen.contains(key)) r.fail(fmt::format("the line has no '{}'", key));
+  }
+  if (told_tokens != line.tokens || told_active != line.active) {
+    r.fail(fmt::format("top_indices is of {} tokens with {} experts; num_tokens says {}, topk {}",
+                       line.tokens,
+                       line.active,
+                       told_tokens,
+                       told_active));
+  }
+  if (line.tokens == 0) r.fail("a call on no tokens");
+  return line;
+}
+
+// A file's bytes as they lie in the page cache: these are large, and read once.
+class Mapped {
+ public:
+  explicit Mapped(const std::string& path) {
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    struct stat about {};
+    if (file < 0 || ::fstat(file, &about) != 0 || !S_ISREG(about.st_mode)) {
+      if (file >= 0) ::close(file);
+      throw InputError(path + ": no such file");
+    }
+    size_ = static_cast<size_t>(about.st_size);
+    if (size_ > 0) data_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
+    ::close(file);
+    if (data_ == MAP_FAILED) throw InputError(path + ": cannot be read");
+  }
+  ~Mapped() {
+    if (data_ != nullptr) ::munmap(data_, size_);
+  }
+  Mapped(const Mapped&) = delete;
+  Mapped& operator=(const Mapped&) = delete;
+  std::string_view text() const { return {static_cast<const char*>(data_), size_}; }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+RankFile read_rank(const std::string& path, const MegatronOptions& o, const ImportProgress& done) {
+  RankFile f{.path = path, .lines = {}, .choices = {}, .prototype = {}};
+  const Mapped file(path);
+  const std::string_view text = file.text();
+  f.choices.reserve(text.size() / 4);
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = text.find('\n', at);
+    if (end == std::string_view::npos) {
+      fail_at(path, text.size(), "the last line is cut off: it has no line's end");
+    }
+    const std::string_view one = text.substr(at, end - at);
+    if (one.empty()) fail_at(path, at, "an empty line");
+    LineReader reader(path, one, at);
+    f.lines.push_back(read_line(reader, o.experts, f.choices));
+    if (f.prototype.empty()) f.prototype = one;
+    if (f.lines.back().rank != f.lines.front().rank) {
+      fail_at(
+          path,
+          at,
+          fmt::format(
+              "a line of rank {} in rank {}'s file", f.lines.back().rank, f.lines.front().rank));
+    }
+    done(static_cast<int64_t>(one.size() + 1));
+    at = end + 1;
+  }
+  if (f.lines.empty()) fail_at(path, 0, "no lines");
+  return f;
+}
+
+// Where a router's call stands: layers of MTP modules behind all others.
+constexpr int64_t kBehindAll = 1'000'000;
+
+}  // namespace
+
+ForeignTrace read_megatron(const std::vector<std::string>& files,
+                           const MegatronOptions& o,
+                           const ImportProgress& progress) {
+  std::vector<RankFile> ranks(files.size());
+  std::mutex lock;
+  std::exception_ptr error;
+  std::atomic<size_t> next = 0;
+  const auto work = [&] {
+    for (size_t i = next++; i < files.size(); i = next++) {
+      try {
+        int64_t sum = 0;
+        ranks[i] = read_rank(files[i], o, [&](int64_t n) {
+          constexpr int64_t kOften = 1 << 24;
+          if ((sum += n) < kOften) return;
+          const std::lock_guard guard(lock);
+          progress(sum);
+          sum = 0;
+        });
+        const std::lock_guard guard(lock);
+        progress(sum);
+      } catch (...) {
+        const std::lock_guard guard(lock);
+        if (!error) error = std::current_exception();
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int32_t t = 1; t < o.threads; ++t) threads.emplace_back(work);
+  work();
+  for (std::thread& t : threads) t.join();
+  if (error) std::rethrow_exception(error);
+
+  // Every (step, layer, data rank)'s calls in their order are its micro-batches.
+  struct Call {
+    size_t file = 0, line = 0;
+  };
+  std::map<int64_t, std::map<int64_t, std::map<int64_t, std::vector<Call>>>> calls;
+  std::set<int64_t> layers, data_ranks, seen_ranks;
+  const Line& first = ranks.front().lines.front();
+  for (size_t f = 0; f < ranks.size(); ++f) {
+    const RankFile& rank = ranks[f];
+    const int64_t number = rank.lines.front().rank;
+    if (!seen_ranks.insert(number).second) {
+      throw InputError(fmt::format("{}: rank {} has another file already", rank.path, number));
+    }
+    const auto [offset, data_rank] = o.place(number);
+    data_ranks.insert(data_rank);
+    for (size_t l = 0; l < rank.lines.size(); ++l) {
+      const Line& line = rank.lines[l];
+      if (line.tokens != first.tokens || line.active != first.active) {
+        throw InputError(
+            fmt::format("{}: line {}: {} tokens with {} experts; the first line of {} "
+                        "has {} with {}",
+                        rank.path,
+                        l + 1,
+                        line.tokens,
+                        line.active,
+                        ranks.front().path,
+                        first.tokens,
+                        first.active));
+      }
+      const int64_t layer = line.decoder ? line.layer - o.layer_base + offset
+                                         : kBehindAll + std::max<int64_t>(0, line.mtp);
+      layers.insert(layer);
+      calls[line.step][layer][data_rank].push_back({f, l});
+    }
+  }
+  // As many everywhere.
+  size_t micro_batches = 0;
+  for (auto& [step, by_layer] : calls) {
+    for (const int64_t layer : layers) {
+      for (const int64_t d : data_ranks) {
+        std::vector<Call>& of = by_layer[layer][d];
+        if (o.recomputed) {
+          const size_t half = of.size() / 2;
+          bool twice = of.size() % 2 == 0;
+          for (size_t i = 0; twice && i < half; ++i) {
+            const auto at = [&](const Call& c) {
+              return ranks[c.file].choices.begin() +
+                     static_cast<ptrdiff_t>(ranks[c.file].lines[c.line].choices);
+            };
+            const auto size = static_cast<ptrdiff_t>(first.tokens * first.active);
+            twice = std::equal(at(of[i]), at(of[i]) + size, at(of[i + half]));
+          }
+          if (!twice) {
+            throw InputError(fmt::format(
+                "step {}, layer {}, data rank {}: its {} calls are not the same ones twice, as "
+                "recomputation leaves them",
+                step,
+                layer,
+                d,
+                of.size()));
+          }
+          of.resize(half);
+        }
+        if (micro_batches == 0) micro_batches = of.size();
+        if (of.size() != micro_batches || of.empty()) {
+          throw InputError(fmt::format(
+              "step {}, layer {}, data rank {}: {} calls; step {}'s first layer has {}: a rank's "
+              "file is missing, or its layers need another offset",
+              step,
+              layer,
+              d,
+              of.size(),
+              calls.begin()->first,
+              micro_batches));
+        }
+      }
+    }
+  }
+  const RoutingShape shape{.micro_batches = static_cast<int64_t>(data_ranks.size() * micro_batches),
+                           .layers = static_cast<int64_t>(layers.size()),
+                           .tokens = first.tokens,
+                           .active = first.active,
+                           .experts = o.experts};
+  ForeignTrace trace;
+  // Where in a step's choices each line of each file went.
+  std::vector<std::vector<int64_t>> order(ranks.size());
+  for (size_t f = 0; f < ranks.size(); ++f) order[f].resize(ranks[f].lines.size(), -1);
+  const auto size = static_cast<size_t>(shape.choices());
+  for (const auto& [number, by_layer] : calls) {
+    RecordedStep step{.shape = shape, .number = number, .choices = {}};
+    step.choices.resize(static_cast<size_t>(shape.micro_batches * shape.layers) * size);
+    int64_t layer_index = 0;
+    for (const auto& [layer, by_rank] : by_layer) {
+      int64_t d = 0;
+      for (const auto& [data_rank, of] : by_rank) {
+        for (size_t m = 0; m < of.size(); ++m) {
+          const int64_t row = d * static_cast<int64_t>(micro_batches) + static_cast<int64_t>(m);
+          const auto to = static_cast<size_t>(row * shape.layers + layer_index);
+          const RankFile& from = ranks[of[m].file];
+          std::copy_n(from.choices.begin() + static_cast<ptrdiff_t>(from.lines[of[m].line].choices),
+                      size,
+                      step.choices.begin() + static_cast<ptrdiff_t>(to * size));
+          order[of[m].file][of[m].line] =
+              static_cast<int64_t>(trace.steps.size()) * shape.micro_batches * shape.layers +
+              static_cast<int64_t>(to);
+        }
+        ++d;
+      }
+      ++layer_index;
+    }
+    trace.steps.push_back(std::move(step));
+  }
+  trace.about["source"] = "Megatron-LM's router tracer";
+  trace.about["megatron_files"] = std::to_string(ranks.size());
+  for (size_t f = 0; f < ranks.size(); ++f) {
+    const std::string name = fmt::format("megatron_{}", f);
+    std::vector<int64_t>& lines = trace.numbers[name];
+    for (size_t l = 0; l < ranks[f].lines.size(); ++l) {
+      const Line& line = ranks[f].lines[l];
+      lines.insert(lines.end(),
+                   {line.step, line.layer, line.rank, line.decoder ? 1 : 0, line.mtp, order[f][l]});
+    }
+    const std::string& p = ranks[f].prototype;
+    trace.about[name + "_file"] = ranks[f].path.substr(ranks[f].path.rfind('/') + 1);
+    // The first line up to its indices, and what is between values.
+    trace.about[name + "_spaced"] = p.find("\": ") != std::string::npos ? "yes" : "no";
+    std::string keys;
+    LineReader r(ranks[f].path, p, 0);
+    r.need('{');
+    do {
+      const std::string key(r.string());
+      r.need(':');
+      if (key == "stage") {
+        keys += fmt::format("{}={} ", key, r.string());
+        continue;
+      }
+      keys += key + " ";
+      r.skip_value();
+    } while (r.take(','));
+    keys.pop_back();
+    trace.about[name + "_keys"] = keys;
+  }
+  return trace;
+}
+
+std::vector<std::pair<std::string, std::string>> print_megatron(const ForeignTrace& trace) {
+  std::vector<std::pair<std::string, std::string>> files;
+  const RoutingShape& shape = trace.steps.front().shape;
+  const auto rows = static_cast<size_t>(shape.micro_batches * shape.layers);
+  const int64_t count = std::stoll(trace.about.at("megatron_files"));
+  for (int64_t f = 0; f < count; ++f) {
+    const std::string name = fmt::format("megatron_{}", f);
+    const std::vector<int64_t>& lines = trace.numbers.at(name);
+    const bool spaced = trace.about.at(name + "_spaced") == "yes";
+    const char* const comma = spaced ? ", " : ",";
+    const char* const colon = spaced ? ": " : ":";
+    std::vector<std::pair<std::string, std::string>> keys;  // and a value that is always the same
+    std::string_view list = trace.about.at(name + "_keys");
+    while (!list.empty()) {
+      const size_t end = std::min(list.find(' '), list.size());
+      const std::string_view key = list.substr(0, end);
+      const size_t equals = key.find('=');
+      keys.emplace_back(key.substr(0, equals),
+                        equals == std::string_view::npos ? "" : key.substr(equals + 1));
+      list.remove_prefix(std::min(end + 1, list.size()));
+    }
+    std::string text;
+    constexpr size_t kNumbers = 6;
+    // Where a repeated call was left out, the same one stands for it.
+    std::map<std::tuple<int64_t, int64_t, int64_t>, std::vector<int64_t>> of;
+    std::map<std::tuple<int64_t, int64_t, int64_t>, size_t> repeated;
+    for (size_t l = 0; l < lines.size(); l += kNumbers) {
+      if (lines[l + 5] >= 0) {
+        of[{lines[l], lines[l + 1], 2 * lines[l + 4] + lines[l + 3]}].push_back(lines[l + 5]);
+      }
+    }
+    for (size_t l = 0; l < lines.size(); l += kNumbers) {
+      int64_t at = lines[l + 5];
+      if (at < 0) {
+        const std::tuple key{lines[l], lines[l + 1], 2 * lines[l + 4] + lines[l + 3]};
+        at = of[key][repeated[key]++];
+      }
+      const RecordedStep& step = trace.steps[static_cast<size_t>(at) / rows];
+      const auto row = static_cast<int64_t>(static_cast<size_t>(at) % rows);
+      const auto choices = step.of(row / shape.layers, row % shape.layers);
+      text += '{';
+      bool first = true;
+      for (const auto& [key, value] : keys) {
+        if (!first) text += comma;
+        first = false;
+        text += fmt::format("\"{}\"{}", key, colon);
+        if (key == "step") text += std::to_string(lines[l]);
+        if (key == "layer") text += std::to_string(lines[l + 1]);
+        if (key == "rank") text += std::to_string(lines[l + 2]);
+        if (key == "stage") text += '"' + value + '"';
+        if (key == "block") text += lines[l + 3] != 0 ? "\"decoder\"" : "\"mtp\"";
+        if (key == "mtp_idx") text += std::to_string(lines[l + 4]);
+        if (key == "num_tokens") text += std::to_string(shape.tokens);
+        if (key == "topk") text += std::to_string(shape.active);
+        if (key != "top_indices") continue;
+        text += '[';
+        for (int64_t t = 0; t < shape.tokens; ++t) {
+          const auto token = choices.subspan(static_cast<size_t>(t * shape.active),
+                                             static_cast<size_t>(shape.active));
+          text += fmt::format("{}[{}]", t == 0 ? "" : comma, fmt::join(token, comma));
+        }
+        text += ']';
+      }
+      text += "}\n";
+    }
+    files.emplace_back(trace.about.at(name + "_file"), std::move(text));
+  }
+  return files;
+}
+
+// --- CSV
+
+ForeignTrace read_choices_csv(const std::string& path, int64_t experts, int64_t active) {
+  const std::string text = read_file(path);
+  std::map<int64_t, std::vector<uint16_t>> layers;
+  size_t at = 0;
+  const auto number = [&](size_t end, const char* what) {
+    int64_t n = 0;
+    const size_t begin = at;
+    while (at < end && static_cast<unsigned>(text[at] - '0') < 10 && n < kMostExperts) {
+      n = n * 10 + (text[at++] - '0');
+    }
+    if (at == begin) fail_at(path, at, fmt::format("expected {}, a whole number", what));
+    return n;
+  };
+  if (text.starts_with("layer,expert\n")) at = text.find('\n') + 1;
+  while (at < text.size()) {
+    const size_t begin = at;
+    const size_t end = text.find('\n', at);
+    if (end == std::string::npos) {
+      fail_at(path, text.size(), "the last line is cut off: it has no line's end");
+    }
+    const int64_t layer = number(end, "a layer");
+    if (at == end || text[at] != ',') fail_at(path, at, "expected ','");
+    ++at;
+    const int64_t expert = number(end, "an expert");
+    if (at < end && text[at] == '\r') ++at;
+    if (at != end) fail_at(path, at, "expected the line's end");
+    if (expert >= experts) {
+      fail_at(path, begin, fmt::format("chooses expert {} of {}", expert, experts));
+    }
+    layers[layer].push_back(static_cast<uint16_t>(expert));
+    at = end + 1;
+  }
+  if (layers.empty()) fail_at(path, 0, "no choices");
+  const size_t size = layers.begin()->second.size();
+  RecordedStep step{.shape = {.micro_batches = 1,
+                              .layers = static_cast<int64_t>(layers.size()),
+                              .tokens = static_cast<int64_t>(size) / active,
+                              .active = active,
+                              .experts = experts},
+                    .number = 0,
+                    .choices = {}};
+  for (const auto& [layer, choices] : layers) {
+    if (choices.size() != size || size % static_cast<size_t>(active) != 0) {
+      throw InputError(fmt::format("{}: layer {} has {} choices; expected {}, tokens of {} each",
+                                   path,
+                                   layer,
+                                   choices.size(),
+                                   size,
+                                   active));
+    }
+    require_choices(path, choices, active, experts, fmt::format("of layer {}", layer));
+    step.choices.insert(step.choices.end(), choices.begin(), choices.end());
+  }
+  ForeignTrace trace;
+  trace.steps.push_back(std::move(step));
+  trace.about["source"] = "layer,expert";
+  return trace;
+}
+
+}  // namespace rehearse

@@ -1,0 +1,149 @@
+// Routing traces of others, made by a script of their formats alone (tests/make_traces.py).
+
+#include <cstdlib>
+
+#include <nlohmann/json.hpp>
+
+#include "plan/routing/recorded_step.h"
+#include "tests/command.h"
+
+namespace rehearse {
+namespace {
+
+using Json = nlohmann::json;
+
+class TraceCommand : public CommandTest {
+ protected:
+  void SetUp() override {
+    CommandTest::SetUp();
+    if (std::system("/usr/bin/python3 -c 'import numpy' 2> /dev/null") != 0) {
+      GTEST_SKIP() << "no NumPy";
+    }
+    const std::string command = std::string("/usr/bin/python3 '") + REHEARSE_SOURCE_DIR +
+                                "/tests/make_traces.py' '" + folder_.string() + "'";
+    ASSERT_EQ(std::system(command.c_str()), 0);
+  }
+  void import(const std::string& what) {
+    const CommandResult r = rehearse("trace import " + what + " --out t.h5 -q");
+    ASSERT_EQ(r.exit_code, 0) << r.err;
+  }
+  std::string refusal(const std::string& what) {
+    const CommandResult r = rehearse("trace import " + what + " --out none.h5 -q");
+    EXPECT_EQ(r.exit_code, 1) << r.out;
+    EXPECT_FALSE(exists("none.h5"));
+    return r.err;
+  }
+  // All choices, token by token, are those of the text file.
+  void expect_choices(const std::string& told) {
+    const RoutingReader reader((folder_ / "t.h5").string());
+    std::istringstream numbers(read(told));
+    size_t count = 0;
+    for (int64_t s = 0; s < reader.shape().steps; ++s) {
+      for (const uint16_t e : read_step(reader, s).choices) {
+        int want = -1;
+        numbers >> want;
+        ASSERT_EQ(e, want) << "choice " << count << " of " << told;
+        ++count;
+      }
+    }
+    int more = 0;
+    EXPECT_FALSE(numbers >> more);
+    EXPECT_GT(count, 100u);
+  }
+  std::string ranks(const std::string& prefix) {
+    std::string all;
+    for (int r = 0; r < 4; ++r) all += prefix + std::to_string(r) + ".jsonl ";
+    return all +
+           "--experts 16 --layer-offset 0=0 --layer-offset 1=0 --layer-offset 2=2 "
+           "--layer-offset 3=2 ";
+  }
+};
+
+TEST_F(TraceCommand, MegatronsFilesGoInAndOut) {
+  const std::pair<std::string, std::string> kinds[] = {
+      {"router_trace_rank", "--layer-base 1"}, {"compact", ""}, {"recomputed", "--recomputed"}};
+  for (const auto& [prefix, options] : kinds) {
+    import(ranks(prefix) + options);
+    expect_choices(prefix + ".txt");
+    ASSERT_EQ(rehearse("trace export t.h5 --out back").exit_code, 0);
+    for (int r = 0; r < 4; ++r) {
+      const std::string file = prefix + std::to_string(r) + ".jsonl";
+      EXPECT_EQ(read("back/" + file), read(file));
+    }
+  }
+  // The run's plan tells where ranks stand.
+  write("run.yaml",
+        "model: tiny-v3.yaml\ncluster: localhost.yaml\nlayout: {pp: 2, dp: 2, layers_per_stage: "
+        "[2, 2]}\ntraining: {micro_batches: 3, micro_batch_size: 1, sequence_length: 24}\n");
+  import("compact0.jsonl compact1.jsonl compact2.jsonl compact3.jsonl --experts 16 --run run.yaml");
+  expect_choices("compact.txt");
+}
+
+TEST_F(TraceCommand, ArraysAndLists) {
+  import("request.npy --format array --experts 16");
+  expect_choices("request.txt");
+  import("stored.npz --format array");
+  expect_choices("steps.txt");
+  import("packed.npz --format array --array choices --pack");
+  expect_choices("steps.txt");
+  import("llama.csv --format csv --experts 16 --active 4");
+  expect_choices("request.txt");
+  import("counts.npy --format counts --active 4");
+  const RoutingReader reader((folder_ / "t.h5").string());
+  EXPECT_NE(reader.about("estimated"), "");
+  std::istringstream told(read("counts.txt"));
+  for (int64_t l = 0; l < 2; ++l) {
+    for (const int64_t n : read_step(reader, 0).expert_tokens(l)) {
+      int64_t want = -1;
+      told >> want;
+      EXPECT_EQ(n, want);
+    }
+  }
+}
+
+TEST_F(TraceCommand, WhatIsWrongIsSaidByPlace) {
+  const auto expect = [&](const std::string& what, const std::string& said) {
+    EXPECT_NE(refusal(what).find(said), std::string::npos) << refusal(what);
+  };
+  expect(ranks("none"), "no such file");
+  const std::string whole = read("compact0.jsonl");
+  const auto with = [&](const std::string& text) {
+    write("bad.jsonl", text);
+    return std::string("bad.jsonl --experts 16");
+  };
+  expect(with(whole.substr(0, whole.size() / 2)), "byte ");
+  expect(with(whole.substr(0, whole.size() - 1)), "cut off");
+  expect(with(""), "byte 0: no lines");
+  std::string other = whole;
+  const size_t at = other.find("[[") + 2;
+  expect("compact0.jsonl --experts 3", "of 3");
+  other.replace(at, other.find(',', at) - at, "-1");
+  expect(with(other), "chooses expert -1 of 16");
+  other = whole;
+  const size_t comma = other.find(',', at);
+  const size_t second = other.find(',', comma + 1);
+  other.replace(comma + 1, second - comma - 1, other.substr(at, comma - at));
+  expect(with(other), "twice");
+  other = whole;
+  other.replace(other.find("\"topk\":4"), 8, "\"topk\":5");
+  expect(with(other), "topk 5");
+  other = whole;
+  other.erase(0, other.find('\n') + 1);
+  expect(with(other), "calls");
+  expect("compact0.jsonl compact0.jsonl --experts 16", "has another file already");
+  expect("compact0.jsonl --experts 16 --recomputed", "not the same ones twice");
+  expect("fortran.npy --format array", "Fortran's order");
+  expect("floats.npy --format array", "expected whole numbers");
+  expect("packed.npz --format array", "name one of: choices, other");
+  expect("request.npy --format array --experts 9", "of 9");
+  expect("counts.npy --format counts --active 5", "tokens of 5 each");
+  expect("llama.csv --format csv --experts 4 --active 4", "of 4");
+  expect("llama.csv --format csv --experts 16 --active 7", "tokens of 7 each");
+  write("cut.npy", read("request.npy").substr(0, 150));
+  expect("cut.npy --format array", "its shape");
+  write("cut.npz", read("packed.npz").substr(0, 300));
+  expect("cut.npz --format array", "is no zip");
+}
+
+}  // namespace
+}  // namespace rehearse
