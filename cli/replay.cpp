@@ -302,6 +302,8 @@ int replay(const Arguments& args) {
       .value("simulate", "N", "so many of the steps, evenly spread, are simulated", "3")
       .value("calibration", "FILE", "calibration file to use instead of the plan's")
       .value("threads", "N", "clusters of GPUs: EP groups side by side on so many threads", "1")
+      .flag("fit",
+            "tell which skew the plan's expert_load (kind synthetic) would need to be as uneven")
       .output("timeline", "the predicted timeline of the last simulated step (ui.perfetto.dev)")
       .output("write-placement", "the (last) placement, as --placement reads it");
   if (!options.parse(args)) return 0;
@@ -509,6 +511,18 @@ int replay(const Arguments& args) {
           moved_most / static_cast<double>(times_moved) / link->bandwidth.value();
       r.line("move_s", "that takes", Duration::seconds(seconds));
     }
+  }
+  if (options.has("fit")) {
+    double gini = 0;
+    for (const LayerReplay& l : layers) {
+      gini += l.experts.gini / static_cast<double>(layers.size());
+    }
+    const SkewFit fit = skew_like(plan, gini);
+    r.line("skew",
+           "fitted skew",
+           {fmt::format("{:.2f} (Gini {:.3f} of {:.3f})", fit.skew, fit.gini, gini), fit.skew});
+    r.put("skew_gini", fit.gini);
+    r.put("trace_gini", gini);
   }
   put_layers(r, layers, static_cast<double>(plan.training.micro_batches));
   r.put("wall_s", watch.seconds());

@@ -11,6 +11,7 @@
 #include "cli/command.h"
 #include "cli/report.h"
 #include "plan/routing/foreign.h"
+#include "plan/routing/synthetic.h"
 #include "sim/replay.h"
 
 namespace rehearse::cli {
@@ -232,13 +233,67 @@ int show_trace(const Options& options, const std::vector<std::string>& files) {
   return 0;
 }
 
+// Parameters of a trace, how well what is made of them is like it, and such a trace.
+int synthesize(const Options& options, const std::vector<std::string>& files) {
+  if (files.size() != 1) throw UsageError("trace synthesize: expected one trace, to be like");
+  options.check_outputs({}, files);
+  const RoutingReader reader(files.front());
+  // As many as say enough.
+  constexpr int64_t kMostSteps = 16;
+  const int64_t fitted = std::min(kMostSteps, reader.shape().steps);
+  std::vector<RecordedStep> steps;
+  for (int64_t i = 0; i < fitted; ++i) {
+    steps.push_back(read_step(reader, reader.shape().steps - fitted + i));
+  }
+  const RoutingModel model(steps);
+  const auto seed = static_cast<uint64_t>(options.integer("seed", {.min = 0}));
+  const RoutingFigures& told = model.figures();
+  const RoutingFigures made = figures_of(model.make(fitted, seed + 1));
+  Report r;
+  Report::Table table{.columns = {{"figure", ""}, {"trace", "trace"}, {"made", "made of it"}}};
+  table.by_first = false;
+  table.row({"max_over_mean", told.max, made.max});
+  table.row({"gini", told.gini, made.gini});
+  table.row({"neighbours", told.neighbours, made.neighbours});
+  table.row({"layers", told.layers, made.layers});
+  table.row({"drift", told.drift, made.drift});
+  r.say(fmt::format("fitted to the last {} of {} steps; judged on others made of the fit\n",
+                    fitted,
+                    reader.shape().steps));
+  r.table("figures", std::move(table));
+  r.say(
+      "max, Gini: of experts' tokens in a micro-batch; neighbours: experts that the token before "
+      "has "
+      "too;\nlayers: what an expert says of the next layer's (total variation); drift: of "
+      "popularity "
+      "from\nstep to step\n");
+  r.line("repeat", "repeats", {fmt::format("{:.3f}", model.repeat()), model.repeat()});
+  r.line("power", "layers' power", {fmt::format("{:.3f}", model.power()), model.power()});
+  const double off = misfit(told, made);
+  r.line("misfit", "misfit", {fmt::format("{:.1f}%, mean over the figures", 100 * off), off});
+  if (options.has("out")) {
+    const int64_t count = options.has("steps")
+                              ? options.integer("steps", {.min = 1, .max = 100'000})
+                              : reader.shape().steps;
+    const auto like = model.make(count, seed);
+    RoutingWriter writer(options.text("out"),
+                         like.front().shape,
+                         {{"source", fmt::format("made like {}, seed {}", files.front(), seed)}});
+    for (const RecordedStep& step : like) writer.write_step(step.number, step.choices);
+    writer.commit();
+  }
+  options.print(r);
+  return 0;
+}
+
 }  // namespace
 
 int trace(const Arguments& args) {
   Options options(
       {.name = "trace",
        .about =
-           "Routing traces: import others' files, export them again, show what one is. Formats:\n"
+           "Routing traces: import others' files, export them again, make others like one\n"
+           "(synthesize: popularity, neighbours and layers fitted), show what one is. Formats:\n"
            "  megatron  Megatron-LM's router tracer, router_trace_rank<r>.jsonl, a file per rank\n"
            "  csv       layer,expert: a choice per line, as llama.cpp writes them\n"
            "  array     .npy or .npz of choices: [tokens, layers, active] (vLLM), [micro_batches,\n"
@@ -251,6 +306,7 @@ int trace(const Arguments& args) {
            "r.h5\n"
            "  rehearse trace import counts.npy --format counts --active 8 --out r.h5\n"
            "  rehearse trace export r.h5 --out folder\n"
+           "  rehearse trace synthesize r.h5 --steps 100 --seed 7 --out like-it.h5\n"
            "  rehearse trace show r.h5\n",
        .plan = PlanArgument::kSeveral});
   options.value("format", "NAME", std::string(kFormats.list()), "megatron")
@@ -266,15 +322,18 @@ int trace(const Arguments& args) {
       .flag("recomputed", "megatron: every call is there twice, from recomputation in backward")
       .flag("pack", "deflate what is written: smaller, and slower")
       .value("threads", "N", "files side by side", "2")
-      .value("out", "PATH", "trace to write (import), folder (export)");
+      .value("seed", "N", "synthesize: of what is made", "1")
+      .value("steps", "N", "synthesize: how many to make (as many as the trace has)")
+      .value("out", "PATH", "trace to write, folder (export)");
   if (!options.parse(args)) return 0;
   std::vector<std::string> files = options.plan_paths();
   const std::string action = files.front();
   files.erase(files.begin());
   if (action == "import") return import_trace(options, files);
   if (action == "export") return export_trace(options, files);
+  if (action == "synthesize") return synthesize(options, files);
   if (action == "show") return show_trace(options, files);
-  throw UsageError(fmt::format("trace: '{}': expected import, export or show", action));
+  throw UsageError(fmt::format("trace: '{}': expected import, export, synthesize or show", action));
 }
 
 }  // namespace rehearse::cli

@@ -134,7 +134,12 @@ std::vector<KeySection> make() {
         {"weight_decay", "X", "0.1", "on matrices, not on gains of norms"},
         {"gradient_clip", "X", "1", "global L2 norm; 0: no clipping"},
         {"bias_update_speed", "X", "0.001", "of auxiliary-loss-free balancing; 0: biases stay"},
-        {"balance_loss", "X", "1e-4", "weight of the sequence-wise balance loss"},
+        {"balance_loss", "X", "1e-4", "weight of the balance loss; 0: none"},
+        {"balance_over",
+         names(kBalanceOvers),
+         "sequence",
+         "what that loss is taken over: each sequence (DeepSeek-V3), or a micro-batch, as the "
+         "classic auxiliary loss"},
         {"ema",
          "X",
          "0",

@@ -169,6 +169,7 @@ Training read_training(YamlMap map,
   t.gradient_clip = map.number("gradient_clip", kNotNegative, t.gradient_clip);
   t.bias_update_speed = map.number("bias_update_speed", kNotNegative, t.bias_update_speed);
   t.balance_loss = map.number("balance_loss", kNotNegative, t.balance_loss);
+  t.balance_over = map.choice("balance_over", kBalanceOvers, t.balance_over);
   t.ema = map.number("ema", kBelowOne, t.ema);
   t.mtp_loss = map.number("mtp_loss", kNotNegative, t.mtp_loss);
   t.core = map.choice("core", kCoreKinds, t.core);

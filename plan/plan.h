@@ -15,6 +15,15 @@
 
 namespace rehearse {
 
+// What a balance loss evens out.
+enum class BalanceOver : uint8_t {
+  kSequence,    // each sequence's choices: DeepSeek-V3's complement to its biases
+  kMicroBatch,  // those of a micro-batch together: the classic auxiliary loss (Switch, GShard)
+};
+inline constexpr NameTable kBalanceOvers{std::to_array<Named<BalanceOver>>(
+    {{BalanceOver::kSequence, "sequence"}, {BalanceOver::kMicroBatch, "micro_batch"}})};
+static_assert(kBalanceOvers.complete());
+
 struct Training {
   int64_t micro_batches = 0;  // per data-parallel rank and step
   int64_t ramp_from = 0;      // sequences of the first step of `train` (plan/batch_ramp.h); 0: all
@@ -41,9 +50,10 @@ struct Training {
   double weight_decay = 0.1;         // on matrices; not on norm gains
   double gradient_clip = 1.0;        // global L2 norm; 0: no clipping
   double bias_update_speed = 0.001;  // gamma of auxiliary-loss-free balancing; 0: biases stay
-  double balance_loss = 1e-4;        // alpha of the sequence-wise loss (equations 17-20)
-  double ema = 0;                    // decay of a moving average of the weights, aside; 0: none
-  double mtp_loss = 0.3;             // lambda of the multi-token-prediction loss
+  double balance_loss = 1e-4;        // alpha of the balance loss (equations 17-20)
+  BalanceOver balance_over = BalanceOver::kSequence;  // what that loss is taken over
+  double ema = 0;         // decay of a moving average of the weights, aside; 0: none
+  double mtp_loss = 0.3;  // lambda of the multi-token-prediction loss
   bool operator==(const Training&) const = default;
 };
 

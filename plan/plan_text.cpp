@@ -104,6 +104,9 @@ std::string print_plan(const Plan& plan) {
     lines.unless(d.gradient_clip, "gradient_clip", t.gradient_clip);
     lines.unless(d.bias_update_speed, "bias_update_speed", t.bias_update_speed);
     lines.unless(d.balance_loss, "balance_loss", t.balance_loss);
+    if (t.balance_over != d.balance_over) {
+      lines.always("balance_over", kBalanceOvers[t.balance_over]);
+    }
     lines.unless(d.ema, "ema", t.ema);
     lines.unless(d.mtp_loss, "mtp_loss", t.mtp_loss);
   }

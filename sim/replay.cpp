@@ -224,6 +224,32 @@ std::vector<Placement> placements_for(const Plan& plan,
   return all;
 }
 
+SkewFit skew_like(const Plan& plan, double gini) {
+  const auto of_skew = [&](double skew) {
+    Plan one = plan;
+    one.expert_load = {.synthetic = true, .skew = skew, .varies = LoadVaries::kMicroBatch};
+    ExpertLoad load(one);
+    const auto layer = static_cast<int32_t>(plan.model.architecture.first_moe_layer());
+    std::vector<double> tokens(static_cast<size_t>(plan.model.architecture.experts), 0);
+    constexpr int32_t kEnough = 8;
+    for (int32_t m = 0; m < kEnough; ++m) {
+      const GroupLoad& group = load.of(layer, m, 0);
+      size_t e = 0;
+      for (const MemberLoad& member : group.members) {
+        for (const int64_t n : member.expert_rows) tokens[e++] += static_cast<double>(n);
+      }
+    }
+    return load_shape(tokens).gini;
+  };
+  double low = 0, high = 10;
+  for (int i = 0; i < 12; ++i) {
+    const double skew = (low + high) / 2;
+    (of_skew(skew) < gini ? low : high) = skew;
+  }
+  const double skew = (low + high) / 2;
+  return {skew, of_skew(skew)};
+}
+
 Moved moved(const Plan& plan, const Placement& from, const Placement& to) {
   const Layers layers(plan.model.architecture);
   const double expert = static_cast<double>(layers.of(true).experts->parameters()) *

@@ -64,6 +64,13 @@ std::vector<Placement> placements_for(const Plan& plan,
                                       const PlacementRequest& request,
                                       const std::vector<std::vector<double>>& loads);
 
+// The skew of synthetic counts (plan key expert_load) whose experts are as uneven over a step as a
+// trace's, whose mean Gini coefficient over layers this is; and what Gini it has.
+struct SkewFit {
+  double skew = 0, gini = 0;
+};
+SkewFit skew_like(const Plan& plan, double gini);
+
 // Bytes of experts' weights that ranks must fetch to go from one placement to another, each slot
 // whose expert its rank did not hold: of all ranks, and of the one that fetches most.
 struct Moved {

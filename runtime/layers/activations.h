@@ -25,9 +25,12 @@ struct LayerContext {
   int64_t sequences = 0;  // of a micro-batch
   int64_t length = 0;
   Routing routing = Routing::kLearned;
-  double balance_coefficient = 0;  // alpha over the sequences of the whole batch
-  double softmax_factor = 1;       // YaRN's
-  Recompute again;                 // what is not kept for backward
+  // Of the balance loss: alpha over the number, in the whole batch, of what it is taken over;
+  // tokens of one of these.
+  double balance_coefficient = 0;
+  int64_t balance_length = 0;
+  double softmax_factor = 1;  // YaRN's
+  Recompute again;            // what is not kept for backward
 
   int64_t tokens() const { return sequences * length; }
   bool latent() const { return model.attention == AttentionKind::kLatent; }

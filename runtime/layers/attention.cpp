@@ -134,7 +134,7 @@ void gate_input(const LayerContext& c, const LayerWeights& w, LayerActivations& 
   const Architecture& m = c.model;
   a.d_logits = c.tensor(m.experts);
   kernels::gate_backward(c.gate_shape(),
-                         {.length = c.length, .coefficient = c.balance_coefficient},
+                         {.length = c.balance_length, .coefficient = c.balance_coefficient},
                          a.d_weights.data(),
                          a.scores.data(),
                          a.chosen.data(),

@@ -90,15 +90,17 @@ Stage& CpuDevice::stage(int64_t pp_rank, int32_t data_rank, int32_t slot) {
 
 LayerContext CpuDevice::context(CpuRank& rank) const {
   const Training& t = plan_.training;
-  const double sequences =
-      static_cast<double>(settings_.micro_batches * t.micro_batch_size * plan_.layout.dp);
+  const bool by_sequence = t.balance_over == BalanceOver::kSequence;
+  const double parts = static_cast<double>(
+      settings_.micro_batches * (by_sequence ? t.micro_batch_size : 1) * plan_.layout.dp);
   return {.model = plan_.model.architecture,
           .rope = rope_,
           .pool = rank.pool,
           .sequences = t.micro_batch_size,
           .length = t.sequence_length,
           .routing = plan_.routing,
-          .balance_coefficient = t.balance_loss / sequences,
+          .balance_coefficient = t.balance_loss / parts,
+          .balance_length = (by_sequence ? 1 : t.micro_batch_size) * t.sequence_length,
           .softmax_factor = softmax_factor(plan_.model),
           .again = plan_.training.recompute};
 }
