@@ -139,8 +139,12 @@ void add(std::vector<LayerReplay>& to, const std::vector<LayerReplay>& step) {
   for (size_t l = 0; l < to.size(); ++l) {
     LayerReplay& t = to[l];
     const LayerReplay& s = step[l];
-    for (const auto part :
-         {&LoadShape::max, &LoadShape::p50, &LoadShape::p90, &LoadShape::p99, &LoadShape::gini}) {
+    for (const auto part : {&LoadShape::max,
+                            &LoadShape::p50,
+                            &LoadShape::p90,
+                            &LoadShape::p99,
+                            &LoadShape::gini,
+                            &LoadShape::starving}) {
       t.experts.*part += s.experts.*part;
     }
     for (const auto part : {&LayerReplay::fullest_rank,
@@ -161,8 +165,12 @@ void add(std::vector<LayerReplay>& to, const std::vector<LayerReplay>& step) {
 }
 void divide(std::vector<LayerReplay>& layers, double n) {
   for (LayerReplay& t : layers) {
-    for (const auto part :
-         {&LoadShape::max, &LoadShape::p50, &LoadShape::p90, &LoadShape::p99, &LoadShape::gini}) {
+    for (const auto part : {&LoadShape::max,
+                            &LoadShape::p50,
+                            &LoadShape::p90,
+                            &LoadShape::p99,
+                            &LoadShape::gini,
+                            &LoadShape::starving}) {
       t.experts.*part /= n;
     }
     for (const auto part : {&LayerReplay::fullest_rank,
@@ -194,6 +202,7 @@ void put_layers(Report& r, const std::vector<LayerReplay>& layers, double micro_
     of.put("load_p90_over_mean", l.experts.p90);
     of.put("load_p99_over_mean", l.experts.p99);
     of.put("gini", l.experts.gini);
+    of.put("starving", l.experts.starving);
     of.put("rank_load_max_over_mean", l.fullest_rank);
     of.put("fullest_rank", l.blamed);
     of.put("fullest_rank_share", l.blamed_share);

@@ -26,6 +26,8 @@ LoadShape load_shape(std::vector<double> loads) {
   s.p50 = at(50);
   s.p90 = at(90);
   s.p99 = at(99);
+  const auto fed = std::ranges::lower_bound(loads, 0.1 * sum / n);
+  s.starving = static_cast<double>(fed - loads.begin()) / n;
   double weighted = 0;
   for (size_t i = 0; i < loads.size(); ++i) weighted += static_cast<double>(i + 1) * loads[i];
   s.gini = 2 * weighted / (n * sum) - (n + 1) / n;

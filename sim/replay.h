@@ -10,6 +10,7 @@ namespace rehearse {
 struct LoadShape {
   double max = 0, p50 = 0, p90 = 0, p99 = 0;  // over the mean
   double gini = 0;                            // 0: all alike, 1: one has all
+  double starving = 0;                        // share of those with under a tenth of the mean
 };
 LoadShape load_shape(std::vector<double> loads);
 
