@@ -35,10 +35,11 @@ gpu-check:
 
 # Ten minutes each of mutated topologies, traces and checkpoints; new ones that reach new code join the corpus.
 fuzz: configure
-	@cmake --build $(BUILD) --target topology_fuzz trace_fuzz checkpoint_fuzz
+	@cmake --build $(BUILD) --target topology_fuzz trace_fuzz checkpoint_fuzz routing_fuzz
 	@$(BUILD)/tests/topology_fuzz tests/corpus/topology $${SECONDS_TO_FUZZ:-600} $${SEED:-1}
 	@$(BUILD)/tests/trace_fuzz tests/corpus/trace $${SECONDS_TO_FUZZ:-600} $${SEED:-1}
 	@$(BUILD)/tests/checkpoint_fuzz tests/corpus/checkpoint $${SECONDS_TO_FUZZ:-600} $${SEED:-1}
+	@$(BUILD)/tests/routing_fuzz tests/corpus/routing $${SECONDS_TO_FUZZ:-600} $${SEED:-1}
 
 format:
 	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
