@@ -130,62 +130,35 @@ std::vector<Placement> place(const Plan& plan,
   return candidates[best];
 }
 
-// Means over steps, layer by layer.
-void add(std::vector<LayerReplay>& to, const std::vector<LayerReplay>& step) {
+// Figures of which steps' means are taken.
+constexpr double LoadShape::*kOfExperts[] = {&LoadShape::max,
+                                             &LoadShape::p50,
+                                             &LoadShape::p90,
+                                             &LoadShape::p99,
+                                             &LoadShape::gini,
+                                             &LoadShape::starving};
+constexpr double LayerReplay::*kOfLayer[] = {&LayerReplay::fullest_rank,
+                                             &LayerReplay::blamed_share,
+                                             &LayerReplay::ib_bytes,
+                                             &LayerReplay::nvlink_bytes,
+                                             &LayerReplay::busiest_link,
+                                             &LayerReplay::nodes_per_token,
+                                             &LayerReplay::dispatch,
+                                             &LayerReplay::combine,
+                                             &LayerReplay::mlp,
+                                             &LayerReplay::mlp_of_mean,
+                                             &LayerReplay::padding};
+// One more step's share, layer by layer.
+void add_share(std::vector<LayerReplay>& to, const std::vector<LayerReplay>& step, double share) {
   if (to.empty()) {
-    to = step;
-    return;
+    to.resize(step.size());
+    for (LayerReplay& t : to) t.fullest_rank = t.busiest_link = t.padding = 0;
   }
   for (size_t l = 0; l < to.size(); ++l) {
-    LayerReplay& t = to[l];
-    const LayerReplay& s = step[l];
-    for (const auto part : {&LoadShape::max,
-                            &LoadShape::p50,
-                            &LoadShape::p90,
-                            &LoadShape::p99,
-                            &LoadShape::gini,
-                            &LoadShape::starving}) {
-      t.experts.*part += s.experts.*part;
-    }
-    for (const auto part : {&LayerReplay::fullest_rank,
-                            &LayerReplay::blamed_share,
-                            &LayerReplay::ib_bytes,
-                            &LayerReplay::nvlink_bytes,
-                            &LayerReplay::busiest_link,
-                            &LayerReplay::nodes_per_token,
-                            &LayerReplay::dispatch,
-                            &LayerReplay::combine,
-                            &LayerReplay::mlp,
-                            &LayerReplay::mlp_of_mean,
-                            &LayerReplay::padding}) {
-      t.*part += s.*part;
-    }
-    t.blamed = s.blamed;  // of the last step
-  }
-}
-void divide(std::vector<LayerReplay>& layers, double n) {
-  for (LayerReplay& t : layers) {
-    for (const auto part : {&LoadShape::max,
-                            &LoadShape::p50,
-                            &LoadShape::p90,
-                            &LoadShape::p99,
-                            &LoadShape::gini,
-                            &LoadShape::starving}) {
-      t.experts.*part /= n;
-    }
-    for (const auto part : {&LayerReplay::fullest_rank,
-                            &LayerReplay::blamed_share,
-                            &LayerReplay::ib_bytes,
-                            &LayerReplay::nvlink_bytes,
-                            &LayerReplay::busiest_link,
-                            &LayerReplay::nodes_per_token,
-                            &LayerReplay::dispatch,
-                            &LayerReplay::combine,
-                            &LayerReplay::mlp,
-                            &LayerReplay::mlp_of_mean,
-                            &LayerReplay::padding}) {
-      t.*part /= n;
-    }
+    to[l].layer = step[l].layer;
+    to[l].blamed = step[l].blamed;  // of the last step
+    for (const auto part : kOfExperts) to[l].experts.*part += share * step[l].experts.*part;
+    for (const auto part : kOfLayer) to[l].*part += share * step[l].*part;
   }
 }
 
@@ -434,7 +407,7 @@ int replay(const Arguments& args) {
     const ReplayedRouting routing{
         .step = &step, .placements = placements, .replicas = how.replicas};
     const std::vector<LayerReplay> of_step = replayer.layers(step, routing);
-    add(layers, of_step);
+    add_share(layers, of_step, 1 / static_cast<double>(shape.steps));
     Report& one = r.item("steps");
     one.put("step", step.number);
     double worst = 0, mean = 0;
@@ -462,7 +435,6 @@ int replay(const Arguments& args) {
     waiting_sum += s.exchange_wait_fraction;
     progress.update(++done);
   }
-  divide(layers, static_cast<double>(shape.steps));
   double balanced = 0;
   if (to_simulate > 0) {
     Plan even = plan;

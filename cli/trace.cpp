@@ -193,7 +193,7 @@ ForeignTrace read_own(const std::string& path) {
         reader.shape().steps * reader.shape().micro_batches * reader.shape().layers;
     const std::vector<int64_t>& lines = trace.numbers[name];
     for (size_t i = 5; i < lines.size(); i += 6) {
-      if (lines[i] < -1 || lines[i] >= rows)
+      if (lines[i] < -rows || lines[i] >= rows)
         throw InputError(path + ": its list of lines is damaged");
     }
   }

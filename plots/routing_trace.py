@@ -48,6 +48,22 @@ def write(path, choices, experts, weights=None, steps=None, **about):
             f.attrs[key] = value
 
 
+def drawn(skew, micro_batches, layers, tokens, experts=256, groups=8, kept=4, active=8, seed=1):
+    """Choices of one step as DeepSeek-V3's gate makes them: scores are experts' popularity, of this
+    standard deviation, plus Gumbel noise; `kept` groups by their two best, then the best experts."""
+    random = np.random.default_rng(seed)
+    popularity = random.normal(0, skew, (layers, experts)).astype(np.float32)
+    out = np.empty((1, micro_batches, layers, tokens, active), np.uint16)
+    for m in range(micro_batches):
+        for layer in range(layers):
+            score = popularity[layer] + random.gumbel(size=(tokens, experts)).astype(np.float32)
+            score = score.reshape(tokens, groups, -1)
+            order = np.argsort(-np.partition(score, -2, -1)[..., -2:].sum(-1), -1)
+            np.put_along_axis(score, order[:, kept:, None], -1e9, 1)
+            out[0, m, layer] = np.argpartition(-score.reshape(tokens, experts), active, -1)[:, :active]
+    return out
+
+
 def loads(trace):
     """Tokens of experts over the mean: [steps, layers, experts]."""
     c = trace["choices"]

@@ -12,24 +12,9 @@ import re
 import subprocess
 import sys
 
-import numpy as np
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "plots"))
 import routing_trace  # noqa: E402
-
-EXPERTS, GROUPS, TOKENS, LAYERS, MICRO_BATCHES = 256, 8, 4096, 1, 64
-
-
-def choices(active, kept, random):
-    """[1, micro-batches, layers, tokens, active]: the best of the kept groups, scores even."""
-    score = random.random((MICRO_BATCHES, LAYERS, TOKENS, GROUPS, EXPERTS // GROUPS), np.float32)
-    two = np.sort(score, -1)[..., -2:].sum(-1)
-    out = np.argsort(-two, -1)[..., kept:]
-    np.put_along_axis(score, out[..., None], -1, -2)
-    flat = score.reshape(MICRO_BATCHES, LAYERS, TOKENS, EXPERTS)
-    return np.argpartition(-flat, active, -1)[..., :active][None]
-
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -38,7 +23,6 @@ def main():
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     v3 = (ROOT / "models/deepseek-v3.yaml").read_text()
-    random = np.random.default_rng(1)
 
     def replay(active, kept):
         model = re.sub(r"(?m)^layers:.*$", "layers: 2", v3)
@@ -50,7 +34,7 @@ def main():
         (args.out / "plan.yaml").write_text(
             f"model: model.yaml\ncluster: {ROOT}/topologies/h800-2048.yaml\nlayout: {{dp: 64, ep: 64}}\n"
             "training: {micro_batches: 1, micro_batch_size: 1, sequence_length: 4096, precision: fp8}\n")
-        routing_trace.write(args.out / "trace.h5", choices(active, kept, random), EXPERTS)
+        routing_trace.write(args.out / "trace.h5", routing_trace.drawn(0, 64, 1, 4096, kept=kept, active=active), 256)
         out = subprocess.run([args.program, "replay", args.out / "trace.h5", args.out / "plan.yaml",
                               "--simulate", "0", "--json"], check=True, stdout=subprocess.PIPE).stdout
         return json.loads(out)["layers"][0]

@@ -21,21 +21,9 @@ WAYS = [("in order", []), ("published", ["--policy", "published"]), ("ours, hier
 
 def skewed(path):
     sys.path.insert(0, str(ROOT / "plots"))
-    import numpy as np
     import routing_trace
 
-    random = np.random.default_rng(1)
-    m, layers, tokens, experts, groups = 8, 4, 4096, 256, 8
-    popularity = random.normal(0, 1, (layers, experts)).astype(np.float32)
-    out = np.empty((1, m, layers, tokens, 8), np.uint16)
-    for i in range(m):
-        for layer in range(layers):
-            score = popularity[layer] + random.gumbel(size=(tokens, experts)).astype(np.float32)
-            score = score.reshape(tokens, groups, -1)
-            order = np.argsort(-np.partition(score, -2, -1)[..., -2:].sum(-1), -1)
-            np.put_along_axis(score, order[:, 4:, None], -1e9, 1)
-            out[0, i, layer] = np.argpartition(-score.reshape(tokens, experts), 8, -1)[:, :8]
-    routing_trace.write(path, out, experts)
+    routing_trace.write(path, routing_trace.drawn(1, 8, 4, 4096), 256)
 
 
 def main():

@@ -337,6 +337,10 @@ ForeignTrace read_megatron(const std::vector<std::string>& files,
                         first.tokens,
                         first.active));
       }
+      if (line.layer - o.layer_base < 0 || line.layer - o.layer_base >= kBehindAll) {
+        throw InputError(fmt::format(
+            "{}: line {}: layer {}; the first is {}", rank.path, l + 1, line.layer, o.layer_base));
+      }
       const int64_t layer = line.decoder ? line.layer - o.layer_base + offset
                                          : kBehindAll + std::max<int64_t>(0, line.mtp);
       layers.insert(layer);
@@ -345,6 +349,8 @@ ForeignTrace read_megatron(const std::vector<std::string>& files,
   }
   // As many everywhere.
   size_t micro_batches = 0;
+  std::vector<Call> repeated;  // those left out, call by call as the first ones stand below
+  size_t next_repeated = 0;
   for (auto& [step, by_layer] : calls) {
     for (const int64_t layer : layers) {
       for (const int64_t d : data_ranks) {
@@ -369,6 +375,7 @@ ForeignTrace read_megatron(const std::vector<std::string>& files,
                 d,
                 of.size()));
           }
+          repeated.insert(repeated.end(), of.begin() + static_cast<ptrdiff_t>(half), of.end());
           of.resize(half);
         }
         if (micro_batches == 0) micro_batches = of.size();
@@ -410,10 +417,16 @@ ForeignTrace read_megatron(const std::vector<std::string>& files,
           std::copy_n(from.choices.begin() + static_cast<ptrdiff_t>(from.lines[of[m].line].choices),
                       size,
                       step.choices.begin() + static_cast<ptrdiff_t>(to * size));
-          order[of[m].file][of[m].line] =
+          const int64_t at =
               static_cast<int64_t>(trace.steps.size()) * shape.micro_batches * shape.layers +
               static_cast<int64_t>(to);
+          order[of[m].file][of[m].line] = at;
+          if (o.recomputed) {
+            const Call& twin = repeated[next_repeated + m];
+            order[twin.file][twin.line] = -1 - at;
+          }
         }
+        next_repeated += of.size();
         ++d;
       }
       ++layer_index;
@@ -476,20 +489,9 @@ std::vector<std::pair<std::string, std::string>> print_megatron(const ForeignTra
     }
     std::string text;
     constexpr size_t kNumbers = 6;
-    // Where a repeated call was left out, the same one stands for it.
-    std::map<std::tuple<int64_t, int64_t, int64_t>, std::vector<int64_t>> of;
-    std::map<std::tuple<int64_t, int64_t, int64_t>, size_t> repeated;
     for (size_t l = 0; l < lines.size(); l += kNumbers) {
-      if (lines[l + 5] >= 0) {
-        of[{lines[l], lines[l + 1], 2 * lines[l + 4] + lines[l + 3]}].push_back(lines[l + 5]);
-      }
-    }
-    for (size_t l = 0; l < lines.size(); l += kNumbers) {
-      int64_t at = lines[l + 5];
-      if (at < 0) {
-        const std::tuple key{lines[l], lines[l + 1], 2 * lines[l + 4] + lines[l + 3]};
-        at = of[key][repeated[key]++];
-      }
+      const int64_t told = lines[l + 5];
+      const int64_t at = told < 0 ? -1 - told : told;  // of a repeated call, the first one's
       const RecordedStep& step = trace.steps[static_cast<size_t>(at) / rows];
       const auto row = static_cast<int64_t>(static_cast<size_t>(at) % rows);
       const auto choices = step.of(row / shape.layers, row % shape.layers);
