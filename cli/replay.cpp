@@ -82,8 +82,8 @@ struct Placing {
   bool in_order() const { return given.empty() && policy == Policy::kInOrder; }
 };
 
-// Seconds of a step, simulated.
-using StepTime = std::function<double(const ReplayedRouting&)>;
+// Seconds that steps take under placements, simulated.
+using StepTime = std::function<double(const std::vector<Placement>&)>;
 
 // Placements for these loads. The best: each policy's for all layers, and a mixture that takes of
 // each layer the one whose experts and all-to-alls take least; of these the one whose whole step,
@@ -121,8 +121,7 @@ std::vector<Placement> place(const Plan& plan,
   size_t best = 0;
   double least = INFINITY;
   for (size_t i = 0; i < candidates.size(); ++i) {
-    const double time =
-        step_time({.step = &step, .placements = candidates[i], .replicas = how.replicas});
+    const double time = step_time(candidates[i]);
     if (time >= least) continue;
     least = time;
     best = i;
@@ -258,8 +257,8 @@ int replay(const Arguments& args) {
              "NAME",
              "how experts are placed: " + std::string(kPolicies.list()) +
                  ". published: DeepSeek's\n(EPLB); hierarchical: ours, groups whole on a node; "
-                 "global: ours; best: whichever makes the trace's first step fastest, each layer "
-                 "by itself too",
+                 "global: ours; best: whichever makes the simulated steps fastest,\n"
+                 "each layer by itself too",
              "in-order")
       .value("redundant", "R", "replicas of experts beside one of each, of an EP group", "0")
       .value("replicas",
@@ -358,10 +357,20 @@ int replay(const Arguments& args) {
   const SimulateOptions simulate_how{
       .keep = Keep::kSummary,
       .threads = static_cast<int32_t>(options.integer("threads", {.min = 1, .max = 1024}))};
-  const StepTime step_time_of = [&](const ReplayedRouting& routing) {
+  // Of the steps that are simulated; of the trace's middle one, where none is.
+  const std::set<int64_t> judged =
+      simulated.empty() ? std::set<int64_t>{shape.steps / 2} : simulated;
+  const auto seconds_of = [&](const RecordedStep& step, const std::vector<Placement>& placements) {
+    const ReplayedRouting routing{
+        .step = &step, .placements = placements, .replicas = how.replicas};
     SimulateOptions with = simulate_how;
     with.replay = &routing;
     return simulate(plan, program, calibration, with).summary.step.seconds();
+  };
+  const StepTime over_all = [&](const std::vector<Placement>& placements) {
+    double sum = 0;
+    for (const int64_t i : judged) sum += seconds_of(step_at(i), placements);
+    return sum;
   };
   // Loads of all steps first, where all of them say how experts are placed.
   LayerLoads loads;
@@ -386,9 +395,14 @@ int replay(const Arguments& args) {
   std::vector<Value> load_over_time;
   for (int64_t i = 0; i < shape.steps; ++i) {
     const RecordedStep step = step_at(i);
-    if (by_all && i == 0) placements = place(plan, how, replayer, step, loads, step_time_of);
+    if (by_all && i == 0) {
+      placements = place(plan, how, replayer, step_at(shape.steps / 2), loads, over_all);
+    }
     if (how.every > 0 && i > 0 && i % how.every == 0) {
-      std::vector<Placement> next = place(plan, how, replayer, step, loads, step_time_of);
+      std::vector<Placement> next =
+          place(plan, how, replayer, step, loads, [&](const std::vector<Placement>& candidate) {
+            return seconds_of(step, candidate);
+          });
       for (size_t l = 0; l < next.size(); ++l) {
         const Moved m = moved(
             plan,

@@ -107,7 +107,7 @@ TEST_F(ReplayCommand, PlacementsAreJudgedByTime) {
   EXPECT_NEAR(replay("--placement map.json")["step_time_s"].get<double>(), best, 1e-12);
   const double redundant = replay("--policy best --redundant 4")["step_time_s"];
   const double published = replay("--policy published --redundant 4")["step_time_s"];
-  EXPECT_LE(redundant, 1.01 * published);  // judged by the first step alone
+  EXPECT_LE(redundant, published * (1 + 1e-9));
   // Token by token no fuller than in turn.
   const auto fullest = [](const Json& j) {
     double sum = 0;

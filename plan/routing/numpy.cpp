@@ -41,6 +41,7 @@ std::string_view field(const std::string& path, std::string_view header, const c
   if (at == std::string_view::npos) reject(path, fmt::format("its header has no '{}'", key));
   header.remove_prefix(at + std::strlen(key) + 3);
   while (header.starts_with(' ')) header.remove_prefix(1);
+  if (header.empty()) reject(path, fmt::format("its header's '{}' is cut off", key));
   return header;
 }
 

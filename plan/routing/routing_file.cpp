@@ -101,16 +101,15 @@ bool put_attribute(hid_t object, const char* name, int64_t value) {
 struct RoutingWriter::File {
   std::string path;
   RoutingShape shape;
-  int deflate = 1;
   std::vector<int64_t> steps;
   Handle file{-1, H5Fclose}, choices{-1, H5Dclose}, weights{-1, H5Dclose};
 
-  Handle table(const char* name, hid_t type) const;
+  Handle table(const char* name, hid_t type, int deflate) const;
   void put(const Handle& data, hid_t type, const Slab& slab, const void* values) const;
 };
 
 // Of no step yet.
-Handle RoutingWriter::File::table(const char* name, hid_t type) const {
+Handle RoutingWriter::File::table(const char* name, hid_t type, int deflate) const {
   const hsize_t extent[4] = {0,
                              static_cast<hsize_t>(shape.layers),
                              static_cast<hsize_t>(shape.tokens),
@@ -143,15 +142,14 @@ RoutingWriter::RoutingWriter(const std::string& path,
   File& f = *file_;
   f.path = path;
   f.shape = shape;
-  f.deflate = deflate;
   // In memory: HDF5 itself does not survive a disk that fills up, nor its file a kill.
   constexpr size_t kGrowth = 1 << 20;  // bytes
   const Handle in_memory(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_fapl_core(in_memory.id(), kGrowth, /*backing_store=*/false);
   f.file = {H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, in_memory.id()), H5Fclose};
   if (!f.file.good()) fail(path, "cannot be written");
-  f.choices = f.table("choices", H5T_STD_U16LE);
-  if (weights) f.weights = f.table("weights", half_type().id());
+  f.choices = f.table("choices", H5T_STD_U16LE, deflate);
+  if (weights) f.weights = f.table("weights", half_type().id(), 0);  // noise
   bool good = put_attribute(f.choices.id(), "format", kFormat) &&
               put_attribute(f.choices.id(), "experts", shape.experts) &&
               put_attribute(f.choices.id(), "micro_batches_per_step", shape.micro_batches);
@@ -229,14 +227,10 @@ void RoutingWriter::put_numbers(const std::string& name, const std::vector<int64
   const Handle space(H5Screate_simple(1, &count, nullptr), H5Sclose);
   const Handle how(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   H5Pset_obj_track_times(how.id(), false);
-  const Handle data(H5Dcreate2(f.file.id(),
-                               name.c_str(),
-                               H5T_STD_I64LE,
-                               space.id(),
-                               H5P_DEFAULT,
-                               how.id(),
-                               H5P_DEFAULT),
-                    H5Dclose);
+  const Handle data(
+      H5Dcreate2(
+          f.file.id(), name.c_str(), H5T_STD_I64LE, space.id(), H5P_DEFAULT, how.id(), H5P_DEFAULT),
+      H5Dclose);
   if (H5Dwrite(data.id(), H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers.data()) < 0) {
     fail(f.path, "cannot be written");
   }

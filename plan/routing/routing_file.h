@@ -4,7 +4,8 @@
 //   choices  uint16 [steps x micro_batches, layers, tokens, active], expert indices; chunked by
 //            micro-batch and layer, shuffled, deflated, with checksums; attributes `format`
 //            ("rehearse-routing 2"), `experts`, `micro_batches_per_step`
-//   weights  float16, likewise: the gate's weights of these choices (not in every file)
+//   weights  float16, likewise but not deflated: the gate's weights of these choices (not in every
+//            file)
 //   steps    int64 [steps]: their numbers
 // Micro-batches of a step: one data rank's after the other's. Layers: those with experts, first
 // first, MTP modules' last. Attributes of the file say what it is of: model, layout, text and so
