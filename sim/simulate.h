@@ -13,16 +13,16 @@ namespace rehearse {
 
 enum class Keep : uint8_t { kSummary, kRanks, kAll };
 
-// None but `variation` and `level_routes` changes a result.
 struct ReplayedRouting;  // sim/expert_load.h
 
+// None but `variation`, `replay` and `level_routes` changes a result.
 struct SimulateOptions {
   CostVariation variation;
   Keep keep = Keep::kAll;      // spans: none, those of `ranks`, or all
   std::vector<int64_t> ranks;  // global
   bool link_load = false;      // of `ranks`; clusters of GPUs
-  // Clusters of GPUs:
   const ReplayedRouting* replay = nullptr;  // instead of the plan's expert load
+  // Clusters of GPUs:
   bool memoise = true;  // identical all-to-alls that nothing disturbs are worked out once
   bool fold = false;    // data ranks that provably do the same are simulated once
   // With fold: where ranks differ in how many switches are between them, all are taken to be as far
