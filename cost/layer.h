@@ -201,10 +201,7 @@ struct RuntimeElements {
   int64_t waiting = 0;
 };
 // active: experts per token. ranks: that a token's experts stand on; 0: all are here.
-RuntimeElements runtime_elements(const Layer& layer,
-                                 int64_t hidden,
-                                 int64_t active,
-                                 int64_t ranks,
-                                 const Recompute& again);
+RuntimeElements runtime_elements(
+    const Layer& layer, int64_t hidden, int64_t active, int64_t ranks, const Recompute& again);
 
 }  // namespace rehearse

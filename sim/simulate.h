@@ -18,9 +18,9 @@ struct ReplayedRouting;  // sim/expert_load.h
 // None but `variation`, `replay` and `level_routes` changes a result.
 struct SimulateOptions {
   CostVariation variation;
-  Keep keep = Keep::kAll;      // spans: none, those of `ranks`, or all
-  std::vector<int64_t> ranks;  // global
-  bool link_load = false;      // of `ranks`; clusters of GPUs
+  Keep keep = Keep::kAll;                   // spans: none, those of `ranks`, or all
+  std::vector<int64_t> ranks;               // global
+  bool link_load = false;                   // of `ranks`; clusters of GPUs
   const ReplayedRouting* replay = nullptr;  // instead of the plan's expert load
   // Clusters of GPUs:
   bool memoise = true;  // identical all-to-alls that nothing disturbs are worked out once

@@ -105,8 +105,9 @@ OpCalls OpWork::step_calls(const Op& op) const {
 }
 
 OpCalls OpWork::calls(const Op& op, const MemberLoad& load) const {
-  return is_cell_compute(op.kind) || is_all_to_all(op.kind) ? op_kernels(layers_, shape(op, load), plan_.training.recompute)
-                                                            : step_calls(op);
+  return is_cell_compute(op.kind) || is_all_to_all(op.kind)
+             ? op_kernels(layers_, shape(op, load), plan_.training.recompute)
+             : step_calls(op);
 }
 
 std::vector<GpuTask> OpWork::tasks(const Op& op, const MemberLoad& load) const {
