@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "cost/layer.h"
+#include "plan/routing/load_shape.h"
 #include "runtime/learning_rate.h"
 #include "runtime/median_step.h"
 
@@ -19,20 +20,6 @@ std::vector<Place> places_of(const Program& program, std::span<const int64_t> ra
   for (const int64_t rank : ranks) places.push_back(program.layout().place_of(rank));
   return places;
 }
-
-// Tokens of experts over the mean: the most loaded one's, and percentiles.
-struct LoadSpread {
-  explicit LoadSpread(std::span<const int64_t> tokens) : load(tokens.begin(), tokens.end()) {
-    std::sort(load.begin(), load.end());
-    for (const int64_t n : load) mean += static_cast<double>(n) / static_cast<double>(load.size());
-  }
-  // Of the expert below which so many per cent are, rounded up.
-  double at(size_t percent) const {
-    return static_cast<double>(load[(load.size() * percent + 99) / 100 - 1]) / mean;
-  }
-  std::vector<int64_t> load;
-  double mean = 0;
-};
 
 }  // namespace
 
@@ -120,13 +107,14 @@ StepLog Trainer::run_and_log(const StepSettings& settings) {
       flops / log.time.seconds() / static_cast<double>(plan_.layout.world()) * 1e-12;
   for (int64_t layer = a.dense_layers(); layer < a.layers + a.mtp_depth; ++layer) {
     if (!a.is_moe(layer)) continue;
-    const LoadSpread spread(results_.load_of(layer));
-    log.expert_load.push_back(spread.at(100));
-    log.expert_load_p50.push_back(spread.at(50));
-    log.expert_load_p90.push_back(spread.at(90));
-    log.expert_load_p95.push_back(spread.at(95));
-    log.expert_load_p99.push_back(spread.at(99));
-    log.max_expert_load = std::max(log.max_expert_load, spread.at(100));
+    const auto tokens_of = results_.load_of(layer);
+    const LoadShape spread = load_shape({tokens_of.begin(), tokens_of.end()});
+    log.expert_load.push_back(spread.max);
+    log.expert_load_p50.push_back(spread.p50);
+    log.expert_load_p90.push_back(spread.p90);
+    log.expert_load_p95.push_back(spread.p95);
+    log.expert_load_p99.push_back(spread.p99);
+    log.max_expert_load = std::max(log.max_expert_load, spread.max);
   }
   const Summary summary = summarize(program_, timeline_);
   log.bubble = summary.bubble_fraction;

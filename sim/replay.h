@@ -1,18 +1,11 @@
 #pragma once
 // Replay: what recorded routing means for a plan's layers, ranks and links, under a placement.
 
+#include "plan/routing/load_shape.h"
 #include "sim/expert_load.h"
 #include "sim/price/op_costs.h"
 
 namespace rehearse {
-
-// How numbers of tokens differ.
-struct LoadShape {
-  double max = 0, p50 = 0, p90 = 0, p99 = 0;  // over the mean
-  double gini = 0;                            // 0: all alike, 1: one has all
-  double starving = 0;                        // share of those with under a tenth of the mean
-};
-LoadShape load_shape(std::vector<double> loads);
 
 // A layer over the micro-batches of a step. Bytes are of all ranks and of the step's four
 // all-to-alls per micro-batch (dispatch and combine, forward and backward); times are of one

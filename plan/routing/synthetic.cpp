@@ -6,20 +6,10 @@
 #include <numeric>
 
 #include "base/random.h"
+#include "plan/routing/load_shape.h"
 
 namespace rehearse {
 namespace {
-
-double gini(std::vector<int64_t> loads) {
-  std::ranges::sort(loads);
-  double sum = 0, weighted = 0;
-  for (size_t i = 0; i < loads.size(); ++i) {
-    sum += static_cast<double>(loads[i]);
-    weighted += static_cast<double>(i + 1) * static_cast<double>(loads[i]);
-  }
-  const auto n = static_cast<double>(loads.size());
-  return sum == 0 ? 0 : 2 * weighted / (n * sum) - (n + 1) / n;
-}
 
 double variation(const std::vector<double>& a, const std::vector<double>& b) {
   const double sum_a = std::accumulate(a.begin(), a.end(), 0.0);
@@ -74,11 +64,11 @@ RoutingFigures figures_of(const std::vector<RecordedStep>& steps) {
     for (int64_t m = 0; m < s.micro_batches; ++m) {
       for (int64_t l = 0; l < s.layers; ++l) {
         const auto of = step.of(m, l);
-        std::vector<int64_t> loads(experts, 0);
+        std::vector<double> loads(experts, 0);
         for (const uint16_t e : of) ++loads[e];
-        const double mean = static_cast<double>(of.size()) / static_cast<double>(experts);
-        f.max += static_cast<double>(*std::ranges::max_element(loads)) / mean;
-        f.gini += gini(loads);
+        const LoadShape shape = load_shape(std::move(loads));
+        f.max += shape.max;
+        f.gini += shape.gini;
         ++parts;
         for (size_t t = k; t < of.size(); t += k) {
           for (size_t i = t; i < t + k; ++i) {
