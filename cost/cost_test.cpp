@@ -156,13 +156,20 @@ TEST(Cost, KeptElementsOfALayer) {
   // x, its norm; q_a, its norm, q; kv_a, its norm, kv; the core's output and log-sums; h, its norm.
   const int64_t attention = 2 * 7168 + 2 * 1536 + 128 * 192 + (512 + 64) + 512 + 128 * (128 + 128) +
                             128 * 128 + 128 + 2 * 7168 + 4;  // and of the norms a factor each
-  EXPECT_EQ(runtime_elements(layers.of(false), 7168, 8, 0, kKeepAll).kept, attention + 3 * 18432);
+  const auto kept = [&](bool moe, const Recompute& again) {
+    return runtime_bytes(layers.of(moe), 7168, 8, 0, again, 4).kept;
+  };
+  EXPECT_EQ(kept(false, kKeepAll), 4 * (attention + 3 * 18432));
   // Scores, choices and weights; of each of eight experts input, gate and up, and what is between.
-  EXPECT_EQ(runtime_elements(layers.of(true), 7168, 8, 0, kKeepAll).kept,
-            attention + 256 + 2 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048);
+  EXPECT_EQ(kept(true, kKeepAll), 4 * (attention + 256 + 2 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048));
   // Without norms, expansions and SwiGLU's output.
-  EXPECT_EQ(runtime_elements(layers.of(false), 7168, 8, 0, {}).kept,
-            attention - 2 * 7168 - 1536 - 512 - 128 * 192 - 128 * (128 + 128) + 2 * 18432);
+  EXPECT_EQ(kept(false, {}),
+            4 * (attention - 2 * 7168 - 1536 - 512 - 128 * 192 - 128 * (128 + 128) + 2 * 18432));
+  // In BF16 half of it, but for factors, log-sums, scores, choices and weights.
+  const int64_t exact = 4 + 128 + 256 + 2 * 8;
+  const int64_t all = attention + 256 + 2 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048;
+  EXPECT_EQ(runtime_bytes(layers.of(true), 7168, 8, 0, kKeepAll, 2).kept,
+            2 * (all - exact) + 4 * exact);
 }
 
 // On a GPU under FP8: both residuals and the compressed queries and keys in BF16, the core's output

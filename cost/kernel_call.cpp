@@ -32,6 +32,7 @@ constexpr NameTable kKernelNames{std::to_array<Named<Kernel>>({
     {Kernel::kSquareSum, "square_sum"},
     {Kernel::kCopy, "copy"},
     {Kernel::kFill, "fill"},
+    {Kernel::kConvert, "convert"},
 })};
 static_assert(kKernelNames.complete());
 
@@ -88,6 +89,7 @@ std::vector<std::string_view> shape_names(Kernel kernel) {
     case Kernel::kSquareSum:
     case Kernel::kCopy:
     case Kernel::kFill:
+    case Kernel::kConvert:
       return {"elements"};
     case Kernel::kReduce:
       return {"elements", "copies"};
@@ -157,7 +159,48 @@ Flops flops(const KernelCall& call) {
     case Kernel::kEmbedding:
     case Kernel::kCopy:
     case Kernel::kFill:
+    case Kernel::kConvert:
       return Flops(0);
+  }
+  CHECK(false) << "kernel " << static_cast<int>(call.kernel);
+}
+
+int64_t converted_elements(const KernelCall& call) {
+  const auto& s = call.shape;
+  switch (call.kernel) {
+    case Kernel::kMatmul:
+    case Kernel::kMatmulGradInput:
+    case Kernel::kAttention:
+    case Kernel::kAttentionBackward:
+    case Kernel::kRmsNorm:
+    case Kernel::kSwiglu:
+      return memory_traffic(call, 1).count();
+    case Kernel::kMatmulGradWeight:
+      return s[0] * (s[1] + s[2]);
+    case Kernel::kRmsNormBackward:  // its input and result; what comes in is an op's own
+    case Kernel::kAdd:              // one operand and the sum
+      return 2 * s[0] * s[1];
+    case Kernel::kSwigluBackward:
+      return 4 * s[0] * s[1];
+    case Kernel::kUnpermute:
+      return s[0] * s[2] * (s[1] + 1);
+    case Kernel::kEmbeddingBackward:
+      return s[0] * s[1];
+    case Kernel::kAdamW:  // weights, from their masters
+      return s[0];
+    case Kernel::kRope:
+    case Kernel::kGate:
+    case Kernel::kGateBackward:
+    case Kernel::kPermute:
+    case Kernel::kEmbedding:
+    case Kernel::kCrossEntropy:
+    case Kernel::kCrossEntropyBackward:
+    case Kernel::kReduce:
+    case Kernel::kSquareSum:
+    case Kernel::kCopy:
+    case Kernel::kFill:
+    case Kernel::kConvert:
+      return 0;
   }
   CHECK(false) << "kernel " << static_cast<int>(call.kernel);
 }
@@ -211,6 +254,8 @@ Bytes memory_traffic(const KernelCall& call, int64_t element) {
       return Bytes(s[0] * element);
     case Kernel::kCopy:
       return Bytes(2 * s[0] * element);
+    case Kernel::kConvert:
+      return Bytes((4 + 2) * s[0]);
   }
   CHECK(false) << "kernel " << static_cast<int>(call.kernel);
 }

@@ -33,6 +33,7 @@ namespace rehearse {
 //   square_sum          elements        sum of squares, for the gradient's norm
 //   copy                elements
 //   fill                elements        gradients back to zero
+//   convert             elements        between FP32 and BF16
 enum class Kernel : uint8_t {
   kMatmul,
   kMatmulGradInput,
@@ -58,6 +59,7 @@ enum class Kernel : uint8_t {
   kSquareSum,
   kCopy,
   kFill,
+  kConvert,
 };
 
 struct KernelCall {
@@ -86,5 +88,10 @@ Flops flops(const KernelCall& call);
 // Bytes that must cross the memory bus when nothing is cached: inputs once, outputs once.
 // element: bytes of one element of every tensor (4 for FP32).
 Bytes memory_traffic(const KernelCall& call, int64_t element);
+
+// Elements of its tensors that this project's runtime converts where they are kept in BF16: kernels
+// of cores compute in FP32. Scores, logits, losses and gradients of weights are FP32 anyway; rows
+// are moved, and rotated, as they are.
+int64_t converted_elements(const KernelCall& call);
 
 }  // namespace rehearse

@@ -287,67 +287,96 @@ Flops training_flops_per_token(const Architecture& a, int64_t length, bool causa
   return forward * 3.0;
 }
 
-RuntimeElements runtime_elements(
-    const Layer& layer, int64_t hidden, int64_t active, int64_t ranks, const Recompute& again) {
+RuntimeBytes runtime_bytes(const Layer& layer,
+                           int64_t hidden,
+                           int64_t active,
+                           int64_t ranks,
+                           const Recompute& again,
+                           int64_t element) {
+  constexpr int64_t kFp32 = 4;
   // Of attention: what is kept; the gradients of what its matrices give, which their weights'
-  // multiply; and what lives within its backward alone: gradients of the core's output, of the
-  // compressions' norms, and before and behind the first norm.
-  int64_t attention = hidden;  // the layer's input
+  // multiply; and what lives within its backward alone, in FP32: gradients of the core's output, of
+  // the compressions' norms, and before and behind the first norm.
+  int64_t attention = element * hidden;  // the layer's input
   int64_t gradients = 0;
-  int64_t within = 2 * hidden;
-  int64_t norms = 0;  // of tokens, but the FFN's
-  int64_t expanded = 0;
+  int64_t within = kFp32 * 2 * hidden;
+  int64_t norms = 0;     // of tokens, but the FFN's
+  int64_t expanded = 0;  // from compressions
+  int64_t heads = 0;     // elements of queries, keys and values of all heads
   for (const Step& s : layer.attention) {
     if (const auto* norm = std::get_if<Norm>(&s)) {
-      attention += norm->elements() + std::max<int64_t>(1, norm->heads);  // and its factors
-      if (norm->width != hidden) within += norm->elements();
-      if (norm->heads == 0 && norm->part != Part::kPostNorm) norms += norm->elements();
+      attention += element * norm->elements();
+      attention += kFp32 * std::max<int64_t>(1, norm->heads);  // and its factors
+      if (norm->width != hidden) within += kFp32 * norm->elements();
+      if (norm->heads == 0 && norm->part != Part::kPostNorm) norms += element * norm->elements();
     }
-    if (const auto* residual = std::get_if<Residual>(&s)) attention += residual->width;
+    if (const auto* residual = std::get_if<Residual>(&s)) attention += element * residual->width;
     if (const auto* gate = std::get_if<Gate>(&s)) {
-      attention += 2 * gate->active;  // choices, weights
-      gradients += gate->active;
+      attention += kFp32 * 2 * gate->active;  // choices, weights
+      gradients += kFp32 * gate->active;
     }
     if (const auto* core = std::get_if<Core>(&s)) {
-      attention += core->heads * core->v + core->heads;  // and log-sums
-      within += core->heads * core->v;
+      attention += element * core->heads * core->v + kFp32 * core->heads;  // and log-sums
+      within += kFp32 * core->heads * core->v;
     }
     const auto* linear = std::get_if<Linear>(&s);
     // The output projection's goes into the residual.
     if (linear == nullptr || linear->role == Role::kOutput) continue;
-    attention += linear->out;
-    gradients += linear->out;
-    if (linear->role == Role::kExpand) expanded += linear->out;
-    if (linear->part == Part::kQkv) within += linear->out;  // by head
+    const int64_t each = linear->part == Part::kRouter ? kFp32 : element;  // scores
+    attention += each * linear->out;
+    gradients += each * linear->out;
+    if (linear->role == Role::kExpand) expanded += element * linear->out;
+    const bool by_head = linear->role == Role::kExpand || linear->part == Part::kQkv;
+    if (by_head) heads += linear->out;
+    if (linear->part == Part::kQkv) within += kFp32 * linear->out;  // by head
   }
-  // Of the layer's output, of its second norm's, and of the residual between.
-  gradients += 3 * hidden;
+  // Of the layer's output, and of the residual between.
+  gradients += element * 2 * hidden;
   // Of FFNs: gate_up and activated kept, gate_up's gradient for the weights', and activated's
   // within.
   const auto width = [](const std::optional<Ffn>& f) { return f ? f->width : 0; };
   const int64_t all = width(layer.dense) + width(layer.shared);
   const int64_t rows = layer.experts ? active : 0;
   const int64_t routed = rows * width(layer.experts);
-  const int64_t activated = again.activations ? all + routed : 0;
-  const int64_t ffn_kept = 3 * (all + routed) + rows * hidden - activated;
-  const int64_t ffn_gradients = 2 * (all + routed) + rows * (hidden + 1);
+  const int64_t activated = again.activations ? element * (all + routed) : 0;
+  const int64_t ffn_kept = element * (3 * (all + routed) + rows * hidden) - activated;
+  const int64_t ffn_gradients = element * (2 * (all + routed) + rows * hidden) + kFp32 * rows;
   // On its way back to other ranks: a sum and a message of every token that came from them, and
   // what comes back for this rank's own.
   const int64_t way_back =
-      rows > 0 && ranks > 0 ? ranks * (2 * hidden + active) + 2 * hidden + active : 0;
-  const int64_t ffn_within =
-      std::max(all + routed, way_back) + rows * hidden + (layer.dense || layer.shared ? hidden : 0);
+      rows > 0 && ranks > 0 ? kFp32 * (ranks * (2 * hidden + active) + 2 * hidden + active) : 0;
+  const int64_t row_gradient = element * rows * hidden;
+  const int64_t ends = row_gradient + (layer.dense || layer.shared ? element * hidden : 0);
+  int64_t ffn = ffn_gradients + ends + std::max(kFp32 * (all + routed), way_back);
+  int64_t core_wide = 0;
+  if (element < kFp32) {
+    // Copies in FP32 of what kernels read and write: of the activation's backward, of the gradient
+    // of the experts' input and of its sum; and of the attention core's.
+    const auto activation = [](int64_t w) { return kFp32 * (1 + 2 + 2) * w; };
+    const int64_t here = std::max<int64_t>(1, ranks);
+    const int64_t node_sum = ranks > 0 ? kFp32 * (hidden + active) : 0;  // before it is rounded
+    // Beside the way back weight gradients run.
+    const int64_t weights = rows > 0 && all > 0 ? kFp32 * (2 * hidden + 3 * all) : 0;
+    const int64_t sums = std::max(way_back + node_sum, kFp32 * (rows + here + 1) * hidden);
+    ffn = std::max(
+        {row_gradient + activation(routed),
+         2 * row_gradient + element * 2 * routed + kFp32 * (routed + rows * hidden),
+         ffn_gradients - element * 2 * all + row_gradient + kFp32 * hidden + activation(all),
+         ffn_gradients + ends + sums + weights});
+    core_wide = (2 * kFp32 - element) * heads + kFp32 * layer.core.heads * layer.core.v;
+  }
   // Computed again: the FFN's norm in its backward, the rest of attention in its own.
-  const int64_t ffn_norm = again.norms ? hidden : 0;
+  const int64_t ffn_norm = again.norms ? element * hidden : 0;
   const int64_t regained = (again.norms ? norms : 0) + (again.up_projections ? expanded : 0);
-  RuntimeElements e;
-  e.kept = attention - ffn_norm - regained + ffn_kept;
-  e.waiting = gradients + ffn_gradients + ffn_norm + activated + regained;
+  RuntimeBytes b;
+  b.kept = attention - ffn_norm - regained + ffn_kept;
+  b.waiting = gradients + ffn_gradients + ffn_norm + activated + regained;
+  b.ending = within + core_wide;
   // The FFN's backward, or attention's behind the FFN's weight gradients, which free what they
   // used.
-  e.backward = ffn_norm + std::max(hidden + ffn_gradients + ffn_within + activated,
-                                   gradients + within + regained - ffn_kept);
-  return e;
+  b.backward = ffn_norm + std::max(element * hidden + ffn + activated,
+                                   gradients + within + regained - ffn_kept + core_wide);
+  return b;
 }
 
 }  // namespace rehearse

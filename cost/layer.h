@@ -193,15 +193,22 @@ Flops layer_forward_flops(const Architecture& a, int64_t layer, int64_t length, 
 // forward pass.
 Flops training_flops_per_token(const Architecture& a, int64_t length, bool causal);
 
-// Elements of one token in a layer of this project's runtime, experts balanced.
-struct RuntimeElements {
+// Bytes of one token in a layer of this project's runtime, experts balanced.
+struct RuntimeBytes {
   int64_t kept = 0;      // between its forward and its backward
   int64_t backward = 0;  // besides, at most, while its backward runs to the end of these
-  // Besides, where the weight gradients come later: what they multiply.
+  // Besides, where the weight gradients come later: what they multiply; and at most, besides that,
+  // while attention's backward runs.
   int64_t waiting = 0;
+  int64_t ending = 0;
 };
-// active: experts per token. ranks: that a token's experts stand on; 0: all are here.
-RuntimeElements runtime_elements(
-    const Layer& layer, int64_t hidden, int64_t active, int64_t ranks, const Recompute& again);
+// active: experts per token. ranks: that a token's experts stand on; 0: all are here. element: of
+// what is kept in a type of its own, 4 or 2 bytes: of 2 a kernel's operands are widened meanwhile.
+RuntimeBytes runtime_bytes(const Layer& layer,
+                           int64_t hidden,
+                           int64_t active,
+                           int64_t ranks,
+                           const Recompute& again,
+                           int64_t element);
 
 }  // namespace rehearse

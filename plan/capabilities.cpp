@@ -79,7 +79,7 @@ const std::vector<Capability>& capabilities() {
       });
     }
     for (const auto& n : kPrecisions.entries()) {
-      const bool runs = n.value == Precision::kFp32;
+      const bool runs = n.value != Precision::kFp8;
       const bool gpus = bytes_of(n.value).linears.has_value();
       add(fmt::format("precision {}{}", n.name, gpus ? "" : " (not on GPUs)"),
           true,

@@ -126,7 +126,6 @@ Training read_training(YamlMap map,
   map.keys(plan_keys("training"));
   Training t;
   t.recompute = usual_recompute(cluster);
-  constexpr IntegerRange kCount{.min = 1, .max = 1'000'000'000};
   constexpr NumberRange kNotNegative{.min = 0};
   constexpr NumberRange kBelowOne{.min = 0, .max = 0.999999999};
   t.micro_batches = map.integer("micro_batches", {.min = 1, .max = kMostMicroBatches});
@@ -153,6 +152,7 @@ Training read_training(YamlMap map,
   if (map.has("tokens")) t.tokens = map.tokens("tokens");
   t.seed = map.integer("seed", {.min = 0}, t.seed);
   t.precision = map.choice("precision", kPrecisions, t.precision);
+  if (map.has("moments")) t.moments = map.choice("moments", kMoments, Moments::kFp32);
   t.learning_rate = map.number("learning_rate", kNotNegative, t.learning_rate);
   t.final_learning_rate = map.number("final_learning_rate", kNotNegative, t.learning_rate / 10);
   t.warmup_steps = steps("warmup_steps", t.warmup_steps);
@@ -336,6 +336,12 @@ std::string find_shared(const std::string& name, const std::string& kind) {
   std::sort(there.begin(), there.end());
   throw InputError(
       fmt::format("no file '{}'; those that come with rehearse: {}", name, fmt::join(there, ", ")));
+}
+
+PrecisionBytes bytes_of(const Training& t) {
+  PrecisionBytes bytes = bytes_of(t.precision);
+  if (t.moments) bytes.moment = *t.moments == Moments::kBf16 ? 2 : 4;
+  return bytes;
 }
 
 Plan load_plan(const std::string& path) {

@@ -24,6 +24,12 @@ inline constexpr NameTable kBalanceOvers{std::to_array<Named<BalanceOver>>(
     {{BalanceOver::kSequence, "sequence"}, {BalanceOver::kMicroBatch, "micro_batch"}})};
 static_assert(kBalanceOvers.complete());
 
+// Of AdamW's two moments.
+enum class Moments : uint8_t { kFp32, kBf16 };
+inline constexpr NameTable kMoments{
+    std::to_array<Named<Moments>>({{Moments::kFp32, "fp32"}, {Moments::kBf16, "bf16"}})};
+static_assert(kMoments.complete());
+
 struct Training {
   int64_t micro_batches = 0;  // per data-parallel rank and step
   int64_t ramp_from = 0;      // sequences of the first step of `train` (plan/batch_ramp.h); 0: all
@@ -35,6 +41,7 @@ struct Training {
   std::optional<double> tokens;  // the whole training's budget, for GPU-hours
   int64_t seed = 1;              // of the initial weights and the order of the text
   Precision precision = Precision::kFp32;
+  std::optional<Moments> moments;  // none: as the precision has them
   CoreKind core = CoreKind::kFused;
   Recompute recompute;                       // what is not kept for backward
   double learning_rate = 1e-3;               // peak
@@ -56,6 +63,9 @@ struct Training {
   double mtp_loss = 0.3;  // lambda of the multi-token-prediction loss
   bool operator==(const Training&) const = default;
 };
+
+// As the precision's, with the moments that are asked for.
+PrecisionBytes bytes_of(const Training& training);
 
 // Who chooses experts in `train`.
 enum class Routing : uint8_t {

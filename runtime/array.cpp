@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/convert/convert.h"
 #include "kernels/reduce/reduce.h"
 
 namespace rehearse {
@@ -22,9 +23,7 @@ void read(const ConstArray& a, int64_t row, int64_t first, std::span<float> out)
       std::copy_n(a.fp32() + at, out.size(), out.data());
       return;
     case DType::kBf16:
-      std::transform(a.bf16() + at, a.bf16() + at + out.size(), out.data(), [](Bf16 x) {
-        return kernels::to_float(x);
-      });
+      kernels::convert(static_cast<int64_t>(out.size()), a.bf16() + at, out.data());
       return;
     case DType::kFp8: {
       const float scale = a.scales[row * a.extent.tiles() + first / kernels::kScaleBlock];
@@ -44,7 +43,7 @@ void write(const Array& a, int64_t row, int64_t first, std::span<const float> va
       std::copy(values.begin(), values.end(), a.fp32() + at);
       return;
     case DType::kBf16:
-      std::transform(values.begin(), values.end(), a.bf16() + at, kernels::to_bf16);
+      kernels::convert(static_cast<int64_t>(values.size()), values.data(), a.bf16() + at);
       return;
     case DType::kFp8: {
       float amax = 0;
@@ -68,12 +67,12 @@ void sum_bf16(std::span<const ConstArray> copies, Bf16* to, int64_t elements) {
   for (int64_t begin = 0; begin < elements; begin += kBlock) {
     const int64_t n = std::min(kBlock, elements - begin);
     const Bf16* first = copies.front().bf16() + begin;
-    std::transform(first, first + n, sums.begin(), [](Bf16 x) { return kernels::to_float(x); });
+    kernels::convert(n, first, sums.data());
     for (const ConstArray& copy : copies.subspan(1)) {
       const Bf16* x = copy.bf16() + begin;
       for (int64_t i = 0; i < n; ++i) sums[static_cast<size_t>(i)] += kernels::to_float(x[i]);
     }
-    std::transform(sums.begin(), sums.begin() + n, to + begin, kernels::to_bf16);
+    kernels::convert(n, sums.data(), to + begin);
   }
 }
 
@@ -118,6 +117,12 @@ void convert(const ConstArray& from, const Array& to) {
   const Extent& e = from.extent;
   CHECK(e.rows == to.extent.rows && e.columns == to.extent.columns)
       << to_string(e) << " to " << to_string(to.extent);
+  if (e == to.extent) return copy(from, to);
+  if (e.type != DType::kFp8 && to.extent.type != DType::kFp8) {
+    e.type == DType::kBf16 ? kernels::convert(e.size(), from.bf16(), to.fp32())
+                           : kernels::convert(e.size(), from.fp32(), to.bf16());
+    return;
+  }
   std::array<float, kernels::kScaleBlock> values;
   for (int64_t row = 0; row < e.rows; ++row) {
     for (int64_t first = 0; first < e.columns; first += kernels::kScaleBlock) {

@@ -91,8 +91,11 @@ TEST(Emulator, OpsTakeTheirRooflineTimeAndNotLess) {
 
 // EP4 over two nodes of two: dispatch crosses nodes once per token and node, then is forwarded.
 TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
-  for (const Routing routing : {Routing::kLearned, Routing::kBalanced}) {
+  for (const auto& [routing, precision] : {std::pair(Routing::kLearned, Precision::kFp32),
+                                           std::pair(Routing::kBalanced, Precision::kFp32),
+                                           std::pair(Routing::kLearned, Precision::kBf16)}) {
     Plan plan = small_plan({.dp = 4, .ep = 4});
+    plan.training.precision = precision;
     plan.cluster = linked(1e9, 1e9, 0.01);
     plan.training.micro_batches = 2;
     plan.training.balance_loss = 0;
@@ -130,8 +133,9 @@ TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
     EXPECT_GE(expected.size(), 8u);
     // Gradient rings: dense gradients and weights go round all four ranks.
     const Stage& s = cpu_device(trainer).stage(0, 0, 0);
-    const int64_t ring = ring_bytes(s.where.dense_size, 4, sizeof(float)).count();
-    for (int64_t r = 0; r < 4; ++r) expected[{r, (r + 1) % 4}] += 2 * ring;
+    const int64_t ring = ring_bytes(s.where.dense_size, 4, sizeof(float)).count() +
+                         ring_bytes(s.where.dense_size, 4, bytes_of(precision).message).count();
+    for (int64_t r = 0; r < 4; ++r) expected[{r, (r + 1) % 4}] += ring;
     EXPECT_EQ(links(trainer).counts(), expected);
   }
 }

@@ -128,17 +128,12 @@ StageParameters::StageParameters(const Plan& plan, int64_t stage, int64_t ep_ran
   }
 }
 
-void initialize(const StageParameters& where, int64_t seed, double std, ParameterValues& weights) {
-  for (size_t i = 0; i < where.list.size(); ++i) {
-    const Parameter& p = where.list[i];
-    float* w = weights.of(static_cast<ParameterId>(i));
-    if (p.is_gain) {
-      std::fill(w, w + p.size(), 1.0f);
-      continue;
-    }
-    Random random(stream_seed(static_cast<uint64_t>(seed), p.name));
-    for (int64_t j = 0; j < p.size(); ++j) w[j] = static_cast<float>(std * random.normal());
-  }
+std::vector<float> first_values(const Parameter& p, int64_t seed, double std) {
+  std::vector<float> values(static_cast<size_t>(p.size()), 1.0f);
+  if (p.is_gain) return values;
+  Random random(stream_seed(static_cast<uint64_t>(seed), p.name));
+  for (float& v : values) v = static_cast<float>(std * random.normal());
+  return values;
 }
 
 Shard shard_of(int64_t size, int64_t index, int64_t count) {

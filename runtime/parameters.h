@@ -7,9 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "base/big_memory.h"
 #include "cost/layer.h"
+#include "kernels/matmul/matmul.h"
 #include "plan/plan.h"
+#include "runtime/flat_values.h"
 
 namespace rehearse {
 
@@ -81,28 +82,37 @@ struct StageParameters {
 // Values for every parameter of a stage: weights, or gradients.
 class ParameterValues {
  public:
-  explicit ParameterValues(const StageParameters& where)
-      : where_(&where),
-        dense_(static_cast<size_t>(where.dense_size), 0.0f),
-        expert_(static_cast<size_t>(where.expert_size), 0.0f) {}
+  ParameterValues(const StageParameters& where, DType type)
+      : where_(&where), dense_(type, where.dense_size), expert_(type, where.expert_size) {}
 
+  // REQUIRES: FP32.
   float* of(ParameterId id) {
-    const Parameter& p = where_->list[static_cast<size_t>(id)];
-    return arena(p.arena).data() + p.offset;
+    const Parameter& p = at(id);
+    return arena(p.arena).fp32(p.offset);
   }
-  const float* of(ParameterId id) const { return const_cast<ParameterValues*>(this)->of(id); }
-  std::vector<float, BigAllocator<float>>& arena(Arena a) {
-    return a == Arena::kDense ? dense_ : expert_;
+  ConstArray array(ParameterId id) const {
+    const Parameter& p = at(id);
+    return arena(p.arena).array(p.offset, p.rows, p.columns);
   }
+  kernels::WeightMatrix matrix(ParameterId id) const {
+    const ConstArray a = array(id);
+    if (a.extent.type == DType::kBf16) return a.bf16();
+    return a.fp32();
+  }
+  FlatValues& arena(Arena a) { return a == Arena::kDense ? dense_ : expert_; }
+  const FlatValues& arena(Arena a) const { return a == Arena::kDense ? dense_ : expert_; }
 
  private:
+  const Parameter& at(ParameterId id) const { return where_->list[static_cast<size_t>(id)]; }
+
   const StageParameters* where_;
-  std::vector<float, BigAllocator<float>> dense_, expert_;
+  FlatValues dense_, expert_;
 };
 
-// Gains are 1; every other parameter is normal with `std`, drawn from a stream of its own that
-// depends on the seed and its name alone, so that any layout starts from the same numbers.
-void initialize(const StageParameters& where, int64_t seed, double std, ParameterValues& weights);
+// A parameter's first values: of gains 1, of every other one normal with `std`, drawn from a stream
+// of its own that depends on the seed and its name alone, so that any layout starts from the same
+// numbers.
+std::vector<float> first_values(const Parameter& p, int64_t seed, double std);
 
 // A contiguous share of an arena: member `index` of `count` owns [begin, end).
 struct Shard {

@@ -161,7 +161,9 @@ Weights weights_of(Trainer& trainer, int64_t rank) {
   for (int32_t slot = 0; slot < l.slots(); ++slot) {
     Stage& s = cpu_device(trainer).stage(p.pp_rank, p.data_rank, slot);
     for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
-      all.insert(all.end(), s.weights.arena(arena).begin(), s.weights.arena(arena).end());
+      const FlatValues& held = s.weights.arena(arena);
+      const std::vector<float> values = held.get(0, held.size());
+      all.insert(all.end(), values.begin(), values.end());
     }
     for (const auto& bias : s.expert_bias) all.insert(all.end(), bias.begin(), bias.end());
   }

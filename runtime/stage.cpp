@@ -1,16 +1,24 @@
 #include "runtime/stage.h"
 
+#include <algorithm>
+
 namespace rehearse {
+
+DType stored_type(Precision precision) {
+  CHECK(precision != Precision::kFp8) << "not run on cores";
+  return precision == Precision::kBf16 ? DType::kBf16 : DType::kFp32;
+}
 
 Stage::Stage(const Plan& plan, int64_t stage, int64_t ep_rank)
     : index(stage),
       first_layer(plan.layout.first_layer(stage)),
       main_layers(static_cast<size_t>(plan.layout.end_layer(stage) - first_layer)),
       where(plan, stage, ep_rank),
-      weights(where),
-      gradients(where),
+      weights(where, stored_type(plan.training.precision)),
+      gradients(where, DType::kFp32),
       chunks(static_cast<size_t>(plan.training.micro_batches)) {
-  initialize(where, plan.training.seed, plan.model.init_std, weights);
+  const DType moments = plan.training.moments == Moments::kBf16 ? DType::kBf16 : DType::kFp32;
+  for (const size_t arena : {0, 1}) m[arena] = v[arena] = FlatValues(moments);
   const Architecture& a = plan.model.architecture;
   for (const LayerIds& ids : where.layers) {
     const auto experts = static_cast<size_t>(ids.gate ? a.experts : 0);
@@ -28,6 +36,18 @@ Stage::Stage(const Plan& plan, int64_t stage, int64_t ep_rank)
     c.mtp.resize(where.mtp.size());
     c.mtp_losses.resize(where.mtp.size(), 0);
   }
+}
+
+void Stage::set_weights(Arena arena, int64_t begin, std::span<const float> values, Shard owned) {
+  weights.arena(arena).set(begin, values);
+  FlatValues& masters = master[static_cast<size_t>(arena)];
+  if (masters.empty()) return;
+  const auto end = begin + static_cast<int64_t>(values.size());
+  const int64_t first = std::max(begin, owned.begin);
+  const int64_t count = std::min(end, owned.end) - first;
+  if (count <= 0) return;
+  masters.set(first - owned.begin,
+              values.subspan(static_cast<size_t>(first - begin), static_cast<size_t>(count)));
 }
 
 }  // namespace rehearse

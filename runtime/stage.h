@@ -34,6 +34,9 @@ struct ChunkActivations {
   double loss = 0;                 // sum over tokens, of the last stage
 };
 
+// What weights, activations and messages are at a precision that runs here.
+DType stored_type(Precision precision);
+
 struct Stage {
   Stage(const Plan& plan, int64_t stage, int64_t ep_rank);
   Stage(const Stage&) = delete;  // the values point at `where`
@@ -45,9 +48,9 @@ struct Stage {
   StageParameters where;
   ParameterValues weights;
   ParameterValues gradients;
-  // AdamW moments of this rank's shard of each arena; sized by the first optimizer op.
-  std::vector<float, BigAllocator<float>> m[2], v[2];
-  std::vector<float, BigAllocator<float>> average[2];  // of the same shards, where training.ema is
+  // Of this rank's shard of each arena: FP32 masters, where weights are of another type; AdamW
+  // moments, sized by the first optimizer op; averages, where training.ema is.
+  FlatValues master[2], m[2], v[2], average[2];
   // Per layer of the stage: [experts], empty for dense layers.
   std::vector<std::vector<float>> expert_bias;
   std::vector<std::vector<int64_t>> expert_load;  // tokens per expert in this step, this copy
@@ -57,6 +60,9 @@ struct Stage {
   std::vector<std::vector<std::vector<int32_t>>> choices;
   std::vector<std::vector<std::vector<float>>> gate_weights;  // the gate's, of these
   std::vector<ChunkActivations> chunks;                       // by micro-batch of the data rank
+
+  // Weights from `begin` of an arena on, and their masters where there are some: of `owned`.
+  void set_weights(Arena arena, int64_t begin, std::span<const float> values, Shard owned);
 
   size_t local_layer(int32_t layer) const { return static_cast<size_t>(layer - first_layer); }
   // module: 0 the model's own. REQUIRES: where.head, which the last stage has.

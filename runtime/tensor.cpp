@@ -66,8 +66,8 @@ void Tensor::fill(float value) {
   std::fill(data(), data() + size(), value);
 }
 
-Tensor converted(const Tensor& x, DType type, BufferPool& pool) {
-  Tensor out(pool, x.rows(), x.columns(), type);
+Tensor converted(const ConstArray& x, DType type, BufferPool& pool) {
+  Tensor out(pool, x.extent.rows, x.extent.columns, type);
   convert(x, out);
   return out;
 }

@@ -96,6 +96,26 @@ class Tensor {
 };
 
 // The same values in another type, on `pool`.
-Tensor converted(const Tensor& x, DType type, BufferPool& pool);
+Tensor converted(const ConstArray& x, DType type, BufferPool& pool);
+
+// Values as kernels read them: of an FP32 array its own, of another one a copy on the pool that
+// lives as long as this. Must not outlive the array.
+class Fp32Values {
+ public:
+  Fp32Values(const ConstArray& x, BufferPool& pool) {
+    if (x.extent.type == DType::kFp32) {
+      data_ = x.fp32();
+    } else if (x.data != nullptr) {
+      copy_ = converted(x, DType::kFp32, pool);
+      data_ = copy_.data();
+    }
+  }
+  operator const float*() const { return data_; }
+  const float* data() const { return data_; }
+
+ private:
+  Tensor copy_;
+  const float* data_ = nullptr;
+};
 
 }  // namespace rehearse

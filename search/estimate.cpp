@@ -317,7 +317,9 @@ Estimate Estimator::estimate(const Candidate& c) {
     begin_pipeline(c);
   }
   const Cluster& cluster = base_.cluster;
-  const PrecisionBytes& bytes = bytes_of(c.precision);
+  Training training = base_.training;
+  training.precision = c.precision;
+  const PrecisionBytes bytes = bytes_of(training);
   const int64_t copies = now_.shape->copies;
   const RankGroup replica_group = l.replica_group();
   const RankGroup expert_group = l.expert_replica_group();

@@ -177,11 +177,11 @@ TEST_F(BadInput, TruncatedCalibration) {
 }
 
 TEST_F(BadInput, WhatCannotBeRunIsRefusedByName) {
-  write("plan.yaml", plan_with("training:\n", "training:\n  precision: bf16\n"));
+  write("plan.yaml", plan_with("training:\n", "training:\n  precision: fp8\n"));
   const CommandResult r = rehearse("train plan.yaml --data text.txt");
   EXPECT_EQ(r.exit_code, 1);
   EXPECT_EQ(r.err,
-            "plan.yaml: this version cannot run a plan with precision bf16; `rehearse inspect "
+            "plan.yaml: this version cannot run a plan with precision fp8; `rehearse inspect "
             "--capabilities` lists what it can\n");
   write("plan.yaml", plan_with("  pp: 2\n", "  pp: 2\n  tp: 2\n"));
   EXPECT_EQ(

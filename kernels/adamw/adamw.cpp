@@ -4,13 +4,28 @@
 #include <cmath>
 
 namespace rehearse::kernels {
+namespace {
 
-void adamw(const AdamWSettings& s,
-           int64_t elements,
-           const float* gradient,
-           float* weights,
-           float* m,
-           float* v) {
+float wide(float x) {
+  return x;
+}
+float wide(Bf16 x) {
+  return to_float(x);
+}
+void store(float x, float& to) {
+  to = x;
+}
+void store(float x, Bf16& to) {
+  to = to_bf16(x);
+}
+
+template <typename Moment>
+void update(const AdamWSettings& s,
+            int64_t elements,
+            const float* gradient,
+            float* weights,
+            Moment* m,
+            Moment* v) {
   const auto beta1 = static_cast<float>(s.beta1);
   const auto beta2 = static_cast<float>(s.beta2);
   const auto scale = static_cast<float>(s.gradient_scale);
@@ -23,10 +38,32 @@ void adamw(const AdamWSettings& s,
 #pragma omp simd
   for (int64_t i = 0; i < elements; ++i) {
     const float g = gradient[i] * scale;
-    m[i] = beta1 * m[i] + (1.0f - beta1) * g;
-    v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
-    weights[i] = weights[i] * keep - rate * m[i] / (std::sqrt(v[i]) * root + eps);
+    const float first = beta1 * wide(m[i]) + (1.0f - beta1) * g;
+    const float second = beta2 * wide(v[i]) + (1.0f - beta2) * g * g;
+    store(first, m[i]);
+    store(second, v[i]);
+    weights[i] = weights[i] * keep - rate * first / (std::sqrt(second) * root + eps);
   }
+}
+
+}  // namespace
+
+void adamw(const AdamWSettings& s,
+           int64_t elements,
+           const float* gradient,
+           float* weights,
+           float* m,
+           float* v) {
+  update(s, elements, gradient, weights, m, v);
+}
+
+void adamw(const AdamWSettings& s,
+           int64_t elements,
+           const float* gradient,
+           float* weights,
+           Bf16* m,
+           Bf16* v) {
+  update(s, elements, gradient, weights, m, v);
 }
 
 double square_sum(int64_t elements, const float* x) {

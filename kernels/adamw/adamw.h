@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels/formats/formats.h"
+
 namespace rehearse::kernels {
 
 struct AdamWSettings {
@@ -15,13 +17,22 @@ struct AdamWSettings {
   int64_t step = 1;           // from 1, for bias correction
 };
 
-// weights, m, v: [elements], updated; gradient: [elements].
+// weights, m, v: [elements], updated; gradient: [elements]. Moments in BF16 (report, section 3.3.3)
+// are computed with before they are rounded. What changes a moment by less than half its last place
+// is lost: it stops within 2^-8 / (1 - beta) of what it averages, so that beta2 must stay well
+// under 0.99.
 void adamw(const AdamWSettings& s,
            int64_t elements,
            const float* gradient,
            float* weights,
            float* m,
            float* v);
+void adamw(const AdamWSettings& s,
+           int64_t elements,
+           const float* gradient,
+           float* weights,
+           Bf16* m,
+           Bf16* v);
 
 void adamw_reference(const AdamWSettings& s,
                      int64_t elements,

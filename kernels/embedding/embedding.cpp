@@ -4,12 +4,24 @@
 
 namespace rehearse::kernels {
 
-void embedding(std::span<const int32_t> tokens, int64_t width, const float* table, float* x) {
+namespace {
+
+template <typename T>
+void gather(std::span<const int32_t> tokens, int64_t width, const T* table, T* x) {
   for (size_t t = 0; t < tokens.size(); ++t) {
     std::memcpy(x + static_cast<int64_t>(t) * width,
                 table + tokens[t] * width,
-                static_cast<size_t>(width) * sizeof(float));
+                static_cast<size_t>(width) * sizeof(T));
   }
+}
+
+}  // namespace
+
+void embedding(std::span<const int32_t> tokens, int64_t width, const float* table, float* x) {
+  gather(tokens, width, table, x);
+}
+void embedding(std::span<const int32_t> tokens, int64_t width, const Bf16* table, Bf16* x) {
+  gather(tokens, width, table, x);
 }
 
 void embedding_backward(std::span<const int32_t> tokens,

@@ -32,8 +32,9 @@ inline float to_float(Bf16 x) {
 // Rounds to nearest, ties to even; NaN becomes 0x7fff, as on GPUs.
 inline Bf16 to_bf16(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
-  if (std::isnan(x)) return {0x7fff};
-  return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+  return {static_cast<uint16_t>(nan ? 0x7fff : rounded)};
 }
 
 // The value of a code; every one is exact in FP32.

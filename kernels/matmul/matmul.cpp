@@ -1,11 +1,15 @@
 #include "kernels/matmul/matmul.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
+#include <vector>
 
 #include <Eigen/Core>
 #include <cblas.h>
 #include <unistd.h>
+
+#include "kernels/convert/convert.h"
 
 namespace rehearse::kernels {
 namespace {
@@ -13,12 +17,29 @@ namespace {
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using In = Eigen::Map<const Matrix>;
 using Out = Eigen::Map<Matrix>;
+// Some columns of a matrix.
+using InPart = Eigen::Map<const Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
+using OutPart = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
 
 // Every rank's lane multiplies on its own thread; OpenBLAS must not start more behind them.
 [[maybe_unused]] const bool kOneThread = [] {
   openblas_set_num_threads(1);
   return true;
 }();
+
+// Calls work(panel, first, rows) for whole rows of `w` that a cache holds beside the operands.
+template <typename Work>
+void for_each_panel(const MatmulShape& s, const Bf16* w, Work work) {
+  constexpr int64_t kPanel = int64_t{1} << 18;  // elements: 1 MiB
+  thread_local std::vector<float> panel;
+  const int64_t most = std::clamp<int64_t>(kPanel / std::max<int64_t>(1, s.k), 1, s.n);
+  if (const auto need = static_cast<size_t>(most * s.k); panel.size() < need) panel.resize(need);
+  for (int64_t first = 0; first < s.n; first += most) {
+    const int64_t rows = std::min(most, s.n - first);
+    convert(rows * s.k, w + first * s.k, panel.data());
+    work(panel.data(), first, rows);
+  }
+}
 
 constexpr std::string_view kSlowest = "Prescott";
 
@@ -44,20 +65,36 @@ std::string matmul_library() {
   return config;
 }
 
-void matmul(const MatmulShape& s, const float* x, const float* w, float* y) {
+void matmul(const MatmulShape& s, const float* x, WeightMatrix w, float* y) {
   if (s.m == 0) return;
-  Out(y, s.m, s.n).noalias() = In(x, s.m, s.k) * In(w, s.n, s.k).transpose();
+  const In in(x, s.m, s.k);
+  if (w.fp32 != nullptr) {
+    Out(y, s.m, s.n).noalias() = in * In(w.fp32, s.n, s.k).transpose();
+    return;
+  }
+  for_each_panel(s, w.bf16, [&](const float* panel, int64_t first, int64_t rows) {
+    OutPart out(y + first, s.m, rows, Eigen::OuterStride<>(s.n));
+    out.noalias() = in * In(panel, rows, s.k).transpose();
+  });
 }
 
 void matmul_grad_input(
-    const MatmulShape& s, const float* dy, const float* w, float* dx, Store store) {
+    const MatmulShape& s, const float* dy, WeightMatrix w, float* dx, Store store) {
   if (s.m == 0) return;
   Out out(dx, s.m, s.k);
-  if (store == Store::kAccumulate) {
-    out.noalias() += In(dy, s.m, s.n) * In(w, s.n, s.k);
-  } else {
-    out.noalias() = In(dy, s.m, s.n) * In(w, s.n, s.k);
-  }
+  const auto product = [&](const auto& in, const In& weights, bool add) {
+    if (add) {
+      out.noalias() += in * weights;
+    } else {
+      out.noalias() = in * weights;
+    }
+  };
+  const bool add = store == Store::kAccumulate;
+  if (w.fp32 != nullptr) return product(In(dy, s.m, s.n), In(w.fp32, s.n, s.k), add);
+  for_each_panel(s, w.bf16, [&](const float* panel, int64_t first, int64_t rows) {
+    const InPart in(dy + first, s.m, rows, Eigen::OuterStride<>(s.n));
+    product(in, In(panel, rows, s.k), add || first > 0);
+  });
 }
 
 void matmul_grad_weight(const MatmulShape& s, const float* dy, const float* x, float* dw) {

@@ -1,8 +1,11 @@
 #pragma once
-// Dense matrix products of linear layers, row-major FP32, single-threaded.
+// Dense matrix products of linear layers, row-major, single-threaded: FP32, or with weights in
+// BF16, which are widened panel by panel. Sums are FP32.
 
 #include <cstdint>
 #include <string>
+
+#include "kernels/formats/formats.h"
 
 namespace rehearse::kernels {
 
@@ -12,14 +15,22 @@ struct MatmulShape {
   int64_t k = 0;  // input features
 };
 
+// A weight matrix, [n, k]: one of the two.
+struct WeightMatrix {
+  WeightMatrix(const float* w) : fp32(w) {}
+  WeightMatrix(const Bf16* w) : bf16(w) {}
+  const float* fp32 = nullptr;
+  const Bf16* bf16 = nullptr;
+};
+
 // y = x w^T.  x: [m, k], w: [n, k], y: [m, n].
-void matmul(const MatmulShape& s, const float* x, const float* w, float* y);
+void matmul(const MatmulShape& s, const float* x, WeightMatrix w, float* y);
 
 enum class Store : uint8_t { kOverwrite, kAccumulate };
 
 // dx = dy w, or dx += dy w.  dy: [m, n], w: [n, k], dx: [m, k].
 void matmul_grad_input(
-    const MatmulShape& s, const float* dy, const float* w, float* dx, Store store);
+    const MatmulShape& s, const float* dy, WeightMatrix w, float* dx, Store store);
 
 // dw += dy^T x.  dy: [m, n], x: [m, k], dw: [n, k]. Nothing happens when m is 0.
 void matmul_grad_weight(const MatmulShape& s, const float* dy, const float* x, float* dw);

@@ -45,6 +45,33 @@ TEST(Matmul, AllThreeProductsAgreeWithTheReference) {
   }
 }
 
+// As the same weights in FP32; the last shapes take several panels, the last of them short.
+TEST(Matmul, WeightsInBf16) {
+  Inputs inputs;
+  for (const MatmulShape& s :
+       std::vector<MatmulShape>{{1, 1, 1}, {17, 33, 65}, {9, 1000, 700}, {3, 5, 300'000}}) {
+    const std::vector<float> x = floats(inputs.normal(s.m * s.k));
+    const std::vector<float> dy = floats(inputs.normal(s.m * s.n));
+    std::vector<float> w = floats(inputs.normal(s.n * s.k));
+    std::vector<Bf16> narrow;
+    for (float& value : w) {
+      narrow.push_back(to_bf16(value));
+      value = to_float(narrow.back());
+    }
+    std::vector<float> want(dy.size()), want_dx(x.size(), 1.0f);
+    Guarded y(s.m * s.n), dx(s.m * s.k, 1.0f);
+    matmul(s, x.data(), w.data(), want.data());
+    matmul(s, x.data(), narrow.data(), y.data());
+    expect_close(y.data(), std::vector<double>(want.begin(), want.end()), sum_bound(s.k), "y");
+    for (const Store store : {Store::kAccumulate, Store::kOverwrite}) {
+      matmul_grad_input(s, dy.data(), w.data(), want_dx.data(), store);
+      matmul_grad_input(s, dy.data(), narrow.data(), dx.data(), store);
+      expect_close(
+          dx.data(), std::vector<double>(want_dx.begin(), want_dx.end()), sum_bound(s.n), "dx");
+    }
+  }
+}
+
 TEST(Matmul, NoRowsChangeNothing) {
   Guarded dw(12, 3.0f);
   matmul_grad_weight({0, 3, 4}, nullptr, nullptr, dw.data());

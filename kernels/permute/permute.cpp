@@ -30,15 +30,27 @@ RowMap map_rows(std::span<const int32_t> chosen, int64_t active, int64_t experts
   return map;
 }
 
+namespace {
+
+template <typename T>
+void gather_rows(std::span<const int32_t> token_of_row, int64_t width, const T* tokens, T* rows) {
+  for (size_t r = 0; r < token_of_row.size(); ++r) {
+    std::memcpy(rows + static_cast<int64_t>(r) * width,
+                tokens + token_of_row[r] * width,
+                static_cast<size_t>(width) * sizeof(T));
+  }
+}
+
+}  // namespace
+
 void permute(std::span<const int32_t> token_of_row,
              int64_t width,
              const float* tokens,
              float* rows) {
-  for (size_t r = 0; r < token_of_row.size(); ++r) {
-    std::memcpy(rows + static_cast<int64_t>(r) * width,
-                tokens + token_of_row[r] * width,
-                static_cast<size_t>(width) * sizeof(float));
-  }
+  gather_rows(token_of_row, width, tokens, rows);
+}
+void permute(std::span<const int32_t> token_of_row, int64_t width, const Bf16* tokens, Bf16* rows) {
+  gather_rows(token_of_row, width, tokens, rows);
 }
 
 void unpermute(const UnpermuteShape& s,

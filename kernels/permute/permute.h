@@ -5,6 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "kernels/formats/formats.h"
+
 namespace rehearse::kernels {
 
 // Where each (token, choice) goes: rows stand by expert, within an expert by token.
@@ -26,6 +28,7 @@ void permute(std::span<const int32_t> token_of_row,
              int64_t width,
              const float* tokens,
              float* rows);
+void permute(std::span<const int32_t> token_of_row, int64_t width, const Bf16* tokens, Bf16* rows);
 
 struct UnpermuteShape {
   int64_t tokens = 0;

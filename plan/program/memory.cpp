@@ -61,7 +61,7 @@ StageWeights stage_weights(const Plan& plan, int64_t stage) {
 
 MemoryParts::MemoryParts(const Plan& plan, double imbalance)
     : architecture_(plan.model.architecture),
-      bytes_(bytes_of(plan.training.precision)),
+      bytes_(bytes_of(plan.training)),
       gpu_(plan.cluster.of_gpus()),
       ema_(plan.training.ema > 0),
       tp_(plan.layout.tp),
@@ -93,16 +93,17 @@ MemoryParts::MemoryParts(const Plan& plan, double imbalance)
         .dense = counts_.attention + (moe ? counts_.gate + counts_.shared : counts_.dense_mlp),
         .expert = moe ? plan.layout.experts_per_rank(a.experts) * counts_.expert : 0};
     if (!gpu_) {
-      const RuntimeElements e =
-          runtime_elements(layers.of(moe, windowed),
-                           a.hidden,
-                           a.active_experts,
-                           plan.layout.ep > 1 ? std::min(plan.layout.ep, a.active_experts) : 0,
-                           recipe.recompute);
-      const double size = tokens_ * static_cast<double>(bytes_.activation);
-      kept_[kind] = size * static_cast<double>(e.kept);
-      again_[kind] = size * static_cast<double>(e.backward);
-      waiting_[kind] = size * static_cast<double>(e.waiting);
+      const RuntimeBytes b =
+          runtime_bytes(layers.of(moe, windowed),
+                        a.hidden,
+                        a.active_experts,
+                        plan.layout.ep > 1 ? std::min(plan.layout.ep, a.active_experts) : 0,
+                        recipe.recompute,
+                        bytes_.activation);
+      kept_[kind] = tokens_ * static_cast<double>(b.kept);
+      again_[kind] = tokens_ * static_cast<double>(b.backward);
+      waiting_[kind] = tokens_ * static_cast<double>(b.waiting);
+      ending_[kind] = tokens_ * static_cast<double>(b.ending);
       continue;
     }
     const auto kept = [&](const GpuRecipe& how) {
@@ -150,6 +151,7 @@ std::vector<MemoryParts::Stage> MemoryParts::stages(const Layout& l) const {
         s.held.kept += layers * kept_[k];
         s.held.backward = std::max(s.held.backward, again_[k]);
         s.held.deferred += layers * (kept_[k] + waiting_[k]);
+        s.held.ending = std::max(s.held.ending, ending_[k]);
         continue;
       }
       if (!recompute_layers_) {
@@ -167,7 +169,8 @@ std::vector<MemoryParts::Stage> MemoryParts::stages(const Layout& l) const {
       // Of each head its norm's input and output, and the logits; of MTP modules the embeddings and
       // what M multiplies. A head's are gone when the layers before it are in their backward.
       const double size = tokens_ * static_cast<double>(bytes_.activation);
-      const double head = size * static_cast<double>(2 * a.hidden + a.vocabulary);
+      const double head = size * static_cast<double>(2 * a.hidden) +
+                          tokens_ * static_cast<double>(4 * a.vocabulary);
       const auto modules = static_cast<double>(a.mtp_depth);
       keep((1 + modules) * head + modules * size * static_cast<double>(3 * a.hidden));
       s.held.backward = std::max(size * static_cast<double>(2 * a.hidden), s.held.backward - head);

@@ -76,8 +76,8 @@ class MemoryParts {
   std::vector<Counts> before_;  // of layers before each
   std::array<StageWeights, kKinds> weights_;
   // Bytes of a micro-batch in a layer. again_: besides, while its backward runs; waiting_: besides,
-  // until its weight gradients, where they come later.
-  std::array<double, kKinds> kept_{}, again_{}, waiting_{}, passing_{};
+  // until its weight gradients, where they come later; ending_: besides, while such a backward ends.
+  std::array<double, kKinds> kept_{}, again_{}, waiting_{}, ending_{}, passing_{};
   double message_ = 0;  // bytes of a micro-batch on its way to experts, out and in
 };
 

@@ -105,16 +105,24 @@ OpCalls OpWork::step_calls(const Op& op) const {
 }
 
 OpCalls OpWork::calls(const Op& op, const MemberLoad& load) const {
-  return is_cell_compute(op.kind) || is_all_to_all(op.kind)
-             ? op_kernels(layers_, shape(op, load), plan_.training.recompute)
-             : step_calls(op);
+  const bool cell = is_cell_compute(op.kind) || is_all_to_all(op.kind);
+  OpCalls calls =
+      cell ? op_kernels(layers_, shape(op, load), plan_.training.recompute) : step_calls(op);
+  if (plan_.training.precision == Precision::kBf16 && plan_.cluster.on_cores()) {
+    const size_t kernels = calls.work.size();
+    for (size_t i = 0; i < kernels; ++i) {
+      const int64_t elements = converted_elements(calls.work[i]);
+      if (elements > 0) calls.work.push_back({Kernel::kConvert, {elements}});
+    }
+  }
+  return calls;
 }
 
 std::vector<GpuTask> OpWork::tasks(const Op& op, const MemberLoad& load) const {
   if (is_cell_compute(op.kind)) return gpu_tasks(layers_, shape(op, load), gpu_recipe(plan_));
   int64_t bytes = 0;
   for (const KernelCall& call : step_calls(op).all()) {
-    bytes += step_bytes(bytes_of(plan_.training.precision), call);
+    bytes += step_bytes(bytes_of(plan_.training), call);
   }
   if (bytes == 0) return {};
   return {{.kind = WorkKind::kStream, .bytes = Bytes(bytes)}};

@@ -224,10 +224,11 @@ std::vector<HeldMoment> held_moments(const RankSchedule& schedule, size_t direct
     for (size_t d = 0; d < directions; ++d) {
       if (a.kept[d] > b.kept[d] || a.deferred[d] > b.deferred[d]) return false;
     }
-    return a.backward < 0 || a.backward == b.backward;
+    return (a.backward < 0 || a.backward == b.backward) && (a.ending < 0 || a.ending == b.ending);
   };
-  const auto note = [&](int64_t backward) {
+  const auto note = [&](int64_t backward, int64_t ending) {
     now.backward = backward;
+    now.ending = ending;
     for (const HeldMoment& m : most) {
       if (within(now, m)) return;
     }
@@ -238,7 +239,7 @@ std::vector<HeldMoment> held_moments(const RankSchedule& schedule, size_t direct
     ++now.cell;
     if (c.has_forward()) ++now.kept[static_cast<size_t>(c.forward.direction)];
     if (!c.has_backward()) {
-      note(-1);
+      note(-1, -1);
       continue;
     }
     const auto d = static_cast<size_t>(c.backward.direction);
@@ -246,17 +247,18 @@ std::vector<HeldMoment> held_moments(const RankSchedule& schedule, size_t direct
       --now.deferred[d];
       continue;
     }
-    note(c.backward.direction);
+    note(c.backward.direction, -1);
     --now.kept[d];
     if (c.kind != CellKind::kBackwardInput) continue;
     ++now.deferred[d];
-    note(-1);
+    note(-1, c.backward.direction);
   }
   return most;
 }
 
 double held_at(const HeldMoment& m, const std::vector<Held>& sizes) {
   double sum = m.backward < 0 ? 0 : sizes[static_cast<size_t>(m.backward)].backward;
+  if (m.ending >= 0) sum += sizes[static_cast<size_t>(m.ending)].ending;
   for (size_t d = 0; d < sizes.size(); ++d) {
     sum += static_cast<double>(m.kept[d]) * sizes[d].kept +
            static_cast<double>(m.deferred[d]) * sizes[d].deferred;

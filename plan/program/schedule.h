@@ -59,14 +59,16 @@ RankSchedule forward_only(const Layout& layout, int64_t n);
 // its forward until its weight gradients are done.
 int64_t peak_micro_batches(const RankSchedule& schedule);
 // What a micro-batch holds: from its forward until its backward is over, beside that while its
-// backward runs, and from a backward without weight gradients (Bi) until these.
+// backward runs, from a backward without weight gradients (Bi) until these, and beside that while
+// such a backward ends.
 struct Held {
-  double kept = 0, backward = 0, deferred = 0;
+  double kept = 0, backward = 0, deferred = 0, ending = 0;
 };
 // How many micro-batches of each direction are held at one moment of a schedule.
 struct HeldMoment {
   std::vector<int64_t> kept, deferred;
   int64_t backward = -1;  // the direction whose backward runs; none: -1
+  int64_t ending = -1;    // whose backward without weight gradients ends, counted as deferred
   int64_t cell = -1;      // the cell that runs
 };
 // The moments at which a schedule may hold most, whatever a micro-batch of each of `directions`

@@ -93,6 +93,23 @@ TEST_F(Checkpoints, GoOnInAnyLayout) {
   }
 }
 
+// Masters and moments are in a checkpoint, not what they are rounded to.
+TEST_F(Checkpoints, InBf16GoOnBitForBit) {
+  for (const Layout& layout : {saved_layouts().front(), saved_layouts()[2]}) {
+    fs::remove_all(folder_);
+    Plan plan = of_layout(layout);
+    plan.training.precision = Precision::kBf16;
+    plan.training.moments = Moments::kBf16;
+    Trainer trainer(plan, test_text_path());
+    steps(trainer, 0, 4);
+    save(trainer, 4);
+    const std::vector<double> rest = steps(trainer, 4, 8);
+    Trainer again(plan, test_text_path());
+    load_state(newest(), again.device());
+    EXPECT_EQ(steps(again, 4, 8), rest);
+  }
+}
+
 // Of every parameter one tensor, of its HF name and shape; experts by themselves, biases too.
 TEST_F(Checkpoints, HoldHuggingFacesNames) {
   const Plan plan = of_layout({.pp = 2, .dp = 4, .ep = 2, .schedule = ScheduleKind::kDualPipe});
@@ -135,7 +152,7 @@ TEST_F(Checkpoints, AveragesGoOn) {
   plan.training.ema = 0.75;
   Trainer trainer(plan, test_text_path());
   // Of one weight by hand.
-  const Stage& s = cpu_device(trainer).stage(0, 0, 0);
+  Stage& s = cpu_device(trainer).stage(0, 0, 0);
   const auto weight = [&] { return s.weights.of(s.where.layers[0].kv_a)[7]; };
   double average = static_cast<double>(weight());
   for (int64_t step = 0; step < 4; ++step) {

@@ -5,6 +5,8 @@
 //   forward   attn.F  (dispatch.F)  mlp.F  (combine.F)
 //   backward  (combine.B)  mlp.B  (dispatch.B)  attn.B      for inputs
 //             mlp.W, attn.W                                 for weights, any time after their B
+// Tensors are of the context's stored type; of FP32 whatever it is: inverses and log-sums, scores,
+// weights, logits, and gradients of these and of gains.
 // An op reads and writes only fields that the Program's dependencies order, since the compute and
 // the a2a lane of a rank run at the same time.
 
@@ -31,12 +33,31 @@ struct LayerContext {
   int64_t balance_length = 0;
   double softmax_factor = 1;  // YaRN's
   Recompute again;            // what is not kept for backward
+  // Of what ops leave to each other, and send: FP32, or BF16. Kernels compute in FP32: an op reads
+  // FP32 values and rounds what it leaves.
+  DType stored = DType::kFp32;
 
   int64_t tokens() const { return sequences * length; }
   bool latent() const { return model.attention == AttentionKind::kLatent; }
   kernels::AttentionShape attention_shape() const;
   kernels::GateShape gate_shape() const;
+  // FP32, for a kernel to write.
   Tensor tensor(int64_t columns) const { return Tensor(pool, tokens(), columns); }
+  Fp32Values fp32(const ConstArray& x) const { return {x, pool}; }
+  // Some rows of a matrix.
+  Fp32Values fp32(const Tensor& x, int64_t first, int64_t rows) const {
+    ConstArray part = part_of(x.array(), first * x.columns(), rows * x.columns());
+    part.extent = {x.type(), rows, x.columns()};
+    return {part, pool};
+  }
+  // For a kernel to write more to it.
+  void widen(Tensor& x) const {
+    if (x.type() != DType::kFp32) x = converted(x, DType::kFp32, pool);
+  }
+  // What a kernel wrote, in the type that is kept.
+  void keep(Tensor& x) const {
+    if (stored != DType::kFp32) x = converted(x, stored, pool);
+  }
 };
 
 // Weights and gradients of one layer.
@@ -119,6 +140,8 @@ void dispatch_input(const LayerContext& c, const ExchangeCall* call, LayerActiva
 void experts_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 
 // layers/head.cpp. The ends of the model.
+// Rows of the embedding's table, [tokens, D].
+Tensor embedded(const LayerContext& c, std::span<const int32_t> tokens, const ConstArray& table);
 struct HeadActivations {
   Tensor x, x_norm, x_inverse;  // [T, D]
   Tensor logits;                // [T, vocabulary]; after head_input their gradient
@@ -142,7 +165,7 @@ Tensor head_input(const LayerContext& c,
                   const HeadWeights& w,
                   std::span<const int32_t> targets,
                   double scale,
-                  const float* addend,
+                  const Tensor* addend,
                   HeadActivations& a);
 void head_weight(const LayerContext& c, const HeadWeights& w, HeadActivations& a);
 

@@ -66,8 +66,12 @@ void norm(const LayerContext& c,
           Tensor& inverse) {
   y = c.tensor(width);
   inverse = c.tensor(1);
-  kernels::rmsnorm(
-      norm_shape(c, width, x.columns()), x.data(), w.weights.of(gain), y.data(), inverse.data());
+  kernels::rmsnorm(norm_shape(c, width, x.columns()),
+                   c.fp32(x),
+                   c.fp32(w.weights.array(gain)),
+                   y.data(),
+                   inverse.data());
+  c.keep(y);
 }
 
 void add_gain(const LayerWeights& w,
@@ -90,8 +94,8 @@ MatmulShape output_product(const LayerContext& c) {
 }
 
 // Of MLA: where in kv_a the key is that all heads share.
-const float* shared_key(const LayerContext& c, const LayerActivations& a) {
-  return a.kv_a.empty() ? nullptr : a.kv_a.data() + c.model.kv_lora;
+const float* shared_key(const LayerContext& c, const float* kv_a) {
+  return kv_a == nullptr ? nullptr : kv_a + c.model.kv_lora;
 }
 
 // Replaces the gate's choices; the weights are those of the experts then chosen.
@@ -115,8 +119,8 @@ void gate_forward(const LayerContext& c, const LayerWeights& w, LayerActivations
   const Architecture& m = c.model;
   Tensor logits = c.tensor(m.experts);
   kernels::matmul({.m = c.tokens(), .n = m.experts, .k = m.hidden},
-                  a.h_norm.data(),
-                  w.weights.of(*w.ids.gate),
+                  c.fp32(a.h_norm),
+                  w.weights.matrix(*w.ids.gate),
                   logits.data());
   a.scores = c.tensor(m.experts);
   a.weights = c.tensor(m.active_experts);
@@ -139,9 +143,10 @@ void gate_input(const LayerContext& c, const LayerWeights& w, LayerActivations& 
                          a.scores.data(),
                          a.chosen.data(),
                          a.d_logits.data());
+  c.widen(a.d_h_norm);
   kernels::matmul_grad_input({.m = c.tokens(), .n = m.experts, .k = m.hidden},
                              a.d_logits.data(),
-                             w.weights.of(*w.ids.gate),
+                             w.weights.matrix(*w.ids.gate),
                              a.d_h_norm.data(),
                              Store::kAccumulate);
 }
@@ -155,11 +160,17 @@ void attention_forward(const LayerContext& c, const LayerWeights& w, LayerActiva
   c.latent() ? latent_forward(c, w, a) : grouped_forward(c, w, a);
   a.o = c.tensor(output_product(c).k);
   a.lse = c.tensor(c.model.heads);
-  kernels::attention(
-      c.attention_shape(), a.q.data(), a.kv.data(), shared_key(c, a), a.o.data(), a.lse.data());
+  kernels::attention(c.attention_shape(),
+                     c.fp32(a.q),
+                     c.fp32(a.kv),
+                     shared_key(c, c.fp32(a.kv_a)),
+                     a.o.data(),
+                     a.lse.data());
+  c.keep(a.o);
   a.h = c.tensor(hidden);
-  kernels::matmul(output_product(c), a.o.data(), w.weights.of(ids.o), a.h.data());
-  kernels::add(a.h.size(), a.h.data(), a.x.data(), a.h.data());
+  kernels::matmul(output_product(c), c.fp32(a.o), w.weights.matrix(ids.o), a.h.data());
+  kernels::add(a.h.size(), a.h.data(), c.fp32(a.x), a.h.data());
+  c.keep(a.h);
   norm(c, w, ids.post_norm, a.h, hidden, a.h_norm, a.h_inverse);
   if (ids.gate) gate_forward(c, w, a);
   if (c.again.norms) {
@@ -183,16 +194,18 @@ Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActiva
 
   a.d_h = c.tensor(hidden);
   kernels::rmsnorm_backward(norm_shape(c, hidden, hidden),
-                            a.d_h_norm.data(),
-                            a.h.data(),
-                            w.weights.of(ids.post_norm),
+                            c.fp32(a.d_h_norm),
+                            c.fp32(a.h),
+                            c.fp32(w.weights.array(ids.post_norm)),
                             a.h_inverse.data(),
-                            a.d_out.data(),
+                            c.fp32(a.d_out),
                             a.d_h.data(),
                             a.d_gains.data() + gains.post);
+  a.d_h_norm.release();
+  c.keep(a.d_h);
   Tensor d_o = c.tensor(output_product(c).k);
   kernels::matmul_grad_input(
-      output_product(c), a.d_h.data(), w.weights.of(ids.o), d_o.data(), Store::kOverwrite);
+      output_product(c), c.fp32(a.d_h), w.weights.matrix(ids.o), d_o.data(), Store::kOverwrite);
 
   a.d_q = c.tensor(a.q.columns());
   a.d_kv = c.tensor(a.kv.columns());
@@ -200,10 +213,10 @@ Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActiva
   kernels::attention_backward(
       c.attention_shape(),
       d_o.data(),
-      a.q.data(),
-      a.kv.data(),
-      shared_key(c, a),
-      a.o.data(),
+      c.fp32(a.q),
+      c.fp32(a.kv),
+      shared_key(c, c.fp32(a.kv_a)),
+      c.fp32(a.o),
       a.lse.data(),
       {.dq = a.d_q.data(),
        .dkv = a.d_kv.data(),
@@ -212,12 +225,13 @@ Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActiva
   Tensor dx = c.tensor(hidden);
   kernels::rmsnorm_backward(norm_shape(c, hidden, hidden),
                             d_x_norm.data(),
-                            a.x.data(),
-                            w.weights.of(ids.input_norm),
+                            c.fp32(a.x),
+                            c.fp32(w.weights.array(ids.input_norm)),
                             a.x_inverse.data(),
-                            a.d_h.data(),
+                            c.fp32(a.d_h),
                             dx.data(),
                             a.d_gains.data() + gains.input);
+  c.keep(dx);
   return dx;
 }
 
@@ -228,11 +242,11 @@ void attention_weight(const LayerContext& c, const LayerWeights& w, LayerActivat
   if (ids.gate) {
     kernels::matmul_grad_weight({.m = c.tokens(), .n = c.model.experts, .k = hidden},
                                 a.d_logits.data(),
-                                a.h_norm.data(),
+                                c.fp32(a.h_norm),
                                 w.gradients.of(*ids.gate));
   }
   add_gain(w, a, ids.post_norm, gains.post, hidden);
-  kernels::matmul_grad_weight(output_product(c), a.d_h.data(), a.o.data(), w.gradients.of(ids.o));
+  kernels::matmul_grad_weight(output_product(c), c.fp32(a.d_h), c.fp32(a.o), w.gradients.of(ids.o));
   c.latent() ? latent_weight(c, w, a) : grouped_weight(c, w, a);
   add_gain(w, a, ids.input_norm, gains.input, hidden);
 }

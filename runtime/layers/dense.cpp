@@ -17,8 +17,9 @@ FfnCall dense_ffn(const LayerContext& c, const LayerWeights& w) {
 
 Tensor dense_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   Tensor out = c.tensor(c.model.hidden);
-  ffn_forward(c, dense_ffn(c, w), w, a.h_norm.data(), a.dense, out.data());
-  kernels::add(out.size(), out.data(), a.h.data(), out.data());
+  ffn_forward(c, dense_ffn(c, w), w, c.fp32(a.h_norm), a.dense, out.data());
+  kernels::add(out.size(), out.data(), c.fp32(a.h), out.data());
+  c.keep(out);
   if (c.again.norms) a.h_norm.release();
   return out;
 }
@@ -26,16 +27,12 @@ Tensor dense_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
 void dense_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   post_norm_again(c, w, a);
   a.d_h_norm = c.tensor(c.model.hidden);
-  ffn_input(c, dense_ffn(c, w), w, a.d_out.data(), a.dense, a.d_h_norm.data());
+  ffn_input(c, dense_ffn(c, w), w, c.fp32(a.d_out), a.dense, a.d_h_norm.data());
+  c.keep(a.d_h_norm);
 }
 
 void dense_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  ffn_weight(dense_ffn(c, w),
-             w,
-             {.x = a.h_norm.data(),
-              .d_gate_up = a.dense.d_gate_up.data(),
-              .activated = a.dense.activated.data(),
-              .dy = a.d_out.data()});
+  ffn_weight(c, dense_ffn(c, w), w, a.h_norm, a.d_out, a.dense);
   a.dense = {};
 }
 

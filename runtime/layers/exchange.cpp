@@ -1,14 +1,61 @@
 #include "runtime/layers/exchange.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/errors.h"
+#include "kernels/convert/convert.h"
 
 namespace rehearse {
 namespace {
 
-Message fp32_message(int64_t rows, int64_t width) {
-  return Message({DType::kFp32, rows, width});
+// A row of a message: values of one type, then others that stay FP32. Wide, it is all FP32.
+struct RowFormat {
+  DType type = DType::kFp32;
+  int64_t width = 0;
+  int64_t exact = 0;
+
+  int64_t wide() const { return width + exact; }
+  int64_t exact_at() const { return width * element_bytes(type); }  // bytes
+  int64_t bytes() const { return exact_at() + exact * 4; }
+  Message message(int64_t rows) const {
+    return Message({type, rows, bytes() / element_bytes(type)});
+  }
+};
+
+std::byte* row_of(Message& m, const RowFormat& f, int64_t row) {
+  return static_cast<std::byte*>(m.array().data) + row * f.bytes();
+}
+const std::byte* row_of(const Message& m, const RowFormat& f, int64_t row) {
+  return static_cast<const std::byte*>(m.array().data) + row * f.bytes();
+}
+std::byte* put(std::byte* at, const void* from, int64_t bytes) {
+  std::memcpy(at, from, static_cast<size_t>(bytes));
+  return at + bytes;
+}
+
+// A wide row into a message's, rounded; and added from one.
+void pack(const RowFormat& f, const float* wide, std::byte* row) {
+  if (f.type == DType::kFp32) {
+    put(row, wide, f.bytes());
+    return;
+  }
+  kernels::convert(f.width, wide, reinterpret_cast<kernels::Bf16*>(row));
+  put(row + f.exact_at(), wide + f.width, f.exact * 4);
+}
+void add_row(const RowFormat& f, const std::byte* row, float* wide) {
+  if (f.type == DType::kFp32) {
+    const auto* values = reinterpret_cast<const float*>(row);
+    for (int64_t j = 0; j < f.wide(); ++j) wide[j] += values[j];
+    return;
+  }
+  const auto* values = reinterpret_cast<const kernels::Bf16*>(row);
+  for (int64_t j = 0; j < f.width; ++j) wide[j] += kernels::to_float(values[j]);
+  for (int64_t j = 0; j < f.exact; ++j) {  // behind an odd number of BF16 values: not aligned
+    float exact;
+    std::memcpy(&exact, row + f.exact_at() + j * 4, 4);
+    wide[f.width + j] += exact;
+  }
 }
 
 // Of the phase within nodes, where it comes second.
@@ -16,18 +63,13 @@ Ready second_ready(const ExchangeCall& call) {
   return call.group.nodes > 1 ? Ready([] {}) : call.ready;
 }
 
-Tensor stacked(const std::vector<Message>& messages, int64_t width, BufferPool& pool) {
+int64_t rows_of(const std::vector<Message>& messages) {
   int64_t rows = 0;
   for (const Message& m : messages) rows += m.rows();
-  Tensor t(pool, rows, width);
-  float* at = t.data();
-  for (const Message& m : messages) at = std::copy_n(m.fp32(), m.extent().size(), at);
-  return t;
+  return rows;
 }
 
-}  // namespace
-
-Exchange::Messages Exchange::across(const ExchangeCall& call, Messages outgoing) const {
+std::vector<Message> across(const ExchangeCall& call, std::vector<Message> outgoing) {
   const std::vector<int64_t> peers = call.group.across_nodes();
   const int64_t me = call.group.ranks[static_cast<size_t>(call.group.me)];
   // On a single node this phase has nobody to wait for; the other one tells when all have come.
@@ -35,31 +77,34 @@ Exchange::Messages Exchange::across(const ExchangeCall& call, Messages outgoing)
   return call.communicator.all_to_all({peers, call.key}, me, std::move(outgoing), ready);
 }
 
-Exchange::Messages Exchange::within(const ExchangeCall& call,
-                                    Messages outgoing,
-                                    const Ready& ready) const {
+std::vector<Message> within(const ExchangeCall& call,
+                            std::vector<Message> outgoing,
+                            const Ready& ready) {
   const std::vector<int64_t> peers = call.group.within_node();
   const int64_t me = call.group.ranks[static_cast<size_t>(call.group.me)];
   return call.communicator.all_to_all({peers, call.key + 1}, me, std::move(outgoing), ready);
 }
 
 // The second phase's messages: per position of my node, its rows of every node's message.
-Exchange::Messages Exchange::forward(const Messages& from_nodes) const {
-  const int64_t width = from_nodes.front().extent().columns;
-  Messages outgoing;
-  for (size_t p = 0; p < from_position_.size(); ++p) {
+std::vector<Message> forward(const std::vector<std::vector<std::vector<int32_t>>>& rows_to,
+                             const RowFormat& f,
+                             const std::vector<Message>& from_nodes) {
+  std::vector<Message> outgoing;
+  for (size_t p = 0; p < rows_to.front().size(); ++p) {
     int64_t rows = 0;
-    for (const auto& of_node : forward_) rows += static_cast<int64_t>(of_node[p].size());
-    outgoing.push_back(fp32_message(rows, width));
-    float* at = outgoing.back().fp32();
+    for (const auto& of_node : rows_to) rows += static_cast<int64_t>(of_node[p].size());
+    outgoing.push_back(f.message(rows));
+    std::byte* at = row_of(outgoing.back(), f, 0);
     for (size_t n = 0; n < from_nodes.size(); ++n) {
-      for (const int32_t row : forward_[n][p]) {
-        at = std::copy_n(from_nodes[n].fp32() + row * width, width, at);
+      for (const int32_t row : rows_to[n][p]) {
+        at = put(at, row_of(from_nodes[n], f, row), f.bytes());
       }
     }
   }
   return outgoing;
 }
+
+}  // namespace
 
 Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
                                      const Tensor& x,
@@ -67,7 +112,8 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
                                      const Tensor& weights) {
   const ExpertGroup& g = call.group;
   const int64_t active = weights.columns();
-  const int64_t width = dispatch_width(x.columns(), active);
+  const RowFormat f{x.type(), x.columns(), 2 * active};
+  const auto* const values = static_cast<const std::byte*>(x.array().data);
   tokens_ = x.rows();
   to_node_.assign(static_cast<size_t>(g.nodes), {});
   std::vector<char> goes(static_cast<size_t>(g.nodes));
@@ -81,22 +127,23 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
       if (goes[n]) to_node_[n].push_back(static_cast<int32_t>(t));
     }
   }
-  Messages outgoing;
+  std::vector<Message> outgoing;
   for (const Rows& tokens : to_node_) {
-    outgoing.push_back(fp32_message(static_cast<int64_t>(tokens.size()), width));
-    float* at = outgoing.back().fp32();
+    outgoing.push_back(f.message(static_cast<int64_t>(tokens.size())));
+    std::byte* at = row_of(outgoing.back(), f, 0);
     for (const int32_t t : tokens) {
-      at = std::copy_n(x.data() + t * x.columns(), x.columns(), at);
-      at = std::copy_n(weights.data() + t * active, active, at);
-      // Expert indices are far below 2^24: a float holds them exactly.
-      at = std::transform(
-          chosen.begin() + t * active, chosen.begin() + (t + 1) * active, at, [](int32_t e) {
-            return static_cast<float>(e);
-          });
+      at = put(at, values + t * f.exact_at(), f.exact_at());
+      at = put(at, weights.data() + t * active, active * 4);
+      at = put(at, chosen.data() + t * active, active * 4);
     }
   }
-  const Messages from_nodes = across(call, std::move(outgoing));
+  const std::vector<Message> from_nodes = across(call, std::move(outgoing));
 
+  // A row's choices, behind its weights.
+  std::vector<int32_t> experts(static_cast<size_t>(active));
+  const auto read_choices = [&](const std::byte* row) {
+    std::memcpy(experts.data(), row + f.bytes() - active * 4, static_cast<size_t>(active) * 4);
+  };
   forward_.assign(static_cast<size_t>(g.nodes), std::vector<Rows>(static_cast<size_t>(g.per_node)));
   from_node_.clear();
   from_position_.assign(static_cast<size_t>(g.per_node), 0);
@@ -104,10 +151,10 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
   for (size_t n = 0; n < from_nodes.size(); ++n) {
     from_node_.push_back(from_nodes[n].rows());
     for (int64_t row = 0; row < from_node_[n]; ++row) {
-      const float* experts = from_nodes[n].fp32() + (row + 1) * width - active;
+      read_choices(row_of(from_nodes[n], f, row));
       std::fill(goes_on.begin(), goes_on.end(), 0);
-      for (int64_t k = 0; k < active; ++k) {
-        const int64_t holder = g.holder(static_cast<int64_t>(experts[k]));
+      for (const int32_t expert : experts) {
+        const int64_t holder = g.holder(expert);
         if (g.node_of(holder) == g.node_of(g.me)) {
           goes_on[static_cast<size_t>(g.position_of(holder))] = 1;
         }
@@ -117,23 +164,31 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
       }
     }
   }
-  const Messages arrived = within(call, forward(from_nodes), second_ready(call));
+  const std::vector<Message> arrived =
+      within(call, forward(forward_, f, from_nodes), second_ready(call));
 
-  for (size_t p = 0; p < arrived.size(); ++p) from_position_[p] = arrived[p].rows();
-  const Tensor all = stacked(arrived, width, call.pool);
-  Arrived result{.x = Tensor(call.pool, all.rows(), x.columns()),
-                 .experts = std::vector<int32_t>(static_cast<size_t>(all.rows() * active), -1),
-                 .weights = Tensor(call.pool, all.rows(), active)};
+  const int64_t rows = rows_of(arrived);
+  Arrived result{.x = Tensor(call.pool, rows, x.columns(), x.type()),
+                 .experts = std::vector<int32_t>(static_cast<size_t>(rows * active), -1),
+                 .weights = Tensor(call.pool, rows, active)};
   const int64_t first_expert = g.me * g.experts_per_member;
-  for (int64_t i = 0; i < all.rows(); ++i) {
-    const float* row = all.data() + i * width;
-    std::copy(row, row + x.columns(), result.x.data() + i * x.columns());
-    std::copy(row + x.columns(), row + x.columns() + active, result.weights.data() + i * active);
-    for (int64_t k = 0; k < active; ++k) {
-      const auto expert = static_cast<int64_t>(row[width - active + k]);
-      if (g.holder(expert) != g.me) continue;
-      result.experts[static_cast<size_t>(i * active + k)] =
-          static_cast<int32_t>(expert - first_expert);
+  auto* to = static_cast<std::byte*>(result.x.array().data);
+  int64_t i = 0;
+  for (size_t p = 0; p < arrived.size(); ++p) {
+    from_position_[p] = arrived[p].rows();
+    for (int64_t r = 0; r < arrived[p].rows(); ++r, ++i) {
+      const std::byte* const row = row_of(arrived[p], f, r);
+      to = put(to, row, f.exact_at());
+      std::memcpy(result.weights.data() + i * active,
+                  row + f.exact_at(),
+                  static_cast<size_t>(active) * sizeof(float));
+      read_choices(row);
+      for (int64_t k = 0; k < active; ++k) {
+        const int32_t expert = experts[static_cast<size_t>(k)];
+        if (g.holder(expert) != g.me) continue;
+        result.experts[static_cast<size_t>(i * active + k)] =
+            static_cast<int32_t>(expert - first_expert);
+      }
     }
   }
   return result;
@@ -141,57 +196,80 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
 
 Tensor Exchange::spread(const ExchangeCall& call, const Tensor& x) const {
   CHECK(x.rows() == tokens_) << x.rows() << " tokens, dispatched " << tokens_;
-  const int64_t width = x.columns();
-  Messages outgoing;
+  const RowFormat f{x.type(), x.columns()};
+  const auto* const values = static_cast<const std::byte*>(x.array().data);
+  std::vector<Message> outgoing;
   for (const Rows& tokens : to_node_) {
-    outgoing.push_back(fp32_message(static_cast<int64_t>(tokens.size()), width));
-    float* at = outgoing.back().fp32();
-    for (const int32_t t : tokens) at = std::copy_n(x.data() + t * width, width, at);
+    outgoing.push_back(f.message(static_cast<int64_t>(tokens.size())));
+    std::byte* at = row_of(outgoing.back(), f, 0);
+    for (const int32_t t : tokens) at = put(at, values + t * f.bytes(), f.bytes());
   }
-  const Messages from_nodes = across(call, std::move(outgoing));
-  return stacked(within(call, forward(from_nodes), second_ready(call)), width, call.pool);
+  const std::vector<Message> from_nodes = across(call, std::move(outgoing));
+  const std::vector<Message> arrived =
+      within(call, forward(forward_, f, from_nodes), second_ready(call));
+  Tensor all(call.pool, rows_of(arrived), f.width, f.type);
+  auto* at = static_cast<std::byte*>(all.array().data);
+  for (const Message& m : arrived) at = put(at, row_of(m, f, 0), m.rows() * f.bytes());
+  return all;
 }
 
-Tensor Exchange::reduce(const ExchangeCall& call, const Tensor& partial) const {
-  const int64_t width = partial.columns();
-  Messages back;
-  const float* at = partial.data();
+Tensor Exchange::reduce(const ExchangeCall& call,
+                        const Tensor& partial,
+                        DType type,
+                        int64_t exact) const {
+  const RowFormat f{type, partial.columns() - exact, exact};
+  std::vector<Message> back;
+  const float* wide = partial.data();
   for (const int64_t rows : from_position_) {
-    back.push_back(fp32_message(rows, width));
-    std::copy_n(at, rows * width, back.back().fp32());
-    at += rows * width;
+    back.push_back(f.message(rows));
+    for (int64_t r = 0; r < rows; ++r, wide += f.wide()) {
+      pack(f, wide, row_of(back.back(), f, r));
+    }
   }
   const bool alone = call.group.per_node == 1;  // then the phase across nodes is the first
-  const Messages from_positions = within(call, std::move(back), alone ? Ready([] {}) : call.ready);
+  const std::vector<Message> from_positions =
+      within(call, std::move(back), alone ? Ready([] {}) : call.ready);
 
-  // Sums of this node's ranks, per source node, in the order of positions.
-  Messages sums;
-  for (const int64_t rows : from_node_) {
-    sums.push_back(fp32_message(rows, width));
-    std::fill_n(sums.back().fp32(), rows * width, 0.0f);
+  // Sums of this node's ranks, per source node, in the order of positions: made where they are
+  // sent from, unless they are rounded then.
+  std::vector<Message> sums;
+  std::vector<Tensor> scratch(from_node_.size());
+  std::vector<float*> wide_sums;
+  for (size_t n = 0; n < from_node_.size(); ++n) {
+    sums.push_back(f.message(from_node_[n]));
+    if (type == DType::kFp32) {
+      wide_sums.push_back(sums[n].fp32());
+    } else {
+      scratch[n] = Tensor(call.pool, from_node_[n], f.wide());
+      wide_sums.push_back(scratch[n].data());
+    }
+    std::fill_n(wide_sums[n], from_node_[n] * f.wide(), 0.0f);
   }
   for (size_t p = 0; p < from_positions.size(); ++p) {
-    const float* row = from_positions[p].fp32();
+    int64_t row = 0;
     for (size_t n = 0; n < sums.size(); ++n) {
       for (const int32_t i : forward_[n][p]) {
-        float* sum = sums[n].fp32() + i * width;
-        for (int64_t j = 0; j < width; ++j) sum[j] += row[j];
-        row += width;
+        add_row(f, row_of(from_positions[p], f, row++), wide_sums[n] + i * f.wide());
       }
     }
   }
+  for (size_t n = 0; n < sums.size(); ++n) {
+    if (scratch[n].empty()) continue;
+    for (int64_t r = 0; r < from_node_[n]; ++r) {
+      pack(f, wide_sums[n] + r * f.wide(), row_of(sums[n], f, r));
+    }
+    scratch[n].release();
+  }
   const ExchangeCall last{
       call.group, call.communicator, call.pool, call.key, alone ? call.ready : Ready([] {})};
-  const Messages from_nodes = across(last, std::move(sums));
+  const std::vector<Message> from_nodes = across(last, std::move(sums));
 
-  Tensor out(call.pool, tokens_, width);
+  Tensor out(call.pool, tokens_, f.wide());
   out.fill(0);
   for (size_t n = 0; n < from_nodes.size(); ++n) {
-    const float* row = from_nodes[n].fp32();
+    int64_t row = 0;
     for (const int32_t t : to_node_[n]) {
-      float* sum = out.data() + t * width;
-      for (int64_t j = 0; j < width; ++j) sum[j] += row[j];
-      row += width;
+      add_row(f, row_of(from_nodes[n], f, row++), out.data() + t * f.wide());
     }
   }
   return out;

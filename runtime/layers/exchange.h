@@ -5,7 +5,9 @@
 // position, and from there to the ranks of that node (report, section 3.2.2). dispatch makes the
 // routes of one layer and micro-batch; spread sends more along them (the gradient of combine);
 // reduce comes back (combine, and the gradient of dispatch), summing first within nodes, then
-// across them, in the order of ranks.
+// across them, in the order of ranks. Values travel in the type they are kept in, a token's
+// weights, their gradients and its choices exactly; sums are made in FP32 and rounded where they
+// travel on.
 
 #include <span>
 #include <vector>
@@ -29,7 +31,7 @@ class Exchange {
  public:
   // What arrived: n tokens that have an expert here.
   struct Arrived {
-    Tensor x;                      // [n, width]
+    Tensor x;                      // [n, width], of the type that was sent
     std::vector<int32_t> experts;  // [n, active] local expert indices, negative for other ranks'
     Tensor weights;                // [n, active]
   };
@@ -41,19 +43,15 @@ class Exchange {
                    const Tensor& weights);
   // x: [tokens, width] -> [n, width], in the order that dispatch's tokens arrived.
   Tensor spread(const ExchangeCall& call, const Tensor& x) const;
-  // partial: [n, width] -> [tokens, width], the sum over the ranks a token went to.
-  Tensor reduce(const ExchangeCall& call, const Tensor& partial) const;
-
-  // Floats that one token's message of dispatch holds: itself, its weights, its choices.
-  static int64_t dispatch_width(int64_t width, int64_t active) { return width + 2 * active; }
+  // partial: [n, width], FP32 -> [tokens, width], FP32, the sum over the ranks a token went to.
+  // type: of what travels, but for the last `exact` columns.
+  Tensor reduce(const ExchangeCall& call,
+                const Tensor& partial,
+                DType type,
+                int64_t exact = 0) const;
 
  private:
-  using Messages = std::vector<Message>;
   using Rows = std::vector<int32_t>;
-
-  Messages across(const ExchangeCall& call, Messages outgoing) const;
-  Messages within(const ExchangeCall& call, Messages outgoing, const Ready& ready) const;
-  Messages forward(const Messages& from_nodes) const;
 
   int64_t tokens_ = 0;
   std::vector<Rows> to_node_;  // [node]: my tokens that go there

@@ -16,26 +16,47 @@ kernels::MatmulShape down_shape(const FfnCall& f) {
 }  // namespace
 
 void ffn_up(const FfnCall& f, const LayerWeights& w, const float* x, float* gate_up) {
-  kernels::matmul(up_shape(f), x, w.weights.of(f.ids.gate_up), gate_up);
+  kernels::matmul(up_shape(f), x, w.weights.matrix(f.ids.gate_up), gate_up);
 }
 
 void ffn_down(const FfnCall& f, const LayerWeights& w, const float* activated, float* y) {
-  kernels::matmul(down_shape(f), activated, w.weights.of(f.ids.down), y);
+  kernels::matmul(down_shape(f), activated, w.weights.matrix(f.ids.down), y);
 }
 
 void ffn_down_input(const FfnCall& f, const LayerWeights& w, const float* dy, float* d_activated) {
   kernels::matmul_grad_input(
-      down_shape(f), dy, w.weights.of(f.ids.down), d_activated, kernels::Store::kOverwrite);
+      down_shape(f), dy, w.weights.matrix(f.ids.down), d_activated, kernels::Store::kOverwrite);
 }
 
 void ffn_up_input(const FfnCall& f, const LayerWeights& w, const float* d_gate_up, float* dx) {
   kernels::matmul_grad_input(
-      up_shape(f), d_gate_up, w.weights.of(f.ids.gate_up), dx, kernels::Store::kOverwrite);
+      up_shape(f), d_gate_up, w.weights.matrix(f.ids.gate_up), dx, kernels::Store::kOverwrite);
 }
 
 void ffn_weight(const FfnCall& f, const LayerWeights& w, const FfnWeightInputs& in) {
   kernels::matmul_grad_weight(down_shape(f), in.dy, in.activated, w.gradients.of(f.ids.down));
   kernels::matmul_grad_weight(up_shape(f), in.d_gate_up, in.x, w.gradients.of(f.ids.gate_up));
+}
+
+void activate(const LayerContext& c, int64_t width, const float* row_weights, FfnActivations& a) {
+  a.activated = Tensor(c.pool, a.gate_up.rows(), width);
+  kernels::swiglu({a.gate_up.rows(), width}, c.fp32(a.gate_up), row_weights, a.activated.data());
+  c.keep(a.activated);
+}
+
+void activate_input(const LayerContext& c,
+                    const Tensor& d_activated,
+                    const float* row_weights,
+                    FfnActivations& a,
+                    float* d_row_weights) {
+  a.d_gate_up = Tensor(c.pool, a.gate_up.rows(), a.gate_up.columns());
+  kernels::swiglu_backward({a.gate_up.rows(), a.gate_up.columns() / 2},
+                           d_activated.data(),
+                           c.fp32(a.gate_up),
+                           row_weights,
+                           a.d_gate_up.data(),
+                           d_row_weights);
+  c.keep(a.d_gate_up);
 }
 
 void ffn_forward(const LayerContext& c,
@@ -45,10 +66,10 @@ void ffn_forward(const LayerContext& c,
                  FfnActivations& a,
                  float* y) {
   a.gate_up = Tensor(c.pool, f.rows, 2 * f.width);
-  a.activated = Tensor(c.pool, f.rows, f.width);
   ffn_up(f, w, x, a.gate_up.data());
-  kernels::swiglu({f.rows, f.width}, a.gate_up.data(), nullptr, a.activated.data());
-  ffn_down(f, w, a.activated.data(), y);
+  c.keep(a.gate_up);
+  activate(c, f.width, nullptr, a);
+  ffn_down(f, w, c.fp32(a.activated), y);
   if (c.again.activations) a.activated.release();
 }
 
@@ -58,20 +79,25 @@ void ffn_input(const LayerContext& c,
                const float* dy,
                FfnActivations& a,
                float* dx) {
-  if (a.activated.empty()) {
-    a.activated = Tensor(c.pool, f.rows, f.width);
-    kernels::swiglu({f.rows, f.width}, a.gate_up.data(), nullptr, a.activated.data());
-  }
+  if (a.activated.empty()) activate(c, f.width, nullptr, a);
   Tensor d_activated(c.pool, f.rows, f.width);
-  a.d_gate_up = Tensor(c.pool, f.rows, 2 * f.width);
   ffn_down_input(f, w, dy, d_activated.data());
-  kernels::swiglu_backward({f.rows, f.width},
-                           d_activated.data(),
-                           a.gate_up.data(),
-                           nullptr,
-                           a.d_gate_up.data(),
-                           nullptr);
-  ffn_up_input(f, w, a.d_gate_up.data(), dx);
+  activate_input(c, d_activated, nullptr, a, nullptr);
+  ffn_up_input(f, w, c.fp32(a.d_gate_up), dx);
+}
+
+void ffn_weight(const LayerContext& c,
+                const FfnCall& f,
+                const LayerWeights& w,
+                const Tensor& x,
+                const Tensor& dy,
+                const FfnActivations& a) {
+  ffn_weight(f,
+             w,
+             {.x = c.fp32(x),
+              .d_gate_up = c.fp32(a.d_gate_up),
+              .activated = c.fp32(a.activated),
+              .dy = c.fp32(dy)});
 }
 
 }  // namespace rehearse

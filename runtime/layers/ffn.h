@@ -31,19 +31,35 @@ struct FfnWeightInputs {
 };
 void ffn_weight(const FfnCall& f, const LayerWeights& w, const FfnWeightInputs& in);
 
-// The whole network for rows that share one set of weights: x [rows, hidden] -> y.
+// The activation, of rows weighted or, with null, not: gate_up -> activated; and its gradients,
+// d_activated -> d_gate_up and, of weighted rows, d_row_weights [rows, 1].
+void activate(const LayerContext& c, int64_t width, const float* row_weights, FfnActivations& a);
+void activate_input(const LayerContext& c,
+                    const Tensor& d_activated,
+                    const float* row_weights,
+                    FfnActivations& a,
+                    float* d_row_weights);
+
+// The whole network for rows that share one set of weights: x [rows, hidden] -> y, FP32.
 void ffn_forward(const LayerContext& c,
                  const FfnCall& f,
                  const LayerWeights& w,
                  const float* x,
                  FfnActivations& a,
                  float* y);
-// dy -> dx.
+// dy -> dx, FP32.
 void ffn_input(const LayerContext& c,
                const FfnCall& f,
                const LayerWeights& w,
                const float* dy,
                FfnActivations& a,
                float* dx);
+// x, dy: the network's input and its output's gradient.
+void ffn_weight(const LayerContext& c,
+                const FfnCall& f,
+                const LayerWeights& w,
+                const Tensor& x,
+                const Tensor& dy,
+                const FfnActivations& a);
 
 }  // namespace rehearse

@@ -91,7 +91,8 @@ void copy_keys(const GroupedWidths& s, Copy way, float* kv, float* k) {
 void grouped_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   const GroupedWidths s(c);
   Tensor qkv = c.tensor(s.out());
-  kernels::matmul(s.product(c.model.hidden), a.x_norm.data(), w.weights.of(w.ids.qkv), qkv.data());
+  kernels::matmul(
+      s.product(c.model.hidden), c.fp32(a.x_norm), w.weights.matrix(w.ids.qkv), qkv.data());
   a.q = c.tensor(s.q());
   a.kv = c.tensor(s.kv());
   if (c.model.head_norm == HeadNorm::kNone) {
@@ -105,14 +106,18 @@ void grouped_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
         [&](ParameterId gain, int64_t heads, const Tensor& x, float* y, Tensor& inverse) {
           const kernels::RmsNormShape shape = head_shape(c, s, heads);
           inverse = Tensor(c.pool, shape.rows, 1);
-          kernels::rmsnorm(shape, x.data(), w.weights.of(gain), y, inverse.data());
+          kernels::rmsnorm(shape, x.data(), c.fp32(w.weights.array(gain)), y, inverse.data());
         };
     normed(*w.ids.q_head_norm, s.heads, a.q_raw, a.q.data(), a.q_a_inverse);
     Tensor k = c.tensor(s.k());
     normed(*w.ids.k_head_norm, s.kv_heads, a.k_raw, k.data(), a.kv_a_inverse);
     copy_keys(s, Copy::kJoin, a.kv.data(), k.data());
+    c.keep(a.q_raw);
+    c.keep(a.k_raw);
   }
   rotate(c, kernels::Turn::kForward, a.q, a.kv);
+  c.keep(a.q);
+  c.keep(a.kv);
 }
 
 Tensor grouped_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
@@ -129,8 +134,8 @@ Tensor grouped_input(const LayerContext& c, const LayerWeights& w, LayerActivati
       Tensor dx = Tensor(c.pool, d.rows(), d.columns());
       kernels::rmsnorm_backward(head_shape(c, s, heads),
                                 d.data(),
-                                x.data(),
-                                w.weights.of(gain),
+                                c.fp32(x),
+                                c.fp32(w.weights.array(gain)),
                                 inverse.data(),
                                 nullptr,
                                 dx.data(),
@@ -147,10 +152,11 @@ Tensor grouped_input(const LayerContext& c, const LayerWeights& w, LayerActivati
   copy_heads(s, Copy::kJoin, a.d_qkv.data(), a.d_q.data(), nullptr, a.d_kv.data());
   a.d_q.release();
   a.d_kv.release();
+  c.keep(a.d_qkv);
   Tensor d_x_norm = c.tensor(c.model.hidden);
   kernels::matmul_grad_input(s.product(c.model.hidden),
-                             a.d_qkv.data(),
-                             w.weights.of(w.ids.qkv),
+                             c.fp32(a.d_qkv),
+                             w.weights.matrix(w.ids.qkv),
                              d_x_norm.data(),
                              Store::kOverwrite);
   return d_x_norm;
@@ -159,7 +165,7 @@ Tensor grouped_input(const LayerContext& c, const LayerWeights& w, LayerActivati
 void grouped_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   const GroupedWidths s(c);
   kernels::matmul_grad_weight(
-      s.product(c.model.hidden), a.d_qkv.data(), a.x_norm.data(), w.gradients.of(w.ids.qkv));
+      s.product(c.model.hidden), c.fp32(a.d_qkv), c.fp32(a.x_norm), w.gradients.of(w.ids.qkv));
   if (c.model.head_norm == HeadNorm::kNone) return;
   const GainOffsets gains(c.model);
   add_gain(w, a, *w.ids.q_head_norm, gains.query, head_shape(c, s, s.heads).width);

@@ -1,9 +1,10 @@
-// The end of the model: final norm, output projection, loss.
+// The ends of the model: embedding; final norm, output projection, loss.
 
 #include <algorithm>
 
 #include "kernels/add/add.h"
 #include "kernels/cross_entropy/cross_entropy.h"
+#include "kernels/embedding/embedding.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "runtime/layers/activations.h"
@@ -32,17 +33,31 @@ std::vector<int32_t> some_targets(std::span<const int32_t> targets) {
 
 }  // namespace
 
+Tensor embedded(const LayerContext& c, std::span<const int32_t> tokens, const ConstArray& table) {
+  Tensor x(c.pool, c.tokens(), c.model.hidden, c.stored);
+  if (c.stored == DType::kBf16) {
+    kernels::embedding(tokens, c.model.hidden, table.bf16(), x.bf16());
+  } else {
+    kernels::embedding(tokens, c.model.hidden, table.fp32(), x.data());
+  }
+  return x;
+}
+
 double head_forward(const LayerContext& c,
                     const HeadWeights& w,
                     std::span<const int32_t> targets,
                     HeadActivations& a) {
   a.x_norm = c.tensor(c.model.hidden);
   a.x_inverse = c.tensor(1);
-  kernels::rmsnorm(
-      norm_shape(c), a.x.data(), w.weights.of(w.norm), a.x_norm.data(), a.x_inverse.data());
+  kernels::rmsnorm(norm_shape(c),
+                   c.fp32(a.x),
+                   c.fp32(w.weights.array(w.norm)),
+                   a.x_norm.data(),
+                   a.x_inverse.data());
+  c.keep(a.x_norm);
   a.logits = c.tensor(c.model.vocabulary);
   kernels::matmul(
-      projection_shape(c), a.x_norm.data(), w.weights.of(w.projection), a.logits.data());
+      projection_shape(c), c.fp32(a.x_norm), w.weights.matrix(w.projection), a.logits.data());
   a.losses = c.tensor(1);
   a.lse = c.tensor(1);
   kernels::cross_entropy(
@@ -58,7 +73,7 @@ Tensor head_input(const LayerContext& c,
                   const HeadWeights& w,
                   std::span<const int32_t> targets,
                   double scale,
-                  const float* addend,
+                  const Tensor* addend,
                   HeadActivations& a) {
   kernels::cross_entropy_backward(some_targets(targets),
                                   c.model.vocabulary,
@@ -72,7 +87,7 @@ Tensor head_input(const LayerContext& c,
   Tensor d_x_norm = c.tensor(c.model.hidden);
   kernels::matmul_grad_input(projection_shape(c),
                              a.logits.data(),
-                             w.weights.of(w.projection),
+                             w.weights.matrix(w.projection),
                              d_x_norm.data(),
                              kernels::Store::kOverwrite);
   a.d_gain = Tensor(c.pool, 1, c.model.hidden);
@@ -80,18 +95,19 @@ Tensor head_input(const LayerContext& c,
   Tensor dx = c.tensor(c.model.hidden);
   kernels::rmsnorm_backward(norm_shape(c),
                             d_x_norm.data(),
-                            a.x.data(),
-                            w.weights.of(w.norm),
+                            c.fp32(a.x),
+                            c.fp32(w.weights.array(w.norm)),
                             a.x_inverse.data(),
-                            addend,
+                            c.fp32(addend != nullptr ? addend->array() : ConstArray()),
                             dx.data(),
                             a.d_gain.data());
+  c.keep(dx);
   return dx;
 }
 
 void head_weight(const LayerContext& c, const HeadWeights& w, HeadActivations& a) {
   kernels::matmul_grad_weight(
-      projection_shape(c), a.logits.data(), a.x_norm.data(), w.gradients.of(w.projection));
+      projection_shape(c), a.logits.data(), c.fp32(a.x_norm), w.gradients.of(w.projection));
   float* gain = w.gradients.of(w.norm);
   kernels::add(c.model.hidden, gain, a.d_gain.data(), gain);
 }

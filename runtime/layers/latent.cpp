@@ -63,12 +63,15 @@ void expand(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   if (a.q.empty()) {
     a.q = c.tensor(s.q);
     const Tensor& q_in = w.ids.q_a ? a.q_a_norm : a.x_norm;
-    kernels::matmul(s.q_product(), q_in.data(), w.weights.of(w.ids.q), a.q.data());
+    kernels::matmul(s.q_product(), c.fp32(q_in), w.weights.matrix(w.ids.q), a.q.data());
     rotate_queries(c, kernels::Turn::kForward, a.q);
+    c.keep(a.q);
   }
   if (a.kv.empty()) {
     a.kv = c.tensor(s.kv);
-    kernels::matmul(s.kv_b_product(), a.kv_a_norm.data(), w.weights.of(w.ids.kv_b), a.kv.data());
+    kernels::matmul(
+        s.kv_b_product(), c.fp32(a.kv_a_norm), w.weights.matrix(w.ids.kv_b), a.kv.data());
+    c.keep(a.kv);
   }
 }
 
@@ -78,13 +81,15 @@ void latent_forward(const LayerContext& c, const LayerWeights& w, LayerActivatio
   const LatentWidths s(c);
   if (w.ids.q_a) {
     a.q_a = c.tensor(s.q_in);
-    kernels::matmul(s.q_a_product(), a.x_norm.data(), w.weights.of(*w.ids.q_a), a.q_a.data());
+    kernels::matmul(s.q_a_product(), c.fp32(a.x_norm), w.weights.matrix(*w.ids.q_a), a.q_a.data());
+    c.keep(a.q_a);
   }
   a.kv_a = c.tensor(s.kv_a);
-  kernels::matmul(s.kv_a_product(), a.x_norm.data(), w.weights.of(w.ids.kv_a), a.kv_a.data());
+  kernels::matmul(s.kv_a_product(), c.fp32(a.x_norm), w.weights.matrix(w.ids.kv_a), a.kv_a.data());
+  rotate_key(c, kernels::Turn::kForward, a.kv_a);
+  c.keep(a.kv_a);
   norm_compressions(c, w, a);
   expand(c, w, a);
-  rotate_key(c, kernels::Turn::kForward, a.kv_a);
 }
 
 // The shared key, in kv_a, is turned already, and no part of what is normed.
@@ -99,45 +104,52 @@ Tensor latent_input(const LayerContext& c, const LayerWeights& w, LayerActivatio
   const GainOffsets gains(c.model);
   rotate_queries(c, kernels::Turn::kBackward, a.d_q);
   rotate_key(c, kernels::Turn::kBackward, a.d_kv_a);
+  c.keep(a.d_q);
+  c.keep(a.d_kv);
   Tensor d_kv_a_norm = c.tensor(s.kv_lora);
   kernels::matmul_grad_input(s.kv_b_product(),
-                             a.d_kv.data(),
-                             w.weights.of(ids.kv_b),
+                             c.fp32(a.d_kv),
+                             w.weights.matrix(ids.kv_b),
                              d_kv_a_norm.data(),
                              Store::kOverwrite);
   kernels::rmsnorm_backward(norm_shape(c, s.kv_lora, s.kv_a),
                             d_kv_a_norm.data(),
-                            a.kv_a.data(),
-                            w.weights.of(ids.kv_a_norm),
+                            c.fp32(a.kv_a),
+                            c.fp32(w.weights.array(ids.kv_a_norm)),
                             a.kv_a_inverse.data(),
                             nullptr,
                             a.d_kv_a.data(),
                             a.d_gains.data() + gains.key);
+  c.keep(a.d_kv_a);
   Tensor d_x_norm = c.tensor(s.hidden);
   kernels::matmul_grad_input(s.kv_a_product(),
-                             a.d_kv_a.data(),
-                             w.weights.of(ids.kv_a),
+                             c.fp32(a.d_kv_a),
+                             w.weights.matrix(ids.kv_a),
                              d_x_norm.data(),
                              Store::kOverwrite);
   if (!ids.q_a) {
     kernels::matmul_grad_input(
-        s.q_product(), a.d_q.data(), w.weights.of(ids.q), d_x_norm.data(), Store::kAccumulate);
+        s.q_product(), c.fp32(a.d_q), w.weights.matrix(ids.q), d_x_norm.data(), Store::kAccumulate);
     return d_x_norm;
   }
   Tensor d_q_a_norm = c.tensor(s.q_in);
   kernels::matmul_grad_input(
-      s.q_product(), a.d_q.data(), w.weights.of(ids.q), d_q_a_norm.data(), Store::kOverwrite);
+      s.q_product(), c.fp32(a.d_q), w.weights.matrix(ids.q), d_q_a_norm.data(), Store::kOverwrite);
   a.d_q_a = c.tensor(s.q_in);
   kernels::rmsnorm_backward(norm_shape(c, s.q_in, s.q_in),
                             d_q_a_norm.data(),
-                            a.q_a.data(),
-                            w.weights.of(*ids.q_a_norm),
+                            c.fp32(a.q_a),
+                            c.fp32(w.weights.array(*ids.q_a_norm)),
                             a.q_a_inverse.data(),
                             nullptr,
                             a.d_q_a.data(),
                             a.d_gains.data() + gains.query);
-  kernels::matmul_grad_input(
-      s.q_a_product(), a.d_q_a.data(), w.weights.of(*ids.q_a), d_x_norm.data(), Store::kAccumulate);
+  c.keep(a.d_q_a);
+  kernels::matmul_grad_input(s.q_a_product(),
+                             c.fp32(a.d_q_a),
+                             w.weights.matrix(*ids.q_a),
+                             d_x_norm.data(),
+                             Store::kAccumulate);
   return d_x_norm;
 }
 
@@ -147,7 +159,7 @@ void latent_weight(const LayerContext& c, const LayerWeights& w, LayerActivation
   const GainOffsets gains(c.model);
   const auto product =
       [&](const MatmulShape& shape, const Tensor& dy, const Tensor& x, ParameterId id) {
-        kernels::matmul_grad_weight(shape, dy.data(), x.data(), w.gradients.of(id));
+        kernels::matmul_grad_weight(shape, c.fp32(dy), c.fp32(x), w.gradients.of(id));
       };
   product(s.kv_b_product(), a.d_kv, a.kv_a_norm, ids.kv_b);
   add_gain(w, a, ids.kv_a_norm, gains.key, s.kv_lora);

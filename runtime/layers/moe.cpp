@@ -44,7 +44,7 @@ int64_t tokens_here(const LayerContext& c, const LayerActivations& a) {
   return static_cast<int64_t>(a.rows.row_of.size()) / c.model.active_experts;
 }
 
-// Rows back to tokens: [tokens_here, hidden] plus the addends.
+// Rows back to tokens: [tokens_here, hidden], FP32, plus the addends.
 Tensor gathered(const LayerContext& c,
                 const LayerActivations& a,
                 const Tensor& rows,
@@ -54,8 +54,19 @@ Tensor gathered(const LayerContext& c,
       .tokens = tokens_here(c, a), .active = c.model.active_experts, .width = c.model.hidden};
   Tensor out(c.pool, shape.tokens, shape.width);
   kernels::unpermute(
-      shape, a.rows.row_of.data(), rows.data(), first.data(), second.data(), out.data());
+      shape, a.rows.row_of.data(), c.fp32(rows), c.fp32(first), c.fp32(second), out.data());
   return out;
+}
+
+// Tokens to the rows that are here: [row_count, hidden].
+Tensor permuted(const LayerContext& c, const LayerActivations& a, const Tensor& x) {
+  Tensor rows(c.pool, row_count(a), c.model.hidden, x.type());
+  if (x.type() == DType::kBf16) {
+    kernels::permute(a.rows.token_of_row, c.model.hidden, x.bf16(), rows.bf16());
+  } else {
+    kernels::permute(a.rows.token_of_row, c.model.hidden, x.data(), rows.data());
+  }
+  return rows;
 }
 
 // The row's entry of a per-choice tensor [tokens_here, active].
@@ -92,8 +103,7 @@ void dispatch_forward(const LayerContext& c, const ExchangeCall* call, LayerActi
   const Tensor& x = call != nullptr ? arrived.x : a.h_norm;
   const Tensor& weights = call != nullptr ? arrived.weights : a.weights;
   const int64_t rows = row_count(a);
-  a.routed_in = Tensor(c.pool, rows, m.hidden);
-  kernels::permute(a.rows.token_of_row, m.hidden, x.data(), a.routed_in.data());
+  a.routed_in = permuted(c, a, x);
   a.row_weights = Tensor(c.pool, rows, 1);
   for (int64_t r = 0; r < rows; ++r) {
     a.row_weights.data()[r] = of_row(c, a, weights, static_cast<size_t>(r));
@@ -105,22 +115,22 @@ void experts_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
   const int64_t rows = row_count(a);
   const int64_t width = m.expert_intermediate;
   a.routed.gate_up = Tensor(c.pool, rows, 2 * width);
-  a.routed.activated = Tensor(c.pool, rows, width);
+  for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
+    ffn_up(f, w, c.fp32(a.routed_in, first, f.rows), a.routed.gate_up.data() + first * 2 * width);
+  });
+  c.keep(a.routed.gate_up);
+  activate(c, width, a.row_weights.data(), a.routed);
   a.routed_out = Tensor(c.pool, rows, m.hidden);
   for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
-    ffn_up(
-        f, w, a.routed_in.data() + first * m.hidden, a.routed.gate_up.data() + first * 2 * width);
-  });
-  kernels::swiglu(
-      {rows, width}, a.routed.gate_up.data(), a.row_weights.data(), a.routed.activated.data());
-  for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
     ffn_down(
-        f, w, a.routed.activated.data() + first * width, a.routed_out.data() + first * m.hidden);
+        f, w, c.fp32(a.routed.activated, first, f.rows), a.routed_out.data() + first * m.hidden);
   });
+  c.keep(a.routed_out);
   if (c.again.activations) a.routed.activated.release();
   if (w.ids.shared) {
     a.ffn_out = c.tensor(m.hidden);
-    ffn_forward(c, shared_ffn(c, w), w, a.h_norm.data(), a.shared, a.ffn_out.data());
+    ffn_forward(c, shared_ffn(c, w), w, c.fp32(a.h_norm), a.shared, a.ffn_out.data());
+    c.keep(a.ffn_out);
   }
 }
 
@@ -129,10 +139,11 @@ Tensor combine_forward(const LayerContext& c, const ExchangeCall* call, LayerAct
   if (call == nullptr) {
     out = gathered(c, a, a.routed_out, a.h, a.ffn_out);
   } else {
-    out = a.exchange.reduce(*call, gathered(c, a, a.routed_out, {}, {}));
-    kernels::add(out.size(), out.data(), a.h.data(), out.data());
-    if (!a.ffn_out.empty()) kernels::add(out.size(), out.data(), a.ffn_out.data(), out.data());
+    out = a.exchange.reduce(*call, gathered(c, a, a.routed_out, {}, {}), c.stored);
+    kernels::add(out.size(), out.data(), c.fp32(a.h), out.data());
+    if (!a.ffn_out.empty()) kernels::add(out.size(), out.data(), c.fp32(a.ffn_out), out.data());
   }
+  c.keep(out);
   a.routed_out.release();
   a.ffn_out.release();
   if (c.again.norms) a.h_norm.release();
@@ -143,8 +154,7 @@ void combine_input(const LayerContext& c, const ExchangeCall* call, LayerActivat
   Tensor arrived;
   if (call != nullptr) arrived = a.exchange.spread(*call, a.d_out);
   const Tensor& d_out = call != nullptr ? arrived : a.d_out;
-  a.d_routed_out = Tensor(c.pool, row_count(a), c.model.hidden);
-  kernels::permute(a.rows.token_of_row, c.model.hidden, d_out.data(), a.d_routed_out.data());
+  a.d_routed_out = permuted(c, a, d_out);
 }
 
 void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
@@ -152,34 +162,23 @@ void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivation
   const int64_t rows = row_count(a);
   const int64_t width = m.expert_intermediate;
   post_norm_again(c, w, a);
-  if (a.routed.activated.empty()) {
-    a.routed.activated = Tensor(c.pool, rows, width);
-    kernels::swiglu(
-        {rows, width}, a.routed.gate_up.data(), a.row_weights.data(), a.routed.activated.data());
-  }
+  if (a.routed.activated.empty()) activate(c, width, a.row_weights.data(), a.routed);
   Tensor d_activated(c.pool, rows, width);
   for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
-    ffn_down_input(
-        f, w, a.d_routed_out.data() + first * m.hidden, d_activated.data() + first * width);
+    ffn_down_input(f, w, c.fp32(a.d_routed_out, first, f.rows), d_activated.data() + first * width);
   });
-  a.routed.d_gate_up = Tensor(c.pool, rows, 2 * width);
   a.d_row_weights = Tensor(c.pool, rows, 1);
-  kernels::swiglu_backward({rows, width},
-                           d_activated.data(),
-                           a.routed.gate_up.data(),
-                           a.row_weights.data(),
-                           a.routed.d_gate_up.data(),
-                           a.d_row_weights.data());
+  activate_input(c, d_activated, a.row_weights.data(), a.routed, a.d_row_weights.data());
   a.d_routed_in = Tensor(c.pool, rows, m.hidden);
   for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
-    ffn_up_input(f,
-                 w,
-                 a.routed.d_gate_up.data() + first * 2 * width,
-                 a.d_routed_in.data() + first * m.hidden);
+    ffn_up_input(
+        f, w, c.fp32(a.routed.d_gate_up, first, f.rows), a.d_routed_in.data() + first * m.hidden);
   });
+  c.keep(a.d_routed_in);
   if (w.ids.shared) {
     a.ffn_out = c.tensor(m.hidden);  // the shared experts' part of d_h_norm
-    ffn_input(c, shared_ffn(c, w), w, a.d_out.data(), a.shared, a.ffn_out.data());
+    ffn_input(c, shared_ffn(c, w), w, c.fp32(a.d_out), a.shared, a.ffn_out.data());
+    c.keep(a.ffn_out);
   }
 }
 
@@ -199,7 +198,7 @@ void dispatch_input(const LayerContext& c, const ExchangeCall* call, LayerActiva
       std::copy(row, row + hidden, partial.data() + i * partial.columns());
     }
     scatter_row_weights(c, a, partial.columns(), partial.data() + hidden);
-    const Tensor back = a.exchange.reduce(*call, partial);
+    const Tensor back = a.exchange.reduce(*call, partial, c.stored, active);
     a.d_h_norm = c.tensor(hidden);
     for (int64_t t = 0; t < back.rows(); ++t) {
       const float* row = back.data() + t * back.columns();
@@ -207,32 +206,24 @@ void dispatch_input(const LayerContext& c, const ExchangeCall* call, LayerActiva
       std::copy(row + hidden, row + hidden + active, a.d_weights.data() + t * active);
     }
     if (!a.ffn_out.empty()) {
-      kernels::add(a.d_h_norm.size(), a.d_h_norm.data(), a.ffn_out.data(), a.d_h_norm.data());
+      kernels::add(a.d_h_norm.size(), a.d_h_norm.data(), c.fp32(a.ffn_out), a.d_h_norm.data());
     }
   }
+  c.keep(a.d_h_norm);
   a.d_routed_in.release();
   a.ffn_out.release();
 }
 
 void experts_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  const Architecture& m = c.model;
-  const int64_t width = m.expert_intermediate;
   for_each_expert(c, w, a, [&](const FfnCall& f, int64_t first) {
     ffn_weight(f,
                w,
-               {.x = a.routed_in.data() + first * m.hidden,
-                .d_gate_up = a.routed.d_gate_up.data() + first * 2 * width,
-                .activated = a.routed.activated.data() + first * width,
-                .dy = a.d_routed_out.data() + first * m.hidden});
+               {.x = c.fp32(a.routed_in, first, f.rows),
+                .d_gate_up = c.fp32(a.routed.d_gate_up, first, f.rows),
+                .activated = c.fp32(a.routed.activated, first, f.rows),
+                .dy = c.fp32(a.d_routed_out, first, f.rows)});
   });
-  if (w.ids.shared) {
-    ffn_weight(shared_ffn(c, w),
-               w,
-               {.x = a.h_norm.data(),
-                .d_gate_up = a.shared.d_gate_up.data(),
-                .activated = a.shared.activated.data(),
-                .dy = a.d_out.data()});
-  }
+  if (w.ids.shared) ffn_weight(c, shared_ffn(c, w), w, a.h_norm, a.d_out, a.shared);
   a.routed_in.release();
   a.d_routed_out.release();
   a.routed = {};

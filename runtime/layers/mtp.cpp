@@ -44,20 +44,25 @@ Tensor mtp_forward(const LayerContext& c,
                    const Tensor& hidden,
                    MtpActivations& a) {
   const int64_t d = c.model.hidden;
-  a.embedded = c.tensor(d);
-  kernels::embedding(a.tokens, d, w.table.of(w.embedding), a.embedded.data());
+  a.embedded = embedded(c, a.tokens, w.table.array(w.embedding));
   a.both = c.tensor(2 * d);
   Tensor normed = c.tensor(d);
   const auto norm_half = [&](ParameterId gain, int64_t half, const Tensor& x, Tensor& inverse) {
     inverse = c.tensor(1);
-    kernels::rmsnorm(
-        half_norm_shape(c), x.data(), w.weights.of(gain), normed.data(), inverse.data());
+    kernels::rmsnorm(half_norm_shape(c),
+                     c.fp32(x),
+                     c.fp32(w.weights.array(gain)),
+                     normed.data(),
+                     inverse.data());
     to_half(c, half, normed, a.both);
   };
   norm_half(w.ids.embedding_norm, 0, a.embedded, a.embedded_inverse);
   norm_half(w.ids.hidden_norm, 1, hidden, a.hidden_inverse);
+  normed.release();
+  c.keep(a.both);
   Tensor x = c.tensor(d);
-  kernels::matmul(both_shape(c), a.both.data(), w.weights.of(w.ids.projection), x.data());
+  kernels::matmul(both_shape(c), c.fp32(a.both), w.weights.matrix(w.ids.projection), x.data());
+  c.keep(x);
   return x;
 }
 
@@ -68,8 +73,8 @@ void mtp_input(const LayerContext& c,
   const int64_t d = c.model.hidden;
   Tensor d_both = c.tensor(2 * d);
   kernels::matmul_grad_input(both_shape(c),
-                             a.d_x.data(),
-                             w.weights.of(w.ids.projection),
+                             c.fp32(a.d_x),
+                             w.weights.matrix(w.ids.projection),
                              d_both.data(),
                              kernels::Store::kOverwrite);
   a.d_gains = Tensor(c.pool, 1, 2 * d);
@@ -80,12 +85,13 @@ void mtp_input(const LayerContext& c,
         dx = c.tensor(d);
         kernels::rmsnorm_backward(half_norm_shape(c),
                                   dy.data(),
-                                  x.data(),
-                                  w.weights.of(gain),
+                                  c.fp32(x),
+                                  c.fp32(w.weights.array(gain)),
                                   inverse.data(),
                                   nullptr,
                                   dx.data(),
                                   a.d_gains.data() + half * d);
+        c.keep(dx);
       };
   norm_back(w.ids.embedding_norm, 0, a.embedded, a.embedded_inverse, a.d_embedded);
   norm_back(w.ids.hidden_norm, 1, hidden, a.hidden_inverse, a.d_hidden);
@@ -95,12 +101,12 @@ void mtp_input(const LayerContext& c,
 void mtp_weight(const LayerContext& c, const MtpWeights& w, MtpActivations& a) {
   const int64_t d = c.model.hidden;
   kernels::matmul_grad_weight(
-      both_shape(c), a.d_x.data(), a.both.data(), w.gradients.of(w.ids.projection));
+      both_shape(c), c.fp32(a.d_x), c.fp32(a.both), w.gradients.of(w.ids.projection));
   float* const of_embedding = w.gradients.of(w.ids.embedding_norm);
   float* const of_hidden = w.gradients.of(w.ids.hidden_norm);
   kernels::add(d, of_embedding, a.d_gains.data(), of_embedding);
   kernels::add(d, of_hidden, a.d_gains.data() + d, of_hidden);
-  kernels::embedding_backward(a.tokens, d, a.d_embedded.data(), w.table_gradients.of(w.embedding));
+  kernels::embedding_backward(a.tokens, d, c.fp32(a.d_embedded), w.table_gradients.of(w.embedding));
   a.both.release();
   a.d_x.release();
   a.d_embedded.release();

@@ -70,6 +70,7 @@ const std::vector<Axis>& grid_axes(Kernel kernel) {
     case Kernel::kSquareSum:
     case Kernel::kCopy:
     case Kernel::kFill:
+    case Kernel::kConvert:
       return by_elements;
     case Kernel::kRmsNorm:
     case Kernel::kRmsNormBackward:

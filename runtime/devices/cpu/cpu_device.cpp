@@ -14,14 +14,17 @@ namespace rehearse {
 
 namespace {
 
-// By the exponent's bits.
-bool all_finite(const Tensor& x) {
-  constexpr uint32_t kExponent = 0x7F800000;
-  uint32_t bad = 0;
-  for (int64_t i = 0; i < x.size(); ++i) {
-    bad |= static_cast<uint32_t>((std::bit_cast<uint32_t>(x.data()[i]) & kExponent) == kExponent);
-  }
+// By the exponent's bits, all of them set in what is not finite.
+template <typename Bits>
+bool all_finite(const void* values, int64_t count, Bits exponent) {
+  const auto* const bits = static_cast<const Bits*>(values);
+  Bits bad = 0;
+  for (int64_t i = 0; i < count; ++i) bad |= static_cast<Bits>((bits[i] & exponent) == exponent);
   return bad == 0;
+}
+bool all_finite(const Tensor& x) {
+  return x.type() == DType::kBf16 ? all_finite<uint16_t>(x.bf16(), x.size(), 0x7F80)
+                                  : all_finite<uint32_t>(x.data(), x.size(), 0x7F800000);
 }
 
 }  // namespace
@@ -44,6 +47,7 @@ CpuDevice::CpuDevice(const Plan& plan,
     auto rank = std::make_unique<CpuRank>();
     for (int64_t slot = 0; slot < l.slots(); ++slot) {
       rank->copies.emplace_back(plan, l.stage_of(p.pp_rank, slot), l.expert_index_of(p.data_rank));
+      start_weights(plan, program, p, rank->copies.back());
     }
     if (l.ep > 1) rank->experts.emplace(plan, p.pp_rank, p.data_rank);
     ranks_[static_cast<size_t>(global)] = std::move(rank);
@@ -102,7 +106,8 @@ LayerContext CpuDevice::context(CpuRank& rank) const {
           .balance_coefficient = t.balance_loss / parts,
           .balance_length = (by_sequence ? 1 : t.micro_batch_size) * t.sequence_length,
           .softmax_factor = softmax_factor(plan_.model),
-          .again = plan_.training.recompute};
+          .again = plan_.training.recompute,
+          .stored = stored_type(plan_.training.precision)};
 }
 
 Batch CpuDevice::batch(const Op& op, int32_t data_rank) const {
@@ -257,9 +262,7 @@ void CpuDevice::forward_op(const Op& op, CpuRank& rank, int32_t data_rank) {
   ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
   if (op.kind == OpKind::kEmbed) {
     const Batch b = batch(op, data_rank);
-    Tensor& x = entry(op, rank, op.direction);
-    x = c.tensor(c.model.hidden);
-    kernels::embedding(b.inputs, c.model.hidden, s.weights.of(*s.where.embedding), x.data());
+    entry(op, rank, op.direction) = embedded(c, b.inputs, s.weights.array(*s.where.embedding));
     return;
   }
   if (op.kind == OpKind::kHead) {
@@ -358,7 +361,7 @@ void CpuDevice::input_op(const Op& op, CpuRank& rank, int32_t data_rank) {
     if (module > 0) scale *= plan_.training.mtp_loss / static_cast<double>(s.where.mtp.size());
     // What the next module makes of this one's input comes to its gradient.
     const bool more = module < s.where.mtp.size();
-    const float* const addend = more ? chunk.mtp[module].d_hidden.data() : nullptr;
+    const Tensor* const addend = more ? &chunk.mtp[module].d_hidden : nullptr;
     Tensor& to = module == 0 ? d_entry(op, rank, op.direction)
                              : chunk.layers[s.main_layers + module - 1].d_out;
     to = head_input(c,
@@ -414,7 +417,7 @@ void CpuDevice::weight_op(const Op& op, CpuRank& rank, int32_t data_rank) {
   if (op.kind == OpKind::kEmbed) {
     kernels::embedding_backward(batch(op, data_rank).inputs,
                                 c.model.hidden,
-                                chunk.d_input.data(),
+                                c.fp32(chunk.d_input),
                                 s.gradients.of(*s.where.embedding));
     chunk.d_input.release();
     return;
@@ -445,7 +448,7 @@ void CpuDevice::message_op(const Op& op, CpuRank& rank, int32_t data_rank, const
     out.release();
   } else {
     Tensor& in = forward ? entry(op, rank, op.direction) : d_entry(op, rank, op.direction);
-    in = c.tensor(c.model.hidden);
+    in = Tensor(c.pool, c.tokens(), c.model.hidden, c.stored);
     communicator_.recv(there, here, tag_of(op), in, ready);
   }
 }

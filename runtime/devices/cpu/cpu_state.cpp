@@ -46,10 +46,11 @@ std::string bias_name(int64_t layer) {
   return fmt::format("model.layers.{}.mlp.gate.e_score_correction_bias", layer);
 }
 
-// The moments' array, or the gradients' or weights'.
-std::vector<float, BigAllocator<float>>& values_of(Stage& s, StateKind kind, Arena arena) {
+// The moments' array, or the gradients' or weights': of these the masters.
+FlatValues& values_of(Stage& s, StateKind kind, Arena arena) {
   switch (kind) {
     case StateKind::kWeights:
+      if (FlatValues& master = s.master[static_cast<size_t>(arena)]; !master.empty()) return master;
       return s.weights.arena(arena);
     case StateKind::kGradients:
       return s.gradients.arena(arena);
@@ -95,20 +96,24 @@ std::vector<NamedTensor> CpuDevice::state(StateKind kind) const {
       }
       Stage& first = *same.front().stage;
       // Where one holds all of it, that; else put together.
-      const float* whole = values_of(first, kind, arena).data();
+      const FlatValues& own = values_of(first, kind, arena);
+      const int64_t size = first.where.arena_size(arena);
+      const bool weights = kind == StateKind::kWeights && own.size() == size;
+      const bool in_shards = !weights && l.zero_stage > 0 && same.size() > 1;
+      const bool held = !in_shards && own.type() == DType::kFp32 && !own.empty();
       std::vector<float> assembled;
-      const bool in_shards = kind != StateKind::kWeights && l.zero_stage > 0 && same.size() > 1;
-      if (in_shards || values_of(first, kind, arena).empty()) {  // empty before the first step
-        assembled.resize(static_cast<size_t>(first.where.arena_size(arena)), 0.0f);
-        whole = assembled.data();
-      }
+      if (!held) assembled.resize(static_cast<size_t>(size), 0.0f);  // before the first step 0
+      const float* const whole = held ? own.fp32() : assembled.data();
       for (const Holder& h : same) {
-        const auto& values = values_of(*h.stage, kind, arena);
-        if (!in_shards || values.empty()) continue;
-        const Shard shard = owned_shard(program_, h.place, *h.stage, arena);
+        const FlatValues& values = values_of(*h.stage, kind, arena);
+        if (held || values.empty()) continue;
+        const Shard shard =
+            in_shards ? owned_shard(program_, h.place, *h.stage, arena) : Shard{0, size};
         // Moments are a shard's; gradients an arena's, of which the shard is summed.
-        const auto begin = values.begin() + (kind == StateKind::kGradients ? shard.begin : 0);
-        std::copy_n(begin, shard.end - shard.begin, assembled.begin() + shard.begin);
+        const std::vector<float> part =
+            values.get(kind == StateKind::kGradients ? shard.begin : 0, shard.end - shard.begin);
+        std::copy(part.begin(), part.end(), assembled.begin() + shard.begin);
+        if (!in_shards) break;
       }
       for (const Parameter& p : first.where.list) {
         if (p.arena != arena) continue;
@@ -147,10 +152,10 @@ void CpuDevice::set_state(StateKind kind, const TensorLookup& lookup) {
     for (Stage& s : rank_at(global).copies) {
       for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
         const int64_t size = s.where.arena_size(arena);
-        const bool whole = kind == StateKind::kWeights || plan_.layout.zero_stage == 0;
-        const Shard shard = whole ? Shard{0, size} : owned_shard(program_, place, s, arena);
-        auto& values = values_of(s, kind, arena);
-        values.resize(static_cast<size_t>(shard.end - shard.begin));
+        const bool weights = kind == StateKind::kWeights;
+        const Shard owned = optimizer_shard(program_, place, s, arena);
+        const Shard shard = weights ? Shard{0, size} : owned;
+        if (!weights) values_of(s, kind, arena).resize(shard.end - shard.begin);
         for (const Parameter& p : s.where.list) {
           if (p.arena != arena) continue;
           for (const Piece& piece : pieces_of(plan_.model.architecture, p)) {
@@ -161,9 +166,13 @@ void CpuDevice::set_state(StateKind kind, const TensorLookup& lookup) {
             const int64_t to = std::min(begin + count, shard.end);
             if (from >= to) continue;
             const std::vector<float> read = lookup(piece.name, piece.shape);
-            std::copy(read.begin() + (from - begin),
-                      read.begin() + (to - begin),
-                      values.begin() + (from - shard.begin));
+            const auto part = std::span(read).subspan(static_cast<size_t>(from - begin),
+                                                      static_cast<size_t>(to - from));
+            if (weights) {
+              s.set_weights(arena, from, part, owned);
+            } else {
+              values_of(s, kind, arena).set(from - shard.begin, part);
+            }
           }
         }
       }

@@ -46,7 +46,7 @@ void reduce_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
                               ready);
     return;
   }
-  auto& gradients = stage_of(s, op).gradients.arena(arena_of(op));
+  const Array gradients = stage_of(s, op).gradients.arena(arena_of(op)).array();
   if (s.plan.layout.zero_stage == 0) {
     s.communicator.all_reduce(c, rank_of(s, op), gradients, ready);
   } else {
@@ -56,8 +56,10 @@ void reduce_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
 
 void gather_weights(const StepEnd& s, const Op& op, const Ready& ready) {
   const std::vector<int64_t> members = ranks_of(s, op);
-  s.communicator.all_gather(
-      {members, key_of(op)}, rank_of(s, op), stage_of(s, op).weights.arena(arena_of(op)), ready);
+  s.communicator.all_gather({members, key_of(op)},
+                            rank_of(s, op),
+                            stage_of(s, op).weights.arena(arena_of(op)).array(),
+                            ready);
 }
 
 void norm_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
@@ -75,7 +77,7 @@ void norm_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
         copy = {std::clamp(p.offset, shard.begin, shard.end),
                 std::clamp(p.offset + p.size(), shard.begin, shard.end)};
       }
-      const float* const gradients = stage.gradients.arena(arena).data();
+      const float* const gradients = stage.gradients.arena(arena).fp32();
       squares += kernels::square_sum(copy.begin - shard.begin, gradients + shard.begin);
       squares += kernels::square_sum(shard.end - copy.end, gradients + copy.end);
     }
@@ -100,34 +102,45 @@ void optimize(const StepEnd& s, const Op& op) {
     settings.gradient_scale = t.gradient_clip / s.rank.gradient_norm;
   }
   for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
-    const int64_t size = stage.where.arena_size(arena);
-    const Shard shard = s.plan.layout.zero_stage == 0 ? Shard{0, size} : owned(s, stage, arena, op);
-    auto& m = stage.m[static_cast<size_t>(arena)];
-    auto& v = stage.v[static_cast<size_t>(arena)];
-    auto& gradients = stage.gradients.arena(arena);
-    m.resize(static_cast<size_t>(shard.end - shard.begin), 0.0f);
-    v.resize(m.size(), 0.0f);
-    auto& average = stage.average[static_cast<size_t>(arena)];
-    const float* const own = stage.weights.arena(arena).data() + shard.begin;
-    if (t.ema > 0 && average.empty()) average.assign(own, own + m.size());
+    const Shard shard = optimizer_shard(s.program, {op.pp_rank, s.data_rank}, stage, arena);
+    const int64_t size = shard.end - shard.begin;
+    FlatValues& m = stage.m[static_cast<size_t>(arena)];
+    FlatValues& v = stage.v[static_cast<size_t>(arena)];
+    FlatValues& gradients = stage.gradients.arena(arena);
+    FlatValues& weights = stage.weights.arena(arena);
+    FlatValues& master = stage.master[static_cast<size_t>(arena)];
+    const bool rounds = weights.type() != DType::kFp32;
+    m.resize(size);
+    v.resize(size);
+    FlatValues& average = stage.average[static_cast<size_t>(arena)];
+    float* const own = rounds ? master.fp32() : weights.fp32(shard.begin);
+    if (t.ema > 0 && average.empty()) {
+      average.resize(size);
+      std::copy_n(own, size, average.fp32());
+    }
     for (const Parameter& p : stage.where.list) {
       if (p.arena != arena) continue;
-      const int64_t begin = std::max(p.offset, shard.begin);
-      const int64_t end = std::min(p.offset + p.size(), shard.end);
+      const int64_t begin = std::max(p.offset, shard.begin) - shard.begin;
+      const int64_t end = std::min(p.offset + p.size(), shard.end) - shard.begin;
       if (begin >= end) continue;
       settings.weight_decay = p.is_gain ? 0 : t.weight_decay;
-      kernels::adamw(settings,
-                     end - begin,
-                     gradients.data() + begin,
-                     stage.weights.arena(arena).data() + begin,
-                     m.data() + (begin - shard.begin),
-                     v.data() + (begin - shard.begin));
+      const auto update = [&](auto* first, auto* second) {
+        kernels::adamw(settings,
+                       end - begin,
+                       gradients.fp32(shard.begin + begin),
+                       own + begin,
+                       first + begin,
+                       second + begin);
+      };
+      m.type() == DType::kBf16 ? update(m.bf16(), v.bf16()) : update(m.fp32(), v.fp32());
     }
+    if (rounds) convert(master.array(), weights.array(shard.begin, size, 1));
     const auto decay = static_cast<float>(t.ema);
-    for (size_t i = 0; i < average.size(); ++i) {
-      average[i] = decay * average[i] + (1 - decay) * own[i];
+    float* const averages = average.fp32();
+    for (int64_t i = 0; i < average.size(); ++i) {
+      averages[i] = decay * averages[i] + (1 - decay) * own[i];
     }
-    std::fill(gradients.begin(), gradients.end(), 0.0f);
+    std::fill_n(gradients.fp32(), gradients.size(), 0.0f);
   }
 }
 
@@ -166,6 +179,27 @@ Shard owned_shard(const Program& program, Place place, const Stage& stage, Arena
   const auto index = std::find(members.begin(), members.end(), place) - members.begin();
   CHECK(index < static_cast<int64_t>(members.size())) << "no copy of stage " << stage.index;
   return shard_of(stage.where.arena_size(arena), index, static_cast<int64_t>(members.size()));
+}
+
+Shard optimizer_shard(const Program& program, Place place, const Stage& stage, Arena arena) {
+  if (program.layout().zero_stage == 0) return {0, stage.where.arena_size(arena)};
+  return owned_shard(program, place, stage, arena);
+}
+
+void start_weights(const Plan& plan, const Program& program, Place place, Stage& stage) {
+  const bool rounds = stored_type(plan.training.precision) != DType::kFp32;
+  Shard shards[2];
+  for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
+    const Shard shard = optimizer_shard(program, place, stage, arena);
+    if (rounds) stage.master[static_cast<size_t>(arena)].resize(shard.end - shard.begin);
+    shards[static_cast<size_t>(arena)] = shard;
+  }
+  for (const Parameter& p : stage.where.list) {
+    stage.set_weights(p.arena,
+                      p.offset,
+                      first_values(p, plan.training.seed, plan.model.init_std),
+                      shards[static_cast<size_t>(p.arena)]);
+  }
 }
 
 bool ends_step(OpKind kind) {

@@ -21,6 +21,13 @@ struct StepEnd {
 // The shard of an arena that the optimizer of the rank at `place` owns, which holds the stage.
 Shard owned_shard(const Program& program, Place place, const Stage& stage, Arena arena);
 
+// The first weights of a stage on the rank at `place`, and masters of its optimizer's shard.
+void start_weights(const Plan& plan, const Program& program, Place place, Stage& stage);
+
+// The part of an arena whose masters, moments and averages that rank holds: its shard, or without
+// ZeRO all of it.
+Shard optimizer_shard(const Program& program, Place place, const Stage& stage, Arena arena);
+
 // grad_reduce, grad_norm, optimizer, param_gather or bias_update.
 bool ends_step(OpKind kind);
 
