@@ -152,7 +152,7 @@ Training read_training(YamlMap map,
   if (map.has("tokens")) t.tokens = map.tokens("tokens");
   t.seed = map.integer("seed", {.min = 0}, t.seed);
   t.precision = map.choice("precision", kPrecisions, t.precision);
-  if (map.has("moments")) t.moments = map.choice("moments", kMoments, Moments::kFp32);
+  t.moments = map.choice("moments", kMoments, t.moments);
   t.learning_rate = map.number("learning_rate", kNotNegative, t.learning_rate);
   t.final_learning_rate = map.number("final_learning_rate", kNotNegative, t.learning_rate / 10);
   t.warmup_steps = steps("warmup_steps", t.warmup_steps);
@@ -340,7 +340,7 @@ std::string find_shared(const std::string& name, const std::string& kind) {
 
 PrecisionBytes bytes_of(const Training& t) {
   PrecisionBytes bytes = bytes_of(t.precision);
-  if (t.moments) bytes.moment = *t.moments == Moments::kBf16 ? 2 : 4;
+  if (t.moments != Moments::kAuto) bytes.moment = t.moments == Moments::kBf16 ? 2 : 4;
   return bytes;
 }
 

@@ -24,10 +24,10 @@ inline constexpr NameTable kBalanceOvers{std::to_array<Named<BalanceOver>>(
     {{BalanceOver::kSequence, "sequence"}, {BalanceOver::kMicroBatch, "micro_batch"}})};
 static_assert(kBalanceOvers.complete());
 
-// Of AdamW's two moments.
-enum class Moments : uint8_t { kFp32, kBf16 };
-inline constexpr NameTable kMoments{
-    std::to_array<Named<Moments>>({{Moments::kFp32, "fp32"}, {Moments::kBf16, "bf16"}})};
+// Of AdamW's two moments; auto: as the precision has them.
+enum class Moments : uint8_t { kAuto, kFp32, kBf16 };
+inline constexpr NameTable kMoments{std::to_array<Named<Moments>>(
+    {{Moments::kAuto, "auto"}, {Moments::kFp32, "fp32"}, {Moments::kBf16, "bf16"}})};
 static_assert(kMoments.complete());
 
 struct Training {
@@ -41,7 +41,7 @@ struct Training {
   std::optional<double> tokens;  // the whole training's budget, for GPU-hours
   int64_t seed = 1;              // of the initial weights and the order of the text
   Precision precision = Precision::kFp32;
-  std::optional<Moments> moments;  // none: as the precision has them
+  Moments moments = Moments::kAuto;
   CoreKind core = CoreKind::kFused;
   Recompute recompute;                       // what is not kept for backward
   double learning_rate = 1e-3;               // peak

@@ -80,7 +80,7 @@ std::string print_plan(const Plan& plan) {
     lines.always("sequence_length", t.sequence_length);
     if (t.tokens) lines.always("tokens", fmt::format("{:.0f} tokens", *t.tokens));
     lines.always("precision", kPrecisions[t.precision]);
-    if (t.moments) lines.always("moments", kMoments[*t.moments]);
+    if (t.moments != d.moments) lines.always("moments", kMoments[t.moments]);
     if (t.core != d.core) lines.always("core", kCoreKinds[t.core]);
     lines.always("recompute", recompute_yaml(t.recompute));
     lines.unless(d.steps, "steps", t.steps);
