@@ -4,9 +4,10 @@
 #include <chrono>
 #include <filesystem>
 
-#include <boost/crc.hpp>
 #include <fmt/format.h>
 #include <unistd.h>
+
+#include "base/crc32c.h"
 
 namespace rehearse::cli {
 namespace {
@@ -53,9 +54,7 @@ void put_scalar(std::string& summary, const std::string& tag, double value) {
 
 // CRC-32C, turned and shifted so that a checksum of checksums is none (TensorFlow's masked_crc32c).
 uint32_t masked_checksum(std::string_view data) {
-  boost::crc_optimal<32, 0x1EDC6F41, 0xFFFFFFFF, 0xFFFFFFFF, true, true> crc;
-  crc.process_bytes(data.data(), data.size());
-  return std::rotr(static_cast<uint32_t>(crc.checksum()), 15) + 0xA282EAD8u;
+  return std::rotr(crc32c(std::as_bytes(std::span(data))), 15) + 0xA282EAD8u;
 }
 
 std::string name_in(const std::string& folder) {

@@ -13,8 +13,12 @@ void FlatValues::resize(int64_t size) {
 
 std::vector<float> FlatValues::get(int64_t begin, int64_t count) const {
   std::vector<float> values(static_cast<size_t>(count));
-  convert(array(begin, count, 1), values);
+  get(begin, values);
   return values;
+}
+
+void FlatValues::get(int64_t begin, std::span<float> to) const {
+  convert(array(begin, static_cast<int64_t>(to.size()), 1), to);
 }
 
 void FlatValues::set(int64_t begin, std::span<const float> values) {

@@ -44,6 +44,7 @@ class FlatValues {
   Array array() { return array(0, size(), 1); }
 
   // In FP32; set rounds.
+  void get(int64_t begin, std::span<float> to) const;
   std::vector<float> get(int64_t begin, int64_t count) const;
   void set(int64_t begin, std::span<const float> values);
 

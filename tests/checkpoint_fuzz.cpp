@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
                                         "\"__metadata__\"",
                                         "\"files\"",
                                         "\"bytes\"",
-                                        "\"crc32\"",
+                                        "\"crc32c\"",
                                         "\"name\"",
                                         "[0,4]",
                                         "18446744073709551615",

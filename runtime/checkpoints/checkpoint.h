@@ -2,7 +2,7 @@
 // Checkpoints: a training's state in a folder of its own, from which it goes on in any layout.
 //
 //   checkpoints/step-00000020/
-//     manifest.json                        what it is of, and every file's bytes and CRC-32
+//     manifest.json                        what it is of, and every file's bytes and CRC-32C
 //     model-00001-of-00002.safetensors     weights (FP32 masters) and expert biases, under Hugging
 //     model.safetensors.index.json         Face's names; every expert by itself
 //     optimizer-00001-of-00002.safetensors AdamW's moments: <name>.exp_avg, <name>.exp_avg_sq
@@ -61,6 +61,7 @@ class CheckpointSaver {
   std::string folder_;
   int64_t keep_;
   std::optional<int64_t> last_step_;
+  std::unique_ptr<Snapshot> snapshot_;  // of the last save: the next one's memory
   std::thread writing_;
   std::string error_;
 };

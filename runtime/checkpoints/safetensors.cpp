@@ -13,8 +13,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <zlib.h>
 
+#include "base/crc32c.h"
 #include "base/errors.h"
 #include "base/file.h"
 
@@ -213,8 +213,7 @@ std::vector<float> SafetensorsFile::read(const std::string& name) const {
 }
 
 uint32_t SafetensorsFile::checksum() const {
-  return static_cast<uint32_t>(
-      ::crc32_z(0, reinterpret_cast<const Bytef*>(data_), static_cast<z_size_t>(size_)));
+  return crc32c(std::as_bytes(std::span(data_, static_cast<size_t>(size_))));
 }
 
 WrittenFile write_safetensors(const std::string& path,
@@ -250,10 +249,8 @@ WrittenFile write_safetensors(const std::string& path,
   const int file = ::open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
   if (file < 0) fail("cannot be written");
   WrittenFile written;
-  uLong checksum = 0;
   const auto put = [&](std::span<const std::byte> bytes) {
-    if (bytes.empty()) return;  // zlib takes a null pointer for "begin anew"
-    checksum = ::crc32_z(checksum, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size());
+    written.checksum = crc32c(bytes, written.checksum);
     written.bytes += static_cast<int64_t>(bytes.size());
     while (!bytes.empty()) {
       const ssize_t n = ::write(file, bytes.data(), bytes.size());
@@ -281,7 +278,6 @@ WrittenFile write_safetensors(const std::string& path,
   }
   ::close(file);
   if (::rename(part.c_str(), path.c_str()) != 0) fail("cannot be written");
-  written.checksum = static_cast<uint32_t>(checksum);
   return written;
 }
 

@@ -33,7 +33,7 @@ class SafetensorsFile {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   // As FP32. REQUIRES: an entry. Throws InputError for types other than F32, BF16 and F16.
   std::vector<float> read(const std::string& name) const;
-  // CRC-32 of all of the file.
+  // CRC-32C of all of the file.
   uint32_t checksum() const;
 
  private:
@@ -46,7 +46,7 @@ class SafetensorsFile {
 
 struct WrittenFile {
   int64_t bytes = 0;
-  uint32_t checksum = 0;  // CRC-32
+  uint32_t checksum = 0;  // CRC-32C
 };
 // Writes F32 and I64 tensors beside `path`, to the disk, and renames. Throws InputError; nothing is
 // then left.

@@ -49,7 +49,14 @@ class TrainingDevice : public Device {
   // Every parameter's tensor, of a kind, under its name; of weights the experts' biases too.
   // Gradients: of the last step, a probe. Not while a step runs. REQUIRES: all ranks are this
   // process's.
-  virtual std::vector<NamedTensor> state(StateKind kind) const = 0;
+  std::vector<NamedTensor> state(StateKind kind) const {
+    std::vector<NamedTensor> all;
+    state(kind, all, 0);
+    return all;
+  }
+  // The same into out[at] and what follows it, whose memory is used again; returns the place behind
+  // the last.
+  virtual size_t state(StateKind kind, std::vector<NamedTensor>& out, size_t at) const = 0;
   // Asks for every tensor that local ranks hold something of. Not gradients.
   virtual void set_state(StateKind kind, const TensorLookup& lookup) = 0;
   // Of the last step, a probe: [tokens, vocabulary]; empty where this process does not hold them.

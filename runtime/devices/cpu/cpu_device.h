@@ -24,7 +24,8 @@ class CpuDevice : public TrainingDevice {
   StepResults results() const override;
   void record_choices(bool on) override { record_choices_ = on; }
   Recorded recorded_choices(int64_t layer, int32_t data_rank, int64_t micro_batch) const override;
-  std::vector<NamedTensor> state(StateKind kind) const override;
+  size_t state(StateKind kind, std::vector<NamedTensor>& out, size_t at) const override;
+  using TrainingDevice::state;
   void set_state(StateKind kind, const TensorLookup& lookup) override;
   std::span<const float> recorded_logits(int32_t data_rank, int64_t micro_batch) const override;
   void plant_fault(int32_t id) override { fault_ = id; }

@@ -79,11 +79,27 @@ std::vector<CpuDevice::Holder> CpuDevice::holders(int64_t stage) const {
   return all;
 }
 
-std::vector<NamedTensor> CpuDevice::state(StateKind kind) const {
+size_t CpuDevice::state(StateKind kind, std::vector<NamedTensor>& out, size_t at) const {
   const Layout& l = plan_.layout;
   CHECK(static_cast<int64_t>(communicator_.local_ranks().size()) == l.world())
       << "state of ranks on other processes";
-  std::vector<NamedTensor> all;
+  // The next tensor, whose values are undefined.
+  const auto next = [&](Piece piece) -> NamedTensor& {
+    if (at == out.size()) out.emplace_back();
+    NamedTensor& t = out[at++];
+    int64_t count = 1;
+    for (const int64_t n : piece.shape) count *= n;
+    t.values.resize(static_cast<size_t>(count));
+    t.name = std::move(piece.name);
+    t.shape = std::move(piece.shape);
+    return t;
+  };
+  // Some of an arena's values, and where they begin in it.
+  struct Part {
+    const FlatValues* values = nullptr;
+    Shard covers;
+    int64_t origin = 0;
+  };
   for (int64_t stage = 0; stage < l.stages(); ++stage) {
     const std::vector<Holder> of_stage = holders(stage);
     const auto add = [&](Arena arena, int64_t expert_index) {
@@ -95,25 +111,20 @@ std::vector<NamedTensor> CpuDevice::state(StateKind kind) const {
         }
       }
       Stage& first = *same.front().stage;
-      // Where one holds all of it, that; else put together.
       const FlatValues& own = values_of(first, kind, arena);
       const int64_t size = first.where.arena_size(arena);
       const bool weights = kind == StateKind::kWeights && own.size() == size;
-      const bool in_shards = !weights && l.zero_stage > 0 && same.size() > 1;
-      const bool held = !in_shards && own.type() == DType::kFp32 && !own.empty();
-      std::vector<float> assembled;
-      if (!held) assembled.resize(static_cast<size_t>(size), 0.0f);  // before the first step 0
-      const float* const whole = held ? own.fp32() : assembled.data();
-      for (const Holder& h : same) {
-        const FlatValues& values = values_of(*h.stage, kind, arena);
-        if (held || values.empty()) continue;
-        const Shard shard =
-            in_shards ? owned_shard(program_, h.place, *h.stage, arena) : Shard{0, size};
-        // Moments are a shard's; gradients an arena's, of which the shard is summed.
-        const std::vector<float> part =
-            values.get(kind == StateKind::kGradients ? shard.begin : 0, shard.end - shard.begin);
-        std::copy(part.begin(), part.end(), assembled.begin() + shard.begin);
-        if (!in_shards) break;
+      std::vector<Part> parts;
+      if (weights || l.zero_stage == 0 || same.size() == 1) {
+        parts.push_back({&own, {0, own.size()}, 0});  // before the first step none
+      } else {
+        for (const Holder& h : same) {
+          const FlatValues& values = values_of(*h.stage, kind, arena);
+          if (values.empty()) continue;
+          const Shard shard = owned_shard(program_, h.place, *h.stage, arena);
+          // Moments are a shard's; gradients an arena's, of which the shard is summed.
+          parts.push_back({&values, shard, kind == StateKind::kGradients ? 0 : shard.begin});
+        }
       }
       for (const Parameter& p : first.where.list) {
         if (p.arena != arena) continue;
@@ -121,12 +132,20 @@ std::vector<NamedTensor> CpuDevice::state(StateKind kind) const {
                           &p == &first.where.list[static_cast<size_t>(*first.where.embedding)];
         if (copy) continue;  // the first stage's
         for (Piece& piece : pieces_of(plan_.model.architecture, p)) {
-          int64_t count = 1;
-          for (const int64_t n : piece.shape) count *= n;
-          const float* const begin = whole + p.offset + piece.offset;
-          all.push_back({.name = std::move(piece.name),
-                         .shape = std::move(piece.shape),
-                         .values = std::vector<float>(begin, begin + count)});
+          const int64_t begin = p.offset + piece.offset;
+          std::vector<float>& values = next(std::move(piece)).values;
+          const int64_t end = begin + static_cast<int64_t>(values.size());
+          int64_t copied = 0;
+          for (const Part& part : parts) {
+            const int64_t from = std::max(begin, part.covers.begin);
+            const int64_t count = std::min(end, part.covers.end) - from;
+            if (count <= 0) continue;
+            part.values->get(from - part.origin,
+                             std::span(values).subspan(static_cast<size_t>(from - begin),
+                                                       static_cast<size_t>(count)));
+            copied += count;
+          }
+          if (copied < end - begin) std::fill(values.begin(), values.end(), 0.0f);
         }
       }
     };
@@ -137,13 +156,13 @@ std::vector<NamedTensor> CpuDevice::state(StateKind kind) const {
     if (kind != StateKind::kWeights) continue;
     const Stage& s = *of_stage.front().stage;
     for (size_t i = 0; i < s.expert_bias.size(); ++i) {
-      if (s.expert_bias[i].empty()) continue;
-      all.push_back({.name = bias_name(s.first_layer + static_cast<int64_t>(i)),
-                     .shape = {static_cast<int64_t>(s.expert_bias[i].size())},
-                     .values = s.expert_bias[i]});
+      const std::vector<float>& bias = s.expert_bias[i];
+      if (bias.empty()) continue;
+      const std::string name = bias_name(s.first_layer + static_cast<int64_t>(i));
+      next({name, {static_cast<int64_t>(bias.size())}, 0}).values = bias;
     }
   }
-  return all;
+  return at;
 }
 
 void CpuDevice::set_state(StateKind kind, const TensorLookup& lookup) {
