@@ -12,7 +12,8 @@
 #include "base/progress.h"
 #include "base/stopwatch.h"
 #include "cli/command.h"
-#include "cli/report.h"
+#include "cli/page/page.h"
+#include "cli/replay_page.h"
 #include "plan/capabilities.h"
 #include "sim/simulate.h"
 
@@ -286,7 +287,10 @@ int replay(const Arguments& args) {
       .flag("fit",
             "tell which skew the plan's expert_load (kind synthetic) would need to be as uneven")
       .output("timeline", "the predicted timeline of the last simulated step (ui.perfetto.dev)")
-      .output("write-placement", "the (last) placement, as --placement reads it");
+      .output("write-placement", "the (last) placement, as --placement reads it")
+      .output("page",
+              "write the answer as a page for a browser, with loads by layer and expert and over\n"
+              "time, and who sends whom how much");
   if (!options.parse(args)) return 0;
   const std::vector<std::string> paths = options.plan_paths();
   if (paths.size() != 2) throw UsageError("replay: expected a trace, then a plan");
@@ -392,7 +396,8 @@ int replay(const Arguments& args) {
   double step_sum = 0, waiting_sum = 0;
   bool exact = false;
   Report r;
-  std::vector<Value> load_over_time;
+  ReplayPictures pictures(plan, shape.steps);
+  const bool with_page = options.has("page");
   for (int64_t i = 0; i < shape.steps; ++i) {
     const RecordedStep step = step_at(i);
     if (by_all && i == 0) {
@@ -420,7 +425,9 @@ int replay(const Arguments& args) {
     }
     const ReplayedRouting routing{
         .step = &step, .placements = placements, .replicas = how.replicas};
-    const std::vector<LayerReplay> of_step = replayer.layers(step, routing);
+    const std::vector<LayerReplay> of_step =
+        replayer.layers(step, routing, with_page ? &pictures.traffic() : nullptr);
+    if (with_page) pictures.add(step, of_step);
     add_share(layers, of_step, 1 / static_cast<double>(shape.steps));
     Report& one = r.item("steps");
     one.put("step", step.number);
@@ -524,6 +531,20 @@ int replay(const Arguments& args) {
   if (options.has("write-placement")) {
     if (placements.empty()) placements.push_back(Placement::in_order(a.experts, plan.layout.ep));
     write_file(options.text("write-placement"), print_placement(placements));
+  }
+  if (with_page) {
+    const std::string text = print_text(r);
+    pictures.put(r, plan);
+    write_file(options.text("page"),
+               print_page("replay",
+                          fmt::format("Replay of {}", paths[0]),
+                          fmt::format("{} on {}, {}; placement: {}",
+                                      plan.model.name,
+                                      plan.cluster.name,
+                                      ranks_text(plan.layout),
+                                      where),
+                          r,
+                          text));
   }
   options.print(r);
   return 0;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "base/background.h"
 #include "base/errors.h"
 
 namespace rehearse {
@@ -56,7 +57,10 @@ RoutingRecorder::RoutingRecorder(const std::string& path,
       layers_(routed_layers(plan.model.architecture)),
       writer_(path, shape_of(plan), attributes(plan, std::move(about)), /*weights=*/true) {
   trainer_.record_choices(true);
-  thread_ = std::thread([this] { write_steps(); });
+  thread_ = std::thread([this] {
+    stand_back();
+    write_steps();
+  });
 }
 
 RoutingRecorder::~RoutingRecorder() {

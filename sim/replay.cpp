@@ -71,7 +71,8 @@ constexpr int64_t kTile = 128;  // rows of grouped products
 }  // namespace
 
 std::vector<LayerReplay> LayerReplayer::layers(const RecordedStep& step,
-                                               const ReplayedRouting& routing) const {
+                                               const ReplayedRouting& routing,
+                                               TrafficMatrix* traffic) const {
   const Architecture& a = plan_.model.architecture;
   ExpertLoad load(plan_, &routing);
   const auto first = static_cast<int32_t>(a.first_moe_layer());
@@ -144,6 +145,20 @@ std::vector<LayerReplay> LayerReplayer::layers(const RecordedStep& step,
                               : static_cast<double>(busiest) * static_cast<double>(rows.size()) /
                                         static_cast<double>(links) -
                                     1;
+        if (traffic != nullptr) {
+          // Dispatch and the gradient of combine go out, the others come back.
+          const double each = static_cast<double>(micro_batches) /
+                              static_cast<double>(of_groups * of_micro_batches);
+          const auto out = static_cast<double>((messages[0] + messages[3]).count()) * each;
+          const auto back = static_cast<double>((messages[1] + messages[2]).count()) * each;
+          for (const auto* phase : {&group.flows.across, &group.flows.within}) {
+            for (const ExchangeFlow& f : *phase) {
+              if (f.from == f.to) continue;
+              traffic->at(f.from, f.to) += static_cast<double>(f.tokens) * out;
+              traffic->at(f.to, f.from) += static_cast<double>(f.tokens) * back;
+            }
+          }
+        }
         across_tokens += static_cast<double>(ports.across);
         sent_tokens +=
             static_cast<double>(plan_.micro_batch_tokens()) * static_cast<double>(rows.size());

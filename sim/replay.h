@@ -28,6 +28,23 @@ struct LayerReplay {
   double seconds() const { return 3 * mlp + 2 * (dispatch + combine); }
 };
 
+// Bytes that travel in a step between members of an EP group, means over groups, all layers and
+// all-to-alls: [from][to]. A token for another node goes to the same place there, and on from it.
+class TrafficMatrix {
+ public:
+  explicit TrafficMatrix(int64_t members)
+      : members_(members), bytes_(static_cast<size_t>(members * members), 0) {}
+  int64_t members() const { return members_; }
+  double& at(int64_t from, int64_t to) { return bytes_[static_cast<size_t>(from * members_ + to)]; }
+  double at(int64_t from, int64_t to) const {
+    return const_cast<TrafficMatrix*>(this)->at(from, to);
+  }
+
+ private:
+  int64_t members_ = 0;
+  std::vector<double> bytes_;
+};
+
 // All layers that the trace has. The plan's EP groups, micro-batches and prices; the ranks' routing
 // as `load` has it.
 class LayerReplayer {
@@ -35,7 +52,10 @@ class LayerReplayer {
   LayerReplayer(const Plan& plan,
                 const Program& program,
                 const std::optional<Calibration>& calibration);
-  std::vector<LayerReplay> layers(const RecordedStep& step, const ReplayedRouting& routing) const;
+  // traffic: this step's is added, where it is wanted.
+  std::vector<LayerReplay> layers(const RecordedStep& step,
+                                  const ReplayedRouting& routing,
+                                  TrafficMatrix* traffic = nullptr) const;
 
  private:
   void add(const GroupLoad& load, int32_t layer, LayerReplay& to) const;

@@ -60,7 +60,14 @@ TEST(Replay, BytesAreThoseOfAPlainCount) {
         std::ranges::reverse(p.expert_of);
         routing.placements = {p};
       }
-      const auto layers = LayerReplayer(plan, program, none).layers(step, routing);
+      TrafficMatrix traffic(ep);
+      const auto layers = LayerReplayer(plan, program, none).layers(step, routing, &traffic);
+      double between = 0, all = 0;
+      for (int64_t from = 0; from < ep; ++from) {
+        for (int64_t to = 0; to < ep; ++to) between += traffic.at(from, to);
+      }
+      for (const LayerReplay& l : layers) all += l.ib_bytes + l.nvlink_bytes;
+      EXPECT_NEAR(between * static_cast<double>(dp / ep), all, 1e-9 * all);
       ASSERT_EQ(layers.size(), static_cast<size_t>(step.shape.layers));
       double message = 0;
       for (const OpKind kind : {OpKind::kDispatch, OpKind::kCombine}) {

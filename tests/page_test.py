@@ -165,6 +165,22 @@ def main():
         page = Page(driver, path)
         page.charts("predicted", "measured")
         page.check(len(page.column("ops-by-kind", 0)) > 5, "no ops")
+
+        trace = folder / "routing.h5"
+        run("train", plan, "--data", text, "--steps", 3, "--out", folder / "recorded", "--record-routing", trace)
+        path = folder / "replay.html"
+        answer = json.loads(run("replay", trace, plan, "--page", path, "--json"))
+        page = Page(driver, path)
+        page.charts("experts", "over-time", "traffic")
+        page.sort("layers", 1)
+        page.sort("layers", 1)
+        most = [layer["load_max_over_mean"] for layer in answer["layers"]]
+        page.check(abs(page.numbers("layers", 1)[0] - max(most)) < 0.01, "not the hottest layer first")
+        shown = driver.execute_script("return JSON.parse(document.getElementById('report').textContent)")
+        load = shown["expert_load"]
+        rows = [load["values"][r * load["columns"]:(r + 1) * load["columns"]] for r in range(load["rows"])]
+        page.check(all(abs(sum(row) / len(row) - 1) < 0.01 for row in rows), "loads are not over their mean")
+        page.check(shown["load_over_time"]["columns"] == 3, "not every step")
     driver.quit()
     print("passed")
 

@@ -21,8 +21,8 @@ Report cells_of(const Plan& plan, const std::optional<Calibration>& calibration)
 // Names of the kinds of cells.
 void put_cell_kinds(Report& page);
 
-// kind: which of its pages (cli/page/page.js): plan, simulate or compare. data: what it draws.
-// text: the report for people, below.
+// kind: which of its pages (cli/page/page.js): plan, simulate, compare or replay. data: what it
+// draws. text: the report for people, below.
 std::string print_page(const std::string& kind,
                        const std::string& title,
                        const std::string& subtitle,

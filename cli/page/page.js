@@ -375,7 +375,114 @@
     }
   }
 
-  ({plan: planPage, simulate: simulatePage, compare: comparePage})[document.body.dataset.page]();
+  // A matrix of colours. m: {rows, columns, values}; label(row, column, value) tells of one.
+  function heatmap(id, m, {x, y, most, label}) {
+    const c = document.getElementById(id);
+    const left = 46, bottom = 34, top = 4;
+    const draw = () => {
+      const ratio = window.devicePixelRatio || 1;
+      const width = c.parentElement.clientWidth, height = c.parentElement.clientHeight;
+      c.width = width * ratio;
+      c.height = height * ratio;
+      c.style.width = `${width}px`;
+      c.style.height = `${height}px`;
+      const g = c.getContext("2d");
+      g.scale(ratio, ratio);
+      const w = (width - left - 4) / m.columns, h = (height - top - bottom) / m.rows;
+      for (let r = 0; r < m.rows; r++) {
+        for (let k = 0; k < m.columns; k++) {
+          const of = Math.min(1, m.values[r * m.columns + k] / most);
+          g.fillStyle = `hsl(${205 + 15 * of} 75% ${97 - 72 * of}%)`;
+          g.fillRect(left + k * w, top + r * h, w + 0.5, h + 0.5);
+        }
+      }
+      g.fillStyle = getComputedStyle(document.body).color;
+      g.font = "12px system-ui, sans-serif";
+      g.textAlign = "center";
+      g.fillText(x, left + (m.columns * w) / 2, height - 4);
+      const some = (n) => new Set([0, 1, 2, 3, 4].map((i) => Math.round((i * (n - 1)) / 4)));
+      for (const k of some(m.columns)) {
+        g.fillText(`${label.column ? label.column(k) : k}`, left + (k + 0.5) * w, height - bottom + 14);
+      }
+      g.textAlign = "right";
+      for (const r of some(m.rows)) {
+        g.fillText(`${label.row ? label.row(r) : r}`, left - 4, top + (r + 0.5) * h + 4);
+      }
+      g.save();
+      g.translate(11, top + (m.rows * h) / 2);
+      g.rotate(-Math.PI / 2);
+      g.textAlign = "center";
+      g.fillText(y, 0, 0);
+      g.restore();
+    };
+    c.addEventListener("mousemove", (e) => {
+      const k = Math.floor(((e.offsetX - left) / (c.clientWidth - left - 4)) * m.columns);
+      const r = Math.floor(((e.offsetY - top) / (c.clientHeight - top - bottom)) * m.rows);
+      const inside = r >= 0 && k >= 0 && r < m.rows && k < m.columns;
+      c.title = inside ? label.cell(r, k, m.values[r * m.columns + k]) : "";
+    });
+    window.addEventListener("resize", draw);
+    draw();
+  }
+
+  function replayPage() {
+    tiles(main, [
+      ...(report.step_time_s === undefined ? [] : [
+        ["step", seconds(report.step_time_s)],
+        ["with balanced routing", seconds(report.step_time_balanced_s)],
+        ["lost to imbalance", percent(report.lost_to_imbalance)],
+        ["waiting in all-to-alls", percent(report.exchange_wait_fraction)],
+      ]),
+      ["hottest expert over the mean", fixed(Math.max(...report.layers.map((l) => l.load_max_over_mean)), 2)],
+      ["placement", report.placement],
+    ]);
+    const lost = (l) => 3e3 * (l.experts_s - l.experts_of_mean_rank_s);
+    const s = section("Layers", "Click a heading to sort. Loads: tokens of experts over their mean; rank: rows of the " +
+        "fullest rank of an EP group over the mean; bytes: of a step, all ranks; times: of a micro-batch, forward, " +
+        "busiest port and fullest rank; lost: a micro-batch's experts, forward and backward, to the mean rank.");
+    const number = (head, value, digits, title) => ({head, value, show: (r) => fixed(value(r), digits), title});
+    table(s, "layers", [
+      number("layer", (l) => l.layer, 0),
+      number("max", (l) => l.load_max_over_mean, 2), number("p99", (l) => l.load_p99_over_mean, 2),
+      number("p50", (l) => l.load_p50_over_mean, 2), number("Gini", (l) => l.gini, 3),
+      number("rank", (l) => l.rank_load_max_over_mean, 3),
+      {head: "fullest", value: (l) => l.fullest_rank,
+       show: (l) => `${l.fullest_rank} (${percent(l.fullest_rank_share)})`, title: "which, and how often"},
+      number("IB GB", (l) => gb(l.ib_bytes), 2), number("NVLink GB", (l) => gb(l.nvlink_bytes), 2),
+      number("port", (l) => l.busiest_link_over_mean, 2, "busiest port over the mean"),
+      number("dispatch ms", (l) => 1e3 * l.dispatch_s, 3), number("combine ms", (l) => 1e3 * l.combine_s, 3),
+      number("experts ms", (l) => 1e3 * l.experts_s, 3), number("lost ms", lost, 3),
+    ], report.layers).draw();
+    const of = (l) => report.layer_numbers[l];
+    const e = section("Experts", "Tokens of every expert over its layer's mean, over the whole trace: white none, dark twice " +
+        "the mean and more. Point at a place to read it.");
+    canvas(e, "experts", "load of every expert of every layer", true).parentElement.style.height =
+        `${Math.min(30, 5 + 2 * report.expert_load.rows)}rem`;
+    heatmap("experts", report.expert_load, {x: "expert", y: "layer", most: 2, label: {
+      row: of, cell: (r, k, v) => `layer ${of(r)}, expert ${k}: ${v} of the mean`}});
+    const grid = add(section("Over time and between ranks",
+        "Left: each step's hottest expert over the mean, by layer. Right: bytes of a step's all-to-alls from " +
+        `${report.traffic_between} (down) to ${report.traffic_between} (across) of an EP group, on the same node along ` +
+        "the diagonal."), "div", undefined, {class: "charts"});
+    canvas(grid, "over-time", "hottest expert by step");
+    canvas(grid, "traffic", "bytes between ranks");
+    const layerColour = (l) => `hsl(${215 - (195 * l) / Math.max(1, report.load_over_time.rows - 1)} 70% 45%)`;
+    chart("over-time", {
+      type: "line",
+      data: {labels: report.step_numbers, datasets: report.layer_numbers.map((layer, l) => ({
+        label: `layer ${layer}`, borderColor: layerColour(l), borderWidth: 1,
+        pointRadius: report.step_numbers.length > 1 ? 0 : 3,
+        data: report.step_numbers.map((_, i) => report.load_over_time.values[l * report.load_over_time.columns + i])}))},
+      options: {plugins: {legend: {display: report.layer_numbers.length <= 8}},
+                scales: {x: {title: {display: true, text: "step"}}, y: {title: {display: true, text: "max over mean"}}}},
+    });
+    const traffic = report.traffic_bytes;
+    heatmap("traffic", traffic, {x: `to ${report.traffic_between}`, y: "from",
+      most: Math.max(1, ...traffic.values), label: {
+        cell: (r, k, v) => `${report.traffic_between} ${r} to ${k}: ${(v * 1e-6).toPrecision(3)} MB`}});
+  }
+
+  ({plan: planPage, simulate: simulatePage, compare: comparePage, replay: replayPage})[document.body.dataset.page]();
   const d = add(main, "details");
   add(d, "summary", "As text");
   d.append(document.getElementById("text"));

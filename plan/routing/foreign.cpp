@@ -43,6 +43,7 @@ void require_choices(const std::string& path,
 
 // A line's numbers, read by hand where simdjson would make a value of each: top_indices is all but
 // a few bytes of a line.
+// REQUIRES: a byte behind the text that is neither digit nor blank, as a line's end is.
 class LineReader {
  public:
   LineReader(const std::string& path, std::string_view text, size_t offset)
@@ -106,6 +107,8 @@ class LineReader {
     fail("the line is cut off");
   }
   size_t at() const { return at_; }
+  const char* cursor() const { return text_.data() + at_; }
+  void go_to(const char* cursor) { at_ = static_cast<size_t>(cursor - text_.data()); }
   std::string_view between(size_t begin, size_t end) const {
     return text_.substr(begin, end - begin);
   }
@@ -133,32 +136,56 @@ struct RankFile {
   std::string prototype;  // the first line, its values and blanks: how they are written
 };
 
+// Which experts a token has chosen already.
+class Chosen {
+ public:
+  explicit Chosen(int64_t experts) : by_(static_cast<size_t>(experts), 0) {}
+  void next_token() { ++token_; }
+  bool insert(uint32_t expert) { return std::exchange(by_[expert], token_) != token_; }
+
+ private:
+  std::vector<uint64_t> by_;  // the last token that chose it
+  uint64_t token_ = 0;
+};
+
 // Values of `top_indices`: [[..], ..].
 void read_indices(LineReader& r,
                   int64_t experts,
                   Line& line,
+                  Chosen& chosen,
                   std::vector<uint16_t, BigAllocator<uint16_t>>& to) {
   line.choices = to.size();
+  const auto most = static_cast<uint32_t>(experts);
+  const auto digit_at = [](const char* p) { return static_cast<unsigned>(*p - '0'); };
+  const auto blanks = [](const char* p) {
+    while (*p == ' ' || *p == '\t') ++p;
+    return p;
+  };
   r.need('[');
   line.tokens = 0;
   if (r.take(']')) return;
   do {
     r.need('[');
+    chosen.next_token();
     int64_t width = 0;
-    const size_t first = to.size();
-    do {
-      const int64_t e = r.number();
-      if (e < 0 || e >= experts) {
-        r.fail(fmt::format("token {} chooses expert {} of {}", line.tokens, e, experts));
+    for (const char* p = r.cursor();; ++p) {
+      p = blanks(p);
+      r.go_to(p);
+      uint32_t e = digit_at(p) <= 9 ? 0 : most;
+      for (; digit_at(p) <= 9 && e < most; ++p) e = e * 10 + digit_at(p);
+      if (e >= most) {
+        r.fail(fmt::format("token {} chooses expert {} of {}", line.tokens, r.number(), experts));
       }
-      for (size_t i = first; i < to.size(); ++i) {
-        if (to[i] == e) {
-          r.fail(fmt::format("token {} chooses expert {} twice", line.tokens, e));
-        }
+      if (!chosen.insert(e)) {
+        r.fail(fmt::format("token {} chooses expert {} twice", line.tokens, e));
       }
       to.push_back(static_cast<uint16_t>(e));
       ++width;
-    } while (r.take(','));
+      p = blanks(p);
+      if (*p == ',') continue;
+      r.go_to(p);
+      break;
+    }
     r.need(']');
     if (line.tokens == 0) line.active = width;
     if (width != line.active) {
@@ -170,7 +197,10 @@ void read_indices(LineReader& r,
   r.need(']');
 }
 
-Line read_line(LineReader& r, int64_t experts, std::vector<uint16_t, BigAllocator<uint16_t>>& to) {
+Line read_line(LineReader& r,
+               int64_t experts,
+               Chosen& chosen,
+               std::vector<uint16_t, BigAllocator<uint16_t>>& to) {
   Line line;
   std::set<std::string, std::less<>> seen;
   int64_t told_tokens = -1, told_active = -1;
@@ -194,7 +224,7 @@ Line read_line(LineReader& r, int64_t experts, std::vector<uint16_t, BigAllocato
     } else if (key == "block") {
       line.decoder = r.string() == "decoder";
     } else if (key == "top_indices") {
-      read_indices(r, experts, line, to);
+      read_indices(r, experts, line, chosen, to);
     } else {
       r.skip_value();
     }
@@ -247,6 +277,7 @@ RankFile read_rank(const std::string& path, const MegatronOptions& o, const Impo
   const Mapped file(path);
   const std::string_view text = file.text();
   f.choices.reserve(text.size() / 4);
+  Chosen chosen(o.experts);
   for (size_t at = 0; at < text.size();) {
     const size_t end = text.find('\n', at);
     if (end == std::string_view::npos) {
@@ -255,7 +286,7 @@ RankFile read_rank(const std::string& path, const MegatronOptions& o, const Impo
     const std::string_view one = text.substr(at, end - at);
     if (one.empty()) fail_at(path, at, "an empty line");
     LineReader reader(path, one, at);
-    f.lines.push_back(read_line(reader, o.experts, f.choices));
+    f.lines.push_back(read_line(reader, o.experts, chosen, f.choices));
     if (f.prototype.empty()) f.prototype = one;
     if (f.lines.back().rank != f.lines.front().rank) {
       fail_at(

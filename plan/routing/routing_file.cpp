@@ -250,13 +250,24 @@ void RoutingWriter::commit() {
     H5Ldelete(f.file.id(), "steps", H5P_DEFAULT);
   }
   put_numbers("steps", f.steps);
+  // As it lies in memory, which is where this driver's handle points.
   const bool flushed = H5Fflush(f.file.id(), H5F_SCOPE_GLOBAL) >= 0;
   const ssize_t size = flushed ? H5Fget_file_image(f.file.id(), nullptr, 0) : -1;
-  std::string image(static_cast<size_t>(std::max<ssize_t>(size, 0)), '\0');
-  if (size <= 0 || H5Fget_file_image(f.file.id(), image.data(), image.size()) != size) {
+  void* handle = nullptr;
+  if (size <= 0 || H5Fget_vfd_handle(f.file.id(), H5P_DEFAULT, &handle) < 0 || handle == nullptr) {
     fail(f.path, "cannot be written");
   }
-  write_file(f.path, image);
+  char* const image = *static_cast<char**>(handle);
+  // "Open for writing" (the superblock's consistency flags) is of this program, not of the file.
+  constexpr size_t kFlags = 20;
+  const char open = std::exchange(image[kFlags], 0);
+  try {
+    write_file(f.path, {image, static_cast<size_t>(size)});
+  } catch (...) {
+    image[kFlags] = open;
+    throw;
+  }
+  image[kFlags] = open;
 }
 
 namespace {

@@ -9,9 +9,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
-#include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/background.h"
 #include "base/errors.h"
 #include "base/file.h"
 #include "runtime/checkpoints/safetensors.h"
@@ -240,9 +240,7 @@ void CheckpointSaver::save(const TrainingDevice& device, const CheckpointInfo& i
   if (info.ema > 0) device.state(StateKind::kAverages, s.average, 0);
   last_step_ = info.step;
   writing_ = std::thread([this] {
-    // In what the training leaves of the cores; on Linux of this thread alone.
-    constexpr int kLeast = 19;
-    ::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kLeast);
+    stand_back();
     try {
       write(*snapshot_);
     } catch (const std::exception& e) {

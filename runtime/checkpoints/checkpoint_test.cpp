@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "base/errors.h"
 #include "plan/testing.h"
@@ -26,7 +27,8 @@ class Checkpoints : public testing::Test {
  protected:
   void SetUp() override {
     const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = (fs::temp_directory_path() / (std::string("rehearse_checkpoints_") + info->name()))
+    folder_ = (fs::temp_directory_path() /
+               fmt::format("rehearse_checkpoints_{}_{}", info->name(), ::getpid()))
                   .string();
     fs::remove_all(folder_);
   }
