@@ -316,6 +316,8 @@ int replay(const Arguments& args) {
       throw UsageError("replay: --placement stands instead of --policy, --redundant and --every");
     }
     how.given = read_placement(options.text("placement"), a.experts, plan.layout.ep);
+  } else if (plan.expert_placement && how.in_order() && how.redundant == 0) {
+    how.given = placements_of(plan);
   } else if (const std::string wrong = why_not(
                  plan,
                  {how.policy == Policy::kBest ? PlacementPolicy::kGlobal : policy_of(how.policy),
@@ -323,13 +325,13 @@ int replay(const Arguments& args) {
              !wrong.empty()) {
     throw InputError(fmt::format("{}: {}", plan.path, wrong));
   }
+  const std::string given =
+      options.has("placement") ? options.text("placement") : plan.expert_placement.value_or("");
   const RoutingReader reader(paths[0]);
   const RoutingShape& shape = reader.shape();
   if (how.given.size() > 1 && static_cast<int64_t>(how.given.size()) != shape.layers) {
-    throw InputError(fmt::format("{}: {} layers; the trace has {}",
-                                 options.text("placement"),
-                                 how.given.size(),
-                                 shape.layers));
+    throw InputError(
+        fmt::format("{}: {} layers; the trace has {}", given, how.given.size(), shape.layers));
   }
   const int64_t groups = a.groups;
   std::optional<int64_t> limit;
@@ -484,7 +486,7 @@ int replay(const Arguments& args) {
           ? fmt::format("{}{}",
                         kPolicies[how.policy],
                         how.redundant > 0 ? fmt::format(", {} redundant", how.redundant) : "")
-          : options.text("placement");
+          : given;
   r.line("placement", "placement", where);
   r.line("ranks",
          "ranks have",

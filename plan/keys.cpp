@@ -36,6 +36,12 @@ std::vector<KeySection> make() {
         {"data", "mapping", "made-up text", "what `train` trains on"},
         {"routing", names(kRoutings), "learned", "who chooses experts in `train`"},
         {"expert_load", "mapping", "balanced", "routing counts that `simulate` takes"},
+        {"expert_placement",
+         "FILE",
+         "in order",
+         "which ranks hold which experts, as `rehearse replay --write-placement` writes it, a slot "
+         "for each expert: of `train`, `replay` and recorded expert_load (balanced and synthetic "
+         "counts are of whatever experts a rank holds)"},
         {"budget", "mapping", "none", "the whole training, for GPU-hours"}}},
       {"layout",
        "World = PP x DP x CP x TP ranks, one per device; EP x ETP divides DP x CP x TP.",

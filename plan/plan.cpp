@@ -370,6 +370,10 @@ Plan load_plan(const std::string& path) {
   if (top.has("expert_load")) {
     plan.expert_load = read_expert_load(top.map("expert_load"), plan);
   }
+  if (top.has("expert_placement")) {
+    plan.expert_placement = find_file(top, "expert_placement", path, "routing");
+    plan.files.push_back(*plan.expert_placement);
+  }
   if (top.has("budget")) plan.budget = read_budget(top.map("budget"), plan);
   top.finish();
   if (plan.data.text) plan.files.push_back(*plan.data.text);

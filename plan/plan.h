@@ -130,8 +130,9 @@ struct Plan {
   Layout layout;
   Training training;
   DataSource data;
-  Routing routing = Routing::kLearned;  // of `train`
-  ExpertLoadSpec expert_load;           // of `simulate`
+  Routing routing = Routing::kLearned;          // of `train`
+  ExpertLoadSpec expert_load;                   // of `simulate`
+  std::optional<std::string> expert_placement;  // a file (plan/routing/placement.h); none: in order
   // Path, found, or "none": costs are what flops and bytes allow. Not there: that of the GPUs,
   // where it is known.
   std::optional<std::string> calibration;

@@ -132,6 +132,9 @@ std::string print_plan(const Plan& plan) {
     lines.always("seed", e.seed);
     lines.always("varies", kLoadVaries[e.varies]);
   }
+  if (plan.expert_placement) {
+    out += fmt::format("expert_placement: {}\n", plain_or_quoted_yaml(*plan.expert_placement));
+  }
   const Budget& b = plan.budget;
   if (t.tokens && (b.usd_per_gpu_hour || b.watts_per_gpu)) {
     Lines lines(out, "budget");

@@ -1,13 +1,19 @@
 // The emulated cluster: links that take their time, byte counts that equal the routing counts'
 // arithmetic, held ops, and hang reports.
 
+#include <filesystem>
 #include <future>
+#include <map>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "base/errors.h"
+#include "base/file.h"
 #include "plan/program/op_work.h"
 #include "plan/routing/counts.h"
+#include "plan/routing/placement.h"
 #include "plan/testing.h"
 #include "runtime/testing.h"
 #include "runtime/train.h"
@@ -89,13 +95,30 @@ TEST(Emulator, OpsTakeTheirRooflineTimeAndNotLess) {
   EXPECT_GT(held, 0);
 }
 
+// Experts far from where they stand in order, and where: [slot] -> expert, and back.
+constexpr std::array<int32_t, 8> kExpertOf = {5, 0, 3, 6, 1, 7, 2, 4};
+constexpr std::array<int32_t, 8> kSlotOf = {1, 4, 6, 2, 7, 0, 3, 5};
+
+std::string placement_file() {
+  const auto path = std::filesystem::temp_directory_path() /
+                    fmt::format("rehearse_placement_{}.json", ::getpid());
+  write_file(path.string(),
+             print_placement(
+                 {{.experts = 8, .slots = 2, .expert_of = {kExpertOf.begin(), kExpertOf.end()}}}));
+  return path.string();
+}
+
 // EP4 over two nodes of two: dispatch crosses nodes once per token and node, then is forwarded.
 TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
-  for (const auto& [routing, precision] : {std::pair(Routing::kLearned, Precision::kFp32),
-                                           std::pair(Routing::kBalanced, Precision::kFp32),
-                                           std::pair(Routing::kLearned, Precision::kBf16)}) {
+  const std::string file = placement_file();
+  for (const auto& [routing, precision, placed] :
+       {std::tuple(Routing::kLearned, Precision::kFp32, false),
+        std::tuple(Routing::kBalanced, Precision::kFp32, false),
+        std::tuple(Routing::kLearned, Precision::kBf16, false),
+        std::tuple(Routing::kLearned, Precision::kFp32, true)}) {
     Plan plan = small_plan({.dp = 4, .ep = 4});
     plan.training.precision = precision;
+    if (placed) plan.expert_placement = file;
     plan.cluster = linked(1e9, 1e9, 0.01);
     plan.training.micro_batches = 2;
     plan.training.balance_loss = 0;
@@ -111,6 +134,9 @@ TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
         std::vector<std::vector<int32_t>> choices;
         for (int32_t d = 0; d < 4; ++d) {
           choices.push_back(trainer.recorded_choices(layer, d, m));
+          if (placed) {
+            for (int32_t& e : choices.back()) e = kSlotOf[static_cast<size_t>(e)];
+          }
           ASSERT_EQ(static_cast<int64_t>(choices.back().size()),
                     plan.micro_batch_tokens() * a.active_experts);
         }
@@ -138,6 +164,64 @@ TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
     for (int64_t r = 0; r < 4; ++r) expected[{r, (r + 1) % 4}] += ring;
     EXPECT_EQ(links(trainer).counts(), expected);
   }
+}
+
+// Placed elsewhere, experts learn the same: only sums over a token's experts come in another order.
+TEST(Emulator, PlacedExpertsTrainAlike) {
+  const std::string file = placement_file();
+  for (const Layout& layout :
+       {Layout{.dp = 4, .ep = 4},
+        Layout{.pp = 2, .dp = 4, .ep = 4, .schedule = ScheduleKind::kDualPipe}}) {
+    Plan plan = small_plan(layout);
+    plan.cluster.devices_per_node = 2;
+    plan.training.micro_batches = 4;
+    Trainer in_order(plan, test_text_path());
+    plan.expert_placement = file;
+    Trainer placed(plan, test_text_path());
+    for (int64_t i = 0; i < 4; ++i) {
+      const double loss = in_order.step(i).loss;
+      EXPECT_NEAR(placed.step(i).loss, loss, 1e-5 * loss);
+    }
+    EXPECT_EQ(placed.last_results().expert_load, in_order.last_results().expert_load);
+    const Stage& s = cpu_device(placed).stage(0, 1, 0);
+    EXPECT_EQ(s.where.list[static_cast<size_t>(s.where.layers[1].experts[0].down)].name,
+              "model.layers.1.mlp.experts.3.down_proj");
+    // Of every expert the same weights, under its own name.
+    const auto weights = [](Trainer& t) {
+      std::map<std::string, std::vector<float>> all;
+      for (NamedTensor& n : t.device().state(StateKind::kWeights)) all[n.name] = n.values;
+      return all;
+    };
+    const auto expected = weights(in_order);
+    for (const auto& [name, values] : weights(placed)) {
+      for (size_t i = 0; i < values.size(); ++i) {
+        ASSERT_NEAR(values[i], expected.at(name)[i], 2e-3) << name;
+      }
+    }
+  }
+}
+
+TEST(Emulator, PlacementsThatDoNotFit) {
+  Plan plan = small_plan({.dp = 4, .ep = 4});
+  const auto error_of = [&](const std::vector<Placement>& layers) {
+    const std::string file = placement_file();
+    write_file(file, print_placement(layers));
+    plan.expert_placement = file;
+    try {
+      placements_of(plan);
+    } catch (const InputError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  const Placement in_order = Placement::in_order(8, 4);
+  EXPECT_EQ(error_of({in_order}), "");
+  EXPECT_EQ(error_of({in_order, in_order, in_order}), "");
+  EXPECT_NE(error_of({in_order, in_order}).find("2 layers; the model of small.yaml has 3"),
+            std::string::npos);
+  const Placement replicas{
+      .experts = 8, .slots = 3, .expert_of = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3}};
+  EXPECT_NE(error_of({replicas}).find("12 slots for 8 experts"), std::string::npos);
 }
 
 TEST(Emulator, TheSameNumbersAsWithoutLinks) {

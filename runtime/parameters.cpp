@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "base/random.h"
+#include "plan/routing/placement.h"
 
 namespace rehearse {
 
@@ -57,7 +58,10 @@ void LayerIds::set(Part part, ParameterId id) {
   }
 }
 
-StageParameters::StageParameters(const Plan& plan, int64_t stage, int64_t ep_rank) {
+StageParameters::StageParameters(const Plan& plan,
+                                 int64_t stage,
+                                 int64_t ep_rank,
+                                 const std::vector<Placement>& placements) {
   const Layers model(plan.model.architecture);
   const Architecture& a = model.architecture;
   const Layout& l = plan.layout;
@@ -113,7 +117,9 @@ StageParameters::StageParameters(const Plan& plan, int64_t stage, int64_t ep_ran
     if (layer.dense) ids.dense = ffn(*layer.dense);
     if (layer.shared) ids.shared = ffn(*layer.shared);
     const int64_t experts = layer.experts ? l.experts_per_rank(a.experts) : 0;
-    for (int64_t e = ep_rank * experts; e < (ep_rank + 1) * experts; ++e) {
+    const Placement* const placed = placement_of(placements, a.moe_layers_before(i));
+    for (int64_t slot = ep_rank * experts; slot < (ep_rank + 1) * experts; ++slot) {
+      const int64_t e = placed == nullptr ? slot : placed->expert_of[static_cast<size_t>(slot)];
       const auto matrix = [&](const Linear& w) {
         return add(prefix + expert_name(w.part, e), Arena::kExpert, w.out, w.in);
       };

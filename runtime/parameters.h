@@ -10,6 +10,7 @@
 #include "cost/layer.h"
 #include "kernels/matmul/matmul.h"
 #include "plan/plan.h"
+#include "plan/routing/replicas.h"
 #include "runtime/flat_values.h"
 
 namespace rehearse {
@@ -44,7 +45,7 @@ struct LayerIds {
   ParameterId post_norm = 0;
   std::optional<FfnIds> dense, shared;
   std::optional<ParameterId> gate;
-  std::vector<FfnIds> experts;  // of this rank, first one first
+  std::vector<FfnIds> experts;  // of this rank, by slot
 
   // Of attention or the router.
   void set(Part part, ParameterId id);
@@ -62,7 +63,11 @@ struct MtpIds {
 
 // Which parameters a stage has on EP rank `ep_rank`, and where.
 struct StageParameters {
-  StageParameters(const Plan& plan, int64_t stage, int64_t ep_rank);
+  // placements: placements_of the plan.
+  StageParameters(const Plan& plan,
+                  int64_t stage,
+                  int64_t ep_rank,
+                  const std::vector<Placement>& placements);
 
   std::vector<Parameter> list;
   std::vector<LayerIds> layers;  // of the last stage with those of MTP modules, behind the others

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "plan/routing/placement.h"
+
 namespace rehearse {
 
 DType stored_type(Precision precision) {
@@ -9,11 +11,14 @@ DType stored_type(Precision precision) {
   return precision == Precision::kBf16 ? DType::kBf16 : DType::kFp32;
 }
 
-Stage::Stage(const Plan& plan, int64_t stage, int64_t ep_rank)
+Stage::Stage(const Plan& plan,
+             int64_t stage,
+             int64_t ep_rank,
+             const std::vector<Placement>& placements)
     : index(stage),
       first_layer(plan.layout.first_layer(stage)),
       main_layers(static_cast<size_t>(plan.layout.end_layer(stage) - first_layer)),
-      where(plan, stage, ep_rank),
+      where(plan, stage, ep_rank, placements),
       weights(where, stored_type(plan.training.precision)),
       gradients(where, DType::kFp32),
       chunks(static_cast<size_t>(plan.training.micro_batches)) {
@@ -21,6 +26,12 @@ Stage::Stage(const Plan& plan, int64_t stage, int64_t ep_rank)
   for (const size_t arena : {0, 1}) m[arena] = v[arena] = FlatValues(moments);
   const Architecture& a = plan.model.architecture;
   for (const LayerIds& ids : where.layers) {
+    const int64_t layer = first_layer + static_cast<int64_t>(slot_of.size());
+    const Placement* const placed = placement_of(placements, a.moe_layers_before(layer));
+    slot_of.emplace_back();
+    if (ids.gate && placed != nullptr) {
+      for (const auto& slots : placed->slots_of()) slot_of.back().push_back(slots.front());
+    }
     const auto experts = static_cast<size_t>(ids.gate ? a.experts : 0);
     expert_bias.emplace_back(a.expert_bias ? experts : 0, 0.0f);
     expert_load.emplace_back(experts, 0);

@@ -38,7 +38,8 @@ struct ChunkActivations {
 DType stored_type(Precision precision);
 
 struct Stage {
-  Stage(const Plan& plan, int64_t stage, int64_t ep_rank);
+  // placements: placements_of the plan.
+  Stage(const Plan& plan, int64_t stage, int64_t ep_rank, const std::vector<Placement>& placements);
   Stage(const Stage&) = delete;  // the values point at `where`
   Stage& operator=(const Stage&) = delete;
 
@@ -51,6 +52,8 @@ struct Stage {
   // Of this rank's shard of each arena: FP32 masters, where weights are of another type; AdamW
   // moments, sized by the first optimizer op; averages, where training.ema is.
   FlatValues master[2], m[2], v[2], average[2];
+  // Per layer of the stage: [experts] the slot of each, empty where they stand in order.
+  std::vector<std::vector<int32_t>> slot_of;
   // Per layer of the stage: [experts], empty for dense layers.
   std::vector<std::vector<float>> expert_bias;
   std::vector<std::vector<int64_t>> expert_load;  // tokens per expert in this step, this copy

@@ -234,6 +234,7 @@ bool before(const Candidate& a, const Candidate& b) {
 
 Plan plan_of(const Plan& base, const Candidate& c) {
   Plan plan = base;
+  if (c.layout.ep != base.layout.ep) plan.expert_placement.reset();  // of other ranks
   plan.layout = c.layout;
   plan.training.micro_batches = c.micro_batches;
   plan.training.micro_batch_size = c.micro_batch_size;

@@ -189,12 +189,18 @@ void ExpertLoad::read_library(const Plan& plan) {
     spec_.recorded_at.fail("expert_load.file", fmt::format("'{}' {}", spec_.recorded, other));
   }
   std::vector<std::vector<Source>> library(static_cast<size_t>(shape.layers));
+  const std::vector<Placement> placements = placements_of(plan);
   const int64_t used = std::min<int64_t>(shape.micro_batches * shape.steps, kLibrary);
   for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    const Placement* const placed = placement_of(placements, layer);
+    const auto slots = placed == nullptr ? std::vector<std::vector<int32_t>>() : placed->slots_of();
     for (int64_t m = 0; m < used; ++m) {
-      const std::vector<int32_t> choices =
+      std::vector<int32_t> choices =
           reader.read(m % shape.micro_batches, layer, m / shape.micro_batches);
       require_kept_groups(choices, plan.model.architecture, spec_, m, layer);
+      if (placed != nullptr) {
+        for (int32_t& c : choices) c = slots[static_cast<size_t>(c)].front();
+      }
       library[static_cast<size_t>(layer)].push_back(count(plan, choices, shape.tokens));
     }
   }

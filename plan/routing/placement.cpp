@@ -1,5 +1,9 @@
 #include "plan/routing/placement.h"
 
+#include <algorithm>
+
+#include <fmt/format.h>
+
 namespace rehearse {
 
 ExpertGroup::ExpertGroup(const Plan& plan, int64_t pp_rank, int64_t data_rank)
@@ -21,6 +25,36 @@ ExpertGroup::ExpertGroup(const Plan& plan, int64_t pp_rank, int64_t data_rank)
     nodes += next ? 1 : 0;
   }
   per_node = size / nodes;
+}
+
+std::vector<Placement> placements_of(const Plan& plan) {
+  if (!plan.expert_placement) return {};
+  const Architecture& a = plan.model.architecture;
+  std::vector<Placement> all = read_placement(*plan.expert_placement, a.experts, plan.layout.ep);
+  const auto layers = static_cast<size_t>(a.layers - a.dense_layers());
+  const auto modules = static_cast<size_t>(a.mtp_depth);
+  if (all.size() != 1 && all.size() != layers && all.size() != layers + modules) {
+    throw InputError(fmt::format("{}: {} layers; the model of {} has {} with experts",
+                                 *plan.expert_placement,
+                                 all.size(),
+                                 plan.path,
+                                 layers));
+  }
+  for (const Placement& p : all) {
+    if (!p.redundant()) continue;
+    throw InputError(
+        fmt::format("{}: {} slots for {} experts: a plan's have one each; replicas are replayed "
+                    "(rehearse replay --placement)",
+                    *plan.expert_placement,
+                    p.expert_of.size(),
+                    a.experts));
+  }
+  return all;
+}
+
+const Placement* placement_of(const std::vector<Placement>& placements, int64_t place) {
+  if (placements.empty()) return nullptr;
+  return &placements[std::min(static_cast<size_t>(place), placements.size() - 1)];
 }
 
 std::vector<int64_t> ExpertGroup::across_nodes() const {

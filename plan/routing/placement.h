@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "plan/plan.h"
+#include "plan/routing/replicas.h"
 
 namespace rehearse {
 
@@ -34,5 +35,12 @@ struct ExpertGroup {
   std::vector<int64_t> across_nodes() const;
   std::vector<int64_t> within_node() const;
 };
+
+// Of every layer with experts, MTP modules' with them or as the last one's, or one for all; empty
+// where the plan places experts in order. Throws InputError for a file that is none, or has
+// replicas: these are replayed, not trained.
+std::vector<Placement> placements_of(const Plan& plan);
+// Of the layer with experts that has so many such layers before it; null: in order.
+const Placement* placement_of(const std::vector<Placement>& placements, int64_t place);
 
 }  // namespace rehearse

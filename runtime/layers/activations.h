@@ -36,6 +36,7 @@ struct LayerContext {
   // Of what ops leave to each other, and send: FP32, or BF16. Kernels compute in FP32: an op reads
   // FP32 values and rounds what it leaves.
   DType stored = DType::kFp32;
+  std::span<const int32_t> slot_of = {};  // [experts], of the layer; none: experts stand in order
 
   int64_t tokens() const { return sequences * length; }
   bool latent() const { return model.attention == AttentionKind::kLatent; }

@@ -140,9 +140,9 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
   const std::vector<Message> from_nodes = across(call, std::move(outgoing));
 
   // A row's choices, behind its weights.
-  std::vector<int32_t> experts(static_cast<size_t>(active));
+  std::vector<int32_t> slots(static_cast<size_t>(active));
   const auto read_choices = [&](const std::byte* row) {
-    std::memcpy(experts.data(), row + f.bytes() - active * 4, static_cast<size_t>(active) * 4);
+    std::memcpy(slots.data(), row + f.bytes() - active * 4, static_cast<size_t>(active) * 4);
   };
   forward_.assign(static_cast<size_t>(g.nodes), std::vector<Rows>(static_cast<size_t>(g.per_node)));
   from_node_.clear();
@@ -153,8 +153,8 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
     for (int64_t row = 0; row < from_node_[n]; ++row) {
       read_choices(row_of(from_nodes[n], f, row));
       std::fill(goes_on.begin(), goes_on.end(), 0);
-      for (const int32_t expert : experts) {
-        const int64_t holder = g.holder(expert);
+      for (const int32_t slot : slots) {
+        const int64_t holder = g.holder(slot);
         if (g.node_of(holder) == g.node_of(g.me)) {
           goes_on[static_cast<size_t>(g.position_of(holder))] = 1;
         }
@@ -169,9 +169,9 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
 
   const int64_t rows = rows_of(arrived);
   Arrived result{.x = Tensor(call.pool, rows, x.columns(), x.type()),
-                 .experts = std::vector<int32_t>(static_cast<size_t>(rows * active), -1),
+                 .slots = std::vector<int32_t>(static_cast<size_t>(rows * active), -1),
                  .weights = Tensor(call.pool, rows, active)};
-  const int64_t first_expert = g.me * g.experts_per_member;
+  const int64_t first_slot = g.me * g.experts_per_member;
   auto* to = static_cast<std::byte*>(result.x.array().data);
   int64_t i = 0;
   for (size_t p = 0; p < arrived.size(); ++p) {
@@ -184,10 +184,9 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
                   static_cast<size_t>(active) * sizeof(float));
       read_choices(row);
       for (int64_t k = 0; k < active; ++k) {
-        const int32_t expert = experts[static_cast<size_t>(k)];
-        if (g.holder(expert) != g.me) continue;
-        result.experts[static_cast<size_t>(i * active + k)] =
-            static_cast<int32_t>(expert - first_expert);
+        const int32_t slot = slots[static_cast<size_t>(k)];
+        if (g.holder(slot) != g.me) continue;
+        result.slots[static_cast<size_t>(i * active + k)] = static_cast<int32_t>(slot - first_slot);
       }
     }
   }

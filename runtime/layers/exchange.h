@@ -31,12 +31,13 @@ class Exchange {
  public:
   // What arrived: n tokens that have an expert here.
   struct Arrived {
-    Tensor x;                      // [n, width], of the type that was sent
-    std::vector<int32_t> experts;  // [n, active] local expert indices, negative for other ranks'
-    Tensor weights;                // [n, active]
+    Tensor x;                    // [n, width], of the type that was sent
+    std::vector<int32_t> slots;  // [n, active] of this rank, from 0; negative: other ranks'
+    Tensor weights;              // [n, active]
   };
 
-  // x: [tokens, width]; chosen: [tokens, active] global expert indices; weights: [tokens, active].
+  // x: [tokens, width]; chosen: [tokens, active] slots of the group, which are experts where these
+  // stand in order; weights: [tokens, active].
   Arrived dispatch(const ExchangeCall& call,
                    const Tensor& x,
                    std::span<const int32_t> chosen,

@@ -94,11 +94,18 @@ void scatter_row_weights(const LayerContext& c,
 void dispatch_forward(const LayerContext& c, const ExchangeCall* call, LayerActivations& a) {
   const Architecture& m = c.model;
   Exchange::Arrived arrived;
+  std::vector<int32_t> placed;
+  if (!c.slot_of.empty()) {
+    placed.resize(a.chosen.size());
+    std::ranges::transform(
+        a.chosen, placed.begin(), [&](int32_t e) { return c.slot_of[static_cast<size_t>(e)]; });
+  }
+  const std::vector<int32_t>& slots = c.slot_of.empty() ? a.chosen : placed;
   if (call != nullptr) {
-    arrived = a.exchange.dispatch(*call, a.h_norm, a.chosen, a.weights);
-    a.rows = kernels::map_rows(arrived.experts, m.active_experts, call->group.experts_per_member);
+    arrived = a.exchange.dispatch(*call, a.h_norm, slots, a.weights);
+    a.rows = kernels::map_rows(arrived.slots, m.active_experts, call->group.experts_per_member);
   } else {
-    a.rows = kernels::map_rows(a.chosen, m.active_experts, m.experts);
+    a.rows = kernels::map_rows(slots, m.active_experts, m.experts);
   }
   const Tensor& x = call != nullptr ? arrived.x : a.h_norm;
   const Tensor& weights = call != nullptr ? arrived.weights : a.weights;

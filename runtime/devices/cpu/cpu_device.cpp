@@ -41,12 +41,14 @@ CpuDevice::CpuDevice(const Plan& plan,
       rope_(
           plan.training.sequence_length, rope_frequencies(plan.model), rope_amplitude(plan.model)) {
   const Layout& l = plan.layout;
+  const std::vector<Placement> placements = placements_of(plan);
   ranks_.resize(static_cast<size_t>(l.world()));
   for (const int64_t global : communicator.local_ranks()) {
     const Place p = l.place_of(global);
     auto rank = std::make_unique<CpuRank>();
     for (int64_t slot = 0; slot < l.slots(); ++slot) {
-      rank->copies.emplace_back(plan, l.stage_of(p.pp_rank, slot), l.expert_index_of(p.data_rank));
+      rank->copies.emplace_back(
+          plan, l.stage_of(p.pp_rank, slot), l.expert_index_of(p.data_rank), placements);
       start_weights(plan, program, p, rank->copies.back());
     }
     if (l.ep > 1) rank->experts.emplace(plan, p.pp_rank, p.data_rank);
@@ -322,11 +324,12 @@ void CpuDevice::forward_op(const Op& op, CpuRank& rank, int32_t data_rank) {
 }
 
 void CpuDevice::all_to_all_op(const Op& op, CpuRank& rank, const Ready& ready) {
-  const LayerContext c = context(rank);
+  LayerContext c = context(rank);
   Stage& s = rank.copies[static_cast<size_t>(op.direction)];
   ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
   const size_t local = s.local_layer(*op.layer);
   LayerActivations& a = chunk.layers[local];
+  c.slot_of = s.slot_of[local];
   std::optional<ExchangeCall> exchange;
   if (rank.experts) {
     exchange.emplace(ExchangeCall{.group = *rank.experts,
