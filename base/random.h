@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <numbers>
 #include <string_view>
+#include <vector>
 
 namespace rehearse {
 
@@ -45,5 +46,9 @@ inline uint64_t stream_seed(uint64_t seed, std::string_view name) {
   for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
   return hash;
 }
+
+// Gumbel noise (-log -log u) of 65,536 evenly spread u, to be drawn from by 16 bits: logarithms of
+// logarithms are slow.
+const std::vector<float>& gumbel_table();
 
 }  // namespace rehearse

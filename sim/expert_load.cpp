@@ -150,12 +150,7 @@ void ExpertLoad::draw_library(const Plan& plan) {
     p = static_cast<float>(spec_.skew * radius *
                            std::cos(2 * std::numbers::pi * rehearse::uniform(next())));
   }
-  // Gumbel noise from a table: logarithms of logarithms are slow.
-  std::vector<float> gumbel(1 << 16);
-  for (size_t i = 0; i < gumbel.size(); ++i) {
-    const double u = (static_cast<double>(i) + 0.5) / static_cast<double>(gumbel.size());
-    gumbel[i] = static_cast<float>(-std::log(-std::log(u)));
-  }
+  const std::vector<float>& gumbel = gumbel_table();
   auto library = std::make_unique<std::vector<Source>>();
   const auto active = static_cast<size_t>(a.active_experts);
   const auto tokens = static_cast<size_t>(plan.micro_batch_tokens());

@@ -39,19 +39,6 @@ void count_pairs(const RecordedStep& step, int64_t layer, Pairs& pairs) {
   }
 }
 
-// Gumbel noise from a table: logarithms of logarithms are slow.
-const std::vector<float>& gumbel() {
-  static const std::vector<float> table = [] {
-    std::vector<float> t(1 << 16);
-    for (size_t i = 0; i < t.size(); ++i) {
-      const double u = (static_cast<double>(i) + 0.5) / static_cast<double>(t.size());
-      t[i] = static_cast<float>(-std::log(-std::log(u)));
-    }
-    return t;
-  }();
-  return table;
-}
-
 }  // namespace
 
 RoutingFigures figures_of(const std::vector<RecordedStep>& steps) {
@@ -188,7 +175,7 @@ std::vector<RecordedStep> RoutingModel::make(int64_t count, uint64_t seed) const
 RecordedStep RoutingModel::make_step(int64_t number, uint64_t seed) const {
   const auto experts = static_cast<size_t>(shape_.experts);
   const auto k = static_cast<size_t>(shape_.active);
-  const std::vector<float>& noise = gumbel();
+  const std::vector<float>& noise = gumbel_table();
   const std::vector<float>& weights = weights_[static_cast<size_t>(number) % weights_.size()];
   RecordedStep step{.shape = shape_, .number = number, .choices = {}};
   step.choices.resize(static_cast<size_t>(shape_.micro_batches * shape_.layers * shape_.choices()));
