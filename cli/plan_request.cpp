@@ -242,6 +242,8 @@ std::string question_of(const Plan& base,
   add(print_plan(bare));
   for (const std::string& file : {base.files.at(1), base.files.at(2)}) add(read_file(file));
   if (calibration) add(read_file(*calibration));
+  if (base.expert_placement) add(read_file(*base.expert_placement));
+  if (!base.expert_load.recorded.empty()) add(read_file(base.expert_load.recorded));
   return fmt::format("rehearse {}, {} on {}, ranked by {}, {:016x}",
                      REHEARSE_VERSION,
                      base.model.name,

@@ -130,6 +130,24 @@ std::vector<Placement> place(const Plan& plan,
   return candidates[best];
 }
 
+// One for all layers of a trace, or for each: of MTP modules too, or the last one's where the map
+// has none for them. Throws InputError for a map, of `file`, of other layers.
+std::vector<Placement> of_layers(const std::vector<Placement>& map,
+                                 const std::string& file,
+                                 const Architecture& a,
+                                 int64_t layers) {
+  const auto has = static_cast<int64_t>(map.size());
+  if (has <= 1 || has == layers) return map;
+  const int64_t least = a.layers - a.dense_layers();
+  const auto fits = [&](int64_t n) { return n == least || n == least + a.mtp_depth; };
+  if (!fits(has) || !fits(layers)) {
+    throw InputError(fmt::format("{}: {} layers; the trace has {}", file, has, layers));
+  }
+  std::vector<Placement> all;
+  for (int64_t l = 0; l < layers; ++l) all.push_back(*placement_of(map, l));
+  return all;
+}
+
 // Figures of which steps' means are taken.
 constexpr double LoadShape::*kOfExperts[] = {&LoadShape::max,
                                              &LoadShape::p50,
@@ -259,8 +277,7 @@ int replay(const Arguments& args) {
              "how experts are placed: " + std::string(kPolicies.list()) +
                  ". published: DeepSeek's\n(EPLB); hierarchical: ours, groups whole on a node; "
                  "global: ours; best: whichever makes the simulated steps fastest,\n"
-                 "each layer by itself too",
-             "in-order")
+                 "each layer by itself too (the plan's expert_placement, or in-order)")
       .value("redundant", "R", "replicas of experts beside one of each, of an EP group", "0")
       .value("replicas",
              "HOW",
@@ -305,18 +322,19 @@ int replay(const Arguments& args) {
   options.check_outputs({}, read);
   const auto calibration = find_calibration(options, plan);
   use_measured_links(plan, calibration);
-  Placing how{.policy = choice(options, "policy", kPolicies),
-              .redundant = options.integer("redundant", {.min = 0, .max = 1'000'000}),
-              .replicas = choice(options, "replicas", kReplicaChoices),
-              .given = {},
-              .every = options.integer("every", {.min = 0})};
+  Placing how{
+      .policy = options.has("policy") ? choice(options, "policy", kPolicies) : Policy::kInOrder,
+      .redundant = options.integer("redundant", {.min = 0, .max = 1'000'000}),
+      .replicas = choice(options, "replicas", kReplicaChoices),
+      .given = {},
+      .every = options.integer("every", {.min = 0})};
   const Architecture& a = plan.model.architecture;
   if (options.has("placement")) {
     if (how.policy != Policy::kInOrder || how.redundant > 0 || how.every > 0) {
       throw UsageError("replay: --placement stands instead of --policy, --redundant and --every");
     }
     how.given = read_placement(options.text("placement"), a.experts, plan.layout.ep);
-  } else if (plan.expert_placement && how.in_order() && how.redundant == 0) {
+  } else if (plan.expert_placement && !options.has("policy") && how.redundant == 0) {
     how.given = placements_of(plan);
   } else if (const std::string wrong = why_not(
                  plan,
@@ -329,10 +347,7 @@ int replay(const Arguments& args) {
       options.has("placement") ? options.text("placement") : plan.expert_placement.value_or("");
   const RoutingReader reader(paths[0]);
   const RoutingShape& shape = reader.shape();
-  if (how.given.size() > 1 && static_cast<int64_t>(how.given.size()) != shape.layers) {
-    throw InputError(
-        fmt::format("{}: {} layers; the trace has {}", given, how.given.size(), shape.layers));
-  }
+  how.given = of_layers(how.given, given, a, shape.layers);
   const int64_t groups = a.groups;
   std::optional<int64_t> limit;
   if (options.has("group-limit")) {
@@ -393,10 +408,13 @@ int replay(const Arguments& args) {
   }
   std::vector<LayerReplay> layers;
   std::vector<Placement> placements = how.given;
+  if (placements.empty() && how.every > 0) {  // where the first step finds experts
+    placements = of_layers(placements_of(plan), given, a, shape.layers);
+  }
   double moved_bytes = 0, moved_most = 0;
   int64_t times_moved = 0;
   double step_sum = 0, waiting_sum = 0;
-  bool exact = false;
+  const bool exact = replays_exactly(plan, shape);
   Report r;
   ReplayPictures pictures(plan, shape.steps);
   const bool with_page = options.has("page");
@@ -452,7 +470,6 @@ int replay(const Arguments& args) {
       write_file(options.text("timeline"), print_timeline(program, prediction.timeline));
     }
     const Summary& s = prediction.summary;
-    exact = ExpertLoad(plan, &routing).exact();
     one.put("step_time_s", s.step);
     step_sum += s.step.seconds();
     waiting_sum += s.exchange_wait_fraction;

@@ -71,7 +71,7 @@ void ReplayPictures::put(Report& page, const Plan& plan) const {
   // Of many ranks their nodes.
   constexpr int64_t kRanks = 128;
   const int64_t ep = traffic_.members();
-  const int64_t together = ep > kRanks ? std::min(ep, plan.cluster.devices_per_node) : 1;
+  const int64_t together = ep > kRanks ? ExpertGroup(plan, 0, 0).per_node : 1;
   const auto count = static_cast<size_t>(ceil_div(ep, together));
   std::vector<double> bytes(count * count, 0);
   for (int64_t from = 0; from < ep; ++from) {

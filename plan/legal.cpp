@@ -1,5 +1,6 @@
 #include "plan/legal.h"
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 
@@ -243,6 +244,15 @@ Reasons why_not(const Layout& layout, const Training& t) {
                     parts,
                     layout.cp > 1 ? "two for each rank of cp x tp" : "one for each rank of tp",
                     parts));
+  }
+  // A BF16 moment keeps still where a step changes it by less than 2^-8 of itself, which 1 - beta
+  // bounds: at 0.999 the second one never falls again (kernels/adamw/adamw.h).
+  constexpr double kMostBeta = 0.98;
+  if (t.moments == Moments::kBf16 && std::max(t.beta1, t.beta2) > kMostBeta) {
+    why.add("moments",
+            fmt::format("in bf16 they lose what a beta of {} adds to them: at most {}, or fp32",
+                        std::max(t.beta1, t.beta2),
+                        kMostBeta));
   }
   why.add("micro_batches",
           facts_of(layout.schedule).check_micro_batches(layout.pp, t.micro_batches));

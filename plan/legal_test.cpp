@@ -117,6 +117,18 @@ TEST(Legal, WhatDevicesCannotCompute) {
   EXPECT_EQ(why_not(plan), Reasons{});
 }
 
+TEST(Legal, MomentsInBf16WantShortMemories) {
+  Plan plan = small_plan({});
+  plan.training.moments = Moments::kBf16;
+  EXPECT_TRUE(why_not(plan.layout, plan.training).empty());
+  plan.training.beta2 = 0.999;
+  const Reasons why = why_not(plan.layout, plan.training);
+  ASSERT_EQ(why.size(), 1u);
+  EXPECT_EQ(why.front().setting, "training.moments");
+  plan.training.moments = Moments::kAuto;
+  EXPECT_TRUE(why_not(plan.layout, plan.training).empty());
+}
+
 TEST(Legal, BatchesOfAPhase) {
   const Layout layout{.pp = 2, .dp = 2, .cp = 4, .schedule = ScheduleKind::kDualPipe};
   const Training t{.micro_batch_size = 2, .sequence_length = 16};

@@ -371,6 +371,9 @@ Plan load_plan(const std::string& path) {
     plan.expert_load = read_expert_load(top.map("expert_load"), plan);
   }
   if (top.has("expert_placement")) {
+    if (plan.model.architecture.experts == 0) {
+      top.fail("expert_placement", "the model has no experts to place");
+    }
     plan.expert_placement = find_file(top, "expert_placement", path, "routing");
     plan.files.push_back(*plan.expert_placement);
   }

@@ -114,6 +114,11 @@ void require_kept_groups(const std::vector<int32_t>& choices,
 
 }  // namespace
 
+bool replays_exactly(const Plan& plan, const RoutingShape& recorded) {
+  return recorded.tokens == plan.micro_batch_tokens() && plan.layout.token_ranks() == 1 &&
+         recorded.micro_batches == plan.layout.dp * plan.training.micro_batches;
+}
+
 ExpertLoad::ExpertLoad(const Plan& plan, const ReplayedRouting* replay)
     : spec_(plan.expert_load),
       group_(plan, 0, 0),
@@ -209,8 +214,7 @@ void ExpertLoad::replay_library(const Plan& plan, const ReplayedRouting& replay)
   if (const std::string other = differs(shape, a); !other.empty()) {
     throw InputError(fmt::format("{}: the trace {}", plan.path, other));
   }
-  exact_ = shape.tokens == plan.micro_batch_tokens() && plan.layout.token_ranks() == 1 &&
-           shape.micro_batches == plan.layout.dp * plan.training.micro_batches;
+  exact_ = replays_exactly(plan, shape);
   const int64_t used =
       exact_ ? shape.micro_batches : std::min<int64_t>(shape.micro_batches, kLibrary);
   std::vector<std::vector<Source>> library(static_cast<size_t>(shape.layers));

@@ -34,6 +34,9 @@ struct ReplayedRouting {
   ReplicaChoice replicas = ReplicaChoice::kInTurn;
 };
 
+// Whether a step so recorded is one of the plan's: each rank's own micro-batches are there.
+bool replays_exactly(const Plan& plan, const RoutingShape& recorded);
+
 class ExpertLoad {
  public:
   // replay: instead of what the plan says. Throws InputError when recorded routing is not of a

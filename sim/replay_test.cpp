@@ -68,6 +68,8 @@ TEST(Replay, BytesAreThoseOfAPlainCount) {
       }
       for (const LayerReplay& l : layers) all += l.ib_bytes + l.nvlink_bytes;
       EXPECT_NEAR(between * static_cast<double>(dp / ep), all, 1e-9 * all);
+      // Dispatch and what goes its way send other bytes than come back.
+      EXPECT_NE(traffic.at(0, 1), traffic.at(1, 0));
       ASSERT_EQ(layers.size(), static_cast<size_t>(step.shape.layers));
       double message = 0;
       for (const OpKind kind : {OpKind::kDispatch, OpKind::kCombine}) {

@@ -462,8 +462,7 @@
       row: of, cell: (r, k, v) => `layer ${of(r)}, expert ${k}: ${v} of the mean`}});
     const grid = add(section("Over time and between ranks",
         "Left: each step's hottest expert over the mean, by layer. Right: bytes of a step's all-to-alls from " +
-        `${report.traffic_between} (down) to ${report.traffic_between} (across) of an EP group, on the same node along ` +
-        "the diagonal."), "div", undefined, {class: "charts"});
+        `${report.traffic_between} (down) to ${report.traffic_between} (across) of an EP group.`), "div", undefined, {class: "charts"});
     canvas(grid, "over-time", "hottest expert by step");
     canvas(grid, "traffic", "bytes between ranks");
     const layerColour = (l) => `hsl(${215 - (195 * l) / Math.max(1, report.load_over_time.rows - 1)} 70% 45%)`;

@@ -19,8 +19,8 @@ struct AdamWSettings {
 
 // weights, m, v: [elements], updated; gradient: [elements]. Moments in BF16 (report, section 3.3.3)
 // are computed with before they are rounded. What changes a moment by less than half its last place
-// is lost: it stops within 2^-8 / (1 - beta) of what it averages, so that beta2 must stay well
-// under 0.99.
+// is lost: it stops within 2^-8 / (1 - beta) of what it averages, and where 1 - beta is less
+// than 2^-8 it never falls. Plans take betas up to 0.98 with them (plan/legal.cpp).
 void adamw(const AdamWSettings& s,
            int64_t elements,
            const float* gradient,

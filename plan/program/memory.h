@@ -12,10 +12,12 @@
 namespace rehearse {
 
 struct RankMemory {
-  Bytes parameters;   // weights as computed with
-  Bytes gradients;    // FP32
-  Bytes optimizer;    // moments, and FP32 master weights where those are not the parameters
-  Bytes activations;  // held from forward to weight gradients, at the schedule's peak
+  Bytes parameters;  // weights as computed with
+  Bytes gradients;   // FP32
+  Bytes optimizer;   // moments, and FP32 master weights where those are not the parameters
+  // Held from forward to weight gradients, at the schedule's peak. On cores in BF16 each thread has
+  // besides a panel of weights in FP32, 1 MiB or a row (kernels/matmul).
+  Bytes activations;
   Bytes total() const { return parameters + gradients + optimizer + activations; }
 
   // Besides, on GPUs: what lives for an op alone (gradients between a layer's ops, tokens on their
@@ -76,7 +78,8 @@ class MemoryParts {
   std::vector<Counts> before_;  // of layers before each
   std::array<StageWeights, kKinds> weights_;
   // Bytes of a micro-batch in a layer. again_: besides, while its backward runs; waiting_: besides,
-  // until its weight gradients, where they come later; ending_: besides, while such a backward ends.
+  // until its weight gradients, where they come later; ending_: besides, while such a backward
+  // ends.
   std::array<double, kKinds> kept_{}, again_{}, waiting_{}, ending_{}, passing_{};
   double message_ = 0;  // bytes of a micro-batch on its way to experts, out and in
 };

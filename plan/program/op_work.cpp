@@ -108,7 +108,7 @@ OpCalls OpWork::calls(const Op& op, const MemberLoad& load) const {
   const bool cell = is_cell_compute(op.kind) || is_all_to_all(op.kind);
   OpCalls calls =
       cell ? op_kernels(layers_, shape(op, load), plan_.training.recompute) : step_calls(op);
-  if (plan_.training.precision == Precision::kBf16 && plan_.cluster.on_cores()) {
+  if (plan_.training.precision == Precision::kBf16 && !plan_.cluster.of_gpus()) {
     const size_t kernels = calls.work.size();
     for (size_t i = 0; i < kernels; ++i) {
       const int64_t elements = converted_elements(calls.work[i]);
@@ -194,10 +194,35 @@ Bytes OpWork::shared_part(const Op& op) const {
   return Bytes(tokens * width * kBf16);
 }
 
+namespace {
+
+// Whether a kernel works on FP32 whatever the precision: scores, logits, sums, gradients, masters.
+bool is_exact(Kernel kernel) {
+  switch (kernel) {
+    case Kernel::kGate:
+    case Kernel::kGateBackward:
+    case Kernel::kCrossEntropy:
+    case Kernel::kCrossEntropyBackward:
+    case Kernel::kAdamW:
+    case Kernel::kReduce:
+    case Kernel::kSquareSum:
+    case Kernel::kFill:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
 Duration roofline(const Plan& plan, const KernelCall& call) {
+  // The device that is emulated computes in BF16 itself.
+  if (call.kernel == Kernel::kConvert && plan.cluster.emulated()) return {};
+  constexpr int64_t kFp32 = 4;
+  const int64_t element =
+      is_exact(call.kernel) ? kFp32 : bytes_of(plan.training.precision).activation;
   const Duration compute = flops(call) / plan.cluster.peak;
-  const Duration traffic = memory_traffic(call, bytes_of(plan.training.precision).activation) /
-                           plan.cluster.memory_bandwidth;
+  const Duration traffic = memory_traffic(call, element) / plan.cluster.memory_bandwidth;
   return std::max(compute, traffic);
 }
 

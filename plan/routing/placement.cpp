@@ -34,20 +34,23 @@ std::vector<Placement> placements_of(const Plan& plan) {
   const auto layers = static_cast<size_t>(a.layers - a.dense_layers());
   const auto modules = static_cast<size_t>(a.mtp_depth);
   if (all.size() != 1 && all.size() != layers && all.size() != layers + modules) {
-    throw InputError(fmt::format("{}: {} layers; the model of {} has {} with experts",
-                                 *plan.expert_placement,
-                                 all.size(),
-                                 plan.path,
-                                 layers));
+    throw InputError(
+        fmt::format("{}: expert_placement: '{}' is of {} layers; the model has {} with experts{}",
+                    plan.path,
+                    *plan.expert_placement,
+                    all.size(),
+                    layers,
+                    modules > 0 ? fmt::format(", {} with MTP modules", layers + modules) : ""));
   }
   for (const Placement& p : all) {
     if (!p.redundant()) continue;
-    throw InputError(
-        fmt::format("{}: {} slots for {} experts: a plan's have one each; replicas are replayed "
-                    "(rehearse replay --placement)",
-                    *plan.expert_placement,
-                    p.expert_of.size(),
-                    a.experts));
+    throw InputError(fmt::format(
+        "{}: expert_placement: '{}' has {} slots for {} experts: a plan's have one each; "
+        "replicas are replayed (rehearse replay --placement)",
+        plan.path,
+        *plan.expert_placement,
+        p.expert_of.size(),
+        a.experts));
   }
   return all;
 }

@@ -100,6 +100,7 @@ RoutingWriter::RoutingWriter(const std::string& path,
   constexpr size_t kGrowth = 1 << 20;  // bytes
   const Handle in_memory(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_fapl_core(in_memory.id(), kGrowth, /*backing_store=*/false);
+  H5Pset_libver_bounds(in_memory.id(), H5F_LIBVER_EARLIEST, H5F_LIBVER_LATEST);  // see commit
   f.file = {H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, in_memory.id()), H5Fclose};
   if (!f.file.good()) fail(path, "cannot be written");
   f.choices = f.table("choices", H5T_STD_U16LE, deflate);
@@ -217,7 +218,8 @@ void RoutingWriter::commit() {
   }
   char* const image = *static_cast<char**>(handle);
   // "Open for writing" (the superblock's consistency flags) is of this program, not of the file.
-  constexpr size_t kFlags = 20;
+  constexpr size_t kVersion = 8, kFlags = 20;
+  CHECK(image[kVersion] <= 1) << "a superblock of version " << static_cast<int>(image[kVersion]);
   const char open = std::exchange(image[kFlags], 0);
   try {
     write_file(f.path, {image, static_cast<size_t>(size)});

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/errors.h"
+#include "base/file.h"
 #include "plan/testing.h"
 #include "runtime/checkpoints/safetensors.h"
 #include "runtime/testing.h"
@@ -97,9 +98,11 @@ TEST_F(Checkpoints, GoOnInAnyLayout) {
 
 // Masters and moments are in a checkpoint, not what they are rounded to.
 TEST_F(Checkpoints, InBf16GoOnBitForBit) {
-  for (const Layout& layout : {saved_layouts().front(), saved_layouts()[2]}) {
+  for (const Layout& layout : saved_layouts()) {
     fs::remove_all(folder_);
     Plan plan = of_layout(layout);
+    plan.model.architecture.mtp_depth = 1;
+    plan.training.ema = 0.9;
     plan.training.precision = Precision::kBf16;
     plan.training.moments = Moments::kBf16;
     Trainer trainer(plan, test_text_path());
@@ -110,6 +113,50 @@ TEST_F(Checkpoints, InBf16GoOnBitForBit) {
     load_state(newest(), again.device());
     EXPECT_EQ(steps(again, 4, 8), rest);
   }
+}
+
+// Experts go on wherever the plan now has them; layers' maps differ.
+TEST_F(Checkpoints, GoOnUnderAnotherPlacement) {
+  Plan plan = of_layout({.dp = 4, .ep = 4});
+  plan.model.architecture.mtp_depth = 1;
+  Trainer trainer(plan, test_text_path());
+  steps(trainer, 0, 4);
+  save(trainer, 4);
+  const std::vector<double> rest = steps(trainer, 4, 8);
+  const std::string map = folder_ + "/map.json";
+  write_file(map, "[[7,6,5,4,3,2,1,0], [0,2,4,6,1,3,5,7], [5,0,3,6,1,7,2,4]]");
+  plan.expert_placement = map;
+  Trainer placed(plan, test_text_path());
+  load_state(newest(), placed.device());
+  const Stage& s = cpu_device(placed).stage(0, 1, 0);
+  const auto first_of = [&](size_t layer) {
+    return s.where.list[static_cast<size_t>(s.where.layers[layer].experts[0].down)].name;
+  };
+  EXPECT_EQ(first_of(1), "model.layers.1.mlp.experts.5.down_proj");
+  EXPECT_EQ(first_of(2), "model.layers.2.mlp.experts.4.down_proj");
+  EXPECT_EQ(first_of(3), "model.layers.3.mlp.experts.3.down_proj");
+  EXPECT_EQ(first_of(4), "model.layers.4.mlp.experts.3.down_proj") << "MTP's: as the last layer's";
+  const std::vector<double> again = steps(placed, 4, 8);
+  for (size_t i = 0; i < rest.size(); ++i) EXPECT_NEAR(again[i], rest[i], 1e-4 * rest[i]);
+}
+
+// A save that fails ends nothing, and the next one is whole.
+TEST_F(Checkpoints, SaveAgainAfterOneThatFailed) {
+  const Plan plan = of_layout({.pp = 2});
+  Trainer trainer(plan, test_text_path());
+  steps(trainer, 0, 2);
+  write_file(folder_, "not a folder");
+  CheckpointSaver saver(folder_, 2);
+  saver.save(trainer.device(), {.step = 2});
+  EXPECT_NE(saver.error(), "");
+  fs::remove(folder_);
+  steps(trainer, 2, 3);
+  saver.save(trainer.device(), {.step = 3});
+  EXPECT_EQ(saver.error(), "");
+  const std::vector<double> rest = steps(trainer, 3, 6);
+  Trainer again(plan, test_text_path());
+  load_state(newest(), again.device());
+  EXPECT_EQ(steps(again, 3, 6), rest);
 }
 
 // Of every parameter one tensor, of its HF name and shape; experts by themselves, biases too.

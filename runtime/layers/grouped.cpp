@@ -102,18 +102,18 @@ void grouped_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
     a.k_raw = c.tensor(s.k());
     copy_heads(s, Copy::kSplit, qkv.data(), a.q_raw.data(), a.k_raw.data(), a.kv.data());
     qkv.release();
+    c.keep(a.q_raw);
+    c.keep(a.k_raw);
     const auto normed =
         [&](ParameterId gain, int64_t heads, const Tensor& x, float* y, Tensor& inverse) {
           const kernels::RmsNormShape shape = head_shape(c, s, heads);
           inverse = Tensor(c.pool, shape.rows, 1);
-          kernels::rmsnorm(shape, x.data(), c.fp32(w.weights.array(gain)), y, inverse.data());
+          kernels::rmsnorm(shape, c.fp32(x), c.fp32(w.weights.array(gain)), y, inverse.data());
         };
     normed(*w.ids.q_head_norm, s.heads, a.q_raw, a.q.data(), a.q_a_inverse);
     Tensor k = c.tensor(s.k());
     normed(*w.ids.k_head_norm, s.kv_heads, a.k_raw, k.data(), a.kv_a_inverse);
     copy_keys(s, Copy::kJoin, a.kv.data(), k.data());
-    c.keep(a.q_raw);
-    c.keep(a.k_raw);
   }
   rotate(c, kernels::Turn::kForward, a.q, a.kv);
   c.keep(a.q);

@@ -15,16 +15,16 @@ namespace rehearse {
 namespace {
 
 // By the exponent's bits, all of them set in what is not finite.
-template <typename Bits>
-bool all_finite(const void* values, int64_t count, Bits exponent) {
-  const auto* const bits = static_cast<const Bits*>(values);
-  Bits bad = 0;
-  for (int64_t i = 0; i < count; ++i) bad |= static_cast<Bits>((bits[i] & exponent) == exponent);
-  return bad == 0;
-}
 bool all_finite(const Tensor& x) {
-  return x.type() == DType::kBf16 ? all_finite<uint16_t>(x.bf16(), x.size(), 0x7F80)
-                                  : all_finite<uint32_t>(x.data(), x.size(), 0x7F800000);
+  uint32_t bad = 0;
+  const auto look = [&](auto* values, auto exponent) {
+    for (int64_t i = 0; i < x.size(); ++i) {
+      const auto bits = std::bit_cast<decltype(exponent)>(values[i]);
+      bad |= static_cast<uint32_t>((bits & exponent) == exponent);
+    }
+  };
+  x.type() == DType::kBf16 ? look(x.bf16(), uint16_t{0x7F80}) : look(x.data(), 0x7F800000u);
+  return bad == 0;
 }
 
 }  // namespace
@@ -329,7 +329,8 @@ void CpuDevice::all_to_all_op(const Op& op, CpuRank& rank, const Ready& ready) {
   ChunkActivations& chunk = s.chunks[static_cast<size_t>(*op.micro_batch)];
   const size_t local = s.local_layer(*op.layer);
   LayerActivations& a = chunk.layers[local];
-  c.slot_of = s.slot_of[local];
+  // Balanced choices are of whatever experts stand there.
+  if (plan_.routing == Routing::kLearned) c.slot_of = s.slot_of[local];
   std::optional<ExchangeCall> exchange;
   if (rank.experts) {
     exchange.emplace(ExchangeCall{.group = *rank.experts,
