@@ -101,6 +101,22 @@ TEST_F(TraceCommand, ArraysAndLists) {
   }
 }
 
+// Experts as SGLang had them placed, by its map the model's own.
+TEST_F(TraceCommand, PicklesOfSglang) {
+  const std::string source = REHEARSE_SOURCE_DIR;
+  const auto python = [&](const std::string& script) {
+    const std::string command = "cd '" + folder_.string() + "' && /usr/bin/python3 '" + source +
+                                "/" + script + " > out.txt 2>&1";
+    return std::system(command.c_str());
+  };
+  const int made = python("tests/make_pickle.py' .");
+  if (WEXITSTATUS(made) == 77) GTEST_SKIP() << "no PyTorch";
+  ASSERT_EQ(made, 0) << read("out.txt");
+  ASSERT_EQ(python("plots/import_traces.py' sglang.pt sglang.npz"), 0) << read("out.txt");
+  import("sglang.npz --format array --experts 16");
+  expect_choices("sglang.txt");
+}
+
 TEST_F(TraceCommand, WhatIsWrongIsSaidByPlace) {
   const auto expect = [&](const std::string& what, const std::string& said) {
     EXPECT_NE(refusal(what).find(said), std::string::npos) << refusal(what);
