@@ -181,6 +181,21 @@ TEST_P(Layouts, LearnInBf16) {
   EXPECT_NEAR(run.mtp_losses.back(), exact.mtp_losses.back(), 0.01 * exact.mtp_losses.back());
 }
 
+// Behind an odd number of BF16 values weights and choices are not aligned.
+TEST(Bf16, OddWidthsTravel) {
+  const auto losses = [](const Layout& layout) {
+    Plan plan = in_bf16(plan_of(layout));
+    plan.model.architecture.hidden = 33;
+    Trainer trainer(plan, test_text_path());
+    std::vector<double> all;
+    for (int64_t i = 0; i < 3; ++i) all.push_back(trainer.step(i).loss);
+    return all;
+  };
+  const std::vector<double> alone = losses({});
+  const std::vector<double> shared = losses({.dp = 4, .ep = 4});  // over two nodes
+  for (size_t i = 0; i < alone.size(); ++i) EXPECT_NEAR(shared[i], alone[i], 0.01 * alone[i]);
+}
+
 // A batch that grows is the same training in every layout whose micro-batches go into it.
 TEST(BatchRamp, GrowsInEveryLayout) {
   const auto run = [](const Layout& layout) {
