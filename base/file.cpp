@@ -1,15 +1,15 @@
 #include "base/file.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/call_files.h"
 #include "base/errors.h"
 
 namespace rehearse {
@@ -70,45 +70,125 @@ fs::path writable_end(const std::string& path) {
 
 }  // namespace
 
-std::string read_file(const std::string& path) {
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (!fs::exists(status)) throw InputError(fmt::format("{}: no such file", path));
-  if (fs::is_directory(status)) throw InputError(fmt::format("{}: is a folder, not a file", path));
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream out;
-  if (in && in.peek() != std::ifstream::traits_type::eof()) out << in.rdbuf();
-  if (in.bad() || !out || (!in && !in.eof())) {
-    throw InputError(fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
+namespace {
+
+// The descriptor of an open file, closed at the end.
+struct Descriptor {
+  int number = -1;
+  ~Descriptor() {
+    if (number >= 0) ::close(number);
   }
-  return std::move(out).str();
+};
+
+std::string read_whole(const std::string& path, int64_t most) {
+  std::error_code error;
+  const fs::file_status found = fs::status(path, error);
+  if (!fs::exists(found)) throw InputError(fmt::format("{}: no such file", path));
+  if (fs::is_directory(found)) throw InputError(fmt::format("{}: is a folder, not a file", path));
+  const auto cannot_read = [&] {
+    throw InputError(fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
+  };
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (file.number < 0) cannot_read();
+  struct stat status {};
+  if (::fstat(file.number, &status) != 0) cannot_read();
+  const bool plain = S_ISREG(status.st_mode);
+  const int64_t limit = plain ? most : std::min(most, kMostStreamBytes);
+  // Files of /proc and /sys say that they have no bytes, and others grow meanwhile.
+  constexpr int64_t kLeast = 1 << 16;
+  std::string text(static_cast<size_t>(std::clamp(plain ? status.st_size + 1 : 0, kLeast, limit)),
+                   '\0');
+  size_t size = 0;
+  while (true) {
+    if (static_cast<int64_t>(size) > limit) {
+      throw InputError(
+          fmt::format("{}: has more than {} bytes{}, the most that such a file may have",
+                      path,
+                      limit,
+                      plain ? "" : " and is no plain file"));
+    }
+    if (size == text.size())
+      text.resize(std::min<size_t>(2 * size, static_cast<size_t>(limit) + 1));
+    const ssize_t n = ::read(file.number, text.data() + size, text.size() - size);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) cannot_read();
+    if (n == 0) break;
+    size += static_cast<size_t>(n);
+  }
+  text.resize(size);
+  return text;
+}
+
+}  // namespace
+
+std::string read_file(const std::string& path, int64_t most) {
+  note_input(path);
+  return read_whole(path, most);
+}
+
+std::string read_own_file(const std::string& path) {
+  return read_whole(path, kMostFileBytes);
 }
 
 void require_writable(const std::string& path) {
   writable_end(path);
 }
 
-void write_file(const std::string& path, std::string_view contents) {
-  const fs::path target = writable_end(path);
+NewFile::NewFile(const std::string& path) : path_(path) {
+  end_ = writable_end(path).string();
+  const fs::path folder = fs::path(end_).parent_path();
   std::error_code error;
-  const fs::file_status before = fs::status(target, error);
-  fs::create_directories(target.parent_path(), error);
-  const std::string beside = fmt::format("{}.{}.part", target.string(), ::getpid());
-  std::ofstream out(beside, std::ios::binary | std::ios::trunc);
-  out.write(contents.data(), static_cast<std::streamsize>(contents.size()));
-  out.close();
-  if (!out) {
-    const std::string why = std::strerror(errno);
-    fs::remove(beside, error);
-    cannot_write(path, why);
+  fs::create_directories(folder, error);
+  constexpr mode_t kMode = 0666;  // less the umask
+  file_ = ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, kMode);
+  if (file_ < 0) {
+    beside_ = fmt::format("{}.{}.part", end_, ::getpid());
+    file_ = ::open(beside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
   }
-  if (fs::exists(before)) fs::permissions(beside, before.permissions(), error);
-  fs::rename(beside, target, error);
-  if (error) {
-    const std::string why = error.message();
-    fs::remove(beside, error);
-    cannot_write(path, why);
+  if (file_ < 0) fail("cannot be written");
+}
+
+NewFile::~NewFile() {
+  if (file_ >= 0) ::close(file_);
+  if (!done_ && !beside_.empty()) ::unlink(beside_.c_str());
+}
+
+void NewFile::fail(const char* what) {
+  throw InputError(fmt::format("{}: {}: {}", path_, what, std::strerror(errno)));
+}
+
+void NewFile::write(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(file_, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) fail("cannot be written");
+    bytes.remove_prefix(static_cast<size_t>(n));
   }
+}
+
+void NewFile::commit(bool to_disk) {
+  if (to_disk && ::fsync(file_) != 0 && errno != EINVAL) fail("cannot be written");
+  struct stat before {};
+  if (::stat(end_.c_str(), &before) == 0) ::fchmod(file_, before.st_mode & 07777);
+  if (beside_.empty()) {
+    // Given a name for the moment that a rename takes: linkat() replaces nothing.
+    const std::string name = fmt::format("{}.{}.part", end_, ::getpid());
+    const std::string open_file = fmt::format("/proc/self/fd/{}", file_);
+    ::unlink(name.c_str());
+    if (::linkat(AT_FDCWD, open_file.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+      fail("cannot be written");
+    }
+    beside_ = name;
+  }
+  if (::rename(beside_.c_str(), end_.c_str()) != 0) fail("cannot be written");
+  done_ = true;
+  note_written(path_);
+}
+
+void write_file(const std::string& path, std::string_view contents) {
+  NewFile file(path);
+  file.write(contents);
+  file.commit();
 }
 
 bool same_file(const std::string& a, const std::string& b) {
@@ -126,7 +206,7 @@ LogFile::LogFile(const std::string& path, Mode mode) : path_(path) {
   const int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC;
   off_t whole = 0;
   if (mode == Mode::kGoOn && fs::exists(end)) {
-    whole = static_cast<off_t>(read_file(path).rfind('\n') + 1);  // 0 where there is none
+    whole = static_cast<off_t>(read_own_file(path).rfind('\n') + 1);  // 0 where there is none
   }
   file_ = ::open(end.c_str(), flags, kMode);
   if (file_ < 0) cannot_write(path, std::strerror(errno));

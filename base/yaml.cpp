@@ -12,6 +12,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include "base/file.h"
+#include "base/text.h"
 
 namespace rehearse {
 
@@ -52,60 +53,55 @@ struct YamlFile::Contents {
     const int line = std::max(mark.line, 0);
     std::string text;
     if (static_cast<size_t>(line) < lines.size()) text = lines[static_cast<size_t>(line)];
-    return {.file = path, .line = line + 1, .column = std::max(mark.column, 0) + 1, .text = text};
+    // yaml-cpp counts bytes; people and editors, characters.
+    const auto before = std::min(static_cast<size_t>(std::max(mark.column, 0)), text.size());
+    int column = 1 + std::max(mark.column, 0) - static_cast<int>(before);
+    for (size_t i = 0; i < before; i += std::max<size_t>(character_bytes(text, i), 1)) ++column;
+    return {.file = path, .line = line + 1, .column = column, .text = text};
   }
 };
 
 namespace {
 
-constexpr size_t kMostShown = 200;     // characters of a source line
+constexpr size_t kMostShown = 200;     // columns of a source line
 constexpr size_t kMostMessage = 2000;  // of a message, which may quote from the file
-
-// One character as it may be shown: control characters as escapes, a tab as a blank.
-std::string printable(char c) {
-  if (c == '\t') return " ";
-  const auto byte = static_cast<unsigned char>(c);
-  constexpr unsigned char kFirstPrintable = 0x20;
-  constexpr unsigned char kDelete = 0x7f;
-  if (byte >= kFirstPrintable && byte != kDelete) return std::string(1, c);
-  return fmt::format("\\x{:02x}", byte);
-}
-
-std::string printable(std::string_view text, size_t most) {
-  std::string out;
-  for (const char c : text.substr(0, most)) out += c == '\n' ? std::string("\n") : printable(c);
-  return text.size() > most ? out + "..." : out;
-}
 
 // What an error shows of a source line: at most kMostShown characters, around the column.
 struct Excerpt {
   std::string text;
-  size_t caret = 1;  // from 1, within text
+  size_t caret = 1;  // from 1: the column of a terminal, within text
 };
 Excerpt excerpt(std::string_view line, int column) {
-  const std::string_view dots = "...";
-  const size_t at = std::min(static_cast<size_t>(std::max(column, 1)) - 1, line.size());
-  size_t first = 0;
-  size_t room = kMostShown;
-  if (line.size() > kMostShown) {
-    room -= 2 * dots.size();
-    first = at > room / 2 ? std::min(at - room / 2, line.size() - room) : 0;
+  constexpr std::string_view kDots = "...";
+  // Characters, each as it is shown, in front of the column and from it on.
+  std::vector<std::string> shown;
+  for (size_t i = 0; i < line.size();) {
+    const size_t bytes = std::max<size_t>(character_bytes(line, i), 1);
+    shown.push_back(printable(line.substr(i, bytes)));
+    i += bytes;
   }
+  const size_t at = std::min(static_cast<size_t>(std::max(column, 1)) - 1, shown.size());
+  const size_t room = kMostShown - 2 * kDots.size();
+  const bool whole = columns_of(fmt::format("{}", fmt::join(shown, ""))) <= kMostShown;
+  size_t first = at;
+  size_t end = at;
+  size_t used = 0;
+  // By turns one more in front and one more behind, as long as there is room.
+  const auto take = [&](size_t i, size_t within) {
+    const size_t columns = columns_of(shown[i]);
+    if (!whole && used + columns > within) return false;
+    used += columns;
+    return true;
+  };
+  while (first > 0 && take(first - 1, room / 2)) --first;
+  while (end < shown.size() && take(end, room)) ++end;
+  while (first > 0 && take(first - 1, room)) --first;
   Excerpt e;
-  if (first > 0) e.text = dots;
-  for (size_t i = first; i < line.size() && i < first + room; ++i) {
-    if (i == at) e.caret = e.text.size() + 1;
-    e.text += printable(line[i]);
-  }
-  // Escapes are longer than what they stand for.
-  if (e.text.size() > kMostShown) {
-    const size_t cut = e.caret > kMostShown / 2 ? e.caret - kMostShown / 2 : 0;
-    e.text = e.text.substr(cut, kMostShown);
-    e.caret -= cut;
-    return e;
-  }
-  if (at >= line.size() || at >= first + room) e.caret = e.text.size() + 1;
-  if (first + room < line.size()) e.text += dots;
+  if (first > 0) e.text = kDots;
+  for (size_t i = first; i < at; ++i) e.text += shown[i];
+  e.caret = columns_of(e.text) + 1;
+  for (size_t i = at; i < end; ++i) e.text += shown[i];
+  if (end < shown.size()) e.text += kDots;
   return e;
 }
 
@@ -226,14 +222,46 @@ std::optional<std::string> nearest_name(std::string_view word,
   return best;
 }
 
-YamlFile YamlFile::load(const std::string& path) {
-  return parse(read_file(path), path);
+std::string_view format_line(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const std::string_view line = text.substr(at, end - at);
+    if (line.starts_with("format:")) return line;
+    at = end + 1;
+  }
+  return {};
 }
+
+YamlFile YamlFile::load(const std::string& path) {
+  return parse(read_file(path, kMostYamlBytes), path);
+}
+
+namespace {
+
+// yaml-cpp puts a replacement character for what is no UTF-8, and ends a text at a zero byte.
+void require_text(const YamlFile::Contents& contents) {
+  for (size_t i = 0; i < contents.lines.size(); ++i) {
+    const std::string& line = contents.lines[i];
+    const auto at = std::min(first_not_utf8(line).value_or(line.size()), line.find('\0'));
+    if (at >= line.size()) continue;
+    int column = 1;
+    for (size_t c = 0; c < at; c += std::max<size_t>(character_bytes(line, c), 1)) ++column;
+    const auto byte = static_cast<unsigned char>(line[at]);
+    SourcePlace{
+        .file = contents.path, .line = static_cast<int>(i) + 1, .column = column, .text = line}
+        .fail("",
+              byte == 0 ? "a zero byte: this is no text"
+                        : fmt::format("byte 0x{:02x} is no UTF-8; save the file as UTF-8", byte));
+  }
+}
+
+}  // namespace
 
 YamlFile YamlFile::parse(std::string text, std::string path) {
   auto contents = std::make_shared<Contents>();
   contents->path = std::move(path);
   contents->lines = split_lines(text);
+  require_text(*contents);
   try {
     // At most two documents are looked for: there are texts, "," for one, that yaml-cpp 0.7 takes
     // for endlessly many.
@@ -260,6 +288,41 @@ YamlFile YamlFile::parse(std::string text, std::string path) {
   YamlFile file;
   file.contents_ = std::move(contents);
   return file;
+}
+
+namespace {
+
+std::string leaf_text(const YAML::Node& node) {
+  if (node.IsScalar() || node.IsNull()) return node.IsNull() ? "null" : node.Scalar();
+  std::vector<std::string> parts;
+  for (const auto& item : node) {
+    parts.push_back(node.IsMap()
+                        ? fmt::format("{}: {}", leaf_text(item.first), leaf_text(item.second))
+                        : leaf_text(item));
+  }
+  const std::string all = fmt::format("{}", fmt::join(parts, ", "));
+  return node.IsMap() ? "{" + all + "}" : "[" + all + "]";
+}
+
+void add_leaves(const YAML::Node& map,
+                const std::string& path,
+                std::vector<std::pair<std::string, std::string>>& out) {
+  for (const auto& entry : map) {
+    const std::string key = path + (path.empty() ? "" : ".") + entry.first.Scalar();
+    if (entry.second.IsMap()) {
+      add_leaves(entry.second, key, out);
+    } else {
+      out.emplace_back(key, leaf_text(entry.second));
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, std::string>> YamlFile::leaves() const {
+  std::vector<std::pair<std::string, std::string>> out;
+  add_leaves(contents_->root, "", out);
+  return out;
 }
 
 YamlMap YamlFile::root() const {

@@ -43,6 +43,14 @@ struct SourcePlace {
   [[noreturn]] void fail(std::string_view path, std::string_view message) const;
 };
 
+// A file of settings is far smaller (calibrations, the largest, are of 100 KB), and what yaml-cpp
+// makes of a text takes some fifty times its size.
+constexpr int64_t kMostYamlBytes = 16 << 20;
+
+// The line of a text that begins with "format:", which says what the file is of; else empty. For
+// choosing a reader before the text is parsed.
+std::string_view format_line(std::string_view text);
+
 class YamlFile {
  public:
   // Throws InputError when the file is missing, is not YAML or is not one mapping.
@@ -50,6 +58,9 @@ class YamlFile {
   // The same for text that is already in memory; `path` names it in errors.
   static YamlFile parse(std::string text, std::string path);
   YamlMap root() const;
+  // Every value that is no mapping, by the path of its key ("attention.heads"), in the file's
+  // order; lists as in "[1, 2]".
+  std::vector<std::pair<std::string, std::string>> leaves() const;
 
   struct Contents;
 
@@ -91,7 +102,7 @@ class YamlMap {
   // names them. `keys` must outlive this.
   void keys(const std::vector<YamlKey>& keys) { keys_ = &keys; }
 
-  bool has(std::string_view key);  // counts as asking for it
+  bool has(std::string_view key);             // counts as asking for it
   bool contains(std::string_view key) const;  // does not
   bool is_list(std::string_view key) const;
   bool asked(std::string_view key) const { return asked_.contains(key); }

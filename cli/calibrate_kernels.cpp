@@ -24,7 +24,7 @@ int calibrate_kernels(const Options& options) {
   }
   const std::string out =
       options.has("out") ? options.text("out") : std::string("out/calibration.yaml");
-  options.check_outputs(default_output(options, out), plan.files);
+  options.check_outputs(default_output(options, out));
   const std::string path = options.text("kernels");
   const GpuCalibration c = parse_kernel_bench(read_file(path), path, plan.cluster);
   write_gpu_calibration(out, c);

@@ -67,8 +67,7 @@ int calibrate_links(const Options& options) {
   const LinkTarget target{.device = c.device, .cluster = plan ? &plan->cluster : nullptr};
   const std::string out =
       options.has("out") ? options.text("out") : std::string("out/calibration.yaml");
-  options.check_outputs(default_output(options, out),
-                        plan ? plan->files : std::vector<std::string>{});
+  options.check_outputs(default_output(options, out));
   const auto warn = [](const std::string& what) {
     std::cerr << fmt::format("warning: {}\n", what);
   };

@@ -162,7 +162,7 @@ int calibrate_from_tables(const Options& options) {
   for (const char* what : {"products", "attention", "grouped", "collectives", "exchanges"}) {
     written.push_back((out.parent_path() / beside(what)).string());
   }
-  options.check_outputs(written, plan.files);
+  options.check_outputs(written);
   const Cluster& c = plan.cluster;
   if (!c.node_link) throw InputError(plan.path + ": its cluster has no node_link");
   struct Made {

@@ -212,7 +212,7 @@ int calibrate_from_trace(const Options& options) {
   const std::string out =
       options.has("out") ? options.text("out") : default_out(plan) + "/calibration.yaml";
   if (writes) {
-    options.check_outputs(default_output(options, out), plan.files);
+    options.check_outputs(default_output(options, out));
   } else {
     options.refuse({"out"}, "is for imports; --judge and --leave-each-out write nothing");
   }

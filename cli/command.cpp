@@ -8,6 +8,7 @@
 #include <boost/program_options.hpp>
 #include <fmt/format.h>
 
+#include "base/call_files.h"
 #include "base/errors.h"
 #include "base/file.h"
 #include "cli/measure.h"
@@ -20,7 +21,7 @@ namespace {
 
 constexpr const char* kFile = "FILE";  // the placeholder of options that name files
 
-const char* plan_usage(PlanArgument plan) {
+std::string plan_usage(PlanArgument plan) {
   switch (plan) {
     case PlanArgument::kOne:
       return " <plan.yaml>";
@@ -138,7 +139,8 @@ bool Options::parse(const Arguments& args) {
   if (has("help")) {
     std::cout << fmt::format("usage: rehearse {}{} [options]\n\n{}\n\n",
                              description_.name,
-                             plan_usage(description_.plan),
+                             description_.takes.empty() ? plan_usage(description_.plan)
+                                                        : " " + description_.takes,
                              description_.about)
               << parser_->visible << "\nExamples:\n"
               << description_.examples;
@@ -146,18 +148,32 @@ bool Options::parse(const Arguments& args) {
   }
   const bool needed =
       description_.plan == PlanArgument::kOne || description_.plan == PlanArgument::kSeveral;
-  if (needed && !has("plan")) fail("a plan file is needed");
+  if (needed && !has("plan")) {
+    fail(description_.takes.empty()
+             ? "a plan file is needed"
+             : fmt::format("usage: rehearse {} {}", description_.name, description_.takes));
+  }
   for (const auto& [name, value] : parser_->values) {
     const auto* one = boost::any_cast<std::string>(&value.value());
     const auto* many = boost::any_cast<std::vector<std::string>>(&value.value());
     const bool empty = (one != nullptr && one->empty()) ||
                        (many != nullptr && std::ranges::find(*many, "") != many->end());
+    // What was meant to be the next option.
+    for (const std::string& given : one != nullptr    ? std::vector{*one}
+                                    : many != nullptr ? *many
+                                                      : std::vector<std::string>{}) {
+      if (given.starts_with("--") &&
+          parser_->visible.find_nothrow(given.substr(2), false) != nullptr) {
+        fail(fmt::format("--{} needs a value; behind it comes {}", name, given));
+      }
+    }
     const auto* declared = parser_->visible.find_nothrow(name, /*approx=*/false);
     const bool flag = declared != nullptr && declared->semantic()->max_tokens() == 0;
     if (!empty || flag) continue;
     fail(name == "plan" ? "a plan file's name is empty"
                         : fmt::format("--{} needs a value; it is empty", name));
   }
+  note_inputs();
   return true;
 }
 
@@ -169,39 +185,29 @@ void Options::refuse(const std::vector<std::string>& names, const std::string& w
   }
 }
 
-void Options::check_outputs(const std::vector<std::string>& further,
-                            const std::vector<std::string>& read) const {
-  std::vector<std::string> inputs = plan_paths();
-  inputs.insert(inputs.end(), read.begin(), read.end());
+void Options::note_inputs() const {
+  std::vector<std::string> paths = plan_paths();
+  if (!description_.takes.empty() && !description_.takes.starts_with('<')) {
+    paths.erase(paths.begin());
+  }
+  for (const std::string& path : paths) note_input(path);
   for (const std::string& name : parser_->inputs) {
     if (!has(name)) continue;
     const auto* many = boost::any_cast<std::vector<std::string>>(&parser_->values[name].value());
-    if (many != nullptr) {
-      inputs.insert(inputs.end(), many->begin(), many->end());
-    } else {
-      inputs.push_back(text(name));
+    for (const std::string& path : many != nullptr ? *many : std::vector{text(name)}) {
+      note_input(path);
     }
   }
+}
+
+void Options::check_outputs(const std::vector<std::string>& further) const {
   std::vector<std::string> outputs = further;
   for (const std::string& name : parser_->outputs) {
     if (has(name)) outputs.push_back(text(name));
   }
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    require_writable(outputs[i]);
-    for (const std::string& input : inputs) {
-      if (same_file(outputs[i], input)) {
-        throw InputError(fmt::format(
-            "{}: would be written, and is an input of the same call{}; name another output",
-            outputs[i],
-            input == outputs[i] ? "" : fmt::format(" ({})", input)));
-      }
-    }
-    for (size_t j = 0; j < i; ++j) {
-      if (same_file(outputs[i], outputs[j])) {
-        throw InputError(
-            fmt::format("{}: two results of the same call would be written to it", outputs[i]));
-      }
-    }
+  for (const std::string& output : outputs) {
+    require_writable(output);
+    claim_output(output);
   }
 }
 

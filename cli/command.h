@@ -51,6 +51,9 @@ class Options {
     std::string about;     // what it does, in a paragraph
     std::string examples;  // indented lines
     PlanArgument plan = PlanArgument::kOne;
+    // What its usage line says that it takes, where that is no plan; the first is then a word
+    // rather than a file where it does not begin with '<'.
+    std::string takes = {};
   };
   explicit Options(Description description);
   ~Options();
@@ -77,9 +80,8 @@ class Options {
   void refuse(const std::vector<std::string>& names, const std::string& why) const;
   // Checks, before any work, the files that the verb writes: those of output() and `further` (such
   // as defaults). Throws InputError when one cannot be written (base/file.h), is another, or is an
-  // input: a plan, another option's FILE, or one of `read` (such as the files a plan names).
-  void check_outputs(const std::vector<std::string>& further = {},
-                     const std::vector<std::string>& read = {}) const;
+  // input (base/call_files.h), known already or found later.
+  void check_outputs(const std::vector<std::string>& further = {}) const;
   // REQUIRES: has(name). Throw UsageError for what is not such a value, naming the range.
   std::string text(const std::string& name) const;
   std::vector<std::string> texts(const std::string& name) const;
@@ -94,6 +96,7 @@ class Options {
   void print(const Report& report) const;
 
  private:
+  void note_inputs() const;
   [[noreturn]] void fail(const std::string& message) const;
 
   Description description_;

@@ -55,9 +55,7 @@ int compare(const Arguments& args) {
   if (options.has("predicted")) options.refuse({"calibration"}, "is for predictions made anew");
   const std::string measured_path =
       options.has("measured") ? options.text("measured") : default_out(plan) + "/timeline.json";
-  std::vector<std::string> read = plan.files;
-  read.push_back(measured_path);
-  options.check_outputs({}, read);
+  options.check_outputs();
   const Program program = build_program(plan);
   validate(program);
   if (!std::filesystem::exists(measured_path)) {

@@ -254,8 +254,13 @@ int inspect(const Arguments& args) {
   }
   if (!options.has("plan")) throw UsageError("inspect: a plan file is needed");
   Plan plan = load_plan(options.plan_path());
-  if (plan.calibration && is_gpu_calibration(*plan.calibration)) {
-    use_measured_links(plan, load_calibration(*plan.calibration));
+  if (plan.calibration && *plan.calibration != "none") {
+    std::string text = read_file(*plan.calibration, kMostYamlBytes);
+    if (is_gpu_calibration(text)) {
+      use_measured_links(plan,
+                         Calibration{.gpu = std::make_shared<const GpuCalibration>(
+                                         parse_gpu_calibration(text, *plan.calibration))});
+    }
   }
   // Seconds of work are told of, step by step.
   constexpr int64_t kSilent = 100'000;  // layers of micro-batches

@@ -1,13 +1,16 @@
 // rehearse: predicts the training of DeepSeek-V3-style models on a cluster, and runs it.
 
 #include <algorithm>
+#include <charconv>
 #include <csignal>
 #include <iostream>
 #include <sstream>
 
 #include <fmt/format.h>
 
+#include "base/call_files.h"
 #include "base/errors.h"
+#include "base/text.h"
 #include "base/yaml.h"
 #include "cli/command.h"
 #include "kernels/devices/devices.h"
@@ -107,30 +110,20 @@ int run(const std::vector<std::string>& args) {
            : fmt::format("unknown verb '{}'; `rehearse --help` lists them", args[0]));
 }
 
-// Control characters, which a file or a name may bring, as escapes.
-std::string printable(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    const bool control = (static_cast<unsigned char>(c) < ' ' && c != '\n') || c == '\x7f';
-    out += control ? fmt::format("\\x{:02x}", static_cast<unsigned char>(c)) : std::string(1, c);
-  }
-  return out;
-}
-
 // An error for people, on standard error, and where --json asks for it as an object on standard
 // output: kind, message, and the file, line and column where it stands, where they are known.
 int tell(const std::string& kind,
          const std::string& message,
          bool json,
          const rehearse::InputError::Place& place = {}) {
-  const std::string text = printable(message);
+  const std::string text = rehearse::printable(message);
   std::cerr << text << "\n";
   if (json) {
     rehearse::cli::Report report;
     rehearse::cli::Report& error = report.section("error");
     error.put("kind", kind);
     error.put("message", text);
-    if (!place.file.empty()) error.put("file", place.file);
+    if (!place.file.empty()) error.put("file", rehearse::printable(place.file));
     if (place.line > 0) error.put("line", place.line);
     if (place.column > 0) error.put("column", place.column);
     std::cout << print_json(report) << std::flush;
@@ -138,13 +131,39 @@ int tell(const std::string& kind,
   return kind == "usage" ? 2 : 1;
 }
 
-// The place that an error names, or the file that its text begins with.
+// The whole number that `text` begins with, and what is behind it.
+int leading_number(std::string_view& text) {
+  int number = 0;
+  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc()) return 0;
+  text.remove_prefix(static_cast<size_t>(rest - text.data()));
+  return number;
+}
+
+// The place that an error has, or that its text begins with: "file: ", "file:line: ",
+// "file:line:column: ", "file: line N".
 rehearse::InputError::Place place_of(const rehearse::InputError& e) {
   if (!e.place().file.empty()) return e.place();
   const std::string text = e.what();
-  const size_t end = text.find(": ");
-  if (end == std::string::npos || text.find_first_of(" \n") < end) return {};
-  return {.file = text.substr(0, end)};
+  rehearse::InputError::Place place{.file = rehearse::input_named_in(text)};
+  if (place.file.empty()) {
+    const size_t end = text.find(": ");
+    if (end == std::string::npos || text.find_first_of(" \n") < end) return {};
+    return {.file = text.substr(0, end)};
+  }
+  std::string_view rest = std::string_view(text).substr(place.file.size() + 1);
+  constexpr std::string_view kLine = " line ";
+  if (rest.starts_with(kLine)) {
+    rest.remove_prefix(kLine.size());
+    place.line = leading_number(rest);
+    return place;
+  }
+  place.line = leading_number(rest);
+  if (place.line > 0 && rest.starts_with(':')) {
+    rest.remove_prefix(1);
+    place.column = leading_number(rest);
+  }
+  return place;
 }
 
 }  // namespace

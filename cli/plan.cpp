@@ -24,10 +24,6 @@ namespace rehearse::cli {
 
 namespace {
 
-struct Interrupted {
-  int signal;
-};
-
 int compare_two(const Options& options) {
   const std::vector<std::string> paths = options.plan_paths();
   if (paths.size() != 2) {
@@ -254,7 +250,7 @@ int plan_layouts(const Arguments& args) {
   Plan base = base_of(options);
   const auto show = static_cast<size_t>(options.integer("show", {.min = 1, .max = 1'000'000}));
   const std::vector<std::string> written = plan_files(options, show);
-  options.check_outputs(written, {base.files.begin() + 1, base.files.end()});
+  options.check_outputs(written);
   const SearchSpace asked_space = space_of(options, base);
   SearchSpace space = filled(asked_space, base);
   if (!space.sequences.empty()) base.training.sequence_length = space.sequences.front();
@@ -311,13 +307,11 @@ int plan_layouts(const Arguments& args) {
                       question_of(base, calibration_path(options, base), how.objective));
       how.journal = &*journal;
     }
-    catch_interrupts();
   }
+  catch_interrupts();
+  how.stop = [] { return interrupted().has_value(); };
   std::optional<Progress> screening, simulating;
   how.progress = [&](const SearchOptions::Done& done) {
-    if (const auto signal = interrupted(); options.has("journal") && signal) {
-      throw Interrupted{*signal};
-    }
     const bool quiet = options.quiet() || !processes.first();
     const auto show_on = [&](std::optional<Progress>& on, const char* label, int64_t total) {
       if (!on) on.emplace(Progress::Options{.label = label, .total = total, .quiet = quiet});
@@ -336,18 +330,6 @@ int plan_layouts(const Arguments& args) {
   try {
     result = screen(base, calibration, space, how);
     if (result.fits + result.tight > 0) simulate_best(base, calibration, how, result);
-  } catch (const Interrupted& e) {
-    screening.reset();
-    simulating.reset();
-    if (journal) {
-      std::cerr << fmt::format(
-          "rehearse: plan: interrupted; {} simulated layouts are in {}: the same command goes on "
-          "with them\n",
-          journal->known(),
-          options.text("journal"));
-    }
-    constexpr int kSignalled = 128;
-    return kSignalled + e.signal;
   } catch (const std::exception& e) {
     // All processes are about to be ended, before anybody else could say why.
     if (how.team.size > 1) std::cerr << e.what() << "\n";
@@ -356,17 +338,29 @@ int plan_layouts(const Arguments& args) {
   processes.end();
   screening.reset();
   simulating.reset();
-  if (!processes.first()) return 0;
-  require_answer(base, calibration, space, how, result);
+  // A signal may come later too: what is not yet worked out is then left out.
+  const auto code = [] {
+    constexpr int kSignalled = 128;
+    return interrupted() ? kSignalled + *interrupted() : 0;
+  };
+  const auto ended = [&] { return result.stopped || interrupted(); };
+  if (!processes.first()) return code();
+  if (!result.stopped) require_answer(base, calibration, space, how, result);
   if (days) drop_what_takes_longer(base, *days, result);
   how.team = {};
   how.journal = nullptr;
   how.progress = {};
+  how.stop = {};
 
   Report r;
   put_question(r, base, asked_space, space);
   if (grown) put_largest(r, base, grown->first, grown->second);
+  put_unfinished(r, result, journal ? options.text("journal") : "");
   put_counts(r, result);
+  if (result.best.empty()) {
+    options.print(r);
+    return code();
+  }
   if (present) put_present(r, base, calibration, *present, result, how.objective, measured);
   put_layouts(r, base, result, further, show);
   const Candidate& best = result.best.front().screened.candidate;
@@ -376,7 +370,7 @@ int plan_layouts(const Arguments& args) {
   r.say(fmt::format("again:    {}\n", command_of(base, best, further)));
   std::vector<Sensitivity> slopes;
   std::vector<WhatIf> others;
-  if (base.cluster.of_gpus()) {
+  if (base.cluster.of_gpus() && !ended()) {
     const std::string arguments = megatron_arguments(base, best);
     r.say(fmt::format("Megatron: {}\n          {}\n", arguments, launch_line(base, best)));
     r.put("megatron_arguments", arguments);
@@ -387,10 +381,13 @@ int plan_layouts(const Arguments& args) {
   }
   put_memory_ways(r, ways_to_need_less(base, calibration, best, how.imbalance));
   put_nearest(r, base, result);
-  put_phases(r, base, in_phases(base, calibration, asked_space, best, phases, how));
+  // Each is a search of its own.
+  if (!ended()) {
+    put_phases(r, base, in_phases(base, calibration, asked_space, best, phases, how));
+  }
   put_grounds(r, best_plan, calibration, how.imbalance);
   put_pareto(r, base, result);
-  if (options.has("illegal")) put_illegal(r, base, space);
+  if (options.has("illegal") && !ended()) put_illegal(r, base, space);
   if (options.has("csv")) write_file(options.text("csv"), print_csv(base, result));
   const size_t plans = std::min(written.size(), result.best.size());
   for (size_t i = 0; i < plans; ++i) {
@@ -415,7 +412,7 @@ int plan_layouts(const Arguments& args) {
   }
   r.put("wall_s", watch.seconds());
   options.print(r);
-  return 0;
+  return code();
 }
 
 }  // namespace rehearse::cli

@@ -196,6 +196,20 @@ std::string memory_text(const Plan& base, const Screened& screened) {
       gigabytes(m.reserve));
 }
 
+void put_unfinished(Report& r, const SearchResult& result, const std::string& journal) {
+  r.put("finished", !result.stopped);
+  if (!result.stopped) return;
+  r.put("pieces_screened", result.pieces);
+  r.put("pieces", result.of_pieces);
+  r.say(fmt::format("UNFINISHED: interrupted with {} of {} parts of the space screened and {} layouts "
+                    "simulated; the best by then{}\n",
+                    result.pieces,
+                    result.of_pieces,
+                    result.simulated,
+                    journal.empty() ? ""
+                                    : fmt::format(" (the same command goes on from {})", journal)));
+}
+
 void put_counts(Report& r, const SearchResult& result) {
   r.say(fmt::format(
       "{} legal layouts screened in {:.1f} s: {} fit, {} with less than 5% to spare, {} do not; {} "

@@ -25,6 +25,8 @@ std::string launch_line(const Plan& base, const Candidate& candidate);
 size_t tied(const SearchResult& result);
 
 // How many layouts there were, and what became of them.
+// Says so where the search ended early; `journal`: the file that goes on from it, empty: none.
+void put_unfinished(Report& r, const SearchResult& result, const std::string& journal);
 void put_counts(Report& report, const SearchResult& result);
 void put_layouts(Report& report,
                  const Plan& base,

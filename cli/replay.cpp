@@ -270,7 +270,8 @@ int replay(const Arguments& args) {
                    "  rehearse replay routing.h5 plan.yaml --placement map.json --replicas solved\n"
                    "  rehearse replay routing.h5 plan.yaml --policy published --redundant 64 \\\n"
                    "      --every 10 --write-placement map.json\n",
-       .plan = PlanArgument::kSeveral});
+       .plan = PlanArgument::kSeveral,
+       .takes = "<routing.h5> <plan.yaml>"});
   options
       .value("policy",
              "NAME",
@@ -317,9 +318,7 @@ int replay(const Arguments& args) {
   if (plan.model.architecture.experts == 0) {
     throw InputError(plan.path + ": the model has no experts to replay");
   }
-  std::vector<std::string> read = plan.files;
-  read.push_back(paths[0]);
-  options.check_outputs({}, read);
+  options.check_outputs();
   const auto calibration = find_calibration(options, plan);
   use_measured_links(plan, calibration);
   Placing how{

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "base/text.h"
+
 namespace rehearse::cli {
 
 Value::Value(double x) : text(fmt::format("{:.4g}", x)), scalar(x) {}
@@ -118,14 +120,14 @@ std::string print_text(const Report::Table& table) {
   for (const auto& row : table.below) add(row);
   std::vector<size_t> widths(columns.size(), 0);
   for (const auto& line : lines) {
-    for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
+    for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], columns_of(line[i]));
   }
   std::string out;
   for (const auto& line : lines) {
     std::string text;
     for (size_t i = 0; i < line.size(); ++i) {
-      text += i == 0 ? fmt::format("  {:<{}}", line[i], widths[i])
-                     : fmt::format("  {:>{}}", line[i], widths[i]);
+      const std::string fill(widths[i] - columns_of(line[i]), ' ');
+      text += "  " + (i == 0 ? line[i] + fill : fill + line[i]);
     }
     text.erase(text.find_last_not_of(' ') + 1);
     out += text + "\n";

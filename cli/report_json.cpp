@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/text.h"
 #include "cli/report.h"
 
 namespace rehearse::cli {
@@ -14,6 +15,8 @@ Json of(const Value& value) {
       [](const auto& x) -> Json {
         if constexpr (std::is_same_v<std::decay_t<decltype(x)>, std::monostate>) {
           return nullptr;
+        } else if constexpr (std::is_same_v<std::decay_t<decltype(x)>, std::string>) {
+          return valid_utf8(x);
         } else {
           return x;
         }
@@ -29,7 +32,7 @@ Json of(const Report::Table& table) {
       if (!table.columns[i].key.empty()) object[table.columns[i].key] = of(row[i]);
     }
     if (table.by_first) {
-      out[std::get<std::string>(row.front().scalar)] = std::move(object);
+      out[valid_utf8(std::get<std::string>(row.front().scalar))] = std::move(object);
     } else {
       out.push_back(std::move(object));
     }

@@ -163,7 +163,7 @@ int simulate(const Arguments& args) {
   if (!plan.cluster.of_gpus()) {
     options.refuse({"fold", "no-memo", "threads", "link-load"}, "is for clusters of GPUs");
   }
-  options.check_outputs({}, plan.files);
+  options.check_outputs();
   auto calibration = find_calibration(options, plan);
   if (options.has("scale")) {
     if (!calibration) throw UsageError("simulate: --scale needs a calibration of GPUs");

@@ -123,7 +123,7 @@ void describe(Report& r, const RoutingShape& s, int64_t steps) {
 int import_trace(const Options& options, const std::vector<std::string>& files) {
   if (files.empty()) throw UsageError("trace import: no files");
   if (!options.has("out")) throw UsageError("trace import: --out is needed: the file to write");
-  options.check_outputs({}, files);
+  options.check_outputs({options.text("out")});
   const auto format = kFormats.find(options.text("format"));
   if (!format) {
     throw UsageError(
@@ -205,15 +205,19 @@ int export_trace(const Options& options, const std::vector<std::string>& files) 
     throw UsageError("trace export: expected one trace, and --out, the folder to write into");
   }
   const auto written = print_megatron(read_own(files.front()));
-  Report r;
+  std::vector<std::string> paths;
   for (const auto& [name, text] : written) {
     const std::string base = std::filesystem::path(name).filename().string();
     if (base.empty() || base == "." || base == "..") {
       throw InputError(files.front() + ": names a file that is none");
     }
-    const std::string path = (std::filesystem::path(options.text("out")) / base).string();
-    write_file(path, text);
-    r.say(fmt::format("written: {}\n", path));
+    paths.push_back((std::filesystem::path(options.text("out")) / base).string());
+  }
+  options.check_outputs(paths);
+  Report r;
+  for (size_t i = 0; i < paths.size(); ++i) {
+    write_file(paths[i], written[i].second);
+    r.say(fmt::format("written: {}\n", paths[i]));
   }
   r.put("files", static_cast<int64_t>(written.size()));
   options.print(r);
@@ -236,7 +240,7 @@ int show_trace(const Options& options, const std::vector<std::string>& files) {
 // Parameters of a trace, how well what is made of them is like it, and such a trace.
 int synthesize(const Options& options, const std::vector<std::string>& files) {
   if (files.size() != 1) throw UsageError("trace synthesize: expected one trace, to be like");
-  options.check_outputs({}, files);
+  if (options.has("out")) options.check_outputs({options.text("out")});
   const RoutingReader reader(files.front());
   // As many as say enough.
   constexpr int64_t kMostSteps = 16;
@@ -308,7 +312,8 @@ int trace(const Arguments& args) {
            "  rehearse trace export r.h5 --out folder\n"
            "  rehearse trace synthesize r.h5 --steps 100 --seed 7 --out like-it.h5\n"
            "  rehearse trace show r.h5\n",
-       .plan = PlanArgument::kSeveral});
+       .plan = PlanArgument::kSeveral,
+       .takes = "import|export|synthesize|show <file>..."});
   options.value("format", "NAME", std::string(kFormats.list()), "megatron")
       .value("experts", "N", "routed experts of a layer")
       .value("active", "N", "experts of a token (csv, counts)")

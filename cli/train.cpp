@@ -3,24 +3,19 @@
 #include "runtime/train.h"
 
 #include <array>
-#include <charconv>
-#include <filesystem>
 #include <iostream>
 #include <map>
 
 #include <fmt/format.h>
 
 #include "base/file.h"
-#include "base/interrupt.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/reports.h"
-#include "cli/tensorboard.h"
 #include "plan/capabilities.h"
 #include "runtime/checkpoints/checkpoint.h"
 #include "runtime/checkpoints/safetensors.h"
-#include "runtime/record_routing.h"
-#include "search/space.h"
+#include "runtime/training_run.h"
 
 namespace rehearse::cli {
 
@@ -48,96 +43,6 @@ class Failures {
  private:
   bool any_ = false;
 };
-
-// What a run left in the folder before, or is leaving.
-void require_no_run(const std::string& out, const std::string& checkpoints, bool resume) {
-  for (const auto& [path, what] : {std::pair(out + "/result.json", "a finished run"),
-                                   std::pair(out + "/log.jsonl", "a run that did not end")}) {
-    if (!std::filesystem::exists(path)) continue;
-    // One that was killed before its first checkpoint begins again.
-    if (resume && path.ends_with("log.jsonl")) continue;
-    throw InputError(
-        fmt::format("{}: is there already: {}; {}--out names another folder, --force "
-                    "overwrites it",
-                    path,
-                    what,
-                    has_checkpoints(checkpoints) ? "--resume goes on with it, " : ""));
-  }
-  if (has_checkpoints(checkpoints)) {
-    throw InputError(
-        fmt::format("{}: holds checkpoints of a run; --resume goes on with it, --out "
-                    "names another folder, --force removes them",
-                    checkpoints));
-  }
-}
-
-// But for the step and its loss.
-CheckpointInfo info_of(const Plan& plan, const Trainer& trainer) {
-  return {
-      .seed = plan.training.seed,
-      .sequences = plan.training.micro_batches * plan.training.micro_batch_size * plan.layout.dp,
-      .sequence_length = plan.training.sequence_length,
-      .text_bytes = trainer.data().bytes(),
-      .text_checksum = trainer.data().checksum(),
-      .ema = plan.training.ema,
-      .model = plan.model.name,
-      .layout_text = to_string(candidate_of(plan))};
-}
-
-// A checkpoint's training must be the plan's: the same text in the same order.
-void require_same_training(const Checkpoint& c, const CheckpointInfo& own) {
-  const auto same = [&](const char* what, auto there, auto here) {
-    if (there == here) return;
-    throw InputError(
-        fmt::format("{}: is of another training: {} {} there, {} here; --from takes its weights "
-                    "alone",
-                    c.folder,
-                    what,
-                    there,
-                    here));
-  };
-  same("seed", c.info.seed, own.seed);
-  same("ema", c.info.ema, own.ema);
-  same("sequences per step", c.info.sequences, own.sequences);
-  same("sequence length", c.info.sequence_length, own.sequence_length);
-  same("bytes of text", c.info.text_bytes, own.text_bytes);
-  same("text's CRC-32", c.info.text_checksum, own.text_checksum);
-}
-
-// The newest whole checkpoint, loaded.
-Checkpoint resume(const std::string& folder, const CheckpointInfo& own, Trainer& trainer) {
-  std::vector<std::string> passed_over;
-  const std::optional<Checkpoint> found = newest_checkpoint(folder, passed_over);
-  for (const std::string& why : passed_over) {
-    std::cerr << fmt::format("note: a checkpoint is passed over: {}\n", why);
-  }
-  if (!found) {
-    throw InputError(fmt::format("{}: no whole checkpoint to resume from", folder));
-  }
-  require_same_training(*found, own);
-  load_state(*found, trainer.device());
-  return *found;
-}
-
-// The log's lines of steps before `step`: those behind were run and lost, and are run again.
-void cut_log(const std::string& path, int64_t step) {
-  if (!std::filesystem::exists(path)) return;
-  const std::string text = read_file(path);
-  std::string kept;
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = text.find('\n', at);
-    if (end == std::string::npos) break;
-    const std::string line = text.substr(at, end + 1 - at);
-    at = end + 1;
-    constexpr std::string_view kBegin = "{\"step\":";
-    int64_t of = 0;
-    if (!line.starts_with(kBegin)) break;
-    const char* const digits = line.data() + kBegin.size();
-    if (std::from_chars(digits, line.data() + line.size(), of).ec != std::errc()) break;
-    if (of < step) kept += line;
-  }
-  write_file(path, kept);
-}
 
 // Logits and gradients of the first batch, for others to compare with.
 void dump(const Options& options, const Plan& plan, Trainer& trainer) {
@@ -176,35 +81,38 @@ void dump(const Options& options, const Plan& plan, Trainer& trainer) {
   options.print(r);
 }
 
-}  // namespace
+Options::Description description() {
+  return {
+      .name = "train",
+      .about =
+          "Trains the plan's model on plain text (one token per byte), as the plan lays it\n"
+          "out, with every op timed. Writes into the output folder:\n"
+          "  log.jsonl      a JSON object per step: loss, gradient norm, learning rate, time,\n"
+          "                 tokens/s, expert load per layer, memory\n"
+          "  timeline.json  the measured timeline of a step of median time (ui.perfetto.dev)\n"
+          "  result.json    what --json prints\n"
+          "  checkpoints/   with --checkpoint-every: step-<N>/ with weights and AdamW's moments "
+          "as\n"
+          "                 safetensors under Hugging Face's names, and manifest.json\n"
+          "log.jsonl grows as steps end, the others come at the end. Ctrl-C (SIGINT) or SIGTERM\n"
+          "let the step end, save, write what there is, and exit with 130 or 143; what comes "
+          "within\n"
+          "a second is the same signal, a later one ends the run at once. --resume goes "
+          "on\n"
+          "from the newest whole checkpoint, in this layout bit for bit as if nothing had "
+          "happened,\n"
+          "or in any other. training.steps (--steps) is the whole training's length, by which "
+          "the\n"
+          "learning rate falls; --until ends a run of it early.",
+      .examples =
+          "  rehearse train plan.yaml --data book.txt\n"
+          "  rehearse train plan.yaml --data book.txt --steps 20 --json\n"
+          "  rehearse train plan.yaml --data book.txt --checkpoint-every 50 --resume\n"
+          "  rehearse train plan.yaml --data book.txt --from model.safetensors --steps 0 \\\n"
+          "      --dump-logits logits.safetensors --dump-gradients gradients.safetensors\n"};
+}
 
-int train(const Arguments& args) {
-  Options options(
-      {.name = "train",
-       .about =
-           "Trains the plan's model on plain text (one token per byte), as the plan lays it\n"
-           "out, with every op timed. Writes into the output folder:\n"
-           "  log.jsonl      a JSON object per step: loss, gradient norm, learning rate, time,\n"
-           "                 tokens/s, expert load per layer, memory\n"
-           "  timeline.json  the measured timeline of a step of median time (ui.perfetto.dev)\n"
-           "  result.json    what --json prints\n"
-           "  checkpoints/   with --checkpoint-every: step-<N>/ with weights and AdamW's moments "
-           "as\n"
-           "                 safetensors under Hugging Face's names, and manifest.json\n"
-           "log.jsonl grows as steps end, the others come at the end. Ctrl-C (SIGINT) or SIGTERM\n"
-           "let the step end, save, write what there is, and exit with 130 or 143. --resume goes "
-           "on\n"
-           "from the newest whole checkpoint, in this layout bit for bit as if nothing had "
-           "happened,\n"
-           "or in any other. training.steps (--steps) is the whole training's length, by which "
-           "the\n"
-           "learning rate falls; --until ends a run of it early.",
-       .examples =
-           "  rehearse train plan.yaml --data book.txt\n"
-           "  rehearse train plan.yaml --data book.txt --steps 20 --json\n"
-           "  rehearse train plan.yaml --data book.txt --checkpoint-every 50 --resume\n"
-           "  rehearse train plan.yaml --data book.txt --from model.safetensors --steps 0 \\\n"
-           "      --dump-logits logits.safetensors --dump-gradients gradients.safetensors\n"});
+void add_options(Options& options) {
   options.value("data", "FILE", "text file, instead of the plan's data.text")
       .value(
           "steps",
@@ -213,9 +121,18 @@ int train(const Arguments& args) {
       .value("until", "N", "end after so many steps of them, to be resumed")
       .value("checkpoint-every",
              "N",
-             "save after every so many steps, after the last, and on a signal (0: never)",
+             "save after every so many steps, and after the last (0: on a signal alone)",
              "0")
       .value("keep", "K", "checkpoints that stay, the newest", "3")
+      .flag(
+          "change",
+          "with --resume: go on although the recipe is another (learning rate, precision, losses; "
+          "all\nthat differs is listed); another model or other data stay refused, another layout "
+          "needs no flag")
+      .flag("no-save-on-signal", "a signal ends the run without a checkpoint")
+      .flag("no-lock",
+            "do not keep other processes out of the output folder: for file systems whose locks do "
+            "not\nhold, where no other process uses it")
       .flag("resume",
             "go on from the newest whole checkpoint in the output folder; from the beginning where "
             "there is no run yet")
@@ -257,9 +174,101 @@ int train(const Arguments& args) {
           "write which experts the tokens of every step chose, and with what weights (HDF5, whole "
           "at\nany moment; of a resumed run the steps from there on): for `replay`, and for "
           "`simulate`\nas expert_load of kind recorded");
-  if (!options.parse(args)) return 0;
+}
+
+// Who holds the folder, for others who want it.
+std::string command_line(const Arguments& args) {
+  std::string text = "rehearse train";
+  for (const std::string& a : args) text += " " + a;
+  return text;
+}
+
+void put_run(Report& report, const Plan& plan, const TrainingRunResult& run) {
+  Report& r = report.section("run");
+  r.put("from_step", run.first_step);
+  if (!run.resumed_from.empty()) {
+    r.put("resumed_from", run.resumed_from);
+    r.say(fmt::format("\ngone on from {}, after {} steps\n", run.resumed_from, run.first_step));
+  }
+  Report::Table changed{.columns = {{"key", "since then"}, {"there", "there"}, {"here", "here"}}};
+  for (const Difference& d : run.changed) changed.row({d.key, d.there, d.here});
+  r.table("changed", std::move(changed));
+  if (run.signal) {
+    report.say(fmt::format("\nstopped by a signal after {} of {} steps{}\n",
+                           run.trained->steps,
+                           plan.training.steps,
+                           run.saved.empty() ? "; not saved" : ""));
+  }
+  if (!run.saved.empty())
+    report.say(fmt::format("saved: {}; --resume goes on from it\n", run.saved));
+  report.put("saved", run.saved.empty() ? Value() : Value(run.saved));
+  report.put("stopped_by_signal", run.signal ? Value(*run.signal) : Value());
+}
+
+// The plan with what the command line says instead, checked.
+Plan plan_of(const Options& options, bool only_dumps) {
   Plan plan = load_plan(options.plan_path());
   require_run(plan);
+  if (options.has("steps") && !only_dumps) {
+    plan.training.steps = options.integer("steps", {.min = 1});
+  }
+  if (!options.has("data") && !plan.data.text) {
+    throw InputError(fmt::format(
+        "{}: no text to train on: give --data FILE, or the plan a key data.text", plan.path));
+  }
+  return plan;
+}
+
+TrainingRunOptions request_of(const Options& options, const Plan& plan, const Arguments& args) {
+  TrainingRunOptions run;
+  run.text = options.has("data") ? options.text("data") : *plan.data.text;
+  run.out = options.has("out") ? options.text("out") : default_out(plan);
+  run.who = command_line(args);
+  run.until = options.has("until")
+                  ? options.integer("until", {.min = 1, .max = plan.training.steps})
+                  : plan.training.steps;
+  run.validate_every = options.integer("validate-every", {.min = 0});
+  run.checkpoint_every = options.integer("checkpoint-every", {.min = 0});
+  run.keep = options.integer("keep", {.min = 1, .max = 1'000'000});
+  run.save_on_signal = !options.has("no-save-on-signal");
+  run.resume = options.has("resume");
+  run.change = options.has("change");
+  run.force = options.has("force");
+  run.lock = !options.has("no-lock");
+  run.spike = options.text("stop-on-spike") == "0" ? 0 : options.number("stop-on-spike", 0, 1e6);
+  run.hang_timeout = Duration::seconds(options.number("hang-timeout", 0, 1e6));
+  if (options.has("from")) run.from = options.text("from");
+  if (options.has("tensorboard")) run.tensorboard = options.text("tensorboard");
+  if (options.has("record-routing")) run.record_routing = options.text("record-routing");
+  if (run.resume && run.from) {
+    throw UsageError("train: --resume and --from: a run has its own weights");
+  }
+  if (run.change && !run.resume) throw UsageError("train: --change says how --resume goes on");
+  if (options.has("plant-fault")) {
+    const auto ops = static_cast<int64_t>(build_program(plan).ops().size());
+    run.plant_fault =
+        static_cast<int32_t>(options.integer("plant-fault", {.min = 0, .max = ops - 1}));
+  }
+  return run;
+}
+
+// Only what --dump-* ask.
+int dump_only(const Options& options, const Plan& plan, const TrainingRunOptions& request) {
+  options.refuse({"resume", "tensorboard", "record-routing", "until", "plant-fault"},
+                 "is for steps, and --steps 0 has none");
+  options.check_outputs();
+  Trainer trainer(plan, request.text, request.hang_timeout);
+  if (request.from) load_weights(*request.from, trainer.device());
+  dump(options, plan, trainer);
+  return 0;
+}
+
+}  // namespace
+
+int train(const Arguments& args) {
+  Options options(description());
+  add_options(options);
+  if (!options.parse(args)) return 0;
   const bool dumps = options.has("dump-logits") || options.has("dump-gradients");
   const bool only_dumps = options.has("steps") && options.integer("steps", {.min = 0}) == 0;
   if (only_dumps && !dumps) {
@@ -268,141 +277,42 @@ int train(const Arguments& args) {
   if (dumps && !only_dumps) {
     throw UsageError("train: --dump-logits and --dump-gradients need --steps 0");
   }
-  if (options.has("steps") && !only_dumps)
-    plan.training.steps = options.integer("steps", {.min = 1});
-  const int64_t every = options.integer("checkpoint-every", {.min = 0});
-  const int64_t keep = options.integer("keep", {.min = 1, .max = 1'000'000});
-  const double spike =
-      options.text("stop-on-spike") == "0" ? 0 : options.number("stop-on-spike", 0, 1e6);
-  const int64_t until = options.has("until")
-                            ? options.integer("until", {.min = 1, .max = plan.training.steps})
-                            : plan.training.steps;
-  if (options.has("resume") && options.has("from")) {
-    throw UsageError("train: --resume and --from: a run has its own weights");
-  }
-  const int64_t validate_every = options.integer("validate-every", {.min = 0});
-  if (!options.has("data") && !plan.data.text) {
-    throw InputError(fmt::format(
-        "{}: no text to train on: give --data FILE, or the plan a key data.text", plan.path));
-  }
-  const std::string text = options.has("data") ? options.text("data") : *plan.data.text;
-  const std::string out = options.has("out") ? options.text("out") : default_out(plan);
+  const Plan plan = plan_of(options, only_dumps);
+  TrainingRunOptions request = request_of(options, plan, args);
+  if (only_dumps) return dump_only(options, plan, request);
+  const RunFiles files(request.out);
+  options.check_outputs({files.log, files.timeline, files.result});
 
-  const Duration hang_timeout = Duration::seconds(options.number("hang-timeout", 0, 1e6));
-  const std::string log_path = out + "/log.jsonl";
-  const std::string timeline_path = out + "/timeline.json";
-  const std::string result_path = out + "/result.json";
-  std::vector<std::string> read = plan.files;
-  read.push_back(text);
-  if (options.has("from")) read.push_back(options.text("from"));
-  options.check_outputs({log_path, timeline_path, result_path}, read);
-  const std::string checkpoints = out + "/checkpoints";
-  const bool resumes = options.has("resume") && has_checkpoints(checkpoints);
-  if (!resumes && !only_dumps && !options.has("force")) {
-    require_no_run(out, checkpoints, options.has("resume"));
-  }
-  Trainer trainer(plan, text, hang_timeout);
-  if (options.has("from")) load_weights(options.text("from"), trainer.device());
-  if (only_dumps) {
-    dump(options, plan, trainer);
+  Failures failures;
+  Progress progress({.label = "train", .total = request.until, .quiet = options.quiet()});
+  request.note = [&](const std::string& what) { std::cerr << "note: " << what << "\n"; };
+  request.trouble = [&](const std::string& what) { failures.add(what); };
+  request.on_step = [&](const StepLog& step) {
+    progress.update(step.step + 1,
+                    fmt::format("loss {:.3f}, {:.0f} tokens/s", step.loss, step.tokens_per_s));
+  };
+  TrainingRun run(plan, std::move(request));
+  const TrainingRunResult result = run.train();
+  if (!result.trained) {
+    Report report;
+    report.put("steps", result.first_step);
+    report.put("nothing_left", true);
+    options.print(report);
     return 0;
   }
-  CheckpointInfo info = info_of(plan, trainer);
-  int64_t first_step = 0;
-  if (resumes) {
-    const Checkpoint from = resume(checkpoints, info, trainer);
-    first_step = from.info.step;
-    if (first_step >= until) {
-      std::cerr << fmt::format("note: {}: {} of {} steps are done; nothing is left to do\n",
-                               from.folder,
-                               first_step,
-                               until);
-      return 0;
-    }
-    if (!options.quiet()) {
-      std::cerr << fmt::format("resumed after step {} from {}\n", first_step, from.folder);
-    }
-    cut_log(log_path, first_step);
-  } else if (options.has("force")) {
-    std::filesystem::remove_all(checkpoints);
-  }
-  std::optional<RoutingRecorder> recorder;
-  if (options.has("record-routing")) {
-    recorder.emplace(options.text("record-routing"),
-                     plan,
-                     trainer,
-                     std::map<std::string, std::string>{
-                         {"text_crc32", fmt::format("{:08x}", trainer.data().checksum())},
-                         {"text_bytes", std::to_string(trainer.data().bytes())}});
-  }
-  if (options.has("plant-fault")) {
-    const auto ops = static_cast<int64_t>(trainer.program().ops().size());
-    const auto op =
-        static_cast<int32_t>(options.integer("plant-fault", {.min = 0, .max = ops - 1}));
-    trainer.device().plant_fault(op);
-  }
-  Progress progress({.label = "train", .total = until, .quiet = options.quiet()});
-  if (std::filesystem::exists(result_path))
-    std::filesystem::remove(std::filesystem::canonical(result_path));
-  LogFile log(log_path, resumes ? LogFile::Mode::kGoOn : LogFile::Mode::kAnew);
-  std::optional<TensorboardFile> tensorboard;
-  if (options.has("tensorboard")) tensorboard.emplace(options.text("tensorboard"), first_step);
-  Failures failures;
-  std::optional<CheckpointSaver> saver;
-  if (every > 0) saver.emplace(checkpoints, keep);
-  const auto save = [&](int64_t steps, double loss) {
-    if (const std::string error = saver->error(); !error.empty()) {
-      failures.add(error + "; the training goes on without that checkpoint");
-    }
-    info.step = steps;
-    info.loss = loss;
-    saver->save(trainer.device(), info);
-  };
-  catch_interrupts();
-  const TrainResult result = trainer.train(
-      {.steps = until,
-       .first_step = first_step,
-       .validate_every = validate_every,
-       .spike = spike,
-       .on_step =
-           [&](const StepLog& step) {
-             if (log.why().empty() && !log.append(print_step(step))) {
-               failures.add(log.why() + "; the training goes on without it");
-             }
-             if (tensorboard && tensorboard->why().empty() && !tensorboard->append(step)) {
-               failures.add(tensorboard->why() + "; the training goes on without it");
-             }
-             if (recorder) recorder->record(step.step);
-             progress.update(
-                 step.step + 1,
-                 fmt::format("loss {:.3f}, {:.0f} tokens/s", step.loss, step.tokens_per_s));
-             if (saver && (step.step + 1) % every == 0) save(step.step + 1, step.loss);
-           },
-       .stop = [] { return interrupted().has_value(); }});
-  if (saver) {
-    if (saver->last_step() != result.steps) save(result.steps, result.last_loss);
-    if (const std::string error = saver->error(); !error.empty()) failures.add(error);
-  }
-  Report report = training_report(plan, trainer.program(), result);
-  Timeline timeline = result.timeline;
+  const Program& program = run.trainer().program();
+  Report report = training_report(plan, program, *result.trained);
+  put_run(report, plan, result);
+  Timeline timeline = result.trained->timeline;
   timeline.shapes = shapes_of(plan);
-  const std::optional<int> signal = interrupted();
-  if (signal) {
-    report.say(fmt::format(
-        "\nstopped by a signal after {} of {} steps\n", result.steps, plan.training.steps));
-  }
-  report.put("stopped_by_signal", signal ? Value(*signal) : Value());
-  if (recorder) {
-    if (const std::string error = recorder->finish(); !error.empty()) failures.add(error);
-  }
-  failures.attempt([&] { write_file(timeline_path, print_timeline(trainer.program(), timeline)); });
-  failures.attempt([&] { write_file(result_path, print_json(report)); });
+  failures.attempt([&] { write_file(files.timeline, print_timeline(program, timeline)); });
+  failures.attempt([&] { write_file(files.result, print_json(report)); });
   if (!failures.any()) {
-    report.say(fmt::format("\nwritten: {}/{{log.jsonl, timeline.json, result.json}}\n", out));
+    report.say(fmt::format("\nwritten: {}, {}, {}\n", files.log, files.timeline, files.result));
   }
   options.print(report);
   if (failures.any()) return 1;
-  return signal ? kSignalled + *signal : 0;
+  return result.signal ? kSignalled + *result.signal : 0;
 }
 
 }  // namespace rehearse::cli

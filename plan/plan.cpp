@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "base/call_files.h"
 #include "base/yaml.h"
 #include "plan/batch_ramp.h"
 #include "plan/keys.h"
@@ -381,6 +382,8 @@ Plan load_plan(const std::string& path) {
   top.finish();
   if (plan.data.text) plan.files.push_back(*plan.data.text);
   if (!plan.expert_load.recorded.empty()) plan.files.push_back(plan.expert_load.recorded);
+  // Those that are not read now may be later, or by the next call.
+  for (const std::string& file : plan.files) note_input(file);
   return plan;
 }
 

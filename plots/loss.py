@@ -21,7 +21,7 @@ def main():
     args = parser.parse_args()
     with open(args.log) as f:
         steps = [json.loads(line) for line in f]
-    at = [s["step"] + 1 for s in steps]
+    at = [s["step"] for s in steps]
     figure, (loss, norm, load, speed) = plt.subplots(
         4, 1, figsize=(7, 9), sharex=True, height_ratios=[3, 1, 1, 1]
     )
@@ -35,7 +35,7 @@ def main():
         loss.plot(at, [s["mtp_loss"][module] for s in steps], lw=1, label=f"MTP {module + 1}")
     checked = [s for s in steps if "validation_loss" in s]
     loss.plot(
-        [s["step"] + 1 for s in checked],
+        [s["step"] for s in checked],
         [s["validation_loss"] for s in checked],
         "o-",
         label="validation",

@@ -362,7 +362,7 @@ TEST(Train, NamesTheLayerThatIsNotFinite) {
     } catch (const InputError& e) {
       error = e.what();
     }
-    EXPECT_NE(error.find("in step 0: first the output of layer " + std::to_string(layer)),
+    EXPECT_NE(error.find("in step 1: first the output of layer " + std::to_string(layer)),
               std::string::npos)
         << error;
     int64_t changed = 0;

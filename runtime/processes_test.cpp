@@ -313,7 +313,7 @@ TEST(ProcessFailures, ALossThatIsNotFiniteEndsBoth) {
       errors[p] = e.what();
     }
   });
-  EXPECT_NE(errors[0].find("the loss is not finite in step 0: first the output of layer 0"),
+  EXPECT_NE(errors[0].find("the loss is not finite in step 1: first the output of layer 0"),
             std::string::npos)
       << errors[0];
   EXPECT_EQ(errors[0], errors[1]);

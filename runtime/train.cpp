@@ -128,7 +128,7 @@ StepLog Trainer::run_and_log(const StepSettings& settings) {
         "training.learning_rate or a higher warmup_steps may help",
         plan_.path,
         std::isfinite(log.loss) ? "gradient" : "loss",
-        step,
+        step + 1,
         first.empty() ? "" : ": first " + first));
   }
   return log;
@@ -205,7 +205,7 @@ void Trainer::refuse_spike(const TrainOptions& options,
                       "it; its largest "
                       "expert load is {:.2f} times the mean, its gradient's norm {:.3g}",
                       plan_.path,
-                      log.step,
+                      log.step + 1,
                       log.loss,
                       log.loss - mean,
                       kSpikeSteps,
@@ -281,7 +281,7 @@ std::string numbers(const std::vector<double>& list) {
 }  // namespace
 
 std::string print_step(const StepLog& log) {
-  std::string out = fmt::format("{{\"step\":{}", log.step);
+  std::string out = fmt::format("{{\"step\":{}", log.step + 1);
   const auto add = [&](std::string_view key, const std::string& value) {
     out += fmt::format(",\"{}\":{}", key, value);
   };

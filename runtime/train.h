@@ -39,7 +39,7 @@ struct StepLog {
   std::optional<double> validation_loss;  // after the step, when it was due
 };
 
-// One JSON object, no line break.
+// One JSON object, no line break; its steps count from 1, as progress and checkpoints have them.
 std::string print_step(const StepLog& log);
 
 // The first steps find cold caches and pools: the median leaves so many out, where a training has

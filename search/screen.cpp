@@ -168,7 +168,8 @@ class Screen : public SpaceVisitor {
 
 // What all processes of a team found, on each of them.
 void take_together(SearchResult& r, const Plan& base, const Team& team) {
-  nlohmann::json own{{"counts", {r.legal, r.fits, r.tight, r.short_of_memory, r.blocks}}};
+  nlohmann::json own{{"counts", {r.legal, r.fits, r.tight, r.short_of_memory, r.blocks, r.pieces}},
+                     {"stopped", r.stopped}};
   const auto list = [&](const char* name, const std::vector<Screened>& all) {
     nlohmann::json& to = own[name] = nlohmann::json::array();
     for (const Screened& s : all) to.push_back(json_of(s));
@@ -179,13 +180,15 @@ void take_together(SearchResult& r, const Plan& base, const Team& team) {
   const std::vector<std::string> found = team.gather(own.dump());
   const std::vector<std::string> bounds = team.gather(
       std::string(reinterpret_cast<const char*>(r.bounds.data()), r.bounds.size() * sizeof(float)));
-  r = {.objective = r.objective};
+  r = {.objective = r.objective, .of_pieces = r.of_pieces};
   Pareto pareto;
   Fastest fastest;
   for (const std::string& of_one : found) {
     const nlohmann::json j = nlohmann::json::parse(of_one);
     size_t i = 0;
-    for (int64_t* n : {&r.legal, &r.fits, &r.tight, &r.short_of_memory, &r.blocks}) {
+    r.stopped = r.stopped || j.at("stopped").get<bool>();
+    for (int64_t* n :
+         {&r.legal, &r.fits, &r.tight, &r.short_of_memory, &r.blocks, &r.pieces}) {
       *n += j.at("counts").at(i++).get<int64_t>();
     }
     for (const auto& s : j.at("screened")) r.screened.push_back(screened_of(s, base));
@@ -224,9 +227,16 @@ SearchResult screen(const Plan& base,
   constexpr int64_t kPieces = 256;
   const Team& team = options.team;
   std::atomic<int64_t> next = team.rank;
+  std::atomic<int64_t> done = 0;
+  std::atomic<bool> stopped = false;
   on_threads(options.threads, [&](int32_t) {
     Screen own(base, calibration, options, kept, screened);
     for (int64_t i = next.fetch_add(team.size); i < kPieces; i = next.fetch_add(team.size)) {
+      if (options.stop && options.stop()) {
+        stopped = true;
+        break;
+      }
+      ++done;
       visit_space(space, base, own, i, kPieces);
       if (!options.progress) continue;
       const std::lock_guard guard(lock);
@@ -245,6 +255,9 @@ SearchResult screen(const Plan& base,
   });
   r.pareto = pareto.take();
   r.fastest = fastest.one();
+  r.stopped = stopped;
+  r.pieces = done;
+  r.of_pieces = kPieces;
   if (team.size > 1) take_together(r, base, team);
   // Each scenario's best are the same ones however the space was shared out; so is their order.
   std::sort(r.screened.begin(), r.screened.end(), better);

@@ -38,11 +38,11 @@ class IllegalCounter : public SpaceVisitor {
 };
 
 // Layouts of r.screened, simulated by the threads of all processes; nothing for one that is given
-// up.
+// up. Where the search is asked to end, those that are done by then: the first of all is.
 std::vector<std::optional<Scored>> simulate_wave(const Plan& base,
                                                  const std::optional<Calibration>& calibration,
                                                  const SearchOptions& options,
-                                                 const SearchResult& r,
+                                                 SearchResult& r,
                                                  const std::vector<size_t>& wave) {
   const Team& team = options.team;
   std::vector<std::optional<nlohmann::json>> found(wave.size());
@@ -57,13 +57,17 @@ std::vector<std::optional<Scored>> simulate_wave(const Plan& base,
   }
   const auto together = [&] {
     if (team.size == 1) return;
-    nlohmann::json own = nlohmann::json::object();
+    nlohmann::json own = {{"stopped", r.stopped}};
     for (size_t i = 0; i < wave.size(); ++i) {
       if (found[i]) own[std::to_string(i)] = *found[i];
     }
     for (const std::string& of_one : team.gather(own.dump())) {
       const nlohmann::json of_those = nlohmann::json::parse(of_one);
       for (const auto& [i, scored] : of_those.items()) {
+        if (i == "stopped") {
+          r.stopped = r.stopped || scored.get<bool>();
+          continue;
+        }
         found[static_cast<size_t>(std::stoull(i))] = scored;
       }
     }
@@ -81,6 +85,11 @@ std::vector<std::optional<Scored>> simulate_wave(const Plan& base,
     const auto step = static_cast<size_t>(team.size);
     for (size_t at = next.fetch_add(step); at < missing.size(); at = next.fetch_add(step)) {
       const size_t i = missing[at];
+      if (i + static_cast<size_t>(r.simulated) > 0 && options.stop && options.stop()) {
+        const std::lock_guard guard(lock);
+        r.stopped = true;
+        break;
+      }
       const std::optional<Scored> scored =
           score_in_time(base, calibration, r.screened[wave[i]], options.objective);
       const std::lock_guard guard(lock);
@@ -99,6 +108,7 @@ std::vector<std::optional<Scored>> simulate_wave(const Plan& base,
   together();
   std::vector<std::optional<Scored>> all;
   for (size_t i = 0; i < wave.size(); ++i) {
+    if (!found[i]) continue;  // the search ended before
     if (options.journal != nullptr && !in_journal[i] &&
         options.journal->find(candidate(i)) == nullptr) {
       options.journal->add(candidate(i), *found[i]);
@@ -124,7 +134,7 @@ void simulate_best(const Plan& base,
   std::vector<double> bounds;  // likewise
   // In waves, between which what cannot be among those shown is left out: so that all processes,
   // however many and of however many threads, simulate the same.
-  for (size_t next = 0; next < count;) {
+  for (size_t next = 0; next < count && !(r.stopped && r.simulated > 0);) {
     constexpr size_t kWave = 32;
     std::vector<size_t> wave;
     for (; next < count && wave.size() < kWave; ++next) {

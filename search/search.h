@@ -48,6 +48,8 @@ struct SearchOptions {
     int64_t simulated = 0, to = 0;  // layouts; 0 to simulate: still screening
   };
   std::function<void(const Done&)> progress;
+  // Asked between layouts: whether to end with what there is by then (SearchResult::stopped).
+  std::function<bool()> stop;
   Team team;
   Journal* journal = nullptr;  // of what is simulated; of the team's first process
 };
@@ -82,6 +84,10 @@ struct SearchResult {
   int64_t fits = 0, tight = 0, short_of_memory = 0;
   int64_t blocks = 0;  // distinct prices of a layer
   int64_t simulated = 0, pruned = 0;
+  // Asked to end early: after so many of the space's pieces; of the best so far at least one was
+  // simulated.
+  bool stopped = false;
+  int64_t pieces = 0, of_pieces = 0;
   int64_t too_long = 0;  // given up: their ranks do not fold
   // Layouts that fit, were not simulated, and could by their bound still beat the best.
   int64_t unproven = 0;

@@ -135,7 +135,7 @@ Journal::Journal(const std::string& path, const std::string& question) : path_(p
     log_->append(json{{"question", question}}.dump());
     return;
   }
-  const std::string text = read_file(path);
+  const std::string text = read_own_file(path);
   std::string kept;
   size_t line = 1;
   for (size_t at = 0; at < text.size(); ++line) {

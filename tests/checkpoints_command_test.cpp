@@ -126,11 +126,11 @@ TEST_F(CheckpointsCommand, AnotherTrainingIsRefused) {
     EXPECT_EQ(r.exit_code, 1);
     return r.err;
   };
-  EXPECT_NE(refused("sequence_length: 32", "sequence_length: 16").find("sequence length 32 there"),
+  EXPECT_NE(refused("sequence_length: 32", "sequence_length: 16").find("training.sequence_length 32 there, 16 here"),
             std::string::npos);
   EXPECT_NE(refused("micro_batch_size: 1", "micro_batch_size: 2").find("sequences per step"),
             std::string::npos);
-  EXPECT_NE(refused("steps: 12", "steps: 12, seed: 5").find("seed 1 there, 5 here"),
+  EXPECT_NE(refused("steps: 12", "steps: 12, seed: 5").find("training.seed 1 there, 5 here"),
             std::string::npos);
   write("plan.yaml", right);
   write("text.txt", read("text.txt") + "another");

@@ -55,7 +55,7 @@ TEST_F(Tensorboard, HoldsTheLogsNumbers) {
       continue;
     }
     if (e.contains("status")) {
-      EXPECT_EQ(e["step"], 2);  // resumed behind the second
+      EXPECT_EQ(e["step"], 3);  // resumed behind the second
       ++starts;
       continue;
     }

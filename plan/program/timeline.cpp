@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/errors.h"
+#include "base/json_error.h"
 
 namespace rehearse {
 namespace {
@@ -337,7 +338,7 @@ Timeline parse_timeline(const Program& program, std::string_view text, const std
     for (const Span& s : timeline.spans) sum += s.end;
     if (sum == Duration()) fail("all its times are zero: nothing was measured");
   } catch (const nlohmann::json::exception& e) {
-    fail(fmt::format("not a timeline of ours (Chrome trace JSON with op ids): {:.200}", e.what()));
+    fail_json(path, "not a timeline of ours (Chrome trace JSON with op ids)", e);
   }
   return timeline;
 }

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/big_memory.h"
+#include "base/call_files.h"
 #include "base/errors.h"
 #include "base/file.h"
 #include "plan/routing/foreign.h"
@@ -234,6 +235,7 @@ Line read_line(LineReader& r,
 class Mapped {
  public:
   explicit Mapped(const std::string& path) {
+    note_input(path);
     const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     struct stat about {};
     if (file < 0 || ::fstat(file, &about) != 0 || !S_ISREG(about.st_mode)) {

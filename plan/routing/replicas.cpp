@@ -9,6 +9,7 @@
 
 #include "base/errors.h"
 #include "base/file.h"
+#include "base/json_error.h"
 
 namespace rehearse {
 
@@ -47,7 +48,7 @@ std::vector<Placement> read_placement(const std::string& path, int64_t experts, 
   try {
     j = Json::parse(read_file(path));
   } catch (const Json::exception& e) {
-    throw InputError(fmt::format("{}: is not JSON: {}", path, e.what()));
+    fail_json(path, "is not JSON", e);
   }
   const auto fail = [&](const std::string& where, const std::string& what) {
     throw InputError(fmt::format("{}: {}{}", path, where, what));

@@ -13,6 +13,7 @@
 
 #include <zlib.h>
 
+#include "base/call_files.h"
 #include "plan/routing/hdf5_file.h"
 
 namespace rehearse {
@@ -269,6 +270,7 @@ RoutingReader::RoutingReader(const std::string& path) : file_(std::make_unique<F
   f.path = path;
   std::error_code error;
   if (!std::filesystem::is_regular_file(path, error)) fail(path, "no such file");
+  note_input(path);
   f.file = {H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose};
   if (!f.file.good()) fail(path, "is not an HDF5 file, or was cut off");
   f.choices.emplace(path, f.file, "choices", H5T_INTEGER);

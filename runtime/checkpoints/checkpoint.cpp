@@ -14,6 +14,7 @@
 #include "base/background.h"
 #include "base/errors.h"
 #include "base/file.h"
+#include "base/json_error.h"
 #include "runtime/checkpoints/safetensors.h"
 
 namespace rehearse {
@@ -25,7 +26,7 @@ using nlohmann::json;
 constexpr std::string_view kPrefix = "step-";
 constexpr std::string_view kPartial = ".partial";
 constexpr const char* kFormat = "rehearse checkpoint";
-constexpr int kVersion = 2;
+constexpr int kVersion = 3;
 constexpr size_t kShardBytes = size_t{2} << 30;
 
 std::string folder_name(int64_t step) {
@@ -131,19 +132,17 @@ json parse_json(const std::string& path) {
   return j;
 }
 
+// Facts by what they are: "recipe": {"training.beta1": "0.9", ...}.
 json manifest_of(const CheckpointInfo& i) {
-  return {{"format", kFormat},
-          {"version", kVersion},
-          {"step", i.step},
-          {"seed", i.seed},
-          {"sequences_per_step", i.sequences},
-          {"sequence_length", i.sequence_length},
-          {"text_bytes", i.text_bytes},
-          {"text_crc32", i.text_checksum},
-          {"loss", i.loss},
-          {"ema", i.ema},
-          {"model", i.model},
-          {"saved_in_layout", i.layout_text}};
+  json j = {{"format", kFormat},
+            {"version", kVersion},
+            {"step", i.step},
+            {"loss", i.loss},
+            {"averages", i.averages},
+            {"model_name", i.model},
+            {"saved_in_layout", i.layout_text}};
+  for (const Fact& f : i.facts) j[std::string(kOnResume[f.on_change])][f.key] = f.value;
+  return j;
 }
 
 CheckpointInfo info_of(const json& j, const std::string& path) {
@@ -152,23 +151,28 @@ CheckpointInfo info_of(const json& j, const std::string& path) {
       throw InputError(path + ": is no checkpoint's manifest: no \"format\": \"" + kFormat + "\"");
     }
     if (j.at("version") != kVersion) {
-      throw InputError(fmt::format("{}: version {}; this rehearse reads version {}",
-                                   path,
-                                   j.at("version").dump(),
-                                   kVersion));
+      throw InputError(
+          fmt::format("{}: version {}; this rehearse goes on from version {}, which says "
+                      "what it is of (--from takes the weights alone)",
+                      path,
+                      j.at("version").dump(),
+                      kVersion));
     }
-    return {.step = j.at("step"),
-            .seed = j.at("seed"),
-            .sequences = j.at("sequences_per_step"),
-            .sequence_length = j.at("sequence_length"),
-            .text_bytes = j.at("text_bytes"),
-            .text_checksum = j.at("text_crc32"),
-            .loss = j.at("loss").is_null() ? 0 : j.at("loss").get<double>(),
-            .ema = j.value("ema", 0.0),
-            .model = j.at("model"),
-            .layout_text = j.at("saved_in_layout")};
+    CheckpointInfo i{.step = j.at("step"),
+                     .loss = j.at("loss").is_null() ? 0 : j.at("loss").get<double>(),
+                     .averages = j.at("averages"),
+                     .model = j.at("model_name"),
+                     .layout_text = j.at("saved_in_layout"),
+                     .facts = {}};
+    for (const auto& kind : kOnResume.entries()) {
+      if (kind.value == OnResume::kNothing || !j.contains(kind.name)) continue;
+      for (const auto& [key, value] : j.at(std::string(kind.name)).items()) {
+        i.facts.push_back({kind.value, key, value.get<std::string>()});
+      }
+    }
+    return i;
   } catch (const json::exception& e) {
-    throw InputError(fmt::format("{}: {}", path, e.what()));
+    fail_json(path, "is no checkpoint's manifest", e);
   }
 }
 
@@ -237,7 +241,7 @@ void CheckpointSaver::save(const TrainingDevice& device, const CheckpointInfo& i
     end = device.state(kind, s.optimizer, begin);
     for (size_t i = begin; i < end; ++i) s.optimizer[i].name += suffix;
   }
-  if (info.ema > 0) device.state(StateKind::kAverages, s.average, 0);
+  if (info.averages) device.state(StateKind::kAverages, s.average, 0);
   last_step_ = info.step;
   writing_ = std::thread([this] {
     stand_back();
@@ -250,7 +254,7 @@ void CheckpointSaver::save(const TrainingDevice& device, const CheckpointInfo& i
 }
 
 void CheckpointSaver::write(const Snapshot& s) {
-  const std::string whole = folder_ + "/" + folder_name(s.info.step);
+  const std::string whole = checkpoint_folder(folder_, s.info.step);
   const std::string partial = whole + std::string(kPartial);
   std::error_code error;
   fs::remove_all(partial, error);
@@ -349,18 +353,23 @@ std::optional<Checkpoint> newest_checkpoint(const std::string& folder,
   return std::nullopt;
 }
 
+std::string checkpoint_folder(const std::string& folder, int64_t step) {
+  return folder + "/" + folder_name(step);
+}
+
 bool has_checkpoints(const std::string& folder) {
   return !steps_in(folder).empty();
 }
 
-void load_state(const Checkpoint& c, TrainingDevice& device) {
+void load_state(const Checkpoint& c, TrainingDevice& device, bool with_averages) {
+  const bool averages = with_averages && c.info.averages;
   TensorFiles model(files_of(c.folder, "model-"));
   load_kind(model, device, StateKind::kWeights, "");
   TensorFiles optimizer(files_of(c.folder, "optimizer-"));
   load_kind(optimizer, device, StateKind::kFirstMoments, ".exp_avg");
   load_kind(optimizer, device, StateKind::kSecondMoments, ".exp_avg_sq");
-  TensorFiles average(files_of(c.folder, "average-"));
-  if (c.info.ema > 0) load_kind(average, device, StateKind::kAverages, "");
+  TensorFiles average(averages ? files_of(c.folder, "average-") : std::vector<std::string>{});
+  if (averages) load_kind(average, device, StateKind::kAverages, "");
   for (const TensorFiles* files : {&model, &optimizer, &average}) {
     const std::vector<std::string> unused = files->unused();
     if (unused.empty()) continue;

@@ -16,23 +16,20 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/checkpoints/identity.h"
 #include "runtime/checkpoints/named_tensor.h"
 #include "runtime/devices/device.h"
 
 namespace rehearse {
 
-// What a checkpoint is of. A training goes on from one of the same training alone.
+// What a checkpoint is of (runtime/checkpoints/identity.h): what it may go on as is asked of that.
 struct CheckpointInfo {
-  int64_t step = 0;  // steps that were run
-  int64_t seed = 0;
-  int64_t sequences = 0;  // of a step
-  int64_t sequence_length = 0;
-  int64_t text_bytes = 0;
-  uint32_t text_checksum = 0;
+  int64_t step = 0;         // steps that were run
   double loss = 0;          // of the last step
-  double ema = 0;           // training.ema
-  std::string model;        // name
+  bool averages = false;    // whether it holds the weights' moving average
+  std::string model;        // name, for people
   std::string layout_text;  // it was saved in, for people
+  std::vector<Fact> facts;
 };
 
 // Saves in the background: the state is copied while the training waits, and written while it goes
@@ -75,13 +72,16 @@ struct Checkpoint {
 // in `passed_over`.
 std::optional<Checkpoint> newest_checkpoint(const std::string& folder,
                                             std::vector<std::string>& passed_over);
+// The folder of one, saved after `step` steps.
+std::string checkpoint_folder(const std::string& folder, int64_t step);
 // Whether there are any, whole or not.
 bool has_checkpoints(const std::string& folder);
 // One folder. Throws InputError where it is not whole.
 Checkpoint open_checkpoint(const std::string& folder);
 
-// Weights, biases and moments. Throws InputError where a tensor is missing or of another shape.
-void load_state(const Checkpoint& checkpoint, TrainingDevice& device);
+// Weights, biases and moments, and the weights' moving average where there is one, unless it is not
+// wanted. Throws InputError where a tensor is missing or of another shape.
+void load_state(const Checkpoint& checkpoint, TrainingDevice& device, bool with_averages = true);
 // Weights and biases alone: of a checkpoint's folder, of a folder of safetensors files as Hugging
 // Face writes them, or of one such file. Throws InputError; names tensors that are missing, of
 // another shape, or of another model.

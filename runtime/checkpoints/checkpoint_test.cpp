@@ -212,7 +212,7 @@ TEST_F(Checkpoints, AveragesGoOn) {
   EXPECT_NEAR(averages(trainer).at(name)[7], average, 1e-7);
   {
     CheckpointSaver saver(folder_, 1);
-    saver.save(trainer.device(), {.step = 4, .ema = 0.75});
+    saver.save(trainer.device(), {.step = 4, .averages = true});
     EXPECT_EQ(saver.error(), "");
   }
   steps(trainer, 4, 6);

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/call_files.h"
 #include "base/crc32c.h"
 #include "base/errors.h"
 #include "base/file.h"
@@ -71,6 +72,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
   };
   std::error_code error;
   if (!std::filesystem::is_regular_file(path, error)) fail("no such file");
+  note_input(path);
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) fail(fmt::format("cannot be read: {}", std::strerror(errno)));
   struct stat status {};
@@ -236,33 +238,12 @@ WrittenFile write_safetensors(const std::string& path,
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begins aligned
   const auto length = static_cast<uint64_t>(text.size());
 
-  const std::string part = path + ".part";
-  const auto fail = [&](const char* what) {
-    const std::string why = std::strerror(errno);
-    ::unlink(part.c_str());
-    throw InputError(fmt::format("{}: {}: {}", path, what, why));
-  };
-  std::error_code error;
-  const auto parent = std::filesystem::path(path).parent_path();
-  if (!parent.empty()) std::filesystem::create_directories(parent, error);
-  constexpr mode_t kMode = 0666;  // less the umask
-  const int file = ::open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, kMode);
-  if (file < 0) fail("cannot be written");
+  NewFile file(path);
   WrittenFile written;
   const auto put = [&](std::span<const std::byte> bytes) {
     written.checksum = crc32c(bytes, written.checksum);
     written.bytes += static_cast<int64_t>(bytes.size());
-    while (!bytes.empty()) {
-      const ssize_t n = ::write(file, bytes.data(), bytes.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) {
-        const int why = errno;
-        ::close(file);
-        errno = why;
-        fail("cannot be written");
-      }
-      bytes = bytes.subspan(static_cast<size_t>(n));
-    }
+    file.write({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   };
   put(std::as_bytes(std::span(&length, 1)));
   put(std::as_bytes(std::span(text)));
@@ -270,14 +251,7 @@ WrittenFile write_safetensors(const std::string& path,
     put(std::as_bytes(std::span(t->values)));
     put(std::as_bytes(std::span(t->whole)));
   }
-  if (::fsync(file) != 0 && errno != EINVAL) {
-    const int why = errno;
-    ::close(file);
-    errno = why;
-    fail("cannot be written");
-  }
-  ::close(file);
-  if (::rename(part.c_str(), path.c_str()) != 0) fail("cannot be written");
+  file.commit(/*to_disk=*/true);
   return written;
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/errors.h"
 #include "base/numbers.h"
+#include "base/text.h"
 #include "sim/import/link_benchmarks.h"
 #include "sim/import/log_lines.h"
 
@@ -468,7 +469,7 @@ class NcclReader {
     return static_cast<size_t>(std::find(columns_.begin(), columns_.end(), name) -
                                columns_.begin());
   }
-  static std::string shown(const std::string& s) { return s.substr(0, 100); }
+  static std::string shown(const std::string& s) { return whole_characters(s, 100); }
 
   static constexpr int64_t kUsualNode = 8;  // devices; nodes with more are racks
 

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "base/statistics.h"
+#include "base/text.h"
 #include "base/yaml.h"
 #include "plan/program/op_work.h"
 #include "sim/expert_load.h"
@@ -190,7 +191,7 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
     if (!kind) {
       throw InputError(fmt::format("{}: kernel '{}' of {} fits no rule of the map's 'kernels'",
                                    path,
-                                   trace.names[static_cast<size_t>(e.name)].substr(0, 120),
+                                   whole_characters(trace.names[static_cast<size_t>(e.name)], 120),
                                    to_string(op.op)));
     }
     op.kernels.push_back({*kind, blocks(e), e.stream, e.begin, e.end});
@@ -230,7 +231,7 @@ std::vector<ProfiledOp> profile_ops(const Trace& trace,
         trace.events.size(),
         static_cast<int64_t>(trace.annotations.size()) + trace.passed_over,
         !trace.annotations.empty()
-            ? fmt::format(" (such as '{}')", trace.annotations.back().name.substr(0, 60))
+            ? fmt::format(" (such as '{}')", whole_characters(trace.annotations.back().name, 60))
         : trace.passed_over > 0 ? fmt::format(" (such as '{}')", trace.passed_over_name)
                                 : std::string(),
         trace.orphans));

@@ -13,7 +13,9 @@
 #include <nlohmann/json.hpp>
 #include <zlib.h>
 
+#include "base/call_files.h"
 #include "base/errors.h"
+#include "base/text.h"
 
 namespace rehearse {
 namespace {
@@ -29,6 +31,7 @@ class Source {
  public:
   Source(const std::string& path, const std::function<void(int64_t)>& progress)
       : path_(path), progress_(progress), chunk_(1 << 18) {
+    note_input(path);
     file_ = gzopen(path.c_str(), "rb");
     if (file_ == nullptr) throw InputError(path + ": cannot be opened");
   }
@@ -201,7 +204,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool key(string_t& v) override {
-    if (stack_.size() <= keys_.size()) keys_[stack_.size() - 1] = v.substr(0, 64);
+    if (stack_.size() <= keys_.size()) keys_[stack_.size() - 1] = whole_characters(v, 64);
     return true;
   }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& e) override {
@@ -308,7 +311,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     if (event_depth_ == SIZE_MAX || stack_.size() < event_depth_) {
       if (stack_.size() == 3 && keys_[0] == "deviceProperties" && keys_[2] == "name" &&
           trace_.device.empty()) {
-        trace_.device = v.substr(0, 200);
+        trace_.device = whole_characters(v, 200);
       }
       return;
     }
@@ -349,7 +352,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     }
     return exactly ? *exactly : static_cast<Nanoseconds>(std::llround(*us * 1000));
   }
-  static std::string shown(const std::string& name) { return name.substr(0, 80); }
+  static std::string shown(const std::string& name) { return whole_characters(name, 80); }
 
   void finish_event() {
     if (!event_.complete || event_.category == Category::kOther) return;
@@ -379,7 +382,7 @@ class Reader : public nlohmann::json_sax<nlohmann::json> {
     }
     if (event_.category == Category::kAnnotation) {
       if (wanted_ && !wanted_(event_.name)) {
-        if (trace_.passed_over++ == 0) trace_.passed_over_name = event_.name.substr(0, 80);
+        if (trace_.passed_over++ == 0) trace_.passed_over_name = whole_characters(event_.name, 80);
         return;
       }
       check_count(annotations_.size());

@@ -24,11 +24,14 @@ std::string ns(Duration d) {
 }  // namespace
 
 Calibration load_calibration(const std::string& path) {
-  if (is_gpu_calibration(path)) {
-    return {.gpu = std::make_shared<const GpuCalibration>(load_gpu_calibration(path))};
+  // Read once: it may be a pipe.
+  std::string text = read_file(path, kMostYamlBytes);
+  if (is_gpu_calibration(text)) {
+    return {.gpu = std::make_shared<const GpuCalibration>(
+                parse_gpu_calibration(std::move(text), path))};
   }
-  if (is_device(path)) return {.device = load_device(path)};
-  return parse_calibration(read_file(path), path);
+  if (is_device(text)) return {.device = parse_device(std::move(text), path)};
+  return parse_calibration(std::move(text), path);
 }
 
 Calibration parse_calibration(std::string text, const std::string& path) {

@@ -238,7 +238,11 @@ void use_copy_rate(Plan& plan, const DeviceModel& device) {
 }
 
 std::shared_ptr<const DeviceModel> load_device(const std::string& path) {
-  YamlMap top = YamlFile::load(path).root();
+  return parse_device(read_file(path, kMostYamlBytes), path);
+}
+
+std::shared_ptr<const DeviceModel> parse_device(std::string text, const std::string& path) {
+  YamlMap top = YamlFile::parse(std::move(text), path).root();
   const std::string format = top.text("format");
   if (format != kDeviceFormat) {
     top.fail("format", fmt::format("expected '{}', found '{}'", kDeviceFormat, format));
@@ -291,14 +295,8 @@ std::shared_ptr<const DeviceModel> load_device(const std::string& path) {
       std::move(facts), std::move(source), std::move(t), std::move(rules));
 }
 
-bool is_device(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  constexpr int kFirstLines = 100;
-  for (int i = 0; i < kFirstLines && std::getline(file, line); ++i) {
-    if (line.starts_with("format:")) return line.find(kDeviceFormat) != std::string::npos;
-  }
-  return false;
+bool is_device(std::string_view text) {
+  return format_line(text).find(kDeviceFormat) != std::string_view::npos;
 }
 
 std::optional<std::string> shipped_device(const Cluster& c) {

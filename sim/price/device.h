@@ -122,7 +122,8 @@ void use_copy_rate(Plan& plan, const DeviceModel& device);
 
 // Reads a device's file and the tables it names, which lie beside it. Throws InputError.
 std::shared_ptr<const DeviceModel> load_device(const std::string& path);
-bool is_device(const std::string& path);  // by its first lines
+std::shared_ptr<const DeviceModel> parse_device(std::string text, const std::string& path);
+bool is_device(std::string_view text);  // by its format line
 // The file of the device that the cluster's GPUs are, by peaks, memory bandwidth and SMs, among
 // those that come with the program; none: there is no such file.
 std::optional<std::string> shipped_device(const Cluster& cluster);

@@ -94,13 +94,8 @@ GpuEntry read_entry(YamlMap& map) {
 
 }  // namespace
 
-bool is_gpu_calibration(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  for (int i = 0; i < 100 && std::getline(file, line); ++i) {
-    if (line.starts_with("format:")) return line.find(kFormatLine) != std::string::npos;
-  }
-  return false;
+bool is_gpu_calibration(std::string_view text) {
+  return format_line(text).find(kFormatLine) != std::string_view::npos;
 }
 
 namespace {

@@ -66,7 +66,7 @@ GpuCalibration parse_gpu_calibration(std::string text, const std::string& path);
 void write_gpu_calibration(const std::string& path, const GpuCalibration& calibration);
 // Puts links that `calibration` measured into the plan's cluster.
 void use_links(Plan& plan, const GpuCalibration& calibration);
-bool is_gpu_calibration(const std::string& path);  // by its first lines
+bool is_gpu_calibration(std::string_view text);  // by its format line
 std::string print_gpu_calibration(const GpuCalibration& calibration);
 
 }  // namespace rehearse

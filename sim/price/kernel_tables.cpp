@@ -10,6 +10,7 @@
 
 #include "base/errors.h"
 #include "base/numbers.h"
+#include "base/text.h"
 #include "cost/layer.h"
 
 namespace rehearse {
@@ -62,7 +63,7 @@ class Table {
                        name,
                        least,
                        most,
-                       text(column).substr(0, 40)));
+                       whole_characters(text(column), 40)));
     }
     return *value;
   }
@@ -157,7 +158,7 @@ TableKind kind_of_table(const std::string& text, const std::string& path) {
       "op,dtype,gpus,message,us or "
       "hidden,tokens,topk,experts,dispatch_sms,dispatch_us,combine_sms,combine_us; found '{}'",
       path,
-      names.substr(0, 100)));
+      whole_characters(names, 100)));
 }
 
 GroupedTable::Rows parse_grouped_table(const std::string& text,
@@ -189,8 +190,8 @@ GroupedTable::Rows parse_grouped_table(const std::string& text,
                   .ep = table.integer(8, "ep")};
     const std::string dtype = table.text(1);
     if (dtype != "bfloat16" && dtype != "fp8_block") {
-      table.fail(
-          fmt::format("dtype: expected bfloat16 or fp8_block, found '{}'", dtype.substr(0, 40)));
+      table.fail(fmt::format("dtype: expected bfloat16 or fp8_block, found '{}'",
+                             whole_characters(dtype, 40)));
     }
     c.format = format_of_table(dtype);
     if (c.experts % c.ep != 0 || c.top_k > c.experts || c.intermediate % c.tp != 0) {
@@ -213,7 +214,7 @@ GroupedTable::Rows parse_grouped_table(const std::string& text,
       table.fail(
           fmt::format("distribution: expected balanced or power_law_1.2 and the like, "
                       "found '{}'",
-                      distribution.substr(0, 40)));
+                      whole_characters(distribution, 40)));
     }
     c.gated = !c.kernel.ends_with("nongated") && c.kernel != "sglang_flashinfer_cutlass_moe";
     const double seconds = table.number(10, "us", 1, kLongest) * 1e-6;
@@ -240,12 +241,13 @@ CollectiveTable::Rows parse_collective_table(const std::string& text,
     if (!kind) {
       table.fail(fmt::format("op: expected one of {}, found '{}'",
                              kCollectiveKinds.list(),
-                             table.text(0).substr(0, 40)));
+                             whole_characters(table.text(0), 40)));
     }
     c.kind = *kind;
     const std::string dtype = table.text(1);
     if (dtype != "half" && dtype != "int8") {
-      table.fail(fmt::format("dtype: expected half or int8, found '{}'", dtype.substr(0, 40)));
+      table.fail(
+          fmt::format("dtype: expected half or int8, found '{}'", whole_characters(dtype, 40)));
     }
     c.ranks = static_cast<int64_t>(table.number(2, "gpus", 2, 1e6));
     constexpr double kMost = 1e12;
@@ -379,8 +381,9 @@ std::map<std::string, ProductTable::Rows> parse_product_table(const std::string&
   while (table.next_row()) {
     const std::string dtype = table.text(0);
     if (std::ranges::find(kDtypes, dtype) == kDtypes.end()) {
-      table.fail(fmt::format(
-          "dtype: expected one of {}, found '{}'", fmt::join(kDtypes, ", "), dtype.substr(0, 40)));
+      table.fail(fmt::format("dtype: expected one of {}, found '{}'",
+                             fmt::join(kDtypes, ", "),
+                             whole_characters(dtype, 40)));
     }
     const ProductCall p{
         .m = table.integer(1, "m"), .n = table.integer(2, "n"), .k = table.integer(3, "k")};

@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "runtime/train.h"
 
-namespace rehearse::cli {
+namespace rehearse {
 
 class TensorboardFile {
  public:
@@ -24,4 +24,4 @@ class TensorboardFile {
   LogFile file_;
 };
 
-}  // namespace rehearse::cli
+}  // namespace rehearse

@@ -1,4 +1,4 @@
-#include "cli/tensorboard.h"
+#include "runtime/tensorboard.h"
 
 #include <bit>
 #include <chrono>
@@ -9,7 +9,7 @@
 
 #include "base/crc32c.h"
 
-namespace rehearse::cli {
+namespace rehearse {
 namespace {
 
 double now() {
@@ -72,8 +72,8 @@ TensorboardFile::TensorboardFile(const std::string& folder, int64_t first_step)
   put_text(version, 3, "brain.Event:2");
   if (!add(version)) throw InputError(why());
   if (first_step == 0) return;
-  // SessionLog::START: what earlier files have from this step on is lost.
-  std::string start = event_at(first_step);
+  // SessionLog::START: what earlier files have from this step on, counted from 1, is lost.
+  std::string start = event_at(first_step + 1);
   put_text(start, 7, std::string("\x08\x01", 2));
   if (!add(start)) throw InputError(why());
 }
@@ -110,9 +110,9 @@ bool TensorboardFile::append(const StepLog& log) {
     put_scalar(summary, layer + "p90", log.expert_load_p90[i]);
     put_scalar(summary, layer + "p99", log.expert_load_p99[i]);
   }
-  std::string event = event_at(log.step);
+  std::string event = event_at(log.step + 1);
   put_text(event, 5, summary);
   return add(event);
 }
 
-}  // namespace rehearse::cli
+}  // namespace rehearse
