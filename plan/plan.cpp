@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Looks for the file that `key` names: as given from the plan's folder, then in the share folder,
+// Looks for the file that `key` names, as given or with .yaml behind it: from the plan's folder, then in the share folder,
 // then in that folder's `kind` (models, topologies).
 std::string find_file(YamlMap& top,
                       std::string_view key,
@@ -25,12 +25,15 @@ std::string find_file(YamlMap& top,
                       const std::string& kind) {
   const std::string name = top.text(key);
   std::vector<std::string> tried;
-  const fs::path beside = fs::path(plan_path).parent_path() / name;
-  for (const fs::path& p :
-       {beside, fs::path(share_folder()) / name, fs::path(share_folder()) / kind / name}) {
-    std::error_code error;
-    if (fs::is_regular_file(p, error)) return p.lexically_normal().string();
-    tried.push_back(p.lexically_normal().string());
+  const fs::path beside = fs::path(plan_path).parent_path();
+  const fs::path share = share_folder();
+  for (const fs::path& folder : {beside, share, share / kind}) {
+    for (const std::string& file : {name, name + ".yaml"}) {
+      const fs::path p = folder / file;
+      std::error_code error;
+      if (fs::is_regular_file(p, error)) return p.lexically_normal().string();
+      if (file == name) tried.push_back(p.lexically_normal().string());
+    }
   }
   top.fail(key, fmt::format("no file '{}'; looked for {}", name, fmt::join(tried, ", ")));
 }

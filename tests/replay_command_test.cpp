@@ -89,7 +89,7 @@ TEST_F(ReplayCommand, RecordingIsPassiveAndSurvivesKills) {
   const RoutingReader reader((folder_ / "r.h5").string());
   EXPECT_GT(reader.shape().steps, 0);
   for (int64_t step = 0; step < reader.shape().steps; ++step) {
-    EXPECT_EQ(reader.steps()[static_cast<size_t>(step)], step);
+    EXPECT_EQ(reader.steps()[static_cast<size_t>(step)], step + 1);
     const RecordedStep one = read_step(reader, step);
     for (const float w : reader.read_weights(7, 2, step)) {
       EXPECT_GT(w, 0);
