@@ -11,7 +11,7 @@
 #include "base/interrupt.h"
 #include "base/progress.h"
 #include "cli/command.h"
-#include "cli/megatron.h"
+#include "cli/megatron_report.h"
 #include "cli/page/page.h"
 #include "cli/plan_questions.h"
 #include "cli/plan_report.h"
@@ -377,10 +377,7 @@ int plan_layouts(const Arguments& args) {
   std::vector<Sensitivity> slopes;
   std::vector<WhatIf> others;
   if (base.cluster.of_gpus()) {
-    const std::string arguments = megatron_arguments(base, best);
-    r.say(fmt::format("Megatron: {}\n          {}\n", arguments, launch_line(base, best)));
-    r.put("megatron_arguments", arguments);
-    r.put("launch", launch_line(base, best));
+    put_megatron(r, base, calibration, result.best.front());
     slopes = sensitivities(best_plan, calibration);
     others = what_ifs(best_plan, calibration);
     put_sensitivities(r, slopes, others, result.best.front().step);
