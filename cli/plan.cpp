@@ -13,6 +13,7 @@
 #include "cli/command.h"
 #include "cli/megatron_report.h"
 #include "cli/page/page.h"
+#include "cli/plan_comparison.h"
 #include "cli/plan_questions.h"
 #include "cli/plan_report.h"
 #include "cli/plan_request.h"
@@ -42,7 +43,11 @@ int compare_two(const Options& options) {
     calibrations[i] = find_calibration(options, plans[i]);
     use_measured_links(plans[i], calibrations[i]);
   }
-  options.print(two_plans_report(plans[0], calibrations[0], plans[1], calibrations[1]));
+  const bool one_calibration =
+      calibration_path(options, plans[0]) == calibration_path(options, plans[1]);
+  options.print(two_plans_report({.plan = plans[0], .calibration = calibrations[0]},
+                                 {.plan = plans[1], .calibration = calibrations[1]},
+                                 one_calibration));
   return 0;
 }
 
