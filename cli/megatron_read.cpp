@@ -64,10 +64,17 @@ class LayoutReader {
   }
 
  private:
+  // At the line of the argument that the message speaks of first, where it is given.
   template <typename... T>
   [[noreturn]] void refuse(fmt::format_string<T...> text, T&&... values) const {
-    throw InputError(
-        fmt::format("{}: {}", list_.path, fmt::format(text, std::forward<T>(values)...)));
+    const std::string message = fmt::format(text, std::forward<T>(values)...);
+    const size_t begin = std::min(message.find("--"), message.size());
+    const size_t end = message.find_first_not_of("-abcdefghijklmnopqrstuvwxyz0123456789", begin);
+    const std::string name = message.substr(begin, end - begin);
+    const auto given = std::find_if(
+        list_.given.rbegin(), list_.given.rend(), [&](const auto& a) { return a.name == name; });
+    if (given != list_.given.rend()) fail_at(list_.path, given->line, message);
+    throw InputError(fmt::format("{}: {}", list_.path, message));
   }
   template <typename... T>
   void note(fmt::format_string<T...> text, T&&... values) {

@@ -289,8 +289,9 @@ class TableReader {
                                    fmt::join(other_model_, "\n  ")));
     }
     if (!refused_.empty()) {
-      throw InputError(
-          fmt::format("{}: not to be passed over:\n  {}", list_.path, fmt::join(refused_, "\n  ")));
+      throw InputError(fmt::format("{}: not read, and not to be passed over:\n  {}",
+                                   list_.path,
+                                   fmt::join(refused_, "\n  ")));
     }
     return std::move(result_);
   }

@@ -340,6 +340,10 @@ TEST_F(MegatronReading, TheLastOfAnArgumentCounts) {
   EXPECT_NE(r.notes[0].find("--pipeline-model-parallel-size is given more than once: the last, 4"),
             std::string::npos);
   EXPECT_TRUE(run("--bf16 --bf16 --micro-batch-size 1 --micro-batch-size 1").notes.empty());
+  EXPECT_TRUE(refused("--bf16\n--pipeline-model-parallel-size 2 \\\n"
+                      "--decoder-first-pipeline-num-layers 48\n")
+                  .starts_with("Megatron-LM's arguments:3: --decoder-first-pipeline-num-layers 48: "
+                               "leaves 0 of 48"));
   // Of a model's numbers too.
   EXPECT_EQ(refused("--num-layers 12 --num-layers 48"), "");
 }
