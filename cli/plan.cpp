@@ -11,8 +11,9 @@
 #include "base/interrupt.h"
 #include "base/progress.h"
 #include "cli/command.h"
-#include "cli/megatron.h"
+#include "cli/megatron_report.h"
 #include "cli/page/page.h"
+#include "cli/plan_comparison.h"
 #include "cli/plan_questions.h"
 #include "cli/plan_report.h"
 #include "cli/plan_request.h"
@@ -38,7 +39,11 @@ int compare_two(const Options& options) {
     calibrations[i] = find_calibration(options, plans[i]);
     use_measured_links(plans[i], calibrations[i]);
   }
-  options.print(two_plans_report(plans[0], calibrations[0], plans[1], calibrations[1]));
+  const bool one_calibration =
+      calibration_path(options, plans[0]) == calibration_path(options, plans[1]);
+  options.print(two_plans_report({.plan = plans[0], .calibration = calibrations[0]},
+                                 {.plan = plans[1], .calibration = calibrations[1]},
+                                 one_calibration));
   return 0;
 }
 
@@ -371,10 +376,7 @@ int plan_layouts(const Arguments& args) {
   std::vector<Sensitivity> slopes;
   std::vector<WhatIf> others;
   if (base.cluster.of_gpus() && !ended()) {
-    const std::string arguments = megatron_arguments(base, best);
-    r.say(fmt::format("Megatron: {}\n          {}\n", arguments, launch_line(base, best)));
-    r.put("megatron_arguments", arguments);
-    r.put("launch", launch_line(base, best));
+    put_megatron(r, base, calibration, result.best.front());
     slopes = sensitivities(best_plan, calibration);
     others = what_ifs(best_plan, calibration);
     put_sensitivities(r, slopes, others, result.best.front().step);

@@ -6,11 +6,6 @@
 
 namespace rehearse::cli {
 
-// Two plans side by side, part by part.
-Report two_plans_report(const Plan& a,
-                        const std::optional<Calibration>& of_a,
-                        const Plan& b,
-                        const std::optional<Calibration>& of_b);
 Report screen_error_report(const Plan& base, const ScreenError& error);
 // What needs less memory than the layout, best first.
 void put_memory_ways(Report& report, const std::vector<MemoryWay>& ways);

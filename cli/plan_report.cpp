@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -69,6 +70,8 @@ Report layout_object(const Candidate& c) {
   return r;
 }
 
+}  // namespace
+
 std::string stages_text(const Layout& l) {
   // Runs of equal stages.
   std::string text;
@@ -84,8 +87,6 @@ std::string stages_text(const Layout& l) {
   }
   return text;
 }
-
-}  // namespace
 
 PlanFigures figures_of(const Plan& base, const Candidate& c, double step) {
   const double tokens = static_cast<double>(c.batch) * static_cast<double>(c.sequence);
@@ -423,8 +424,11 @@ void put_present(Report& r,
   const Scored s =
       score(base, calibration, screened_alone(base, calibration, present, objective), objective);
   const Scored& best = result.best.front();
-  r.say(fmt::format("present: {}\n  {:.2f} s (90%: {:.2f} to {:.2f}), {:.0f} GB: {}; {}\n",
+  const std::vector<int64_t>& stages = present.layout.layers_per_stage;
+  const bool uneven = std::ranges::adjacent_find(stages, std::not_equal_to()) != stages.end();
+  r.say(fmt::format("present: {}{}\n  {:.2f} s (90%: {:.2f} to {:.2f}), {:.0f} GB: {}; {}\n",
                     to_string(present),
+                    uneven ? ", stages of " + stages_text(present.layout) : "",
                     s.step,
                     s.low,
                     s.high,
@@ -433,6 +437,7 @@ void put_present(Report& r,
                     s.limited_by));
   Report& of = r.section("present");
   of.put("layout_text", to_string(present));
+  of.put_object("layout", layout_object(present));
   of.put("step_time_s", s.step);
   of.put("interval_s", {s.low, s.high});
   of.put("memory_bytes", s.memory.need());

@@ -21,6 +21,9 @@ std::string command_of(const Plan& base, const Candidate& candidate, const std::
 // The line that starts Megatron-LM's training script on as many devices.
 std::string launch_line(const Plan& base, const Candidate& candidate);
 
+// Layers of its stages, runs of equal ones in one: "40,8", "2,3x30,2".
+std::string stages_text(const Layout& layout);
+
 // Within a layout's own interval of the best: those in front cannot be told apart.
 size_t tied(const SearchResult& result);
 

@@ -1,7 +1,6 @@
 #include "cli/plan_request.h"
 
 #include <algorithm>
-#include <charconv>
 #include <iostream>
 
 #include <fmt/format.h>
@@ -11,6 +10,8 @@
 #include "base/file.h"
 #include "base/numbers.h"
 #include "cli/megatron.h"
+#include "cli/megatron_words.h"
+#include "cli/whole_number.h"
 
 namespace rehearse::cli {
 namespace {
@@ -23,13 +24,6 @@ std::vector<std::string> split(const std::string& text) {
     at = end + 1;
   }
   return parts;
-}
-
-std::optional<int64_t> whole_number(const std::string& text) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
 }
 
 // "16", "1,2,4", "1..8".
@@ -269,13 +263,30 @@ std::string asked(const Options& options) {
 
 Candidate present_of(const std::string& path, const Plan& base, const SearchSpace& space) {
   const std::string text = read_file(path);
-  if (text.find("--") < text.find(':')) {
-    MegatronRun run = read_megatron(text, space.gpus.front(), base);
+  if (holds_arguments(text)) {
+    MegatronRun run = read_megatron(text, space.gpus.front(), base, path);
+    if (std::ranges::find(space.sequences, run.candidate.sequence) == space.sequences.end()) {
+      throw InputError(fmt::format("{}: --seq-length {}: layouts are searched for {} tokens",
+                                   path,
+                                   run.candidate.sequence,
+                                   fmt::join(space.sequences, ", ")));
+    }
+    for (const std::string& note : run.notes)
+      std::cerr << fmt::format("note: {}: {}\n", path, note);
     if (!run.not_read.empty()) {
       std::cerr << fmt::format(
-          "note: {}: says nothing about a layout: {}\n", path, fmt::join(run.not_read, " "));
+          "note: {}: nothing to layout, memory or time: {}\n", path, fmt::join(run.not_read, " "));
     }
     return std::move(run.candidate);
+  }
+  if (const auto setting = bare_setting(text)) {
+    fail_at(
+        path,
+        setting->line,
+        fmt::format("'{}' is a setting of another program's file, and no plan's key: expected a "
+                    "plan file, or Megatron-LM's arguments, such as "
+                    "--tensor-model-parallel-size 2",
+                    setting->key));
   }
   const Plan plan = load_plan(path);
   if (plan.model.architecture != base.model.architecture) {

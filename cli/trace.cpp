@@ -10,6 +10,7 @@
 #include "base/stopwatch.h"
 #include "cli/command.h"
 #include "cli/report.h"
+#include "cli/whole_number.h"
 #include "plan/routing/foreign.h"
 #include "plan/routing/synthetic.h"
 #include "sim/replay.h"

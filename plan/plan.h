@@ -161,7 +161,13 @@ Recompute usual_recompute(const Cluster& cluster);
 // refused where it is priced. Throws InputError naming file, line and key.
 Plan load_plan(const std::string& path);
 
-// The plan as a file that load_plan reads, its files named as plan.files has them; phases of its
+// What a plan's file says, key by key, in its order; what is as without a key is left out.
+struct PlanSetting {
+  std::string section;  // the mapping's key; empty: the top of the file
+  std::string key, value;
+};
+std::vector<PlanSetting> settings_of(const Plan& plan);
+// These as a file that load_plan reads, its files named as plan.files has them; phases of the
 // budget, which have layouts of their own, are left out.
 std::string print_plan(const Plan& plan);
 

@@ -1,4 +1,4 @@
-// print_plan: a plan as the file that load_plan reads.
+// settings_of, print_plan: a plan as the file that load_plan reads.
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -22,15 +22,14 @@ std::string recompute_yaml(const Recompute& r) {
   return parts.empty() ? "none" : fmt::format("[{}]", fmt::join(parts, ", "));
 }
 
-// Lines of a mapping; what is as without it is left out.
-class Lines {
+// Settings of a mapping; what is as without it is left out.
+class Settings {
  public:
-  Lines(std::string& out, std::string_view section) : out_(out) {
-    out_ += fmt::format("{}:\n", section);
-  }
+  Settings(std::vector<PlanSetting>& out, std::string_view section)
+      : out_(out), section_(section) {}
   template <typename T>
   void always(std::string_view key, const T& value) {
-    out_ += fmt::format("  {}: {}\n", key, value);
+    out_.push_back({section_, std::string(key), fmt::format("{}", value)});
   }
   template <typename T>
   void unless(const T& by_default, std::string_view key, const T& value) {
@@ -38,22 +37,23 @@ class Lines {
   }
 
  private:
-  std::string& out_;
+  std::vector<PlanSetting>& out_;
+  std::string section_;
 };
 
 }  // namespace
 
-std::string print_plan(const Plan& plan) {
+std::vector<PlanSetting> settings_of(const Plan& plan) {
   const Layout& l = plan.layout;
   const Training& t = plan.training;
-  std::string out = fmt::format("model: {}\ncluster: {}\n",
-                                plain_or_quoted_yaml(plan.files.at(1)),
-                                plain_or_quoted_yaml(plan.files.at(2)));
-  if (plan.calibration)
-    out += fmt::format("calibration: {}\n", plain_or_quoted_yaml(*plan.calibration));
+  std::vector<PlanSetting> out;
+  Settings top(out, "");
+  top.always("model", plain_or_quoted_yaml(plan.files.at(1)));
+  top.always("cluster", plain_or_quoted_yaml(plan.files.at(2)));
+  if (plan.calibration) top.always("calibration", plain_or_quoted_yaml(*plan.calibration));
   {
     const Layout d;
-    Lines lines(out, "layout");
+    Settings lines(out, "layout");
     lines.always("pp", l.pp);
     lines.always("dp", l.dp);
     lines.unless(d.ep, "ep", l.ep);
@@ -74,7 +74,7 @@ std::string print_plan(const Plan& plan) {
   }
   {
     const Training d;
-    Lines lines(out, "training");
+    Settings lines(out, "training");
     lines.always("micro_batches", t.micro_batches);
     lines.always("micro_batch_size", t.micro_batch_size);
     lines.always("sequence_length", t.sequence_length);
@@ -112,7 +112,7 @@ std::string print_plan(const Plan& plan) {
     lines.unless(d.mtp_loss, "mtp_loss", t.mtp_loss);
   }
   if (plan.data.text) {
-    Lines lines(out, "data");
+    Settings lines(out, "data");
     lines.always("text", plain_or_quoted_yaml(*plan.data.text));
     if (!plan.data.document_separator.empty()) {
       lines.always("document_separator", quoted_yaml(plan.data.document_separator));
@@ -121,11 +121,10 @@ std::string print_plan(const Plan& plan) {
     lines.unless(
         DataSource{}.validation_fraction, "validation_fraction", plan.data.validation_fraction);
   }
-  if (plan.routing != Routing::kLearned)
-    out += fmt::format("routing: {}\n", kRoutings[plan.routing]);
+  if (plan.routing != Routing::kLearned) top.always("routing", kRoutings[plan.routing]);
   const ExpertLoadSpec& e = plan.expert_load;
   if (!e.balanced()) {
-    Lines lines(out, "expert_load");
+    Settings lines(out, "expert_load");
     lines.always("kind", e.synthetic ? "synthetic" : "recorded");
     if (e.synthetic) lines.always("skew", e.skew);
     if (!e.recorded.empty()) lines.always("file", plain_or_quoted_yaml(e.recorded));
@@ -133,13 +132,23 @@ std::string print_plan(const Plan& plan) {
     lines.always("varies", kLoadVaries[e.varies]);
   }
   if (plan.expert_placement) {
-    out += fmt::format("expert_placement: {}\n", plain_or_quoted_yaml(*plan.expert_placement));
+    top.always("expert_placement", plain_or_quoted_yaml(*plan.expert_placement));
   }
   const Budget& b = plan.budget;
   if (t.tokens && (b.usd_per_gpu_hour || b.watts_per_gpu)) {
-    Lines lines(out, "budget");
+    Settings lines(out, "budget");
     if (b.usd_per_gpu_hour) lines.always("usd_per_gpu_hour", *b.usd_per_gpu_hour);
     if (b.watts_per_gpu) lines.always("watts_per_gpu", *b.watts_per_gpu);
+  }
+  return out;
+}
+
+std::string print_plan(const Plan& plan) {
+  std::string out, section;
+  for (const PlanSetting& s : settings_of(plan)) {
+    if (s.section != section && !s.section.empty()) out += fmt::format("{}:\n", s.section);
+    section = s.section;
+    out += fmt::format("{}{}: {}\n", section.empty() ? "" : "  ", s.key, s.value);
   }
   return out;
 }

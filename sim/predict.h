@@ -29,6 +29,15 @@ struct Spread {
 };
 Spread spread_of(const Plan& plan, const Calibration& calibration);
 
+// A plan with what prices it.
+struct PricedPlan {
+  const Plan& plan;
+  const std::optional<Calibration>& calibration;
+};
+// Standard deviation of the logarithm of b's step over a's. one_calibration: the same prices both,
+// so that what a piece of work is off by it is off by in both; else each is off by itself.
+double ratio_spread(const PricedPlan& a, const PricedPlan& b, bool one_calibration);
+
 // Tokens that `program` trains on: a step's, or a pair's, which is the forward pass of one
 // micro-batch and the backward pass of another.
 double tokens_of(const Plan& plan, const Program& program);
