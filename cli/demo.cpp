@@ -329,12 +329,17 @@ int demo(const Arguments& args) {
     others.back().plan = "other layout";
   }
 
-  const bool pictured =
-      plot("timelines.py",
-           {out + "/predicted.json", out + "/timeline.json", "--out", out + "/timelines.png"});
-  const bool plotted = plot(
-      "loss.py",
-      {out + "/log.jsonl", "--bigram", fmt::format("{}", run.bigram), "--out", out + "/loss.png"});
+  const auto picture = [&](const std::string& name,
+                           const std::string& script,
+                           const std::vector<std::string>& arguments) {
+    const std::optional<std::string> drawn = plot(script, arguments, picture_format(name));
+    if (drawn) write_file(out + "/" + name, *drawn);
+    return drawn.has_value();
+  };
+  const bool pictured = picture(
+      "timelines.png", "timelines.py", {"--", out + "/predicted.json", out + "/timeline.json"});
+  const bool plotted = picture(
+      "loss.png", "loss.py", {"--bigram", fmt::format("{}", run.bigram), "--", out + "/log.jsonl"});
   whole.put_object("layouts", validation_report(others));
   whole.put("out", out);
   const char* missing = "not drawn: plots/ needs python3 and matplotlib";
