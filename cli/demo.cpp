@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/disturbance.h"
 #include "cli/measure.h"
 #include "cli/plot.h"
 #include "cli/reports.h"
@@ -153,13 +154,15 @@ void overlap(const std::string& text,
     plan.cluster = slowed(plan.cluster, factor);
     const std::string schedule(name_of(plan.layout.schedule));
     const Program program = build_program(plan);
-    const Timeline predicted =
+    Timeline predicted =
         rehearse::simulate(plan, program, calibration, {.variation = {.common = speed}}).timeline;
+    predicted.calibrated = true;
     plan.training.steps =
         std::clamp<int64_t>(static_cast<int64_t>(kOverlap / predicted.step()), 1, 2);
     const TrainedRun run =
         train_run(plan, text, "emulated cluster, " + schedule, out + "/" + schedule, quiet);
-    const Comparison c = compare_timelines(program, predicted, run.result.timeline);
+    const Comparison c =
+        compare_timelines(program, predicted, run.result.timeline, calibration.overheads);
     overruns += run.result.overruns;
     table.row({schedule,
                c.predicted_step,
@@ -171,6 +174,7 @@ void overlap(const std::string& text,
     step[schedule == "dualpipe"] = c.measured_step;
   }
   report.table("", std::move(table));
+  report.say("  error: predicted / measured - 1; exposed: communication without computation\n");
   results.put("overrun_s", overruns.time);
   report.say(fmt::format(
       "  {} of {} ops took longer than their device's time, by {:.1f}% of the time of all\n",
@@ -245,21 +249,30 @@ int demo(const Arguments& args) {
     whole.put_object(key, std::move(report));
   };
 
+  const std::optional<MachineLoad> before = look_at_machine();
+  std::vector<std::string> warnings{
+      busy_warning(before, "this process slept, before anything was measured")};
+  if (!warnings.front().empty()) say(fmt::format("warning: {}\n\n", warnings.front()));
+  put_load(whole, "machine_load_before", before);
   say(fmt::format("1. Calibrate: time every kernel of the plan on {} cores\n", host_cores()));
   // The kernels of the layouts that come last too: single ones, whose shapes differ little.
   std::vector<Plan> plans = other_layouts(plan);
   plans.push_back(plan);
   const size_t shown = plans.size() - 1;
   for (Plan& p : overlap_plans()) plans.push_back(std::move(p));
+  const LoadWatch watch;
   const Calibration calibration =
       measure(plans, {.grid = false, .limit = kCalibrate, .quiet = options.quiet()});
+  warnings.push_back(busy_warning(watch.so_far(), "calibrating"));
+  if (!warnings.back().empty()) say(fmt::format("  warning: {}\n", warnings.back()));
   plans.resize(shown);
   write_calibration(out + "/calibration.yaml", calibration);
   say(fmt::format(
       "  {} kernel calls, {} rounds\n", calibration.kernels.size(), calibration.drift.size()));
 
   say("\n2. Predict, before anything is trained\n\n");
-  const StepPrediction prediction = predict(plan, program, calibration);
+  StepPrediction prediction = predict(plan, program, calibration);
+  prediction.median.timeline.calibrated = true;
   write_file(out + "/predicted.json", print_timeline(program, prediction.median.timeline));
   show("prediction", prediction_report(plan, program, prediction));
 
@@ -292,9 +305,9 @@ int demo(const Arguments& args) {
   whole.put("bigram_loss", run.bigram);
 
   say("\n5. Compare, op by op (a measured step of median time)\n\n");
-  show("comparison",
-       comparison_report(
-           compare_timelines(program, prediction.median.timeline, run.result.timeline)));
+  const Comparison comparison = compare_timelines(
+      program, prediction.median.timeline, run.result.timeline, calibration.overheads);
+  show("comparison", comparison_report(comparison));
   say(fmt::format("\npredicted step {}, measured {} (median of {} steps): error {}\n",
                   to_string(prediction.summary.step),
                   to_string(run.result.median_step),
@@ -364,14 +377,19 @@ int demo(const Arguments& args) {
       plotted ? "the loss curve" : missing,
       pictured ? "the predicted step above the measured one" : missing,
       text));
-  Validation main_plan{
-      .plan = "the demo",
-      .what = describe(plan) + ", learned routing",
-      .runs = {{.predicted = prediction.summary.step, .measured = run.result.median_step}},
-      .low = prediction.low / prediction.summary.step,
-      .high = prediction.high / prediction.summary.step};
+  Validation main_plan{.plan = "the demo",
+                       .what = describe(plan) + ", learned routing",
+                       .runs = {{.predicted = prediction.summary.step,
+                                 .measured = run.result.median_step,
+                                 .load = comparison.load,
+                                 .waking = comparison.waking}},
+                       .low = prediction.low / prediction.summary.step,
+                       .high = prediction.high / prediction.summary.step};
   others.insert(others.begin(), main_plan);
-  say("Predicted and measured\n\n" + print_text(validation_report(others)));
+  const std::vector<std::string> while_measured = warnings_of(others);
+  say("Predicted and measured\n\n" + print_text(validation_report(others, warnings)));
+  warnings.insert(warnings.end(), while_measured.begin(), while_measured.end());
+  put_warnings(whole, warnings, "");
   if (options.json()) std::cout << print_json(whole);
   return 0;
 }
