@@ -150,6 +150,7 @@ void overlap(const std::string& text,
         factor));
   }
   Overruns overruns;
+  std::vector<MachineLoad> loads;
   for (Plan& plan : plans) {
     plan.cluster = slowed(plan.cluster, factor);
     const std::string schedule(name_of(plan.layout.schedule));
@@ -164,6 +165,7 @@ void overlap(const std::string& text,
     const Comparison c =
         compare_timelines(program, predicted, run.result.timeline, calibration.overheads);
     overruns += run.result.overruns;
+    if (c.load) loads.push_back(*c.load);
     table.row({schedule,
                c.predicted_step,
                c.measured_step,
@@ -172,6 +174,10 @@ void overlap(const std::string& text,
                share(c.measured.exposed_comm_fraction)});
     results.put_object(schedule, comparison_report(c));
     step[schedule == "dualpipe"] = c.measured_step;
+  }
+  if (!loads.empty()) {
+    const std::string busy = busy_warning(together(loads), "these steps were measured");
+    if (!busy.empty()) report.say(fmt::format("  warning: {}\n", busy));
   }
   report.table("", std::move(table));
   report.say("  error: predicted / measured - 1; exposed: communication without computation\n");
@@ -202,6 +208,72 @@ std::vector<Plan> other_layouts(const Plan& plan) {
     plans.push_back(std::move(other));
   }
   return plans;
+}
+
+// Predicts and runs the other layouts of a plan whose own step took `first_step`.
+std::vector<Validation> run_layouts(const std::vector<Plan>& plans,
+                                    const Calibration& calibration,
+                                    SpeedCheck& speed,
+                                    const std::string& text,
+                                    Duration first_step,
+                                    bool quiet) {
+  std::vector<Validation> others;
+  constexpr int64_t kRuns = 3;
+  constexpr int64_t kSteps = 8;
+  // A layout's step takes about as long as the first one's: the same work on the same cores.
+  const Duration each = kLayouts.scaled(1 / static_cast<double>(plans.size() * kRuns));
+  const int64_t steps = std::clamp<int64_t>(static_cast<int64_t>(each / first_step), 3, kSteps);
+  for (const Plan& other : plans) {
+    others.push_back(validate_plan(other,
+                                   calibration,
+                                   speed,
+                                   {.text = text,
+                                    .runs = kRuns,
+                                    .steps = steps,
+                                    .quiet = quiet,
+                                    .label = "run " + describe(other)}));
+    others.back().plan = "other layout";
+  }
+  return others;
+}
+
+// Draws what was trained, and says what is where and what to try next.
+std::string what_was_written(const std::string& out,
+                             const TrainedRun& run,
+                             const std::string& text) {
+  const auto picture = [&](const std::string& name,
+                           const std::string& script,
+                           const std::vector<std::string>& arguments) {
+    const std::optional<std::string> drawn = plot(script, arguments, picture_format(name));
+    if (drawn) write_file(out + "/" + name, *drawn);
+    return drawn.has_value();
+  };
+  const bool pictured = picture(
+      "timelines.png", "timelines.py", {"--", out + "/predicted.json", out + "/timeline.json"});
+  const bool plotted = picture(
+      "loss.png", "loss.py", {"--bigram", fmt::format("{}", run.bigram), "--", out + "/log.jsonl"});
+  const char* missing = "not drawn: plots/ needs python3 and matplotlib";
+  return fmt::format(
+      "written to {0}:\n"
+      "  loss.png          {1}\n"
+      "  timelines.png     {2}\n"
+      "  log.jsonl         every step\n"
+      "  predicted.json, timeline.json\n"
+      "                    both timelines; open them in https://ui.perfetto.dev\n"
+      "  calibration.yaml  what was measured in step 1\n"
+      "\nWhat to try next:\n"
+      "  rehearse inspect experiments/demo/plan.yaml            the schedule, cell by cell\n"
+      "  cp experiments/demo/plan.yaml my.yaml                  edit pp, schedule, widths, ...\n"
+      "  rehearse validate my.yaml --data {3}\n"
+      "                                                         calibrate, predict and run it\n"
+      "  rehearse simulate experiments/deepseek-v3-budget/plan.yaml\n"
+      "                                                         DeepSeek-V3's training on 2048 "
+      "GPUs: "
+      "hours, days, cost\n\n",
+      out,
+      plotted ? "the loss curve" : missing,
+      pictured ? "the predicted step above the measured one" : missing,
+      text);
 }
 
 // How many steps, at most `most`, fit `time`.
@@ -323,60 +395,11 @@ int demo(const Arguments& args) {
   whole.merge(std::move(emulated));
 
   say("\n7. Other layouts, predicted from the calibration of step 1, then run\n\n");
-  std::vector<Validation> others;
-  constexpr int64_t kRuns = 3;
-  constexpr int64_t kSteps = 8;
-  // A layout's step takes about as long as the first one's: the same work on the same cores.
-  const Duration each = kLayouts.scaled(1 / static_cast<double>(plans.size() * kRuns));
-  const int64_t steps =
-      std::clamp<int64_t>(static_cast<int64_t>(each / run.result.median_step), 3, kSteps);
-  for (const Plan& other : plans) {
-    others.push_back(validate_plan(other,
-                                   calibration,
-                                   speed,
-                                   {.text = text,
-                                    .runs = kRuns,
-                                    .steps = steps,
-                                    .quiet = options.quiet(),
-                                    .label = "run " + describe(other)}));
-    others.back().plan = "other layout";
-  }
-
-  const auto picture = [&](const std::string& name,
-                           const std::string& script,
-                           const std::vector<std::string>& arguments) {
-    const std::optional<std::string> drawn = plot(script, arguments, picture_format(name));
-    if (drawn) write_file(out + "/" + name, *drawn);
-    return drawn.has_value();
-  };
-  const bool pictured = picture(
-      "timelines.png", "timelines.py", {"--", out + "/predicted.json", out + "/timeline.json"});
-  const bool plotted = picture(
-      "loss.png", "loss.py", {"--bigram", fmt::format("{}", run.bigram), "--", out + "/log.jsonl"});
+  std::vector<Validation> others =
+      run_layouts(plans, calibration, speed, text, run.result.median_step, options.quiet());
   whole.put_object("layouts", validation_report(others));
   whole.put("out", out);
-  const char* missing = "not drawn: plots/ needs python3 and matplotlib";
-  say(fmt::format(
-      "written to {0}:\n"
-      "  loss.png          {1}\n"
-      "  timelines.png     {2}\n"
-      "  log.jsonl         every step\n"
-      "  predicted.json, timeline.json\n"
-      "                    both timelines; open them in https://ui.perfetto.dev\n"
-      "  calibration.yaml  what was measured in step 1\n"
-      "\nWhat to try next:\n"
-      "  rehearse inspect experiments/demo/plan.yaml            the schedule, cell by cell\n"
-      "  cp experiments/demo/plan.yaml my.yaml                  edit pp, schedule, widths, ...\n"
-      "  rehearse validate my.yaml --data {3}\n"
-      "                                                         calibrate, predict and run it\n"
-      "  rehearse simulate experiments/deepseek-v3-budget/plan.yaml\n"
-      "                                                         DeepSeek-V3's training on 2048 "
-      "GPUs: "
-      "hours, days, cost\n\n",
-      out,
-      plotted ? "the loss curve" : missing,
-      pictured ? "the predicted step above the measured one" : missing,
-      text));
+  say(what_was_written(out, run, text));
   Validation main_plan{.plan = "the demo",
                        .what = describe(plan) + ", learned routing",
                        .runs = {{.predicted = prediction.summary.step,

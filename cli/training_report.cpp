@@ -10,8 +10,7 @@ Report training_report(const Plan& plan, const Program& program, const TrainResu
   const Summary s = summarize(program, t.timeline);
   const double tokens_per_s = static_cast<double>(plan.step_tokens()) / t.median_step.seconds();
   Report r;
-  const std::string busy = busy_warning(t.timeline.load, "this ran: its times include that");
-  if (!busy.empty()) r.say(fmt::format("warning: {}\n", busy));
+  put_warnings(r, {busy_warning(t.timeline.load, "this ran")}, "the times below include that");
   put_load(r, "machine_load", t.timeline.load);
   r.say(fmt::format(
       "{} steps: loss {:.4f} -> {:.4f}, {} nats per token\n",

@@ -196,6 +196,7 @@ Report validation_report(std::span<const Validation> results,
     plan.table("runs", std::move(runs));
   }
   r.table("", std::move(table));
+  if (busy) r.say("  cores of others: taken by others while its runs were measured\n");
   const Totals t = totals_of(results);
   r.put("mean_absolute_error", t.mean_error);
   r.put("worst_absolute_error", t.worst_error);
