@@ -125,7 +125,7 @@ std::optional<LoadSample> sample_now() {
 
 // No count is better than a millionth.
 double rounded(double cores) {
-  return std::nearbyint(cores * 1e6) * 1e-6;
+  return std::nearbyint(cores * 1e6) / 1e6;
 }
 
 std::string cores_text(double cores) {
