@@ -108,13 +108,16 @@ int check(const std::string& path, const Options& options) {
   Report r;
   put_warnings(r, {busy_warning(load, "kernels were timed again")}, "the times below include that");
   put_load(r, "machine_load", load);
-  r.say(fmt::format(
-      "{} kernels timed again: {} of the file's times (10% to 90%: {} to {})\n{}\n",
-      now.calls,
-      percent(now.ratio - 1),
-      percent(now.low - 1),
-      percent(now.high - 1),
-      same ? "the calibration holds" : "the calibration is stale: run `rehearse calibrate` again"));
+  r.say(fmt::format("{} kernels timed again: {} of the file's times (10% to 90%: {} to {})\n{}\n",
+                    now.calls,
+                    percent(now.ratio - 1),
+                    percent(now.low - 1),
+                    percent(now.high - 1),
+                    same ? "the calibration holds"
+                    : load && load->busy()
+                        ? "the calibration is stale, or the machine was too busy to tell: look "
+                          "again when it is not"
+                        : "the calibration is stale: run `rehearse calibrate` again"));
   r.put("file", path);
   r.put("calls", now.calls);
   r.put("time_ratio_median", now.ratio);
