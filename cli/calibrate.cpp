@@ -11,6 +11,7 @@
 #include "cli/calibrate_tables.h"
 #include "cli/calibrate_trace.h"
 #include "cli/command.h"
+#include "cli/disturbance.h"
 #include "cli/measure.h"
 #include "plan/capabilities.h"
 
@@ -25,8 +26,14 @@ std::string rate_of(const KernelCall& call, Duration time) {
                        time.seconds()));
 }
 
-Report calibration_report(const Calibration& c, const std::string& path) {
+Report calibration_report(const Calibration& c,
+                          const std::optional<MachineLoad>& load,
+                          const std::string& path) {
   Report r;
+  put_warnings(r,
+               {busy_warning(load, "kernels were timed")},
+               "the times include that; calibrate again when the machine is quiet");
+  put_load(r, "machine_load", load);
   r.say(fmt::format("{}, {} cores\n\n", c.machine, c.cores));
   r.put("kernels", c.kernels.size());
   r.put("machine", c.machine);
@@ -90,20 +97,27 @@ Report calibration_report(const Calibration& c, const std::string& path) {
 // Times a few of the file's calls again.
 int check(const std::string& path, const Options& options) {
   const Calibration c = load_calibration(path);
+  const LoadWatch watch;
   const SpeedCheck::Result now = SpeedCheck(c).now();
+  const std::optional<MachineLoad> load = watch.so_far();
   if (now.calls == 0) throw InputError(path + ": holds no products or attention to time again");
   // Machines' speeds wander by some percent from one minute to the next; beyond this a prediction's
   // error would be the calibration's.
   constexpr double kSame = 0.1;
   const bool same = std::abs(now.ratio - 1) <= kSame;
   Report r;
-  r.say(fmt::format(
-      "{} kernels timed again: {} of the file's times (10% to 90%: {} to {})\n{}\n",
-      now.calls,
-      percent(now.ratio - 1),
-      percent(now.low - 1),
-      percent(now.high - 1),
-      same ? "the calibration holds" : "the calibration is stale: run `rehearse calibrate` again"));
+  put_warnings(r, {busy_warning(load, "kernels were timed again")}, "the times below include that");
+  put_load(r, "machine_load", load);
+  r.say(fmt::format("{} kernels timed again: {} of the file's times (10% to 90%: {} to {})\n{}\n",
+                    now.calls,
+                    percent(now.ratio - 1),
+                    percent(now.low - 1),
+                    percent(now.high - 1),
+                    same ? "the calibration holds"
+                    : load && load->busy()
+                        ? "the calibration is stale, or the machine was too busy to tell: look "
+                          "again when it is not"
+                        : "the calibration is stale: run `rehearse calibrate` again"));
   r.put("file", path);
   r.put("calls", now.calls);
   r.put("time_ratio_median", now.ratio);
@@ -211,13 +225,15 @@ int calibrate(const Arguments& args) {
                            : plans.empty()    ? "out/calibration.yaml"
                                               : default_out(plans.front()) + "/calibration.yaml";
   options.check_outputs(default_output(options, path));
+  const LoadWatch watch;
   const Calibration c = measure(plans,
                                 {.grid = !options.has("no-grid"),
                                  .budget_per_kernel = Duration::seconds(milliseconds * 1e-3),
                                  .rounds = rounds,
                                  .quiet = options.quiet()});
+  const std::optional<MachineLoad> load = watch.so_far();
   write_calibration(path, c);
-  options.print(calibration_report(c, path));
+  options.print(calibration_report(c, load, path));
   return 0;
 }
 

@@ -1,7 +1,7 @@
 // rehearse compare: predicted and measured timelines of one plan, op by op.
 
 #include <filesystem>
-#include <utility>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -20,16 +20,60 @@ namespace {
 void draw(const Program& program,
           const Timeline& predicted,
           const std::string& measured_path,
-          const std::string& picture) {
-  // Beside the picture, for the script to read.
-  const std::string predicted_path = picture + ".predicted.json";
-  write_file(predicted_path, print_timeline(program, predicted));
-  const bool drawn = plot("timelines.py", {predicted_path, measured_path, "--out", picture});
-  std::filesystem::remove(predicted_path);
-  if (!drawn) {
-    throw InputError(picture +
+          const std::string& path) {
+  const std::optional<std::string> picture = plot("timelines.py",
+                                                  {"--", "-", measured_path},
+                                                  picture_format(path),
+                                                  print_timeline(program, predicted));
+  if (!picture) {
+    throw InputError(path +
                      ": not drawn: plots/timelines.py needs python3 with numpy and matplotlib");
   }
+  write_file(path, *picture);
+}
+
+// Reads a timeline of the plan that is `wanted`: "predicted" or "measured".
+Timeline read_timeline(const Plan& plan,
+                       const Program& program,
+                       const std::string& path,
+                       const std::string& wanted) {
+  Timeline t = parse_timeline(program, read_file(path), path);
+  const std::string shapes = shapes_of(plan);
+  if (!t.shapes.empty() && t.shapes != shapes) {
+    throw InputError(fmt::format("{}: is of other shapes than {}:\n  there {}\n  here  {}",
+                                 path,
+                                 plan.path,
+                                 t.shapes,
+                                 shapes));
+  }
+  if (t.source != wanted) {
+    throw InputError(fmt::format("{}: is a {} timeline; --{} takes one {}",
+                                 path,
+                                 t.source,
+                                 wanted,
+                                 wanted == "measured" ? "that `train` wrote" : "of simulate"));
+  }
+  return t;
+}
+
+// As the answer's page: both timelines over it.
+std::string page_of(const Plan& plan,
+                    const Program& program,
+                    const Timeline& predicted,
+                    const Timeline& measured,
+                    const Comparison& comparison) {
+  Report page = comparison_report(comparison);
+  const std::string text = print_text(page);
+  for (const Timeline* timeline : {&predicted, &measured}) {
+    page.item("timelines") = cells_of(program, *timeline);
+  }
+  put_cell_kinds(page);
+  return print_page(
+      "compare",
+      fmt::format("{} on {}: predicted and measured", plan.model.name, plan.cluster.name),
+      fmt::format("{}, of {}", to_string(candidate_of(plan)), plan.path),
+      page,
+      text);
 }
 
 }  // namespace
@@ -56,6 +100,7 @@ int compare(const Arguments& args) {
   const std::string measured_path =
       options.has("measured") ? options.text("measured") : default_out(plan) + "/timeline.json";
   options.check_outputs();
+  if (options.has("picture")) picture_format(options.text("picture"));  // before any work
   const Program program = build_program(plan);
   validate(program);
   if (!std::filesystem::exists(measured_path)) {
@@ -64,56 +109,25 @@ int compare(const Arguments& args) {
         measured_path,
         plan.path));
   }
-  const auto read_timeline = [&](const std::string& path) {
-    Timeline t = parse_timeline(program, read_file(path), path);
-    const std::string wanted = shapes_of(plan);
-    if (!t.shapes.empty() && t.shapes != wanted) {
-      throw InputError(fmt::format("{}: is of other shapes than {}:\n  there {}\n  here  {}",
-                                   path,
-                                   plan.path,
-                                   t.shapes,
-                                   wanted));
-    }
-    return t;
-  };
-  const Timeline measured = read_timeline(measured_path);
-  if (measured.source != "measured") {
-    throw InputError(fmt::format("{}: is a {} timeline; --measured takes one that `train` wrote",
-                                 measured_path,
-                                 measured.source));
-  }
+  const Timeline measured = read_timeline(plan, program, measured_path, "measured");
   Timeline predicted;
+  std::optional<Overheads> overheads;
   if (options.has("predicted")) {
-    predicted = read_timeline(options.text("predicted"));
-    if (predicted.source != "predicted") {
-      throw InputError(fmt::format("{}: is a {} timeline; --predicted takes one of simulate",
-                                   options.text("predicted"),
-                                   predicted.source));
-    }
+    predicted = read_timeline(plan, program, options.text("predicted"), "predicted");
   } else {
-    predicted = rehearse::simulate(plan, program, find_calibration(options, plan)).timeline;
+    const std::optional<Calibration> calibration = find_calibration(options, plan);
+    predicted = rehearse::simulate(plan, program, calibration).timeline;
+    predicted.calibrated = calibration.has_value();
+    if (calibration && !calibration->of_gpus()) overheads = calibration->overheads;
   }
   if (options.has("picture")) {
     draw(program, predicted, measured_path, options.text("picture"));
   }
-  const Comparison comparison = compare_timelines(program, predicted, measured);
-  const Report report = comparison_report(comparison);
+  const Comparison comparison = compare_timelines(program, predicted, measured, overheads);
   if (options.has("page")) {
-    Report page = comparison_report(comparison);
-    for (const Timeline* timeline : {&std::as_const(predicted), &measured}) {
-      page.item("timelines") = cells_of(program, *timeline);
-    }
-    put_cell_kinds(page);
-    write_file(
-        options.text("page"),
-        print_page(
-            "compare",
-            fmt::format("{} on {}: predicted and measured", plan.model.name, plan.cluster.name),
-            fmt::format("{}, of {}", to_string(candidate_of(plan)), plan.path),
-            page,
-            print_text(report)));
+    write_file(options.text("page"), page_of(plan, program, predicted, measured, comparison));
   }
-  options.print(report);
+  options.print(comparison_report(comparison));
   return 0;
 }
 

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/disturbance.h"
 #include "cli/measure.h"
 #include "cli/plot.h"
 #include "cli/reports.h"
@@ -149,18 +150,22 @@ void overlap(const std::string& text,
         factor));
   }
   Overruns overruns;
+  std::vector<MachineLoad> loads;
   for (Plan& plan : plans) {
     plan.cluster = slowed(plan.cluster, factor);
     const std::string schedule(name_of(plan.layout.schedule));
     const Program program = build_program(plan);
-    const Timeline predicted =
+    Timeline predicted =
         rehearse::simulate(plan, program, calibration, {.variation = {.common = speed}}).timeline;
+    predicted.calibrated = true;
     plan.training.steps =
         std::clamp<int64_t>(static_cast<int64_t>(kOverlap / predicted.step()), 1, 2);
     const TrainedRun run =
         train_run(plan, text, "emulated cluster, " + schedule, out + "/" + schedule, quiet);
-    const Comparison c = compare_timelines(program, predicted, run.result.timeline);
+    const Comparison c =
+        compare_timelines(program, predicted, run.result.timeline, calibration.overheads);
     overruns += run.result.overruns;
+    if (c.load) loads.push_back(*c.load);
     table.row({schedule,
                c.predicted_step,
                c.measured_step,
@@ -170,7 +175,12 @@ void overlap(const std::string& text,
     results.put_object(schedule, comparison_report(c));
     step[schedule == "dualpipe"] = c.measured_step;
   }
+  if (!loads.empty()) {
+    const std::string busy = busy_warning(together(loads), "these steps were measured");
+    if (!busy.empty()) report.say(fmt::format("  warning: {}\n", busy));
+  }
   report.table("", std::move(table));
+  report.say("  error: predicted / measured - 1; exposed: communication without computation\n");
   results.put("overrun_s", overruns.time);
   report.say(fmt::format(
       "  {} of {} ops took longer than their device's time, by {:.1f}% of the time of all\n",
@@ -198,6 +208,72 @@ std::vector<Plan> other_layouts(const Plan& plan) {
     plans.push_back(std::move(other));
   }
   return plans;
+}
+
+// Predicts and runs the other layouts of a plan whose own step took `first_step`.
+std::vector<Validation> run_layouts(const std::vector<Plan>& plans,
+                                    const Calibration& calibration,
+                                    SpeedCheck& speed,
+                                    const std::string& text,
+                                    Duration first_step,
+                                    bool quiet) {
+  std::vector<Validation> others;
+  constexpr int64_t kRuns = 3;
+  constexpr int64_t kSteps = 8;
+  // A layout's step takes about as long as the first one's: the same work on the same cores.
+  const Duration each = kLayouts.scaled(1 / static_cast<double>(plans.size() * kRuns));
+  const int64_t steps = std::clamp<int64_t>(static_cast<int64_t>(each / first_step), 3, kSteps);
+  for (const Plan& other : plans) {
+    others.push_back(validate_plan(other,
+                                   calibration,
+                                   speed,
+                                   {.text = text,
+                                    .runs = kRuns,
+                                    .steps = steps,
+                                    .quiet = quiet,
+                                    .label = "run " + describe(other)}));
+    others.back().plan = "other layout";
+  }
+  return others;
+}
+
+// Draws what was trained, and says what is where and what to try next.
+std::string what_was_written(const std::string& out,
+                             const TrainedRun& run,
+                             const std::string& text) {
+  const auto picture = [&](const std::string& name,
+                           const std::string& script,
+                           const std::vector<std::string>& arguments) {
+    const std::optional<std::string> drawn = plot(script, arguments, picture_format(name));
+    if (drawn) write_file(out + "/" + name, *drawn);
+    return drawn.has_value();
+  };
+  const bool pictured = picture(
+      "timelines.png", "timelines.py", {"--", out + "/predicted.json", out + "/timeline.json"});
+  const bool plotted = picture(
+      "loss.png", "loss.py", {"--bigram", fmt::format("{}", run.bigram), "--", out + "/log.jsonl"});
+  const char* missing = "not drawn: plots/ needs python3 and matplotlib";
+  return fmt::format(
+      "written to {0}:\n"
+      "  loss.png          {1}\n"
+      "  timelines.png     {2}\n"
+      "  log.jsonl         every step\n"
+      "  predicted.json, timeline.json\n"
+      "                    both timelines; open them in https://ui.perfetto.dev\n"
+      "  calibration.yaml  what was measured in step 1\n"
+      "\nWhat to try next:\n"
+      "  rehearse inspect experiments/demo/plan.yaml            the schedule, cell by cell\n"
+      "  cp experiments/demo/plan.yaml my.yaml                  edit pp, schedule, widths, ...\n"
+      "  rehearse validate my.yaml --data {3}\n"
+      "                                                         calibrate, predict and run it\n"
+      "  rehearse simulate experiments/deepseek-v3-budget/plan.yaml\n"
+      "                                                         DeepSeek-V3's training on 2048 "
+      "GPUs: "
+      "hours, days, cost\n\n",
+      out,
+      plotted ? "the loss curve" : missing,
+      pictured ? "the predicted step above the measured one" : missing,
+      text);
 }
 
 // How many steps, at most `most`, fit `time`.
@@ -245,21 +321,30 @@ int demo(const Arguments& args) {
     whole.put_object(key, std::move(report));
   };
 
+  const std::optional<MachineLoad> before = look_at_machine();
+  std::vector<std::string> warnings{
+      busy_warning(before, "this process slept, before anything was measured")};
+  if (!warnings.front().empty()) say(fmt::format("warning: {}\n\n", warnings.front()));
+  put_load(whole, "machine_load_before", before);
   say(fmt::format("1. Calibrate: time every kernel of the plan on {} cores\n", host_cores()));
   // The kernels of the layouts that come last too: single ones, whose shapes differ little.
   std::vector<Plan> plans = other_layouts(plan);
   plans.push_back(plan);
   const size_t shown = plans.size() - 1;
   for (Plan& p : overlap_plans()) plans.push_back(std::move(p));
+  const LoadWatch watch;
   const Calibration calibration =
       measure(plans, {.grid = false, .limit = kCalibrate, .quiet = options.quiet()});
+  warnings.push_back(busy_warning(watch.so_far(), "calibrating"));
+  if (!warnings.back().empty()) say(fmt::format("  warning: {}\n", warnings.back()));
   plans.resize(shown);
   write_calibration(out + "/calibration.yaml", calibration);
   say(fmt::format(
       "  {} kernel calls, {} rounds\n", calibration.kernels.size(), calibration.drift.size()));
 
   say("\n2. Predict, before anything is trained\n\n");
-  const StepPrediction prediction = predict(plan, program, calibration);
+  StepPrediction prediction = predict(plan, program, calibration);
+  prediction.median.timeline.calibrated = true;
   write_file(out + "/predicted.json", print_timeline(program, prediction.median.timeline));
   show("prediction", prediction_report(plan, program, prediction));
 
@@ -292,9 +377,9 @@ int demo(const Arguments& args) {
   whole.put("bigram_loss", run.bigram);
 
   say("\n5. Compare, op by op (a measured step of median time)\n\n");
-  show("comparison",
-       comparison_report(
-           compare_timelines(program, prediction.median.timeline, run.result.timeline)));
+  const Comparison comparison = compare_timelines(
+      program, prediction.median.timeline, run.result.timeline, calibration.overheads);
+  show("comparison", comparison_report(comparison));
   say(fmt::format("\npredicted step {}, measured {} (median of {} steps): error {}\n",
                   to_string(prediction.summary.step),
                   to_string(run.result.median_step),
@@ -310,63 +395,24 @@ int demo(const Arguments& args) {
   whole.merge(std::move(emulated));
 
   say("\n7. Other layouts, predicted from the calibration of step 1, then run\n\n");
-  std::vector<Validation> others;
-  constexpr int64_t kRuns = 3;
-  constexpr int64_t kSteps = 8;
-  // A layout's step takes about as long as the first one's: the same work on the same cores.
-  const Duration each = kLayouts.scaled(1 / static_cast<double>(plans.size() * kRuns));
-  const int64_t steps =
-      std::clamp<int64_t>(static_cast<int64_t>(each / run.result.median_step), 3, kSteps);
-  for (const Plan& other : plans) {
-    others.push_back(validate_plan(other,
-                                   calibration,
-                                   speed,
-                                   {.text = text,
-                                    .runs = kRuns,
-                                    .steps = steps,
-                                    .quiet = options.quiet(),
-                                    .label = "run " + describe(other)}));
-    others.back().plan = "other layout";
-  }
-
-  const bool pictured =
-      plot("timelines.py",
-           {out + "/predicted.json", out + "/timeline.json", "--out", out + "/timelines.png"});
-  const bool plotted = plot(
-      "loss.py",
-      {out + "/log.jsonl", "--bigram", fmt::format("{}", run.bigram), "--out", out + "/loss.png"});
+  std::vector<Validation> others =
+      run_layouts(plans, calibration, speed, text, run.result.median_step, options.quiet());
   whole.put_object("layouts", validation_report(others));
   whole.put("out", out);
-  const char* missing = "not drawn: plots/ needs python3 and matplotlib";
-  say(fmt::format(
-      "written to {0}:\n"
-      "  loss.png          {1}\n"
-      "  timelines.png     {2}\n"
-      "  log.jsonl         every step\n"
-      "  predicted.json, timeline.json\n"
-      "                    both timelines; open them in https://ui.perfetto.dev\n"
-      "  calibration.yaml  what was measured in step 1\n"
-      "\nWhat to try next:\n"
-      "  rehearse inspect experiments/demo/plan.yaml            the schedule, cell by cell\n"
-      "  cp experiments/demo/plan.yaml my.yaml                  edit pp, schedule, widths, ...\n"
-      "  rehearse validate my.yaml --data {3}\n"
-      "                                                         calibrate, predict and run it\n"
-      "  rehearse simulate experiments/deepseek-v3-budget/plan.yaml\n"
-      "                                                         DeepSeek-V3's training on 2048 "
-      "GPUs: "
-      "hours, days, cost\n\n",
-      out,
-      plotted ? "the loss curve" : missing,
-      pictured ? "the predicted step above the measured one" : missing,
-      text));
-  Validation main_plan{
-      .plan = "the demo",
-      .what = describe(plan) + ", learned routing",
-      .runs = {{.predicted = prediction.summary.step, .measured = run.result.median_step}},
-      .low = prediction.low / prediction.summary.step,
-      .high = prediction.high / prediction.summary.step};
+  say(what_was_written(out, run, text));
+  Validation main_plan{.plan = "the demo",
+                       .what = describe(plan) + ", learned routing",
+                       .runs = {{.predicted = prediction.summary.step,
+                                 .measured = run.result.median_step,
+                                 .load = comparison.load,
+                                 .waking = comparison.waking}},
+                       .low = prediction.low / prediction.summary.step,
+                       .high = prediction.high / prediction.summary.step};
   others.insert(others.begin(), main_plan);
-  say("Predicted and measured\n\n" + print_text(validation_report(others)));
+  const std::vector<std::string> while_measured = warnings_of(others);
+  say("Predicted and measured\n\n" + print_text(validation_report(others, warnings)));
+  warnings.insert(warnings.end(), while_measured.begin(), while_measured.end());
+  put_warnings(whole, warnings, "");
   if (options.json()) std::cout << print_json(whole);
   return 0;
 }

@@ -226,7 +226,10 @@ Report prediction_report(const Plan& plan,
   if (p.low < p.high) {
     shown += fmt::format("   (90%: {} to {})", to_string(p.low), to_string(p.high));
   }
+  const std::optional<bool> calibrated = p.median.timeline.calibrated;
+  if (!calibrated.value_or(true)) shown += "   (uncalibrated)";
   r.line("step_time_s", "step time", {shown, step});
+  r.put("calibrated", calibrated ? Value(*calibrated) : Value());
   r.put("interval_s", {p.low, p.high});
   r.line(
       "tokens_per_s", "tokens per second", {fmt::format("{:.0f}", tokens / step), tokens / step});
@@ -271,6 +274,7 @@ Report prediction_report(const Plan& plan,
   r.table("memory_bytes", memory_table(plan));
   r.put("fits_memory", fits_memory(plan));
   r.say(memory_warning(plan));
+  if (!calibrated.value_or(true)) r.say(fmt::format("\n{}\n", kUncalibrated));
   put_sources(r, plan, p.median.sources);
   if (plan.cluster.of_gpus()) {
     const ExchangeCounts& x = p.median.exchanges;

@@ -2,6 +2,7 @@
 // Reports of the results that several verbs print.
 
 #include <span>
+#include <string_view>
 
 #include "cli/report.h"
 #include "plan/program/comparison.h"
@@ -14,8 +15,9 @@ struct TrainResult;
 
 namespace rehearse::cli {
 
-// A step's prediction; with the speeds that follow from it where `speeds` (clusters of GPUs), and
-// with what the whole training takes where that is known.
+// A step's prediction, called uncalibrated where its timeline tells so; with the speeds that follow
+// from it where `speeds` (clusters of GPUs), and with what the whole training takes where that is
+// known.
 Report prediction_report(const Plan& plan,
                          const Program& program,
                          const StepPrediction& prediction,
@@ -23,6 +25,10 @@ Report prediction_report(const Plan& plan,
                          const std::optional<BudgetResult>& budget = {});
 
 Report training_report(const Plan& plan, const Program& program, const TrainResult& result);
+
+// Of a prediction that no calibration priced.
+constexpr std::string_view kUncalibrated =
+    "the prediction is uncalibrated: made of peak speeds and bandwidths, not of measured times";
 
 Report comparison_report(const Comparison& comparison);
 

@@ -178,8 +178,9 @@ int simulate(const Arguments& args) {
   const Program program = build_program(plan, pair ? Mode::kPair : Mode::kTrain);
   validate(program);
   const SimulateOptions how = read_options(options, plan);
-  const StepPrediction prediction =
+  StepPrediction prediction =
       predict_with_progress(plan, program, calibration, how, options.quiet());
+  prediction.median.timeline.calibrated = calibration.has_value();
   const Prediction& p = prediction.median;
   if (options.has("timeline")) {
     Timeline timeline = p.timeline;

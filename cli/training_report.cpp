@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "cli/disturbance.h"
 #include "cli/reports.h"
 #include "runtime/train.h"
 
@@ -9,6 +10,8 @@ Report training_report(const Plan& plan, const Program& program, const TrainResu
   const Summary s = summarize(program, t.timeline);
   const double tokens_per_s = static_cast<double>(plan.step_tokens()) / t.median_step.seconds();
   Report r;
+  put_warnings(r, {busy_warning(t.timeline.load, "this ran")}, "the times below include that");
+  put_load(r, "machine_load", t.timeline.load);
   r.say(fmt::format(
       "{} steps: loss {:.4f} -> {:.4f}, {} nats per token\n",
       t.steps,

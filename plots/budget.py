@@ -6,6 +6,8 @@ import json
 import os
 import sys
 
+from picture import save
+
 try:
     import matplotlib
 
@@ -78,7 +80,7 @@ def main():
     axes.set_xlabel("seconds per step, mean over ranks")
     axes.legend(fontsize=8, ncol=6, loc="upper center", bbox_to_anchor=(0.35, -0.12))
     figure.tight_layout()
-    figure.savefig(args.picture, dpi=120)
+    save(figure, args.picture, dpi=120)
 
 
 if __name__ == "__main__":

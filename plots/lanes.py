@@ -5,6 +5,8 @@ import argparse
 import json
 import sys
 
+from picture import add_arguments, save
+
 try:
     import matplotlib
 
@@ -21,7 +23,7 @@ def main():
     parser.add_argument("timeline")
     parser.add_argument("--ranks", type=int, default=4, help="draw the first so many of the file")
     parser.add_argument("--bins", type=int, default=400)
-    parser.add_argument("--out", default="lanes.png")
+    add_arguments(parser, "lanes.png")
     args = parser.parse_args()
     with open(args.timeline) as f:
         events = [e for e in json.load(f)["traceEvents"] if e["ph"] == "X"]
@@ -46,7 +48,7 @@ def main():
     rows[-1, 0].set_xlim(0, last / 1e3)
     rows[-1, 0].set_xlabel("time in the step [ms]")
     figure.tight_layout()
-    figure.savefig(args.out, dpi=130)
+    save(figure, args.out, args.format, dpi=130)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import argparse
 import json
 import sys
 
+from picture import add_arguments, save
+
 try:
     import matplotlib
 
@@ -25,7 +27,7 @@ def main():
     parser.add_argument("load")
     parser.add_argument("--ranks", type=int, default=4, help="draw the first so many of the file")
     parser.add_argument("--merge", type=int, default=25, help="bins of the file per step of the curve")
-    parser.add_argument("--out", default="link-load.png")
+    add_arguments(parser, "link-load.png")
     args = parser.parse_args()
     with open(args.load) as f:
         load = json.load(f)
@@ -45,7 +47,7 @@ def main():
     rows[0, 0].legend(loc="upper right", ncol=4, fontsize=8)
     rows[-1, 0].set_xlabel("time in the step [s]")
     figure.tight_layout()
-    figure.savefig(args.out, dpi=130)
+    save(figure, args.out, args.format, dpi=130)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import argparse
 import json
 import sys
 
+from picture import add_arguments, save
+
 try:
     import matplotlib
 
@@ -17,7 +19,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("log", help="log.jsonl of rehearse train")
     parser.add_argument("--bigram", type=float, help="baseline to draw, nats per token")
-    parser.add_argument("--out", default="loss.png")
+    add_arguments(parser, "loss.png")
     args = parser.parse_args()
     with open(args.log) as f:
         steps = [json.loads(line) for line in f]
@@ -68,7 +70,7 @@ def main():
     for axes in (loss, norm, load, speed):
         axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(args.out, dpi=120)
+    save(figure, args.out, args.format, dpi=120)
 
 
 if __name__ == "__main__":

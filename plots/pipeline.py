@@ -5,6 +5,8 @@ import argparse
 import json
 import sys
 
+from picture import add_arguments, save
+
 try:
     import matplotlib
 
@@ -74,7 +76,7 @@ def main():
     parser.add_argument("timelines", nargs="+", help="timeline files; NAME=FILE gives one a title")
     parser.add_argument("--from", dest="begin", type=float, default=0, help="milliseconds")
     parser.add_argument("--to", dest="end", type=float, help="milliseconds")
-    parser.add_argument("--out", default="pipeline.png")
+    add_arguments(parser, "pipeline.png")
     args = parser.parse_args()
     n = len(args.timelines)
     figure, rows = plt.subplots(n, 1, figsize=(13, 0.8 + 2.3 * n), sharex=True, squeeze=False)
@@ -90,7 +92,7 @@ def main():
         handles=[Patch(color=c, label=k) for k, c in COLOURS.items()], loc="lower right", ncol=5, fontsize=8
     )
     figure.tight_layout()
-    figure.savefig(args.out, dpi=130)
+    save(figure, args.out, args.format, dpi=130)
 
 
 if __name__ == "__main__":

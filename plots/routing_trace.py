@@ -73,9 +73,11 @@ def loads(trace):
 
 
 def main():
+    from picture import add_arguments, save
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("trace")
-    parser.add_argument("--out", default="routing.png")
+    add_arguments(parser, "routing.png")
     args = parser.parse_args()
     import matplotlib
 
@@ -97,7 +99,7 @@ def main():
         time.legend(fontsize="small")
     time.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(args.out, dpi=120)
+    save(figure, args.out, args.format, dpi=120)
 
 
 if __name__ == "__main__":

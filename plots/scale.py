@@ -5,6 +5,8 @@ import argparse
 import json
 import sys
 
+from picture import add_arguments, save
+
 try:
     import matplotlib
 
@@ -23,7 +25,7 @@ PARTS = (
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+")
-    parser.add_argument("--out", default="scale.png")
+    add_arguments(parser, "scale.png")
     args = parser.parse_args()
     names, values = [], []
     for given in args.results:
@@ -39,7 +41,7 @@ def main():
     axes.set_ylabel("share of the step [%]")
     axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(args.out, dpi=130)
+    save(figure, args.out, args.format, dpi=130)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import argparse
 import json
 import sys
 
+from picture import add_arguments, save
+
 try:
     import matplotlib
 
@@ -40,7 +42,7 @@ def colour(category):
 
 
 def draw(axes, path, ranks):
-    with open(path) as f:
+    with sys.stdin if path == "-" else open(path) as f:
         trace = json.load(f)
     events = [e for e in trace["traceEvents"] if e["ph"] == "X" and e["pid"] < ranks]
     boxes, colours, used = [], [], set()
@@ -63,9 +65,9 @@ def draw(axes, path, ranks):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("timelines", nargs="+", help="timeline files")
+    parser.add_argument("timelines", nargs="+", help="timeline files; - is standard input")
     parser.add_argument("--ranks", type=int, default=8, help="draw the first so many ranks")
-    parser.add_argument("--out", default="timelines.png")
+    add_arguments(parser, "timelines.png")
     args = parser.parse_args()
     figure, rows = plt.subplots(
         len(args.timelines), 1, figsize=(12, 1 + 2.4 * len(args.timelines)), sharex=True, squeeze=False
@@ -84,7 +86,7 @@ def main():
         fontsize=8,
     )
     figure.tight_layout(rect=(0, 0.1, 1, 1))
-    figure.savefig(args.out, dpi=120)
+    save(figure, args.out, args.format, dpi=120)
 
 
 if __name__ == "__main__":

@@ -157,6 +157,7 @@ TrainResult Trainer::train(const TrainOptions& options) {
   CHECK(to_run >= 1) << to_run << " steps";
   TrainResult result;
   MedianStep median;
+  const LoadWatch watch;
   std::deque<double> losses;  // the last kSpikeSteps
   const bool has_validation = plan_.data.validation_fraction > 0 && options.validation_steps > 0;
   const int64_t warm = options.first_step + (to_run > kFewSteps ? kWarmSteps : 0);
@@ -189,6 +190,10 @@ TrainResult Trainer::train(const TrainOptions& options) {
   result.median_step = median.median();
   result.timeline_step = median.nearest().step;
   result.timeline = median.nearest().timeline;
+  // One process of several cannot tell its siblings from others.
+  if (std::ssize(communicator_->local_ranks()) == plan_.layout.world()) {
+    result.timeline.load = watch.so_far();
+  }
   return result;
 }
 

@@ -76,7 +76,7 @@ struct TrainResult {
   Bytes memory;                // activations' high-water mark, worst rank
   Overruns overruns;           // of all steps
   // Of a step whose time is the median, or near it where more steps ran than timelines are kept of
-  // (MedianStep), and that step's time.
+  // (MedianStep), and that step's time. Its load is of the whole training, validations included.
   Timeline timeline;
   Duration timeline_step;
 };

@@ -116,6 +116,47 @@ def check_plan(driver, path, answer):
     driver.set_window_size(1280, 1600)
 
 
+def seconds_of(text):
+    """The time that a cell shows, such as "1.234 ms" or "-12.3 µs"."""
+    number, unit = text.split()
+    return float(number) * {"s": 1, "ms": 1e-3, "µs": 1e-6}[unit]
+
+
+def check_compare(driver, path, answer):
+    page = Page(driver, path)
+    page.charts("predicted", "measured")
+    kinds = answer["ops_by_kind"]
+    names = page.column("ops-by-kind", 0)
+    page.check(len(names) > 5, "no ops")
+    heads = [h.text.split("\n")[0] for h in driver.find_elements(By.CSS_SELECTOR, "#ops-by-kind th")]
+    column = {head: page.column("ops-by-kind", i) for i, head in enumerate(heads)}
+    for row, name in enumerate(names):
+        # A count is a count, a time a time, an error a signed share.
+        page.check(column["ops"][row] == f"{kinds[name]['ops']:,}", f"{name}: {column['ops'][row]} ops")
+        for head in ["predicted", "measured", "difference"]:
+            shown, there = seconds_of(column[head][row]), kinds[name][f"{head}_s"]
+            page.check(abs(shown - there) <= 0.006 * abs(there), f"{name}: {head} {column[head][row]}, not {there}")
+        error = kinds[name]["error"]
+        wanted = "-" if error is None else f"{100 * error:+.1f}%"
+        page.check(abs(float(column["error"][row].rstrip("%")) - 100 * error) < 0.06 if error is not None
+                   else column["error"][row] == wanted, f"{name}: error {column['error'][row]}, not {wanted}")
+        page.check(column["error"][row][0] in "+-0", f"{name}: an error without a sign")
+    # Both timelines on one axis, which holds the longer step.
+    ends = driver.execute_script("return ['predicted', 'measured'].map((id) => Chart.getChart(id).scales.x.max)")
+    page.check(ends[0] == ends[1], f"axes end at {ends}")
+    longer = 1e3 * max(answer["step_time_predicted_s"], answer["step_time_measured_s"])
+    page.check(abs(ends[0] - longer) < 1e-6 * longer, f"axes end at {ends}, the longer step at {longer}")
+    lefts = driver.execute_script("return ['predicted', 'measured'].map((id) => Chart.getChart(id).chartArea.left)")
+    page.check(lefts[0] == lefts[1], f"axes begin at {lefts}")
+    # What must be known before any figure stands first.
+    told = [w.text for w in driver.find_elements(By.CSS_SELECTOR, "main > p.warning:first-child, p.warning ~ p.warning")]
+    page.check(told == [f"Warning: {w}." for w in answer["warnings"]], f"told {told}, not {answer['warnings']}")
+    tiles = {t.text.split("\n")[1]: t.text.split("\n")[0] for t in driver.find_elements(By.CSS_SELECTOR, ".tile")}
+    page.check(abs(float(tiles["error of the step"].rstrip("%")) - 100 * answer["step_time_error"]) < 0.06, f"{tiles}")
+    page.check(tiles["mean absolute error of ops"][0].isdigit(), f"an absolute error with a sign: {tiles}")
+    return tiles
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("rehearse")
@@ -161,10 +202,16 @@ def main():
 
         run("train", plan, "--data", text, "--steps", 3, "--out", folder / "run")
         path = folder / "compare.html"
-        run("compare", plan, "--measured", folder / "run/timeline.json", "--page", path)
-        page = Page(driver, path)
-        page.charts("predicted", "measured")
-        page.check(len(page.column("ops-by-kind", 0)) > 5, "no ops")
+        comparison = ["compare", plan, "--measured", folder / "run/timeline.json", "--page", path, "--json"]
+        answer = json.loads(run(*comparison))
+        tiles = check_compare(driver, path, answer)
+        assert answer["calibrated"] is False and "uncalibrated" in answer["warnings"][-1], answer["warnings"]
+        assert "step predicted, uncalibrated" in tiles, tiles
+        # With a calibration it is not called that.
+        run("calibrate", plan, "--no-grid", "--rounds", 1, "--milliseconds", 0.05, "--out", folder / "c.yaml")
+        answer = json.loads(run(*comparison, "--calibration", folder / "c.yaml"))
+        tiles = check_compare(driver, path, answer)
+        assert answer["calibrated"] is True and "step predicted" in tiles, tiles
 
         trace = folder / "routing.h5"
         run("train", plan, "--data", text, "--steps", 3, "--out", folder / "recorded", "--record-routing", trace)

@@ -45,12 +45,22 @@
   const gb = (bytes) => bytes * 1e-9;
   const fixed = (x, n) => (x === null || x === undefined ? "-" : x.toFixed(n));
   const percent = (x) => `${(100 * x).toFixed(1)}%`;
+  const signed = (x) => (x > 0 ? "+" : "") + percent(x);
   function seconds(x) {
+    if (x === 0) return "0 s";
     if (x >= 0.9995) return `${x.toPrecision(4)} s`;
     return x >= 0.9995e-3 ? `${(1e3 * x).toPrecision(4)} ms` : `${(1e6 * x).toPrecision(3)} µs`;
   }
   function thousands(x) {
     return x.toLocaleString("en-US", {maximumFractionDigits: 0});
+  }
+  // A figure of a report by its key, which tells its unit: times, signed ones, signed shares, and
+  // counts.
+  function figure(x, key) {
+    if (key === "difference_s") return (x < 0 ? "-" : "+") + seconds(Math.abs(x));
+    if (key.endsWith("_s")) return seconds(x);
+    if (key === "error") return signed(x);
+    return Number.isInteger(x) ? thousands(x) : x.toPrecision(4);
   }
 
   // --- a table that sorts and filters
@@ -137,8 +147,9 @@
     });
   }
   // Cells of pipeline ranks: flat, six numbers each (rank, kind, micro-batch forward and backward
-  // or -1, begin and length in microseconds).
-  function timeline(id, cells, kinds) {
+  // or -1, begin and length in microseconds). end: where the axis ends, in microseconds; default:
+  // where its ticks do.
+  function timeline(id, cells, kinds, end) {
     const sets = kinds.map((label, i) => (
         {label, data: [], backgroundColor: cellColours[i], borderWidth: 0.5, borderColor: "#fff",
          barPercentage: 1, categoryPercentage: 0.9, grouped: false}));
@@ -156,7 +167,8 @@
       options: {
         indexAxis: "y",
         parsing: {xAxisKey: "x", yAxisKey: "y"},
-        scales: {x: {title: {display: true, text: "ms"}, beginAtZero: true},
+        scales: {x: {title: {display: true, text: "ms"}, beginAtZero: true,
+                     ...(end ? {max: end / 1e3} : {})},
                  y: {title: {display: true, text: "pipeline rank"}}},
         plugins: {tooltip: {callbacks: {label: (c) => {
           const [b, e] = c.raw.x;
@@ -309,8 +321,9 @@
 
   function simulatePage() {
     tiles(main, [
-      ["step", seconds(report.step_time_s)],
-      ["90% interval", report.interval_s.map(seconds).join(" – ")],
+      [report.calibrated === false ? "step, uncalibrated" : "step", seconds(report.step_time_s)],
+      ["90% interval", report.interval_s[0] < report.interval_s[1]
+          ? report.interval_s.map(seconds).join(" – ") : "not known"],
       ["tokens per second", thousands(report.tokens_per_s)],
       ["bubble", percent(report.bubble_fraction)],
       ["exposed communication", percent(report.exposed_comm_fraction)],
@@ -336,7 +349,7 @@
     colours[name] = colours[name] || partColours[i % partColours.length];
     return name;
   }
-  // Rows of equal objects as a table that sorts and filters.
+  // Rows of equal objects as a table that sorts and filters. show(value, key).
   function sortable(parent, id, rows, show, first) {
     if (!rows || rows.length === 0) return;
     const controls = add(parent, "div", undefined, {class: "controls"});
@@ -348,30 +361,45 @@
     const t = table(parent, id, [
       {head: first, text: true, value: (r) => (isNaN(+r[""]) ? r[""] : +r[""]), show: (r) => r[""]},
       ...keys.map((k) => ({head: k.replace(/_s$/, "").replaceAll("_", " "), text: !numeric(k),
-        value: (r) => r[k] ?? 0, show: (r) => (typeof r[k] === "number" ? show(r[k]) : r[k] ?? "-")}))], withIndex);
+        value: (r) => r[k] ?? 0, show: (r) => (typeof r[k] === "number" ? show(r[k], k) : r[k] ?? "-")}))], withIndex);
     search.addEventListener("input", () => t.filter((r) => r[""].includes(search.value)));
     t.draw();
   }
 
+  // What a reader must know before any figure.
+  function warnings() {
+    for (const text of report.warnings || []) {
+      add(main, "p", `Warning: ${text}.`, {class: "warning", role: "alert"});
+    }
+  }
+
   function comparePage() {
+    warnings();
+    const predicted = report.calibrated === false ? "predicted, uncalibrated" : "predicted";
     tiles(main, [
-      ["step predicted", seconds(report.step_time_predicted_s)],
+      [`step ${predicted}`, seconds(report.step_time_predicted_s)],
       ["step measured", seconds(report.step_time_measured_s)],
-      ["error", percent(report.step_time_error)],
-      ["median op error", percent(report.op_time_error_median)],
-      ["bubble predicted", percent(report.bubble_predicted)],
+      ["error of the step", signed(report.step_time_error)],
+      ["median error of ops", signed(report.op_time_error_median)],
+      ["mean absolute error of ops", percent(report.op_time_error_mean_abs)],
+      [`bubble ${predicted}`, percent(report.bubble_predicted)],
       ["bubble measured", percent(report.bubble_measured)],
     ]);
-    const s = section("Timelines", "Above as predicted, below as measured.");
-    canvas(s, "predicted", "predicted cells", true);
+    add(main, "p", "Error: predicted / measured - 1, below 0 where the prediction is too short. " +
+        "Difference: measured - predicted. -: nothing was measured.", {class: "note"});
+    const s = section("Timelines", `Above as ${predicted}, below as measured, on the same time axis.`);
+    canvas(s, "predicted", `${predicted} cells`, true);
     canvas(s, "measured", "measured cells", true);
-    timeline("predicted", report.timelines[0].cells, report.cell_kinds);
-    timeline("measured", report.timelines[1].cells, report.cell_kinds);
+    const end = 1e6 * Math.max(report.step_time_predicted_s, report.step_time_measured_s);
+    timeline("predicted", report.timelines[0].cells, report.cell_kinds, end);
+    timeline("measured", report.timelines[1].cells, report.cell_kinds, end);
     const named = (pairs) => Object.entries(pairs || {}).map(([name, r]) => ({"": name, ...r}));
-    for (const [title, key] of [["Ops by kind", "ops_by_kind"], ["Phases", "phases"],
-                                ["Compute lane", "compute_lane"], ["Ranks", "ranks"]]) {
+    for (const [title, key, note] of [
+      ["Ops by kind", "ops_by_kind", "Times of all ops of a kind, summed over ranks; ops: how many."],
+      ["Phases", "phases", "Mean over ranks."], ["Compute lane", "compute_lane", "Mean over ranks."],
+      ["Ranks", "ranks", "Each rank's compute lane."]]) {
       const rows = Array.isArray(report[key]) ? report[key] : named(report[key]);
-      if (rows.length) sortable(section(title), key.replaceAll("_", "-"), rows, seconds, title.toLowerCase());
+      if (rows.length) sortable(section(title, note), key.replaceAll("_", "-"), rows, figure, title.toLowerCase());
     }
   }
 

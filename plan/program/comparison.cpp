@@ -94,8 +94,15 @@ void compare_lanes(const Program& program,
 
 Comparison compare_timelines(const Program& program,
                              const Timeline& predicted,
-                             const Timeline& measured) {
-  Comparison c;
+                             const Timeline& measured,
+                             const std::optional<Overheads>& overheads) {
+  Comparison c{.calibrated = predicted.calibrated, .load = measured.load};
+  if (overheads && measured.load) {
+    c.waking = waking_of(program,
+                         measured,
+                         measured.load->cores,
+                         std::max(overheads->wake_idle, overheads->wake_busy));
+  }
   c.predicted = summarize(program, predicted);
   c.measured = summarize(program, measured);
   c.predicted_step = c.predicted.step;
@@ -124,6 +131,7 @@ Comparison compare_timelines(const Program& program,
   });
   c.op_error_median = median(errors);
   c.op_error_median_abs = median(absolute);
+  for (const double e : absolute) c.op_error_mean_abs += e / static_cast<double>(absolute.size());
   compare_lanes(program, predicted, measured, c);
   return c;
 }

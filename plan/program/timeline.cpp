@@ -204,6 +204,55 @@ Breakdown mean(const std::vector<Breakdown>& ranks) {
   return m;
 }
 
+namespace {
+
+// What stands in otherData beside source, shapes and ops.
+std::string print_about(const Timeline& head) {
+  std::string out;
+  if (head.calibrated) out += fmt::format("\"calibrated\": {}, ", *head.calibrated);
+  if (!head.load) return out;
+  const MachineLoad& l = *head.load;
+  return out + fmt::format(
+                   "\"machine_load\": {{\"wall_s\": {}, \"cores\": {}, \"own_cores\": {}, "
+                   "\"other_cores\": {}, \"stolen_cores\": {}, \"throttled_cores\": {}, "
+                   "\"pressure\": {}}}, ",
+                   l.wall.seconds(),
+                   l.cores,
+                   l.own,
+                   l.others,
+                   l.stolen,
+                   l.throttled,
+                   l.pressure ? fmt::format("{}", *l.pressure) : "null");
+}
+
+void parse_about(const nlohmann::json& about, const std::string& path, Timeline& timeline) {
+  if (about.contains("calibrated")) timeline.calibrated = about.at("calibrated").get<bool>();
+  if (!about.contains("machine_load")) return;
+  const auto& load = about.at("machine_load");
+  const auto number = [&](const char* key, double most) {
+    const auto x = load.at(key).get<double>();
+    if (x >= 0 && x <= most) return x;
+    throw InputError(fmt::format(
+        "{}: otherData.machine_load.{}: expected a number from 0 to {:g}", path, key, most));
+  };
+  constexpr double kMostSeconds = 9e6;
+  constexpr double kMostCores = 1e6;
+  MachineLoad l{.wall = Duration::seconds(number("wall_s", kMostSeconds)),
+                .cores = static_cast<int64_t>(number("cores", kMostCores)),
+                .own = number("own_cores", kMostCores),
+                .others = number("other_cores", kMostCores),
+                .stolen = number("stolen_cores", kMostCores),
+                .throttled = number("throttled_cores", kMostCores)};
+  if (!load.at("pressure").is_null()) l.pressure = number("pressure", 1);
+  if (l.cores < 1 || l.wall == Duration()) {
+    throw InputError(fmt::format(
+        "{}: otherData.machine_load: expected a wall_s above 0 and at least one of cores", path));
+  }
+  timeline.load = l;
+}
+
+}  // namespace
+
 std::string print_timeline(const Program& program, const Timeline& head, const OpSpans& spans) {
   const std::string& source = head.source;
   const auto us = [](Duration d) {
@@ -211,10 +260,11 @@ std::string print_timeline(const Program& program, const Timeline& head, const O
     return fmt::format("{}.{:06}", ps / 1'000'000, ps % 1'000'000);
   };
   std::string out = fmt::format(
-      "{{\"displayTimeUnit\": \"ms\", \"otherData\": {{\"source\": \"{}\", {}\"ops\": {}}},\n"
+      "{{\"displayTimeUnit\": \"ms\", \"otherData\": {{\"source\": \"{}\", {}{}\"ops\": {}}},\n"
       "\"traceEvents\": [\n",
       source,
       head.shapes.empty() ? "" : fmt::format("\"shapes\": \"{}\", ", head.shapes),
+      print_about(head),
       spans.size());
   std::set<int64_t> shown;
   for (const auto& [id, span] : spans) shown.insert(program.global_rank(id));
@@ -274,6 +324,7 @@ Timeline parse_timeline(const Program& program, std::string_view text, const std
     const auto json = nlohmann::json::parse(text);
     timeline.source = json.at("otherData").at("source").get<std::string>();
     timeline.shapes = json.at("otherData").value("shapes", "");
+    parse_about(json.at("otherData"), path, timeline);
     timeline.spans.resize(static_cast<size_t>(program.global_size()));
     std::vector<char> seen(timeline.spans.size(), 0);
     for (const auto& event : json.at("traceEvents")) {

@@ -2,11 +2,13 @@
 // When each op of one step began and ended, predicted or measured, keyed by op id, and the sums
 // that both are compared by.
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "base/machine_load.h"
 #include "base/units.h"
 #include "plan/program/program.h"
 #include "plan/program/stand_ins.h"
@@ -26,6 +28,10 @@ struct Timeline {
   std::string source;            // "predicted" or "measured"
   std::string shapes = {};       // of what (shapes_of a plan); empty: not told
   std::vector<Span> spans = {};  // by global op id
+  // Of a predicted one: whether a calibration priced it, not flops and bytes alone. Of a measured
+  // one: who else had the machine's cores. None: not told.
+  std::optional<bool> calibrated = {};
+  std::optional<MachineLoad> load = {};
   // From the step's beginning to its last op's end.
   Duration step() const;
   bool operator==(const Timeline&) const = default;
@@ -46,7 +52,7 @@ class TimelineSink {
 std::string print_timeline(const Program& program, const Timeline& timeline);
 // The same of some ops only, by id: those of chosen ranks, too large a step to keep whole.
 using OpSpans = std::vector<std::pair<OpId, Span>>;
-// head: source and shapes count.
+// head: all but its spans count.
 std::string print_timeline(const Program& program, const Timeline& head, const OpSpans& spans);
 // Reads what print_timeline wrote for the same Program. Throws InputError when it is not that.
 Timeline parse_timeline(const Program& program, std::string_view json, const std::string& path);

@@ -73,6 +73,28 @@ TEST(Timeline, JsonRoundTripsToThePicosecond) {
   EXPECT_EQ(parse_timeline(p, print_timeline(p, t), "t.json"), t);
 }
 
+// What a timeline tells of itself comes back; one that tells nothing is read as before.
+TEST(Timeline, WhatItTellsOfItselfRoundTrips) {
+  const Program p = one_layer();
+  Timeline t{.source = "measured", .spans = std::vector<Span>(p.ops().size())};
+  t.spans.back() = {ms(1), ms(2)};
+  const std::string plain = print_timeline(p, t);
+  EXPECT_EQ(plain.find("calibrated"), std::string::npos);
+  EXPECT_EQ(plain.find("machine_load"), std::string::npos);
+  EXPECT_EQ(parse_timeline(p, plain, "t.json"), t);
+  t.calibrated = false;
+  t.load = MachineLoad{.wall = Duration::microseconds(12'345'678),
+                       .cores = 2,
+                       .own = 1.05,
+                       .others = 0.123456,
+                       .stolen = 0.25,
+                       .throttled = 1e-6,
+                       .pressure = 0.4};
+  EXPECT_EQ(parse_timeline(p, print_timeline(p, t), "t.json"), t);
+  t.load->pressure = std::nullopt;
+  EXPECT_EQ(parse_timeline(p, print_timeline(p, t), "t.json"), t);
+}
+
 std::string error_of(const Program& p, const std::string& json) {
   try {
     parse_timeline(p, json, "t.json");
@@ -80,6 +102,26 @@ std::string error_of(const Program& p, const std::string& json) {
     return e.what();
   }
   return "no error";
+}
+
+TEST(Timeline, RefusesALoadThatCannotBe) {
+  const Program p = one_layer();
+  Timeline t{.source = "measured", .spans = std::vector<Span>(p.ops().size())};
+  t.spans.back() = {ms(1), ms(2)};
+  t.load = MachineLoad{.wall = Duration::seconds(3), .cores = 2, .own = 1.5, .others = 0.25};
+  const std::string json = print_timeline(p, t);
+  const auto with = [&](const std::string& old, const std::string& instead) {
+    std::string changed = json;
+    changed.replace(changed.find(old), old.size(), instead);
+    return error_of(p, changed);
+  };
+  EXPECT_EQ(with("\"other_cores\": 0.25", "\"other_cores\": -1"),
+            "t.json: otherData.machine_load.other_cores: expected a number from 0 to 1e+06");
+  EXPECT_EQ(with("\"wall_s\": 3", "\"wall_s\": 1e300"),
+            "t.json: otherData.machine_load.wall_s: expected a number from 0 to 9e+06");
+  EXPECT_EQ(with("\"cores\": 2", "\"cores\": 0"),
+            "t.json: otherData.machine_load: expected a wall_s above 0 and at least one of cores");
+  EXPECT_EQ(with("\"own_cores\": 1.5, ", "").substr(0, 30), "t.json: not a timeline of ours");
 }
 
 TEST(Timeline, RefusesAnotherPlansTimeline) {
