@@ -17,18 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-Plan plan_on_gpus(const Options& options, const char* option) {
-  if (options.plan_paths().size() != 1) {
-    throw UsageError(fmt::format(
-        "calibrate: --{} takes one plan, whose cluster is of the device measured", option));
-  }
-  Plan plan = load_plan(options.plan_path());
-  if (!plan.cluster.of_gpus()) {
-    throw InputError(fmt::format("{}: --{} needs a plan on GPUs", plan.path, option));
-  }
-  return plan;
-}
-
 // --- a device's file
 
 // What no table holds, by rules; the errors are this project's estimates of what each kind of
@@ -102,18 +90,6 @@ std::string chosen(const Options& options,
   return "";
 }
 
-// Those of one kernel, of a table with several.
-template <typename Rows>
-const typename Rows::mapped_type& of_kernel(const Rows& rows,
-                                            const std::string& kernel,
-                                            const std::string& path) {
-  const auto found = rows.find(kernel);
-  if (found == rows.end()) {
-    throw InputError(fmt::format("{}: has no rows of '{}' to tell such from", path, kernel));
-  }
-  return found->second;
-}
-
 template <typename Rows>
 std::vector<std::string> names_of(const Rows& rows) {
   std::vector<std::string> names;
@@ -122,6 +98,18 @@ std::vector<std::string> names_of(const Rows& rows) {
 }
 
 }  // namespace
+
+Plan plan_on_gpus(const Options& options, const char* option) {
+  if (options.plan_paths().size() != 1) {
+    throw UsageError(fmt::format(
+        "calibrate: --{} takes one plan, whose cluster is of the device measured", option));
+  }
+  Plan plan = load_plan(options.plan_path());
+  if (!plan.cluster.of_gpus()) {
+    throw InputError(fmt::format("{}: --{} needs a plan on GPUs", plan.path, option));
+  }
+  return plan;
+}
 
 void add_table_options(Options& options) {
   options.values("from-tables",
@@ -268,133 +256,6 @@ int calibrate_from_tables(const Options& options) {
   const auto device = load_device(out.string());  // what was written is what is read
   r.say(fmt::format("wrote {}\n", out.string()));
   r.put("out", out.string());
-  options.print(r);
-  return 0;
-}
-
-int judge_table(const Options& options) {
-  const Plan plan = plan_on_gpus(options, "judge-table");
-  options.refuse({"out"}, "is for calibrations; --judge-table only reads");
-  const Cluster& c = plan.cluster;
-  const DeviceFacts facts = facts_of(c);
-  const std::string path = options.text("judge-table");
-  const std::string text = read_file(path);
-  const auto device = options.has("told-by") ? load_device(options.text("told-by")) : nullptr;
-  Report r;
-  r.say(fmt::format("{}: rows of at least 50 us, each told from {}\n\n",
-                    path,
-                    device ? options.text("told-by") : "other families' alone"));
-  Report::Table shown{.columns = {{"", "kernel"},
-                                  {"", "family"},
-                                  {"", "rows"},
-                                  {"", "judged"},
-                                  {"", "mean absolute error"},
-                                  {"", "95%"},
-                                  {"", "bias"}}};
-  const auto percent_of = [](double x) { return fmt::format("{:.1f}%", 100 * x); };
-  const auto put =
-      [&](const std::string& name, const char* family, size_t rows, const TableErrors& e) {
-        shown.row({name,
-                   family,
-                   rows,
-                   e.rows,
-                   percent_of(e.mean_absolute),
-                   percent_of(e.percentile_95),
-                   percent_of(e.bias)});
-        Report& of = r.item("kernels");
-        of.put("kernel", name);
-        of.put("family", family);
-        of.put("rows", rows);
-        of.put("judged", e.rows);
-        of.put("mean_absolute_error", e.mean_absolute);
-        of.put("percentile_95_error", e.percentile_95);
-        of.put("bias", e.bias);
-      };
-  // Shorter rows are a matter of launches, not of kernels.
-  const auto lasting = [](const auto& row) { return row.time >= Duration::microseconds(50); };
-  const auto missing = [&](const char* what) {
-    return InputError(fmt::format("{}: has no table of {}", options.text("told-by"), what));
-  };
-  // Rows of a kernel are told from the same kernel's, whether or not the device is priced by it.
-  const DeviceModel::Tables told_by = device ? device->tables() : DeviceModel::Tables{};
-  switch (kind_of_table(text, path)) {
-    case TableKind::kAttention:
-      for (const auto& [kernel, rows] : parse_attention_table(text, path, facts)) {
-        if (device && !device->tables().attention) throw missing("attention");
-        const auto others =
-            device ? parse_attention_table(
-                         read_file(told_by.of_attention.path), told_by.of_attention.path, facts)
-                   : decltype(parse_attention_table(text, path, facts)){};
-        put("attention, " + kernel,
-            "heads, key-value heads",
-            rows.size(),
-            device ? AttentionTable(
-                         of_kernel(others, kernel, told_by.of_attention.path), facts.peaks, c.sms)
-                         .judge(lasting, rows)
-                   : AttentionTable(rows, facts.peaks, c.sms).judge(lasting));
-      }
-      break;
-    case TableKind::kProducts:
-      for (const auto& [dtype, rows] : parse_product_table(text, path, facts)) {
-        const Format format = format_of_table(dtype);
-        const std::string& from = (format == Format::kFp8 ? told_by.of_fp8 : told_by.of_bf16).path;
-        if (device && from.empty()) throw missing("such products");
-        const auto others = device ? parse_product_table(read_file(from), from, facts)
-                                   : decltype(parse_product_table(text, path, facts)){};
-        put("product, " + dtype,
-            "n, k",
-            rows.size(),
-            device ? ProductTable(of_kernel(others, dtype, from), format, facts.peaks, c.sms)
-                         .judge(lasting, rows)
-                   : ProductTable(rows, format, facts.peaks, c.sms).judge(lasting));
-      }
-      break;
-    case TableKind::kGrouped: {
-      const auto rows = parse_grouped_table(text, path, facts);
-      if (device && !device->tables().grouped) throw missing("grouped products");
-      for (const Format format : {Format::kBf16, Format::kFp8}) {
-        const auto of_format = [&](const Measured<GroupedCall>& row) {
-          return lasting(row) && row.call.format == format;
-        };
-        put(fmt::format("experts of a layer, {}", name_of(format)),
-            "model",
-            rows.size(),
-            device ? device->tables().grouped->judge(of_format, rows)
-                   : GroupedTable(rows, facts.peaks).judge(of_format));
-      }
-      break;
-    }
-    case TableKind::kCollectives: {
-      const BytesPerSecond link = c.node_link ? c.node_link->bandwidth : BytesPerSecond(1e12);
-      const auto rows = parse_collective_table(text, path, link);
-      if (device && !device->tables().collectives) throw missing("collectives");
-      const auto large = [](const Measured<CollectiveCall>& row) {
-        return row.call.size >= Bytes(1'000'000);
-      };
-      put("collectives from 1 MB",
-          "size",
-          rows.size(),
-          device ? device->tables().collectives->judge(large, rows)
-                 : CollectiveTable(rows, link).judge(large));
-      break;
-    }
-    case TableKind::kExchanges: {
-      const auto rows = parse_exchange_table(text, path, facts);
-      if (device && !device->tables().exchanges) throw missing("dispatch and combine");
-      for (const bool dispatch : {true, false}) {
-        const auto of_kind = [&](const Measured<ExchangeCall>& row) {
-          return lasting(row) && row.call.dispatch == dispatch;
-        };
-        put(dispatch ? "dispatch" : "combine",
-            "SMs",
-            rows.size() / 2,
-            device ? device->tables().exchanges->judge(of_kind, rows)
-                   : ExchangeTable(rows).judge(of_kind));
-      }
-      break;
-    }
-  }
-  r.table("", std::move(shown));
   options.print(r);
   return 0;
 }

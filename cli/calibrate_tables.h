@@ -6,6 +6,8 @@
 
 namespace rehearse::cli {
 
+// The one plan of `option`, whose cluster is of GPUs. Throws InputError, or UsageError.
+Plan plan_on_gpus(const Options& options, const char* option);
 void add_table_options(Options& options);
 // REQUIRES: options.has("from-tables"); options.has("judge-table").
 int calibrate_from_tables(const Options& options);

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "base/file.h"
 #include "base/progress.h"
@@ -186,7 +188,7 @@ ForeignTrace read_own(const std::string& path) {
   trace.about["megatron_files"] = count;
   for (int64_t f = 0; f < *files; ++f) {
     const std::string name = fmt::format("megatron_{}", f);
-    for (const char* part : {"_file", "_spaced", "_keys"}) {
+    for (const char* part : {"_file", "_spaced", "_keys", "_stage"}) {
       trace.about[name + part] = reader.about(name + part);
     }
     trace.numbers[name] = reader.numbers(name);
@@ -205,7 +207,16 @@ int export_trace(const Options& options, const std::vector<std::string>& files) 
   if (files.size() != 1 || !options.has("out")) {
     throw UsageError("trace export: expected one trace, and --out, the folder to write into");
   }
-  const auto written = print_megatron(read_own(files.front()));
+  const ForeignTrace trace = read_own(files.front());
+  const auto written = print_megatron(trace);
+  std::set<std::string> names;
+  for (const auto& [name, text] : written) {
+    if (names.insert(std::filesystem::path(name).filename().string()).second) continue;
+    throw InputError(
+        fmt::format("{}: two of its files have the name '{}': one would replace the other",
+                    files.front(),
+                    name));
+  }
   std::vector<std::string> paths;
   for (const auto& [name, text] : written) {
     const std::string base = std::filesystem::path(name).filename().string();
@@ -221,6 +232,11 @@ int export_trace(const Options& options, const std::vector<std::string>& files) 
     r.say(fmt::format("written: {}\n", paths[i]));
   }
   r.put("files", static_cast<int64_t>(written.size()));
+  if (const auto left_out = left_out_of_megatron(trace); !left_out.empty()) {
+    r.say(fmt::format("left out: {}, whose values a trace does not hold\n",
+                      fmt::join(left_out, ", ")));
+    r.put("left_out", std::vector<Value>(left_out.begin(), left_out.end()));
+  }
   options.print(r);
   return 0;
 }

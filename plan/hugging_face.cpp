@@ -7,215 +7,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "plan/hugging_face_keys.h"
+#include "plan/hugging_face_rope.h"
+
 namespace rehearse {
 namespace {
 
 constexpr IntegerRange kPositive{.min = 1, .max = 1'000'000'000};
 constexpr IntegerRange kCount{.min = 0, .max = 1'000'000'000};
-
-// What of other architectures is missing here.
-struct Unsupported {
-  std::string_view type, missing;
-};
-constexpr auto kUnsupported = std::to_array<Unsupported>({
-    {"bloom", "position biases by distance (ALiBi)"},
-    {"deepseek_v32", "sparse attention by an indexer (index_topk)"},
-    {"falcon", "attention and MLP side by side"},
-    {"gemma2", "norms behind attention and MLP, and capped scores"},
-    {"gemma3_text", "norms behind attention and MLP"},
-    {"gpt_neox", "attention and MLP side by side"},
-    {"jamba", "state-space layers"},
-    {"llama4_text", "experts that scale their inputs, and layers without positions"},
-    {"mamba", "state-space layers"},
-    {"phi3", "configurations of its own for long contexts"},
-    {"qwen2_moe", "a shared expert of its own width behind a gate"},
-    {"qwen3_next", "linear attention"},
-});
-
-// Keys that change the architecture or its cost, and the one value of them that is understood,
-// where a family does not read them.
-struct OnlyValue {
-  std::string_view key, value, what;
-};
-constexpr auto kOnlyValues = std::to_array<OnlyValue>({
-    {"hidden_act", "silu", "SwiGLU is the only activation"},
-    {"tie_word_embeddings", "false", "the head has a table of its own"},
-    {"attention_bias", "false", "projections have no biases"},
-    {"mlp_bias", "false", "projections have no biases"},
-    {"attention_dropout", "0", "there is no dropout"},
-    {"hidden_dropout", "0", "there is no dropout"},
-    {"hidden_dropout_prob", "0", "there is no dropout"},
-    {"attention_probs_dropout_prob", "0", "there is no dropout"},
-    {"resid_pdrop", "0", "there is no dropout"},
-    {"embd_pdrop", "0", "there is no dropout"},
-    {"attn_pdrop", "0", "there is no dropout"},
-    {"moe_layer_freq", "1", "every layer behind the dense ones has experts"},
-    {"decoder_sparse_step", "1", "every layer behind the dense ones has experts"},
-    {"pretraining_tp", "1", "linears are whole"},
-    {"use_qk_norm", "false", "queries and keys have no norms of their own"},
-    {"qkv_bias", "false", "projections have no biases"},
-    {"shared_expert_intermediate_size", "0", "there are no shared experts"},
-    {"postnorm", "false", "norms stand before attention and MLP"},
-    {"use_rmsnorm", "true", "norms are RMSNorms"},
-    {"use_bias", "false", "projections have no biases"},
-    {"use_qkv_bias", "false", "projections have no biases"},
-    {"norm_softmax", "false", "the softmax over the vocabulary is plain"},
-    {"embedding_dropout", "0", "there is no dropout"},
-    {"output_dropout", "0", "there is no dropout"},
-    {"scale_attn_by_inverse_layer_idx", "false", "scores are scaled alike in all layers"},
-    {"shared_intermediate_size", "0", "there are no shared experts"},
-    {"mtp_transformer_layers", "1", "an MTP module has one layer"},
-    {"partial_rotary_factor", "1", "RoPE rotates whole heads"},
-    {"qk_layernorm", "false", "queries and keys have no norms of their own"},
-    {"use_mla", "true", "attention is multi-head latent attention"},
-    {"use_sliding_window", "false", "attention has no windows"},
-    {"is_encoder_decoder", "false", "there is a decoder alone"},
-    {"add_cross_attention", "false", "there is a decoder alone"},
-    {"rope_interleave", "true", "RoPE rotates neighbours"},
-    {"multi_gate", "false", "tokens have one router"},
-});
-
-// Keys that say nothing about either.
-constexpr auto kHarmless = std::to_array<std::string_view>({
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "_name_or_path",
-    "architectures",
-    "auto_map",
-    "aux_loss_alpha",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "cross_attention_hidden_size",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "dtype",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "eos_token_id",
-    "ep_size",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "gradient_checkpointing",
-    "initial_context_length",
-    "id2label",
-    "is_decoder",
-    "label2id",
-    "layernorm_full_attention_alpha",  // factors on residuals
-    "layernorm_full_attention_beta",
-    "layernorm_linear_attention_alpha",
-    "layernorm_linear_attention_beta",
-    "layernorm_mlp_alpha",
-    "layernorm_mlp_beta",
-    "length_penalty",
-    "max_length",
-    "max_model_len",
-    "max_position_embeddings",
-    "min_length",
-    "moe_router_dtype",
-    "mtp_loss_scaling_factor",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_router_logits",
-    "output_scores",
-    "pad_token_id",
-    "prefix",
-    "problem_type",
-    "pruned_heads",
-    "qk_head_dim",  // qk_nope_head_dim + qk_rope_head_dim
-    "quantization",
-    "quantization_config",  // of stored weights; a plan states its precision
-    "remove_invalid_values",
-    "repetition_penalty",
-    "return_dict",
-    "return_dict_in_generate",
-    "reorder_and_upcast_attn",
-    "router_aux_loss_coef",
-    "router_dtype",
-    "router_jitter_noise",
-    "scale_attn_weights",
-    "sep_token_id",
-    "seq_aux",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "shared_moe_mode",
-    "suppress_tokens",
-    "swiglu_limit",
-    "task_specific_params",
-    "temperature",
-    "tf_legacy_loss",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "topk_aux_loss_coef",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "typical_p",
-    "unsloth_fixed",
-    "unsloth_version",
-    "use_bfloat16",
-    "use_cache",
-    "use_mrope",  // positions of images
-});
-
-void require_only_values(YamlMap& top) {
-  for (const OnlyValue& only : kOnlyValues) {
-    if (top.asked(only.key) || !top.has(only.key)) continue;
-    const std::string found = top.text(only.key);
-    const bool whole =
-        found == std::string(only.value) + ".0" || found == std::string(only.value) + ".";
-    if (found == only.value || whole) continue;
-    top.fail(only.key,
-             fmt::format("{} is not supported: {}; expected {}", found, only.what, only.value));
-  }
-}
-
-// transformers 5 has rope_theta within rope_parameters, older ones at the top.
-void read_rope(YamlMap& top, Model& m) {
-  Architecture& a = m.architecture;
-  const bool at_top = top.has("rope_theta");
-  if (at_top) a.rope_theta = top.number("rope_theta", {.min = 1, .max = 1e15});
-  for (const char* key : {"rope_parameters", "rope_scaling"}) {
-    if (!top.has(key)) continue;
-    YamlMap rope = top.map(key);
-    if (rope.has("rope_theta")) {
-      const double theta = rope.number("rope_theta", {.min = 1, .max = 1e15});
-      if (at_top && theta != a.rope_theta) {
-        rope.fail("rope_theta", fmt::format("is {}, and {} at the top", theta, a.rope_theta));
-      }
-      a.rope_theta = theta;
-    } else if (std::string_view(key) == "rope_parameters" && !at_top) {
-      rope.place().fail(key, "rope_theta is missing");
-    }
-    const char* type = rope.has("rope_type") ? "rope_type" : "type";
-    if (rope.text(type, "default") != "default") m.rope_scaling = rope.choice(type, kRopeScalings);
-    const bool stated = rope.has("factor") && rope.has("original_max_position_embeddings");
-    if (m.rope_scaling != RopeScaling::kYarn || !stated) continue;
-    Yarn yarn;
-    yarn.factor = rope.number("factor", {.min = 1, .max = 1e6});
-    yarn.original_length =
-        rope.integer("original_max_position_embeddings", {.min = 1, .max = 1'000'000'000});
-    yarn.beta_fast = rope.number("beta_fast", {.min = 1e-6, .max = 1e6}, yarn.beta_fast);
-    yarn.beta_slow = rope.number("beta_slow", {.min = 1e-6, .max = 1e6}, yarn.beta_slow);
-    if (rope.has("mscale")) yarn.mscale = rope.number("mscale", {.min = 0, .max = 1e3});
-    if (rope.has("mscale_all_dim")) {
-      yarn.mscale_all_dim = rope.number("mscale_all_dim", {.min = 0, .max = 1e3});
-    }
-    m.yarn = yarn;
-  }
-}
 
 // --- parts that families share
 
@@ -271,17 +70,6 @@ void read_grouped(YamlMap& top, Architecture& a, const GroupedDefaults& missing 
 void read_rotated(Architecture& a, double share) {
   a.qk_rope = std::llround(static_cast<double>(a.v_head) * share);
   a.qk_nope = a.v_head - a.qk_rope;
-}
-
-// The share of a head that is rotated: at the top, or in transformers 5's rope_parameters.
-double rotated_share(YamlMap& top, double missing) {
-  constexpr NumberRange kShare{.min = 0, .max = 1};
-  const char* const key = "partial_rotary_factor";
-  if (top.has("rope_parameters")) {
-    YamlMap rope = top.map("rope_parameters");
-    if (rope.has(key)) missing = rope.number(key, kShare);
-  }
-  return top.number(key, kShare, missing);
 }
 
 // A window where `key` states one, in the layers of "layer_types", else in those from `first` on.
@@ -646,10 +434,8 @@ const ModelFamily& family_of(YamlMap& top) {
     if (f.type == type) return f;
     known.push_back(f.type);
   }
-  for (const Unsupported& u : kUnsupported) {
-    if (u.type == type) {
-      top.fail("model_type", fmt::format("{} needs {}, not supported", type, u.missing));
-    }
+  if (const std::string_view missing = missing_of_type(type); !missing.empty()) {
+    top.fail("model_type", fmt::format("{} needs {}, not supported", type, missing));
   }
   top.fail("model_type",
            fmt::format("'{}' is not known; expected one of {}", type, fmt::join(known, ", ")));
@@ -662,10 +448,11 @@ Model read_hugging_face(YamlMap top) {
   // A multimodal model: its language model alone, whose embeddings may be tied at the top.
   if (top.has("text_config")) {
     YamlMap text = top.map("text_config");
-    Model m = read_hugging_face(std::move(text));
+    Model m = read_hugging_face(text);
     if (top.has("tie_word_embeddings")) {
       m.architecture.tied_embeddings = top.boolean("tie_word_embeddings", false);
     }
+    require_known_beside(top, text);
     return m;
   }
   Model m;
@@ -679,13 +466,7 @@ Model read_hugging_face(YamlMap top) {
     read_rope(top, m);
     read_silu(top);
   }
-  require_only_values(top);
-  for (const std::string_view key : kHarmless) top.has(key);
-  if (const auto unknown = top.first_unknown()) {
-    top.fail(
-        *unknown,
-        "is not known, and may change the architecture or its cost; leave it out if it does not");
-  }
+  require_known_keys(top);
   require_consistent(m.architecture, top);
   return m;
 }

@@ -89,6 +89,128 @@ TEST(HuggingFace, RopeThetaIsFoundWhereItIs) {
   EXPECT_NE(refused(with("rope_scaling", {{"type", "spiral"}})).find("yarn"), std::string::npos);
 }
 
+// Scaled RoPE: what a type has is understood, everything else in its mapping is refused by name.
+TEST(HuggingFace, RopeScalingsKeysAreUnderstoodOrRefusedByName) {
+  const Config deepseek = {{"beta_fast", 32},
+                           {"beta_slow", 1},
+                           {"factor", 40},
+                           {"mscale", 1.0},
+                           {"mscale_all_dim", 0.7},
+                           {"original_max_position_embeddings", 4096},
+                           {"type", "yarn"}};
+  EXPECT_EQ(read(with("rope_scaling", deepseek)).yarn,
+            (Yarn{.factor = 40, .original_length = 4096, .mscale = 1.0, .mscale_all_dim = 0.7}));
+  // gpt-oss's, and Qwen's, which has both names of the type.
+  const Config oss = {{"beta_fast", 32.0},
+                      {"beta_slow", 1.0},
+                      {"factor", 32.0},
+                      {"original_max_position_embeddings", 4096},
+                      {"rope_type", "yarn"},
+                      {"truncate", false}};
+  EXPECT_EQ(read(with("rope_scaling", oss)).yarn,
+            (Yarn{.factor = 32, .original_length = 4096, .truncate = false}));
+  Config qwen = {{"factor", 4.0},
+                 {"original_max_position_embeddings", 32768},
+                 {"attention_factor", 2.0},
+                 {"type", "yarn"},
+                 {"rope_type", "yarn"}};
+  EXPECT_EQ(read(with("rope_scaling", qwen)).yarn,
+            (Yarn{.factor = 4, .original_length = 32768, .attention_factor = 2.0}));
+  const auto why = [](const char* key, Config rope) { return refused(with(key, std::move(rope))); };
+  const auto plus = [](Config rope, const char* key, Config value) {
+    rope[key] = std::move(value);
+    return rope;
+  };
+  EXPECT_NE(why("rope_scaling", plus(qwen, "bogus", 3))
+                .find("rope_scaling.bogus: is not known of rope_type yarn, and may change the "
+                      "model; expected mrope_interleaved, "),
+            std::string::npos);
+  EXPECT_EQ(why("rope_scaling", plus(qwen, "bogus", nullptr)), "");
+  EXPECT_NE(why("rope_scaling", plus(qwen, "low_freq_factor", 1)).find("low_freq_factor: is not"),
+            std::string::npos);
+  EXPECT_NE(why("rope_scaling", plus(qwen, "attention_factor", "two")).find("attention_factor: "),
+            std::string::npos);
+  EXPECT_NE(why("rope_scaling", plus(qwen, "type", "linear")).find("is linear, and rope_type yarn"),
+            std::string::npos);
+  // Of no scaling there are no numbers of it: was its type forgotten?
+  EXPECT_NE(
+      why("rope_scaling", {{"factor", 4.0}}).find("factor: is not known of rope_type default"),
+      std::string::npos);
+  const Config plain = {{"rope_type", "default"}, {"rope_theta", 10000.0}};
+  EXPECT_EQ(why("rope_parameters", plain), "");
+  EXPECT_EQ(why("rope_parameters", plus(plain, "mrope_section", Config::array({2, 1, 1}))), "");
+  EXPECT_NE(why("rope_parameters", plus(plain, "full_attention", {{"rope_theta", 1e6}}))
+                .find("rope_parameters.full_attention: is not known"),
+            std::string::npos);
+  EXPECT_NE(why("rope_parameters", plus(plain, "partial_rotary_factor", 0.5))
+                .find("partial_rotary_factor: 0.5 is not supported: RoPE rotates 8 of 8"),
+            std::string::npos);
+  const Config llama = {{"factor", 8.0},
+                        {"low_freq_factor", 1.0},
+                        {"high_freq_factor", 4.0},
+                        {"original_max_position_embeddings", 8192},
+                        {"rope_type", "llama3"}};
+  EXPECT_EQ(read(with("rope_scaling", llama)).rope_scaling, RopeScaling::kLlama3);
+  EXPECT_NE(why("rope_scaling", plus(llama, "truncate", true)).find("of rope_type llama3"),
+            std::string::npos);
+  // In two places: once, or twice the same.
+  Config twice = with("rope_scaling", qwen);
+  twice["rope_parameters"] = plus(qwen, "rope_theta", 10000.0);
+  EXPECT_EQ(refused(twice), "");
+  twice["rope_parameters"]["attention_factor"] = 1.0;
+  EXPECT_NE(refused(twice).find("rope_scaling: is not what rope_parameters state"),
+            std::string::npos);
+}
+
+TEST(HuggingFace, OtherMappingsKeysToo) {
+  const Config fp8 = {{"activation_scheme", "dynamic"},
+                      {"fmt", "e4m3"},
+                      {"quant_method", "fp8"},
+                      {"scale_fmt", "ue8m0"},
+                      {"weight_block_size", Config::array({128, 128})}};
+  EXPECT_EQ(refused(with("quantization_config", fp8)), "");
+  Config bogus = fp8;
+  bogus["bogus"] = 3;
+  EXPECT_NE(refused(with("quantization_config", bogus))
+                .find("quantization_config.bogus: is not known of stored weights"),
+            std::string::npos);
+  EXPECT_NE(refused(with("quantization_config", 8)).find("quantization_config: expected a mapping"),
+            std::string::npos);
+  // Beside a multimodal model's text_config.
+  Config whole = {{"architectures", Config::array({"KimiK25ForConditionalGeneration"})},
+                  {"auto_map", Config::object()},
+                  {"bos_token_id", 163584},
+                  {"ignore_index", -100},
+                  {"media_placeholder_token_id", 163605},
+                  {"model_type", "kimi_k25"},
+                  {"quantization_config", fp8},
+                  {"text_config", small()},
+                  {"tie_word_embeddings", false},
+                  {"torch_dtype", "bfloat16"},
+                  {"use_unified_vision_chunk", true},
+                  {"vision_config", {{"hidden_size", 1152}}},
+                  {"vision_start_token_id", 7},
+                  {"vocab_size", 256}};
+  EXPECT_EQ(refused(whole), "");
+  EXPECT_EQ(read(whole).architecture, read(small()).architecture);
+  const auto beside = [&](const char* key, Config value) {
+    Config c = whole;
+    c[key] = std::move(value);
+    return refused(c);
+  };
+  EXPECT_NE(beside("bogus", 3).find("bogus: is not known beside text_config"), std::string::npos);
+  EXPECT_NE(beside("vocab_size", 512).find("vocab_size: is 512, and 256 in text_config"),
+            std::string::npos);
+  EXPECT_NE(beside("quantization_config", bogus).find("quantization_config.bogus"),
+            std::string::npos);
+  whole["text_config"]["rope_scaling"] = {{"type", "linear"}, {"factor", 2.0}};
+  EXPECT_NE(beside("rope_scaling", {{"type", "linear"}, {"factor", 4.0}})
+                .find("rope_scaling: stands in text_config too"),
+            std::string::npos);
+  whole["text_config"]["rope_scaling"]["bogus"] = 1;
+  EXPECT_NE(refused(whole).find("text_config.rope_scaling.bogus"), std::string::npos);
+}
+
 TEST(HuggingFace, WhatChangesTheArchitectureIsUnderstoodOrRefusedByName) {
   const std::pair<const char*, Config> refusals[] = {{"moe_layer_freq", 0},
                                                      {"hidden_act", "gelu"},
@@ -297,10 +419,16 @@ TEST(HuggingFace, OurFormHoldsAllOfIt) {
   Config c = with("moe_layer_freq", 2);
   c["num_hidden_layers"] = 6;
   c["tie_word_embeddings"] = true;
+  c["rope_scaling"] = {{"type", "yarn"},
+                       {"factor", 4.0},
+                       {"original_max_position_embeddings", 64},
+                       {"attention_factor", 1.5},
+                       {"truncate", false}};
   const Model m = read(c);
   const std::string path = testing::TempDir() + fmt::format("/printed_model-{}.yaml", getpid());
   std::ofstream(path) << print_model(m);
   EXPECT_EQ(load_model(path).architecture, m.architecture) << print_model(m);
+  EXPECT_EQ(load_model(path).yarn, m.yarn) << print_model(m);
 }
 
 }  // namespace

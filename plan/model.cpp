@@ -96,6 +96,10 @@ void read_attention(YamlMap map, Model& m) {
     if (y.has("mscale_all_dim")) {
       yarn.mscale_all_dim = y.number("mscale_all_dim", {.min = 0, .max = 1e3});
     }
+    if (y.has("attention_factor")) {
+      yarn.attention_factor = y.number("attention_factor", {.min = 1e-6, .max = 1e3});
+    }
+    yarn.truncate = y.boolean("truncate", true);
     y.finish();
     m.yarn = yarn;
   }
@@ -219,6 +223,8 @@ std::string print_model(const Model& model) {
     line("    beta_slow", y.beta_slow);
     if (y.mscale) line("    mscale", *y.mscale);
     if (y.mscale_all_dim) line("    mscale_all_dim", *y.mscale_all_dim);
+    if (y.attention_factor) line("    attention_factor", *y.attention_factor);
+    unless("    truncate", y.truncate, true);
   }
   out += "mlp:\n";
   if (a.mlp != MlpKind::kGated) line("  kind", kMlpKinds[a.mlp]);

@@ -47,6 +47,8 @@ struct Yarn {
   // Factors on the rotated parts' size, and squared on attention's scale; as Hugging Face's classes
   // take them.
   std::optional<double> mscale, mscale_all_dim;
+  std::optional<double> attention_factor;  // on the rotated parts' size, whatever mscale says
+  bool truncate = true;  // the first and last pair that are stretched in part: whole numbers
   bool operator==(const Yarn&) const = default;
 };
 

@@ -82,6 +82,73 @@ class Page:
             self.check(self.drawn(canvas) > 0.01, f"the chart {canvas} is empty")
 
 
+# What a heat map writes while it is drawn again: text, and its box in the canvas's own pixels.
+WRITTEN = """
+    const c = document.getElementById(arguments[0]), found = [];
+    const g = CanvasRenderingContext2D.prototype, plain = g.fillText;
+    g.fillText = function (text, x, y) {
+      const t = this.getTransform(), ratio = window.devicePixelRatio || 1, m = this.measureText(text);
+      if (this.canvas === c && t.b === 0) {
+        found.push({text, x: (t.a * x + t.e) / ratio, y: (t.d * y + t.f) / ratio, align: this.textAlign,
+                    left: m.actualBoundingBoxLeft, right: m.actualBoundingBoxRight,
+                    up: m.actualBoundingBoxAscent, down: m.actualBoundingBoxDescent});
+      }
+      plain.call(this, text, x, y);
+    };
+    window.dispatchEvent(new Event("resize"));
+    g.fillText = plain;
+    return {written: found, width: c.clientWidth, height: c.clientHeight};"""
+# What it says of the place under the pointer.
+POINTED = """
+    const c = document.getElementById(arguments[0]), box = c.getBoundingClientRect();
+    c.dispatchEvent(new MouseEvent("mousemove", {clientX: box.left + arguments[1], clientY: box.top + arguments[2]}));
+    return c.title;"""
+
+
+def check_heatmap(page, canvas, columns, rows, told):
+    """Numbers of the first and last column and row stand at these, whole, none over another.
+
+    columns, rows: their names. told: of column and row, what the map says of the place.
+    """
+    drawn = page.driver.execute_script(WRITTEN, canvas)
+    numbers = [w for w in drawn["written"] if w["text"].lstrip("-").isdigit()]
+    across = [w for w in numbers if w["align"] == "center"]
+    down = [w for w in numbers if w["align"] == "right"]
+    boxes = []
+    for w in numbers:
+        box = (w["x"] - w["left"], w["y"] - w["up"], w["x"] + w["right"], w["y"] + w["down"])
+        page.check(box[0] >= 0 and box[1] >= 0 and box[2] <= drawn["width"] and box[3] <= drawn["height"],
+                   f"{canvas}: {w['text']} is cut off: {box} of {drawn['width']} x {drawn['height']}")
+        for other in boxes:
+            page.check(box[2] <= other[0] or other[2] <= box[0] or box[3] <= other[1] or other[3] <= box[1],
+                       f"{canvas}: {w['text']} is written over another")
+        boxes.append(box)
+    page.check([across[0]["text"], across[-1]["text"]] == [str(columns[0]), str(columns[-1])],
+               f"{canvas}: columns from {across[0]['text']} to {across[-1]['text']}")
+    page.check([down[0]["text"], down[-1]["text"]] == [str(rows[0]), str(rows[-1])],
+               f"{canvas}: rows from {down[0]['text']} to {down[-1]['text']}")
+    # Each number stands in the middle of what it names, as far as whole pixels tell.
+    for w in across if len(columns) < drawn["width"] / 2 else []:
+        for r in down:
+            middle = r["y"] - (r["up"] - r["down"]) / 2
+            said = page.driver.execute_script(POINTED, canvas, w["x"], middle)
+            page.check(said.startswith(told(w["text"], r["text"])), f"{canvas}: at {w['text']}, {r['text']}: '{said}'")
+
+
+def with_load(page, layers, experts):
+    """The page with the load of so many layers, by their numbers, and experts."""
+    begin = page.index(">", page.index('id="report"')) + 1
+    end = page.index("</script>", begin)
+    report = json.loads(page[begin:end])
+    count = len(layers)
+    report["layer_numbers"] = layers
+    report["expert_load"] = {"rows": count, "columns": experts,
+                             "values": [(r + k) % 3 for r in range(count) for k in range(experts)]}
+    report["load_over_time"] = {"rows": count, "columns": len(report["step_numbers"]),
+                                "values": [1.5] * (count * len(report["step_numbers"]))}
+    return page[:begin] + json.dumps(report).replace("<", "\\u003c") + page[end:]
+
+
 def check_plan(driver, path, answer):
     page = Page(driver, path)
     rows = page.column("layouts", 0)
@@ -228,6 +295,18 @@ def main():
         rows = [load["values"][r * load["columns"]:(r + 1) * load["columns"]] for r in range(load["rows"])]
         page.check(all(abs(sum(row) / len(row) - 1) < 0.01 for row in rows), "loads are not over their mean")
         page.check(shown["load_over_time"]["columns"] == 3, "not every step")
+        expert = lambda k, r: f"layer {r}, expert {k}: "
+        check_heatmap(page, "experts", range(load["columns"]), shown["layer_numbers"], expert)
+        ranks = range(shown["traffic_bytes"]["columns"])
+        check_heatmap(page, "traffic", ranks, ranks, lambda k, r: f"ranks {r} to {k}: ")
+        # Of sizes that others have: many narrow columns and low rows, one of each, few.
+        text = path.read_text()
+        for layers, experts in [(list(range(3, 61)), 256), ([7], 1), ([1, 2], 3), (list(range(94)), 1024)]:
+            path = folder / "replay-other.html"
+            path.write_text(with_load(text, layers, experts))
+            for width in (1280, 700):
+                driver.set_window_size(width, 1600)
+                check_heatmap(Page(driver, path), "experts", range(experts), layers, expert)
     driver.quit()
     print("passed")
 

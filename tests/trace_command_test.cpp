@@ -1,6 +1,7 @@
 // Routing traces of others, made by a script of their formats alone (tests/make_traces.py).
 
 #include <cstdlib>
+#include <cstring>
 
 #include <nlohmann/json.hpp>
 
@@ -77,6 +78,108 @@ TEST_F(TraceCommand, MegatronsFilesGoInAndOut) {
         "[2, 2]}\ntraining: {micro_batches: 3, micro_batch_size: 1, sequence_length: 24}\n");
   import("compact0.jsonl compact1.jsonl compact2.jsonl compact3.jsonl --experts 16 --run run.yaml");
   expect_choices("compact.txt");
+}
+
+// Every line of what is exported is JSON to another's parser; how many lines.
+constexpr const char* kParse = R"(import json, sys
+count = 0
+for path in sys.argv[1:]:
+    for line in open(path, encoding='utf-8', newline='\n'):
+        o = json.loads(line, parse_constant=lambda x: sys.exit('not JSON: ' + x),
+                       object_pairs_hook=lambda pairs: sys.exit('twice')
+                       if len(dict(pairs)) < len(pairs) else dict(pairs))
+        if len(o['top_indices']) != o['num_tokens'] or len(o['top_indices'][0]) != o['topk']:
+            sys.exit('another shape')
+        count += 1
+print(count)
+)";
+
+TEST_F(TraceCommand, WhatIsExportedIsJson) {
+  write("parse.py", kParse);
+  const auto lines_of = [&](const std::string& files) {
+    const std::string command = "cd '" + folder_.string() + "' && /usr/bin/python3 parse.py " +
+                                files + " > count.txt 2> why.txt";
+    EXPECT_EQ(std::system(command.c_str()), 0) << read("why.txt");
+    return std::stoi(read("count.txt"));
+  };
+  // Keys that point into files of states, one with a blank and one with '='; a stage of any bytes;
+  // an MTP module in some lines alone.
+  const auto line = [](int layer, const std::string& block) {
+    return R"({"step": 3, "stage": "pre dispatch=\t\x01\xe9 )"
+           "\xe2\x82\xac"
+           R"(", "block": )" +
+           block + R"(, "layer": )" + std::to_string(layer) +
+           R"(, "rank": 0, "hs_offset": 128, "logit_file": "a\"b", "w 1": NaN, "a=b": [1, {"c": 2}],)"
+           R"( "num_tokens": 2, "topk": 2, "top_indices": [[0, 3], [1, 2]]})"
+           "\n";
+  };
+  std::string text = line(0, "\"decoder\"") + line(1, "\"decoder\"") +
+                     line(0, R"("mtp", "mtp_idx": 0)") + line(1, R"("mtp", "mtp_idx": 1)");
+  for (const auto& [from, to] :
+       {std::pair("\\t", "\t"), std::pair("\\x01", "\x01"), std::pair("\\xe9", "\xe9")}) {
+    for (size_t at; (at = text.find(from)) != std::string::npos;)
+      text.replace(at, strlen(from), to);
+  }
+  write("odd.jsonl", text);
+  import("odd.jsonl --experts 4");
+  const CommandResult r = rehearse("trace export t.h5 --out back --json");
+  ASSERT_EQ(r.exit_code, 0) << r.err;
+  EXPECT_EQ(Json::parse(r.out)["left_out"], Json({"hs_offset", "logit_file"}));
+  EXPECT_EQ(lines_of("back/odd.jsonl"), 4);
+  std::istringstream back(read("back/odd.jsonl"));
+  std::vector<Json> all;
+  for (std::string l; std::getline(back, l);) all.push_back(Json::parse(l));
+  EXPECT_FALSE(all[0].contains("mtp_idx"));
+  EXPECT_EQ(all[3]["mtp_idx"], 1);
+  EXPECT_EQ(all[3]["block"], "mtp");
+  EXPECT_EQ(all[0]["stage"], "pre dispatch=\t\x01\xef\xbf\xbd \xe2\x82\xac");
+  // What was exported is read as the same choices.
+  rehearse("trace import back/odd.jsonl --experts 4 --out again.h5 -q");
+  const RoutingReader first((folder_ / "t.h5").string()), again((folder_ / "again.h5").string());
+  EXPECT_EQ(read_step(first, 0).choices, read_step(again, 0).choices);
+}
+
+TEST_F(TraceCommand, AttributesOfAnywhereExportJsonOrAreRefused) {
+  write("parse.py", kParse);
+  const RoutingShape shape{.micro_batches = 1, .layers = 1, .tokens = 2, .active = 1, .experts = 2};
+  const std::string keys = "step layer rank num_tokens topk top_indices";
+  const auto exported = [&](std::map<std::string, std::string> about,
+                            const std::vector<int64_t>& numbers) {
+    about.emplace("megatron_files", "1");
+    about.emplace("megatron_0_file", "o.jsonl");
+    {
+      RoutingWriter writer((folder_ / "t.h5").string(), shape, about, false, 0);
+      writer.write_step(0, std::vector<uint16_t>{1, 0});
+      writer.put_numbers("megatron_0", numbers);
+      writer.commit();
+    }
+    return rehearse("trace export t.h5 --out back");
+  };
+  const std::vector<int64_t> one_line = {0, 0, 0, 1, -1, 0};
+  for (const std::string& odd : {std::string("\"quoted\""),
+                                 std::string("back\\slash"),
+                                 std::string("new\nline"),
+                                 std::string("\xff\xfe"),
+                                 std::string("step"),
+                                 std::string("=")}) {
+    for (const std::string& part : {odd, odd + "=" + odd, "stage=" + odd}) {
+      const CommandResult r = exported({{"megatron_0_keys", keys + " " + part}}, one_line);
+      EXPECT_EQ(r.exit_code, 0) << part << r.err;
+      const std::string command =
+          "cd '" + folder_.string() + "' && /usr/bin/python3 parse.py back/o.jsonl > /dev/null";
+      EXPECT_EQ(std::system(command.c_str()), 0) << part << read("back/o.jsonl");
+    }
+  }
+  const auto refused = [&](const CommandResult& r, const std::string& why) {
+    EXPECT_EQ(r.exit_code, 1) << r.out;
+    EXPECT_NE(r.err.find(why), std::string::npos) << r.err;
+  };
+  refused(exported({}, one_line), "megatron_0_keys does not hold 'step'");
+  refused(exported({{"megatron_0_keys", "step layer rank topk top_indices"}}, one_line),
+          "does not hold 'num_tokens'");
+  refused(exported({{"megatron_0_keys", keys}}, {0, 0, 0, 1}), "is damaged");
+  refused(exported({{"megatron_0_keys", keys}}, {0, 0, 0, 1, -1, 7}), "is damaged");
+  refused(exported({{"megatron_0_keys", keys}, {"megatron_0_file", ""}}, one_line), "");
 }
 
 TEST_F(TraceCommand, ArraysAndLists) {

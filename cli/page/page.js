@@ -406,7 +406,10 @@
   // A matrix of colours. m: {rows, columns, values}; label(row, column, value) tells of one.
   function heatmap(id, m, {x, y, most, label}) {
     const c = document.getElementById(id);
-    const left = 46, bottom = 34, top = 4;
+    const left = 46, bottom = 34, top = 8;
+    let right = 4;
+    const some = (n) => new Set([0, 1, 2, 3, 4].map((i) => Math.round((i * (n - 1)) / 4)));
+    const column = (k) => `${label.column ? label.column(k) : k}`;
     const draw = () => {
       const ratio = window.devicePixelRatio || 1;
       const width = c.parentElement.clientWidth, height = c.parentElement.clientHeight;
@@ -416,7 +419,10 @@
       c.style.height = `${height}px`;
       const g = c.getContext("2d");
       g.scale(ratio, ratio);
-      const w = (width - left - 4) / m.columns, h = (height - top - bottom) / m.rows;
+      g.font = "12px system-ui, sans-serif";
+      // The last column's number is wider than the column.
+      right = 2 + Math.ceil(g.measureText(column(m.columns - 1)).width / 2);
+      const w = (width - left - right) / m.columns, h = (height - top - bottom) / m.rows;
       for (let r = 0; r < m.rows; r++) {
         for (let k = 0; k < m.columns; k++) {
           const of = Math.min(1, m.values[r * m.columns + k] / most);
@@ -425,13 +431,9 @@
         }
       }
       g.fillStyle = getComputedStyle(document.body).color;
-      g.font = "12px system-ui, sans-serif";
       g.textAlign = "center";
       g.fillText(x, left + (m.columns * w) / 2, height - 4);
-      const some = (n) => new Set([0, 1, 2, 3, 4].map((i) => Math.round((i * (n - 1)) / 4)));
-      for (const k of some(m.columns)) {
-        g.fillText(`${label.column ? label.column(k) : k}`, left + (k + 0.5) * w, height - bottom + 14);
-      }
+      for (const k of some(m.columns)) g.fillText(column(k), left + (k + 0.5) * w, height - bottom + 14);
       g.textAlign = "right";
       for (const r of some(m.rows)) {
         g.fillText(`${label.row ? label.row(r) : r}`, left - 4, top + (r + 0.5) * h + 4);
@@ -444,7 +446,7 @@
       g.restore();
     };
     c.addEventListener("mousemove", (e) => {
-      const k = Math.floor(((e.offsetX - left) / (c.clientWidth - left - 4)) * m.columns);
+      const k = Math.floor(((e.offsetX - left) / (c.clientWidth - left - right)) * m.columns);
       const r = Math.floor(((e.offsetY - top) / (c.clientHeight - top - bottom)) * m.rows);
       const inside = r >= 0 && k >= 0 && r < m.rows && k < m.columns;
       c.title = inside ? label.cell(r, k, m.values[r * m.columns + k]) : "";

@@ -8,7 +8,7 @@ python=/usr/bin/python3
 mkdir -p "$out"
 results=() timelines=()
 for schedule in 1f1b interleaved-1f1b zb1p dualpipe dualpipev; do
-  build/rehearse simulate "$here/$schedule.yaml" --fold --json --quiet \
+  build/rehearse simulate "$here/$schedule.yaml" --fold --calibration none --json --quiet \
     --ranks 0,64,128,192,256,320,384,448 --timeline "$out/$schedule.timeline.json" >"$out/$schedule.json"
   results+=("$schedule=$out/$schedule.json")
   timelines+=("$schedule=$out/$schedule.timeline.json")

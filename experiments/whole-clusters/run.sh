@@ -10,7 +10,7 @@ results=()
 run() {  # name, plan, options
   local name=$1 plan=$2
   shift 2
-  taskset -c 0 build/rehearse simulate "$plan" --json --quiet "$@" >"$out/$name.json"
+  taskset -c 0 build/rehearse simulate "$plan" --calibration none --json --quiet "$@" >"$out/$name.json"
   results+=("$name=$out/$name.json")
 }
 run folded experiments/deepseek-v3/plan.yaml --fold

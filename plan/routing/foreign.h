@@ -40,8 +40,11 @@ struct MegatronOptions {
 ForeignTrace read_megatron(const std::vector<std::string>& files,
                            const MegatronOptions& options,
                            const ImportProgress& progress);
-// As they were read: the text of each file, in their order. REQUIRES: of read_megatron.
+// As they were read: the text of each file, in their order, valid JSON line by line. Keys that this
+// program does not read are left out, as those that point into files of states. REQUIRES: of
+// read_megatron. Throws InputError where what it left in the trace is damaged.
 std::vector<std::pair<std::string, std::string>> print_megatron(const ForeignTrace& trace);
+std::vector<std::string> left_out_of_megatron(const ForeignTrace& trace);
 
 // "layer,expert" per line, a token's `active` choices of one layer on neighbouring lines. Layers by
 // number, the first one first; each has as many tokens. One step of one micro-batch.

@@ -1,4 +1,4 @@
-// Megatron-LM's router tracer, in and out.
+// Megatron-LM's router tracer, read.
 
 #include <algorithm>
 #include <atomic>
@@ -9,7 +9,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -471,76 +471,26 @@ ForeignTrace read_megatron(const std::vector<std::string>& files,
     do {
       const std::string key(r.string());
       r.need(':');
-      if (key == "stage") {
-        keys += fmt::format("{}={} ", key, r.string());
-        continue;
-      }
-      keys += key + " ";
+      const size_t begin = r.at();
       r.skip_value();
+      std::string_view value = r.between(begin, r.at());
+      value.remove_prefix(std::min(value.find_first_not_of(" \t"), value.size()));
+      value = value.substr(0, value.find_last_not_of(" \t") + 1);
+      const bool is_text = value.starts_with('"');
+      if (key == "stage" && is_text) {
+        // Unescaped, where it is JSON to the letter.
+        const auto text = nlohmann::json::parse(value, nullptr, /*allow_exceptions=*/false);
+        trace.about[name + "_stage"] =
+            text.is_string() ? text.get<std::string>() : value.substr(1, value.size() - 2);
+      }
+      // A list with blanks between: other names cannot be in it, nor can they be exported.
+      const bool plain = key.find_first_of(" =") == std::string::npos;
+      if (plain && (key != "stage" || is_text)) keys += key + " ";
     } while (r.take(','));
     keys.pop_back();
     trace.about[name + "_keys"] = keys;
   }
   return trace;
-}
-
-std::vector<std::pair<std::string, std::string>> print_megatron(const ForeignTrace& trace) {
-  std::vector<std::pair<std::string, std::string>> files;
-  const RoutingShape& shape = trace.steps.front().shape;
-  const auto rows = static_cast<size_t>(shape.micro_batches * shape.layers);
-  const int64_t count = std::stoll(trace.about.at("megatron_files"));
-  for (int64_t f = 0; f < count; ++f) {
-    const std::string name = fmt::format("megatron_{}", f);
-    const std::vector<int64_t>& lines = trace.numbers.at(name);
-    const bool spaced = trace.about.at(name + "_spaced") == "yes";
-    const char* const comma = spaced ? ", " : ",";
-    const char* const colon = spaced ? ": " : ":";
-    std::vector<std::pair<std::string, std::string>> keys;  // and a value that is always the same
-    std::string_view list = trace.about.at(name + "_keys");
-    while (!list.empty()) {
-      const size_t end = std::min(list.find(' '), list.size());
-      const std::string_view key = list.substr(0, end);
-      const size_t equals = key.find('=');
-      keys.emplace_back(key.substr(0, equals),
-                        equals == std::string_view::npos ? "" : key.substr(equals + 1));
-      list.remove_prefix(std::min(end + 1, list.size()));
-    }
-    std::string text;
-    constexpr size_t kNumbers = 6;
-    for (size_t l = 0; l < lines.size(); l += kNumbers) {
-      const int64_t told = lines[l + 5];
-      const int64_t at = told < 0 ? -1 - told : told;  // of a repeated call, the first one's
-      const RecordedStep& step = trace.steps[static_cast<size_t>(at) / rows];
-      const auto row = static_cast<int64_t>(static_cast<size_t>(at) % rows);
-      const auto choices = step.of(row / shape.layers, row % shape.layers);
-      text += '{';
-      bool first = true;
-      for (const auto& [key, value] : keys) {
-        if (!first) text += comma;
-        first = false;
-        text += fmt::format("\"{}\"{}", key, colon);
-        if (key == "step") text += std::to_string(lines[l]);
-        if (key == "layer") text += std::to_string(lines[l + 1]);
-        if (key == "rank") text += std::to_string(lines[l + 2]);
-        if (key == "stage") text += '"' + value + '"';
-        if (key == "block") text += lines[l + 3] != 0 ? "\"decoder\"" : "\"mtp\"";
-        if (key == "mtp_idx") text += std::to_string(lines[l + 4]);
-        if (key == "num_tokens") text += std::to_string(shape.tokens);
-        if (key == "topk") text += std::to_string(shape.active);
-        if (key != "top_indices") continue;
-        text += '[';
-        for (int64_t t = 0; t < shape.tokens; ++t) {
-          const auto token = choices.subspan(static_cast<size_t>(t * shape.active),
-                                             static_cast<size_t>(shape.active));
-          text += fmt::format("{}[{}]", t == 0 ? "" : comma, fmt::join(token, comma));
-        }
-        text += ']';
-      }
-      text += "}\n";
-    }
-    files.emplace_back(trace.about.at(name + "_file"), std::move(text));
-  }
-  return files;
 }
 
 }  // namespace rehearse

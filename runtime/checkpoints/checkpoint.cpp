@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
-#include <map>
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
@@ -15,6 +13,7 @@
 #include "base/errors.h"
 #include "base/file.h"
 #include "base/json_error.h"
+#include "runtime/checkpoints/foreign_weights.h"
 #include "runtime/checkpoints/safetensors.h"
 
 namespace rehearse {
@@ -75,55 +74,6 @@ std::vector<std::vector<const NamedTensor*>> shards_of(const std::vector<NamedTe
   }
   return shards;
 }
-
-// Every tensor of some files, by name.
-class TensorFiles {
- public:
-  explicit TensorFiles(const std::vector<std::string>& paths) {
-    for (const std::string& path : paths) {
-      files_.push_back(std::make_unique<SafetensorsFile>(path));
-      for (const auto& [name, entry] : files_.back()->entries()) {
-        const auto [at, fresh] = of_.emplace(name, files_.back().get());
-        if (fresh) continue;
-        throw InputError(
-            fmt::format("{}: tensor '{}' is in {} too", path, name, at->second->path()));
-      }
-    }
-  }
-  bool has(const std::string& name) const { return of_.contains(name); }
-  std::vector<float> read(const std::string& name, const std::vector<int64_t>& shape) {
-    const auto at = of_.find(name);
-    if (at == of_.end()) {
-      throw InputError(fmt::format("{}: no tensor '{}', which the model has",
-                                   files_.empty() ? "no file" : files_.front()->path(),
-                                   name));
-    }
-    const SafetensorsFile::Entry& e = at->second->entries().at(name);
-    if (e.shape != shape) {
-      throw InputError(fmt::format("{}: tensor '{}' is [{}]; the plan's model has [{}]",
-                                   at->second->path(),
-                                   name,
-                                   fmt::join(e.shape, ", "),
-                                   fmt::join(shape, ", ")));
-    }
-    used_.insert_or_assign(name, true);
-    return at->second->read(name);
-  }
-  // Some that nobody asked for.
-  std::vector<std::string> unused() const {
-    std::vector<std::string> names;
-    for (const auto& [name, file] : of_) {
-      if (!used_.contains(name)) names.push_back(name);
-    }
-    return names;
-  }
-  const std::string& first_path() const { return files_.front()->path(); }
-
- private:
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, SafetensorsFile*> of_;
-  std::map<std::string, bool> used_;
-};
 
 json parse_json(const std::string& path) {
   const std::string text = read_file(path);
@@ -370,61 +320,27 @@ void load_state(const Checkpoint& c, TrainingDevice& device, bool with_averages)
   load_kind(optimizer, device, StateKind::kSecondMoments, ".exp_avg_sq");
   TensorFiles average(averages ? files_of(c.folder, "average-") : std::vector<std::string>{});
   if (averages) load_kind(average, device, StateKind::kAverages, "");
-  for (const TensorFiles* files : {&model, &optimizer, &average}) {
-    const std::vector<std::string> unused = files->unused();
-    if (unused.empty()) continue;
-    throw InputError(fmt::format("{}: tensor '{}' is not of the plan's model, and {} more",
-                                 files->first_path(),
-                                 unused.front(),
-                                 unused.size() - 1));
-  }
+  for (const TensorFiles* files : {&model, &optimizer, &average}) files->require_all_read();
 }
 
-void load_weights(const std::string& path, TrainingDevice& device) {
-  std::vector<std::string> paths;
-  if (fs::is_directory(path)) {
-    const std::string index = path + "/model.safetensors.index.json";
-    if (fs::exists(index)) {
-      const json j = parse_json(index);
-      if (!j.contains("weight_map") || !j["weight_map"].is_object()) {
-        throw InputError(index + ": has no \"weight_map\"");
-      }
-      for (const auto& [name, file] : j["weight_map"].items()) {
-        if (!file.is_string() || file.get<std::string>().find('/') != std::string::npos) {
-          throw InputError(fmt::format("{}: '{}' is in no file of the folder", index, name));
-        }
-        paths.push_back(path + "/" + file.get<std::string>());
-      }
-    } else if (fs::exists(path + "/model.safetensors")) {
-      paths.push_back(path + "/model.safetensors");
-    } else {
-      throw InputError(path + ": holds neither model.safetensors.index.json nor model.safetensors");
-    }
-    std::sort(paths.begin(), paths.end());
-    paths.erase(std::unique(paths.begin(), paths.end()), paths.end());
-  } else {
-    paths.push_back(path);
-  }
-  TensorFiles files(paths);
+void load_weights(const std::string& path,
+                  TrainingDevice& device,
+                  const std::function<void(const std::string&)>& note) {
+  ForeignWeights weights(path);
   // A gate's bias may be missing: it starts at nothing.
   device.set_state(StateKind::kWeights,
                    [&](const std::string& name, const std::vector<int64_t>& shape) {
-                     if (name.ends_with("e_score_correction_bias") && !files.has(name)) {
+                     if (name.ends_with("e_score_correction_bias") && !weights.has(name)) {
                        return std::vector<float>(static_cast<size_t>(shape.front()), 0.0f);
                      }
-                     return files.read(name, shape);
+                     return weights.read(name, shape);
                    });
-  std::vector<std::string> unused = files.unused();
-  // Hugging Face's files have the embedding and the head once more with every MTP module.
-  std::erase_if(unused, [](const std::string& name) {
-    return name.ends_with(".embed_tokens.weight") || name.ends_with(".shared_head.head.weight");
-  });
-  if (!unused.empty()) {
-    throw InputError(fmt::format("{}: tensor '{}' is not of the plan's model, and {} more",
-                                 files.first_path(),
-                                 unused.front(),
-                                 unused.size() - 1));
-  }
+  weights.require_all_read();
+  for (const std::string& text : weights.notes()) note(text);
+}
+
+void note_on_stderr(const std::string& text) {
+  fmt::print(stderr, "note: {}\n", text);
 }
 
 }  // namespace rehearse

@@ -10,6 +10,7 @@
 //
 // The folder is written under another name and renamed: one that is there is whole.
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -82,9 +83,13 @@ Checkpoint open_checkpoint(const std::string& folder);
 // Weights, biases and moments, and the weights' moving average where there is one, unless it is not
 // wanted. Throws InputError where a tensor is missing or of another shape.
 void load_state(const Checkpoint& checkpoint, TrainingDevice& device, bool with_averages = true);
+// Says it on standard error, as a note.
+void note_on_stderr(const std::string& text);
 // Weights and biases alone: of a checkpoint's folder, of a folder of safetensors files as Hugging
-// Face writes them, or of one such file. Throws InputError; names tensors that are missing, of
-// another shape, or of another model.
-void load_weights(const std::string& path, TrainingDevice& device);
+// Face writes them, or of one such file (foreign_weights.h). Throws InputError; names tensors that
+// are missing, of another shape, or of another model. note: is told what was passed over.
+void load_weights(const std::string& path,
+                  TrainingDevice& device,
+                  const std::function<void(const std::string&)>& note = note_on_stderr);
 
 }  // namespace rehearse

@@ -18,6 +18,7 @@
 #include "base/crc32c.h"
 #include "base/errors.h"
 #include "base/file.h"
+#include "kernels/formats/formats.h"
 
 namespace rehearse {
 namespace {
@@ -191,9 +192,17 @@ SafetensorsFile::~SafetensorsFile() {
 
 std::vector<float> SafetensorsFile::read(const std::string& name) const {
   const Entry& e = entries_.at(name);
-  const std::byte* const at = data_ + e.begin;
+  return read(name, 0, (e.end - e.begin) / bytes_of_type(e.type));
+}
+
+std::vector<float> SafetensorsFile::read(const std::string& name,
+                                         int64_t first,
+                                         int64_t count) const {
+  const Entry& e = entries_.at(name);
   const int64_t element = bytes_of_type(e.type);
-  std::vector<float> values(static_cast<size_t>((e.end - e.begin) / element));
+  CHECK(first >= 0 && count >= 0 && e.begin + (first + count) * element <= e.end) << name;
+  const std::byte* const at = data_ + e.begin + first * element;
+  std::vector<float> values(static_cast<size_t>(count));
   if (e.type == "F32") {
     std::memcpy(values.data(), at, values.size() * sizeof(float));
   } else if (e.type == "BF16" || e.type == "F16") {
@@ -207,9 +216,13 @@ std::vector<float> SafetensorsFile::read(const std::string& name) const {
         std::memcpy(&values[i], &word, sizeof(word));
       }
     }
+  } else if (e.type == "F8_E4M3") {
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = kernels::from_e4m3(static_cast<uint8_t>(at[i]));
+    }
   } else {
-    throw InputError(
-        fmt::format("{}: tensor '{}' is of {}; F32, BF16 and F16 are read", path_, name, e.type));
+    throw InputError(fmt::format(
+        "{}: tensor '{}' is of {}; F32, BF16, F16 and F8_E4M3 are read", path_, name, e.type));
   }
   return values;
 }

@@ -31,8 +31,11 @@ class SafetensorsFile {
   const std::string& path() const { return path_; }
   const std::map<std::string, Entry>& entries() const { return entries_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  // As FP32. REQUIRES: an entry. Throws InputError for types other than F32, BF16 and F16.
+  // As FP32; of F8_E4M3 the codes' values, whose scales are another tensor. REQUIRES: an entry.
+  // Throws InputError for types other than F32, BF16, F16 and F8_E4M3.
   std::vector<float> read(const std::string& name) const;
+  // `count` of its elements from the `first` on. REQUIRES: that it has them.
+  std::vector<float> read(const std::string& name, int64_t first, int64_t count) const;
   // CRC-32C of all of the file.
   uint32_t checksum() const;
 

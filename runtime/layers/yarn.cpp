@@ -28,8 +28,9 @@ std::vector<double> rope_frequencies(const Model& model) {
     double f = std::pow(a.rope_theta, -2 * pair / width);
     if (model.yarn) {
       const Yarn& y = *model.yarn;
-      const double low = std::max(0.0, std::floor(pair_of(y, y.beta_fast)));
-      double high = std::min(width - 1, std::ceil(pair_of(y, y.beta_slow)));
+      const double first = pair_of(y, y.beta_fast), last = pair_of(y, y.beta_slow);
+      const double low = std::max(0.0, y.truncate ? std::floor(first) : first);
+      double high = std::min(width - 1, y.truncate ? std::ceil(last) : last);
       if (low == high) high += 0.001;
       // 0: turns fast enough and stays; 1: is stretched.
       const double stretched = std::clamp((pair - low) / (high - low), 0.0, 1.0);
@@ -43,6 +44,7 @@ std::vector<double> rope_frequencies(const Model& model) {
 double rope_amplitude(const Model& model) {
   if (!model.yarn) return 1;
   const Yarn& y = *model.yarn;
+  if (y.attention_factor) return *y.attention_factor;
   if (y.mscale.value_or(0) != 0 && y.mscale_all_dim.value_or(0) != 0) {
     return size_factor(y.factor, *y.mscale) / size_factor(y.factor, *y.mscale_all_dim);
   }

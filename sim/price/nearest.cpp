@@ -91,8 +91,12 @@ TableErrors errors_of(std::vector<double> errors) {
   return e;
 }
 
-uint64_t fold_of(uint64_t family, uint64_t folds) {
-  return split_mix(family) % folds;
+std::vector<uint64_t> dealt_out(std::vector<uint64_t> families, uint64_t folds) {
+  const auto fold_of = [&](uint64_t family) { return split_mix(family) % folds; };
+  const bool several = std::ranges::any_of(
+      families, [&](uint64_t family) { return fold_of(family) != fold_of(families.front()); });
+  if (several) std::ranges::transform(families, families.begin(), fold_of);
+  return families;
 }
 
 }  // namespace rehearse

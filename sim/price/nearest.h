@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "base/errors.h"
@@ -84,7 +86,10 @@ class NearestTable {
   bool holds(const Call& call) const { return measured_.contains(call); }
   const Rows& rows() const { return rows_; }
 
-  // Of the rows that `picks` takes: each told from other families' alone.
+  // Of how many families the rows are that `picks` takes: those of one cannot be judged.
+  size_t families(const Picks& picks) const;
+  // Of the rows that `picks` takes: each told from other families' alone. REQUIRES: several
+  // families in the table.
   TableErrors judge(const Picks& picks) const;
   // Of another table's rows: each told from all of this one.
   TableErrors judge(const Picks& picks, const Rows& rows) const;
@@ -96,8 +101,9 @@ class NearestTable {
   std::map<Call, Duration> measured_;
 };
 
-// In which of `folds` a family is.
-uint64_t fold_of(uint64_t family, uint64_t folds);
+// Rows' families, dealt out to at most so many folds; where all would be in one, each family is a
+// fold of its own.
+std::vector<uint64_t> dealt_out(std::vector<uint64_t> families, uint64_t folds);
 
 template <typename Call>
 NearestTable<Call>::NearestTable(Rows rows, Kind kind)
@@ -117,9 +123,19 @@ Duration NearestTable<Call>::time(const Call& call) const {
 }
 
 template <typename Call>
+size_t NearestTable<Call>::families(const Picks& picks) const {
+  std::set<uint64_t> all;
+  for (const Measured<Call>& r : rows_) {
+    if (picks(r)) all.insert(kind_.family(r.call));
+  }
+  return all.size();
+}
+
+template <typename Call>
 TableErrors NearestTable<Call>::judge(const Picks& picks) const {
-  std::vector<uint64_t> fold;
-  for (const Measured<Call>& r : rows_) fold.push_back(fold_of(kind_.family(r.call), kind_.folds));
+  std::vector<uint64_t> families;
+  for (const Measured<Call>& r : rows_) families.push_back(kind_.family(r.call));
+  const std::vector<uint64_t> fold = dealt_out(std::move(families), kind_.folds);
   std::vector<double> errors;
   for (size_t i = 0; i < rows_.size(); ++i) {
     const Measured<Call>& r = rows_[i];
