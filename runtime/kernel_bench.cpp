@@ -33,9 +33,9 @@ using Clock = std::chrono::steady_clock;
 constexpr int64_t kLine = 16;  // elements of 64 bytes
 
 // Memory that one thread's calls cut their operands from.
-class Arena {
+class WorkingSet {
  public:
-  explicit Arena(uint64_t seed) : seed_(seed) {}
+  explicit WorkingSet(uint64_t seed) : seed_(seed) {}
 
   // The next `elements` of it, from the front again where it ends.
   float* next(int64_t elements) {
@@ -69,8 +69,8 @@ struct Operands {
   // elements: of each stored arena.
   explicit Operands(int64_t elements) : stored(elements) {}
 
-  Arena read{1}, written{2};  // stored
-  Arena fresh{3}, reused{4};  // read, and written, in the same place by every call
+  WorkingSet read{1}, written{2};  // stored
+  WorkingSet fresh{3}, reused{4};  // read, and written, in the same place by every call
   int64_t stored;
 };
 
