@@ -5,7 +5,9 @@
 
 #include <fmt/format.h>
 
+#include "base/call_files.h"
 #include "base/file.h"
+#include "base/folder_lock.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/disturbance.h"
@@ -308,6 +310,8 @@ int demo(const Arguments& args) {
   require_run(plan);
   // Before minutes of work.
   const TextData check(text, plan);
+  claim_output_folder(out);
+  const FolderLock lock(out, "rehearse demo");
   std::optional<int64_t> asked;
   if (options.has("steps")) asked = options.integer("steps", {.min = 1});
   const Program program = build_program(plan);

@@ -13,12 +13,14 @@ Report training_report(const Plan& plan, const Program& program, const TrainResu
   put_warnings(r, {busy_warning(t.timeline.load, "this ran")}, "the times below include that");
   put_load(r, "machine_load", t.timeline.load);
   r.say(fmt::format(
-      "{} steps: loss {:.4f} -> {:.4f}, {} nats per token\n",
-      t.steps,
+      "{}: loss {:.4f} -> {:.4f}, {} nats per token\n",
+      t.first_step == 0 ? fmt::format("{} steps", t.steps)
+                        : fmt::format("steps {} to {}", t.first_step + 1, t.steps),
       t.first_loss,
       t.last_loss,
       t.validation_loss ? fmt::format("validation {:.4f}", *t.validation_loss) : "no validation,"));
   r.put("steps", t.steps);
+  r.put("first_step", t.first_step + 1);
   r.put("loss_first", t.first_loss);
   r.put("loss_last", t.last_loss);
   r.put("val_loss", t.validation_loss ? Value(*t.validation_loss) : Value());

@@ -155,7 +155,7 @@ double Trainer::validate(int64_t steps) {
 TrainResult Trainer::train(const TrainOptions& options) {
   const int64_t to_run = options.steps - options.first_step;
   CHECK(to_run >= 1) << to_run << " steps";
-  TrainResult result;
+  TrainResult result{.first_step = options.first_step};
   MedianStep median;
   const LoadWatch watch;
   std::deque<double> losses;  // the last kSpikeSteps

@@ -65,8 +65,9 @@ struct TrainOptions {
 // Its size does not depend on the number of steps; what a caller wants of every step it takes in
 // on_step.
 struct TrainResult {
-  int64_t steps = 0;      // that are done, those before first_step among them
-  double first_loss = 0;  // of the first and of the last step, as in StepLog
+  int64_t steps = 0;       // that are done, those before first_step among them
+  int64_t first_step = 0;  // TrainOptions::first_step
+  double first_loss = 0;   // of the first and of the last step, as in StepLog
   double last_loss = 0;
   std::optional<double> validation_loss;  // after the last step; none without held-out text
   // Of all steps but the first ones (kWarmSteps); where the batch grew, of those as large as the

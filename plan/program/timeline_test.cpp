@@ -132,7 +132,7 @@ TEST(Timeline, RefusesAnotherPlansTimeline) {
   EXPECT_NE(error_of(other, json), "no error");
   std::string cut = json.substr(0, json.size() / 2);
   EXPECT_EQ(error_of(p, cut).substr(0, 68),
-            "t.json: not a timeline of ours (Chrome trace JSON with op ids): [jso");
+            "t.json:13:98: not a timeline of ours (Chrome trace JSON with op ids)");
   std::string negative = json;
   negative.replace(negative.find("\"dur\":0"), 7, "\"dur\":-1");
   EXPECT_EQ(error_of(p, negative), "t.json: op 0 has a negative time");
