@@ -42,16 +42,15 @@ void GpuWork::compute(OpId id) {
   CHECK(!d.busy) << "two ops compute on rank " << rank;
   d.op = id;
   d.busy = true;
-  d.left = static_cast<double>(at_speed(cost.alone, rank).picoseconds());
-  d.beside = cost.alone / cost.beside;
+  d.left = to_exact(static_cast<double>(at_speed(cost.alone, rank).picoseconds()));
+  d.beside = exact_rate(cost.alone / cost.beside);
   d.since = clock_.now.picoseconds();
   schedule(d, index);
 }
 
 void GpuWork::schedule(Device& d, size_t index) {
-  const double time = std::nearbyint(d.left / speed(d));
   ++d.generation;
-  wait(Duration::picoseconds(static_cast<int64_t>(time)),
+  wait(Duration::picoseconds(rounded_ratio(d.left, speed(d))),
        payload_of(Event::kComputed, index, d.generation));
 }
 
@@ -61,8 +60,7 @@ void GpuWork::communicate(int64_t rank, int32_t change) {
   Device& d = devices_[index];
   const bool matters = d.busy && (d.communicating == 0) != (d.communicating + change == 0);
   if (matters) {
-    const auto passed = static_cast<double>(clock_.now.picoseconds() - d.since);
-    d.left = std::max(0.0, d.left - passed * speed(d));
+    d.left = std::max<Exact>(0, d.left - speed(d) * (clock_.now.picoseconds() - d.since));
     d.since = clock_.now.picoseconds();
   }
   d.communicating += change;

@@ -15,7 +15,9 @@
 // below its predecessor's takes over the activities that they share, and changes places with it.
 // Levels that ascend prove the allocation: every activity then stands still at a resource that is
 // exhausted and in which nobody is faster. Progress is counted per resource too, as the integral of
-// its level, so that an activity's end is a fixed mark on that scale.
+// its level, so that an activity's end is a fixed mark on that scale. Progress is exact
+// (sim/engine/exact.h): what ends when does not depend on how often, or at which of several equally
+// short resources, it was looked at.
 //
 // Activities that share no resource, directly or through others, are of different components, and
 // a change touches one. A component that has run empty forgets everything: what follows does not
@@ -29,6 +31,7 @@
 
 #include "base/units.h"
 #include "sim/engine/event_queue.h"
+#include "sim/engine/exact.h"
 
 namespace rehearse {
 
@@ -77,7 +80,7 @@ class Sharing {
  private:
   // An activity in the list of the resource that stops it.
   struct Own {
-    double mark;  // on the scale of the resource's progress: where it ends
+    Exact mark;  // on the scale of the resource's progress: where it ends
     ActivityId id;
   };
   static constexpr ResourceId kNone = -1;
@@ -101,11 +104,11 @@ class Sharing {
     double level = 0;    // their rate, units per picosecond
   };
   struct Resource {
-    double weight = 0;    // of its own activities
-    double progress = 0;  // integral of the level, until `since`
-    double first = 0;     // the least mark of its own
-    int64_t since = 0;    // picoseconds
-    int64_t next = 0;     // when the first of its own ends
+    double weight = 0;   // of its own activities
+    Exact progress = 0;  // integral of the level, until `since`
+    Exact first = 0;     // the least mark of its own
+    int64_t since = 0;   // picoseconds
+    int64_t next = 0;    // when the first of its own ends
     int32_t users = 0;
     int32_t component = kNone;
     int32_t position = kNone;  // in the component's order; kNone: stops nobody
@@ -144,7 +147,7 @@ class Sharing {
   void dissolve(int32_t c);
   void touch(Component& c, const Resource& r);
   void enter_order(Component& c, ResourceId r);
-  void add_own(ResourceId r, ActivityId activity, double mark);
+  void add_own(ResourceId r, ActivityId activity, Exact mark);
   void remove_own(ResourceId r, uint32_t place);
   void advance(ResourceId r, int64_t now);
   void remove(ActivityId id);
