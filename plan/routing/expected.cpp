@@ -15,7 +15,7 @@ namespace {
 using Choices = std::vector<std::vector<int64_t>>;
 
 Choices draw_choices(const Architecture& a) {
-  constexpr int kTokens = 8192;
+  constexpr int kTokens = 4096;
   const int64_t size = a.experts / a.groups;
   Random random(0x6a09e667f3bcc908ULL);
   // The best scores of a group's experts: -log of the times of the first of as many events.
@@ -32,13 +32,13 @@ Choices draw_choices(const Architecture& a) {
       }
       groups[g] = {best > 1 ? times[g][0] * times[g][1] : times[g][0], g};
     }
-    std::sort(groups.begin(), groups.end());
+    std::nth_element(groups.begin(), groups.begin() + (a.kept_groups - 1), groups.end());
     experts.clear();
     for (size_t k = 0; k < static_cast<size_t>(a.kept_groups); ++k) {
       for (const double time : times[groups[k].second])
         experts.emplace_back(time, groups[k].second);
     }
-    std::sort(experts.begin(), experts.end());
+    std::nth_element(experts.begin(), experts.begin() + (a.active_experts - 1), experts.end());
     std::vector<int64_t> choices(times.size(), 0);
     for (size_t i = 0; i < static_cast<size_t>(a.active_experts); ++i) ++choices[experts[i].second];
     all.push_back(std::move(choices));
@@ -57,10 +57,9 @@ double missed(int64_t size, int64_t these, int64_t chosen) {
 }
 
 // That a token goes to one of `blocks` equal blocks of neighbouring experts, mean over blocks.
-double drawn_reach(const Architecture& a, int64_t blocks) {
+double drawn_reach(const Architecture& a, const Choices& choices, int64_t blocks) {
   const int64_t size = a.experts / a.groups;
   const int64_t block = a.experts / blocks;
-  const Choices choices = draw_choices(a);
   double sum = 0;
   for (int64_t b = 0; b < blocks; ++b) {
     for (const std::vector<int64_t>& of_token : choices) {
@@ -80,12 +79,17 @@ double reach(const Architecture& a, int64_t blocks) {
   if (a.kept_groups == a.groups) {
     return 1 - missed(a.experts, a.experts / blocks, a.active_experts);
   }
+  struct Drawn {
+    Choices choices;
+    std::map<int64_t, double> reach;  // by blocks
+  };
   static std::mutex lock;
-  static std::map<std::array<int64_t, 5>, double> known;
+  static std::map<std::array<int64_t, 4>, Drawn> known;
   const std::lock_guard guard(lock);
-  const auto [at, fresh] =
-      known.try_emplace({a.experts, a.groups, a.kept_groups, a.active_experts, blocks});
-  if (fresh) at->second = drawn_reach(a, blocks);
+  Drawn& drawn = known[{a.experts, a.groups, a.kept_groups, a.active_experts}];
+  if (drawn.choices.empty()) drawn.choices = draw_choices(a);
+  const auto [at, fresh] = drawn.reach.try_emplace(blocks);
+  if (fresh) at->second = drawn_reach(a, drawn.choices, blocks);
   return at->second;
 }
 
