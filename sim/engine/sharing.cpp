@@ -249,6 +249,12 @@ void Sharing::remove(ActivityId id) {
   --c.activities;
 }
 
+void Sharing::stop(ActivityId id) {
+  const int32_t index = at(activities_[static_cast<size_t>(id)].bottleneck).component;
+  remove(id);
+  if (components_[static_cast<size_t>(index)].activities == 0) dissolve(index);
+}
+
 void Sharing::shrink() {
   for (Resource& r : resources_) {
     r.own.shrink_to_fit();
@@ -381,6 +387,7 @@ void Sharing::find_next(Component& c, int64_t now) {
 
 void Sharing::update(Duration at_time, EventQueue& queue) {
   const int64_t now = at_time.picoseconds();
+  if (told_ && !dirty_.empty()) told_(at_time);
   for (size_t i = 0; i < dirty_.size(); ++i) {
     const int32_t index = dirty_[i];
     Component& c = components_[static_cast<size_t>(index)];

@@ -24,6 +24,7 @@
 // depend, not even in the last bit, on what was there before.
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <span>
@@ -61,6 +62,9 @@ class Sharing {
     queue.push((now + length).picoseconds(), payload);
   }
 
+  // Ends an activity that is under way before its work is done.
+  void stop(ActivityId id);
+
   // Works out what changed since the last call and tells `queue` the new ends.
   void update(Duration now, EventQueue& queue);
 
@@ -68,6 +72,16 @@ class Sharing {
   // Nothing when the event is out of date.
   void finish(const EventQueue::Event& event, std::vector<uint64_t>& ended);
 
+  // Is called at the beginning of each update() that may change rates, with its time.
+  void before_changes(std::function<void(Duration now)> told) { told_ = std::move(told); }
+
+  // Activities' numbers are used again; which of them one is, by its sequence number.
+  uint64_t sequence(ActivityId id) const { return activities_[static_cast<size_t>(id)].sequence; }
+  bool running(ActivityId id, uint64_t sequence) const {
+    const auto at = static_cast<size_t>(id);
+    return at < activities_.size() && activities_[at].bottleneck != kNone &&
+           activities_[at].sequence == sequence;
+  }
   // Of an activity under way, as of the last update().
   double rate(ActivityId id) const;
   double remaining(ActivityId id, Duration now) const;
@@ -167,6 +181,7 @@ class Sharing {
   std::vector<std::pair<uint64_t, ActivityId>> ending_;
   std::vector<ResourceId> merged_;
   uint64_t sequence_ = 0;
+  std::function<void(Duration)> told_;
 };
 
 }  // namespace rehearse
