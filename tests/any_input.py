@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 MOST_MEMORY = 2_500_000_000  # bytes of address space that may be filled
-MOST_SECONDS = 60
+MOST_SECONDS = 300
 
 STEP = "micro_batches: 2, micro_batch_size: 1, sequence_length: 32, steps: 2"
 
@@ -96,7 +96,7 @@ CALLS = [
      ["made/timeline.json", "predicted.json", "cores-plan.yaml"]),
     ("calibrate gpu-plan.yaml --judge-table products.csv", ["products.csv", "gpu-plan.yaml"]),
     ("calibrate --check cores.cal --milliseconds 0.01", ["cores.cal"]),
-    ("validate cores-plan.yaml --calibration cores.cal --steps 1 --out o", ["cores-plan.yaml", "cores.cal"]),
+    ("validate cores-plan.yaml --calibration cores.cal --steps 1 --runs 1 --out o", ["cores-plan.yaml", "cores.cal"]),
 ]
 
 ODD = [b"\xe9", b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x00", b"\x1b[31m",
