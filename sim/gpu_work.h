@@ -61,9 +61,9 @@ class GpuWork {
   struct Device {
     OpId op = 0;
     bool busy = false;
-    int32_t communicating = 0;   // kernels that hold SMs
-    Exact left = 0;              // of the op, picoseconds at full speed
-    Exact beside = to_exact(1);  // its speed beside communication
+    int32_t communicating = 0;  // kernels that hold SMs
+    Exact left = 0;             // of the op, picoseconds at full speed
+    ExactRate beside{1};        // its speed beside communication
     int64_t since = 0;
     uint32_t generation = 0;
     std::optional<int32_t> exchange;  // slot of the lone exchange that its links carry
@@ -148,7 +148,7 @@ class GpuWork {
     const double speed = world_.plan.cluster.speed(rank);
     return speed == 1 ? time : Duration::seconds(time.seconds() / speed);
   }
-  Exact speed(const Device& d) const { return d.communicating > 0 ? d.beside : to_exact(1); }
+  ExactRate speed(const Device& d) const { return d.communicating > 0 ? d.beside : ExactRate(1); }
 
   void compute(OpId id);
   void schedule(Device& d, size_t index);
