@@ -165,8 +165,9 @@ class GpuWork {
   void go_live(int32_t slot);
   void start_live(int32_t slot, const LoneExchange* so_far);
   void flow_ended(int32_t slot, size_t flow);
-  std::vector<Use> uses_of(const Exchange& x, const ExchangeShape::Flow& f) const;
-  std::shared_ptr<const std::vector<Bundle>> bundles_of(const Exchange& x) const;
+  // Until the next call.
+  std::span<const Use> uses_of(const Exchange& x, const ExchangeShape::Flow& f);
+  std::shared_ptr<const std::vector<Bundle>> bundles_of(const Exchange& x);
   void start_bundles(int32_t slot);
   void fall_out_of_step(int32_t pp_rank);
   void schedule_ends(int32_t slot, const ExchangeRun::Ends& ends);
@@ -213,6 +214,7 @@ class GpuWork {
   std::vector<int32_t> free_shared_;
   std::map<ShapeKey, Answer> answers_;
   ExchangeRun::Ends ends_;
+  std::vector<Use> uses_;
   // By key, pipeline rank and group.
   std::map<std::tuple<ShapeKey, int32_t, int32_t>, std::shared_ptr<const std::vector<Bundle>>>
       bundles_;
