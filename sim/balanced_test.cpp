@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "plan/testing.h"
+#include "sim/engine/sharing.h"
 #include "sim/expert_load.h"
 #include "sim/simulate.h"
 
@@ -118,6 +119,34 @@ TEST(Hardware, BetterIsNeverSlower) {
       c.peak_fp8 = FlopsPerSecond(c.peak_fp8->value() * by);
     });
   }
+}
+
+// Why a step may be a little longer all the same, where links are shared fairly: known answer. Over
+// a link of 1 unit per picosecond go b, 20 units from 0 on, for which the step waits, and a, 10
+// units, which is in no hurry. As a's maker takes 25 ps, b ends at 20. As it takes 5, a and b share
+// the link from 5 to 25 when a ends: b has 5 left then, and ends at 30.
+TEST(Hardware, WhatComesEarlierMayDelayOthers) {
+  const auto end_of_b = [](int64_t maker) {
+    Sharing sharing;
+    const std::vector<Use> link = {{sharing.add_resource(1), 1}};
+    EventQueue queue;
+    sharing.start(Duration(), 20, Sharing::kNoBound, link, /*payload=*/1);
+    Sharing::wait(Duration(), Duration::picoseconds(maker), queue, /*payload=*/2);
+    sharing.update(Duration(), queue);
+    for (;;) {
+      const EventQueue::Event event = queue.pop();
+      const Duration now = Duration::picoseconds(event.time);
+      std::vector<uint64_t> ended;
+      sharing.finish(event, ended);
+      for (const uint64_t e : ended) {
+        if (e == 1) return event.time;
+        if (e == 2) sharing.start(now, 10, Sharing::kNoBound, link, /*payload=*/3);
+      }
+      sharing.update(now, queue);
+    }
+  };
+  EXPECT_EQ(end_of_b(25), 20);
+  EXPECT_EQ(end_of_b(5), 30);
 }
 
 }  // namespace

@@ -153,18 +153,19 @@ void GpuWork::start_live(int32_t slot, const LoneExchange* so_far) {
   }
 }
 
-std::vector<Use> GpuWork::uses_of(const Exchange& x, const ExchangeShape::Flow& f) const {
+std::span<const Use> GpuWork::uses_of(const Exchange& x, const ExchangeShape::Flow& f) {
   const int64_t from = rank_of(member_op(x, f.from));
   const int64_t to = rank_of(member_op(x, f.to));
-  if (world_.shared_links) return network_.route(from, to)->uses;
+  if (world_.shared_links) return uses_ = network_.route(from, to)->uses;
   const Network::Ports& out = f.across ? network_.network_ports(from) : network_.node_ports(from);
   const Network::Ports& in = f.across ? network_.network_ports(to) : network_.node_ports(to);
-  return {{out.out, f.copies}, {in.in, f.copies}};
+  uses_.assign({{out.out, f.copies}, {in.in, f.copies}});
+  return uses_;
 }
 
 // --- all-to-alls of ranks in step, over links between switches
 
-std::shared_ptr<const std::vector<GpuWork::Bundle>> GpuWork::bundles_of(const Exchange& x) const {
+std::shared_ptr<const std::vector<GpuWork::Bundle>> GpuWork::bundles_of(const Exchange& x) {
   const auto class_of = [&](int32_t member) {
     return world_.in_step[static_cast<size_t>(world_.program.data_rank(member_op(x, member)))];
   };

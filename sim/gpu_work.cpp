@@ -63,14 +63,14 @@ void GpuWork::compute(OpId id) {
   d.op = id;
   d.busy = true;
   d.left = to_exact(static_cast<double>(at_speed(cost.alone, rank).picoseconds()));
-  d.beside = exact_rate(cost.alone / cost.beside);
+  d.beside = ExactRate(cost.alone / cost.beside);
   d.since = clock_.now.picoseconds();
   schedule(d, index);
 }
 
 void GpuWork::schedule(Device& d, size_t index) {
   ++d.generation;
-  wait(Duration::picoseconds(rounded_ratio(d.left, speed(d))),
+  wait(Duration::picoseconds(speed(d).picoseconds(d.left)),
        payload_of(Event::kComputed, index, d.generation));
 }
 
@@ -80,7 +80,7 @@ void GpuWork::communicate(int64_t rank, int32_t change) {
   Device& d = devices_[index];
   const bool matters = d.busy && (d.communicating == 0) != (d.communicating + change == 0);
   if (matters) {
-    d.left = std::max<Exact>(0, d.left - speed(d) * (clock_.now.picoseconds() - d.since));
+    d.left = std::max<Exact>(0, d.left - speed(d).times(clock_.now.picoseconds() - d.since));
     d.since = clock_.now.picoseconds();
   }
   d.communicating += change;

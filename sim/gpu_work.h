@@ -61,9 +61,9 @@ class GpuWork {
   struct Device {
     OpId op = 0;
     bool busy = false;
-    int32_t communicating = 0;   // kernels that hold SMs
-    Exact left = 0;              // of the op, picoseconds at full speed
-    Exact beside = to_exact(1);  // its speed beside communication
+    int32_t communicating = 0;  // kernels that hold SMs
+    Exact left = 0;             // of the op, picoseconds at full speed
+    ExactRate beside{1};        // its speed beside communication
     int64_t since = 0;
     uint32_t generation = 0;
     std::optional<int32_t> exchange;  // slot of the lone exchange that its links carry
@@ -148,7 +148,7 @@ class GpuWork {
     const double speed = world_.plan.cluster.speed(rank);
     return speed == 1 ? time : Duration::seconds(time.seconds() / speed);
   }
-  Exact speed(const Device& d) const { return d.communicating > 0 ? d.beside : to_exact(1); }
+  ExactRate speed(const Device& d) const { return d.communicating > 0 ? d.beside : ExactRate(1); }
 
   void compute(OpId id);
   void schedule(Device& d, size_t index);
@@ -165,8 +165,9 @@ class GpuWork {
   void go_live(int32_t slot);
   void start_live(int32_t slot, const LoneExchange* so_far);
   void flow_ended(int32_t slot, size_t flow);
-  std::vector<Use> uses_of(const Exchange& x, const ExchangeShape::Flow& f) const;
-  std::shared_ptr<const std::vector<Bundle>> bundles_of(const Exchange& x) const;
+  // Until the next call.
+  std::span<const Use> uses_of(const Exchange& x, const ExchangeShape::Flow& f);
+  std::shared_ptr<const std::vector<Bundle>> bundles_of(const Exchange& x);
   void start_bundles(int32_t slot);
   void fall_out_of_step(int32_t pp_rank);
   void schedule_ends(int32_t slot, const ExchangeRun::Ends& ends);
@@ -213,6 +214,7 @@ class GpuWork {
   std::vector<int32_t> free_shared_;
   std::map<ShapeKey, Answer> answers_;
   ExchangeRun::Ends ends_;
+  std::vector<Use> uses_;
   // By key, pipeline rank and group.
   std::map<std::tuple<ShapeKey, int32_t, int32_t>, std::shared_ptr<const std::vector<Bundle>>>
       bundles_;

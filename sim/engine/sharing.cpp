@@ -88,6 +88,7 @@ void Sharing::dissolve(int32_t index) {
     Share& s = share(id);
     s.load = s.inverse = s.level = r.weight = 0;
     r.progress = 0;
+    r.rate = {};
     r.component = r.position = kNone;
     r.stale = false;
   }
@@ -114,10 +115,18 @@ void Sharing::enter_order(Component& c, ResourceId r) {
 
 // --- activities of a resource
 
+namespace {
+
+uint64_t bit_of(ResourceId r) {
+  return uint64_t{1} << (static_cast<uint32_t>(r) % 64);
+}
+
+}  // namespace
+
 void Sharing::advance(ResourceId id, int64_t now) {
   Resource& r = at(id);
   if (now == r.since) return;
-  r.progress += exact_rate(share(id).level) * (now - r.since);
+  r.progress += r.rate.times(now - r.since);
   r.since = now;
 }
 
@@ -132,9 +141,11 @@ void Sharing::add_own(ResourceId id, ActivityId activity, Exact mark) {
     if (use.weight == 1) other = use.resource;
   }
   if (r.own.empty() || mark < r.first) r.first = mark;
-  r.own.push_back({mark, activity});
+  r.own.push_back(activity);
+  r.marks.push_back(mark);
   r.others.push_back(other);
   r.special += other < 0;
+  if (other >= 0) r.met |= bit_of(other);
   r.weight += weight_at(a, id);
   share(id).inverse = 1 / r.weight;
   r.stale = true;
@@ -142,21 +153,28 @@ void Sharing::add_own(ResourceId id, ActivityId activity, Exact mark) {
 
 void Sharing::remove_own(ResourceId id, uint32_t place) {
   Resource& r = at(id);
-  const Own gone = r.own[place];
+  const ActivityId gone = r.own[place];
+  const Exact mark = r.marks[place];
   r.own[place] = r.own.back();
   r.own.pop_back();
+  r.marks[place] = r.marks.back();
+  r.marks.pop_back();
   r.special -= r.others[place] < 0;
   r.others[place] = r.others.back();
   r.others.pop_back();
   if (place < r.own.size()) {
-    activities_[static_cast<size_t>(r.own[place].id)].place = place;
+    activities_[static_cast<size_t>(r.own[place])].place = place;
   }
-  const double weight = weight_at(activities_[static_cast<size_t>(gone.id)], id);
+  const double weight = weight_at(activities_[static_cast<size_t>(gone)], id);
   r.weight = r.own.empty() ? 0 : r.weight - weight;
   share(id).inverse = r.own.empty() ? 0 : 1 / r.weight;
-  if (gone.mark <= r.first) {
+  if (r.own.empty()) r.met = 0;
+  if (mark <= r.first) {
     r.first = kMostExact;
-    for (const Own& o : r.own) r.first = std::min(r.first, o.mark);
+    // Often as many end together: none of what is left ends earlier.
+    for (size_t i = 0; i < r.marks.size() && r.first > mark; ++i) {
+      r.first = std::min(r.first, r.marks[i]);
+    }
   }
   r.stale = true;
 }
@@ -258,6 +276,7 @@ void Sharing::stop(ActivityId id) {
 void Sharing::shrink() {
   for (Resource& r : resources_) {
     r.own.shrink_to_fit();
+    r.marks.shrink_to_fit();
     r.others.shrink_to_fit();
   }
   while (!activities_.empty() && activities_.back().bottleneck == kNone) activities_.pop_back();
@@ -274,6 +293,7 @@ void Sharing::take_over(ResourceId from_id, ResourceId to_id, int64_t now) {
   Resource& from = at(from_id);
   Resource& to = at(to_id);
   // Mostly they share none: looked for first, in a loop that can do many at a time.
+  if (from.special == 0 && (from.met & bit_of(to_id)) == 0) return;
   int32_t candidates = 0;
   for (const ResourceId other : from.others) candidates += (other == to_id) | (other == kMany);
   if (candidates == 0) return;
@@ -285,32 +305,35 @@ void Sharing::take_over(ResourceId from_id, ResourceId to_id, int64_t now) {
       ++i;
       continue;
     }
-    const Own own = from.own[i];
-    if (other == kMany && weight_at(activities_[static_cast<size_t>(own.id)], to_id) == 0) {
+    const ActivityId own = from.own[i];
+    if (other == kMany && weight_at(activities_[static_cast<size_t>(own)], to_id) == 0) {
       ++i;
       continue;
     }
     advance(from_id, now);
     if (to.own.empty()) to.since = now;
     advance(to_id, now);
-    const Activity& a = activities_[static_cast<size_t>(own.id)];
+    const Exact left = std::max<Exact>(0, from.marks[i] - from.progress);
+    const Activity& a = activities_[static_cast<size_t>(own)];
     remove_own(from_id, i);
     for (const Use& u : uses(a)) {
       share(u.resource).load += u.weight * (u.resource == from_id ? to_level
                                             : u.resource == to_id ? -from_level
                                                                   : to_level - from_level);
     }
-    add_own(to_id, own.id, to.progress + std::max<Exact>(0, own.mark - from.progress));
+    add_own(to_id, own, to.progress + left);
     if (to.users == static_cast<int32_t>(to.own.size())) share(to_id).load = 0;
   }
 }
 
 void Sharing::set_level(ResourceId id, double level, int64_t now) {
   const double change = level - share(id).level;
-  if (change == 0) return;
+  // Rounding is no change, and would go from resource to resource.
+  if (std::abs(change) <= 1e-14 * level) return;
   advance(id, now);
   share(id).level = level;
   Resource& r = at(id);
+  r.rate = ExactRate(level);
   r.stale = true;
   Share* const shares = shares_.data();
   if (r.special == 0) {  // nearly always
@@ -322,7 +345,7 @@ void Sharing::set_level(ResourceId id, double level, int64_t now) {
     if (other >= 0) {
       shares[other].load += change;
     } else if (other == kMany) {
-      for (const Use& u : uses(activities_[static_cast<size_t>(r.own[i].id)])) {
+      for (const Use& u : uses(activities_[static_cast<size_t>(r.own[i])])) {
         if (u.resource != id) shares[u.resource].load += u.weight * change;
       }
     }
@@ -348,6 +371,7 @@ void Sharing::sweep(Component& c, int64_t now) {
     if (s.inverse == 0 && !overtaxed(s)) {
       share(id).level = 0;
       at(id).progress = 0;
+      at(id).rate = {};
       at(id).position = kNone;
       c.slack.push_back(id);
       order.erase(order.begin() + static_cast<ptrdiff_t>(k));
@@ -378,8 +402,8 @@ void Sharing::find_next(Component& c, int64_t now) {
       r.stale = false;
       advance(id, now);
       const Exact left = std::max<Exact>(0, r.first - r.progress);
-      if (!(from_exact(left) / share(id).level <= kLongest)) throw_too_long();
-      r.next = now + rounded_ratio(left, exact_rate(share(id).level));
+      if (!(r.rate.nearly(left) <= kLongest)) throw_too_long();
+      r.next = now + r.rate.picoseconds(left);
     }
     c.next = std::min(c.next, r.next);
   }
@@ -421,11 +445,10 @@ void Sharing::finish(const EventQueue::Event& event, std::vector<uint64_t>& ende
     if (r.next > event.time) continue;
     advance(id, event.time);
     r.stale = true;
-    const Exact reached = r.progress + (exact_rate(share(id).level) + 1) / 2;
-    for (const Own& own : r.own) {
-      if (own.mark < reached) {
-        ending_.emplace_back(activities_[static_cast<size_t>(own.id)].sequence, own.id);
-      }
+    const Exact reached = r.progress + r.rate.half();
+    for (size_t i = 0; i < r.marks.size(); ++i) {
+      if (r.marks[i] >= reached) continue;
+      ending_.emplace_back(activities_[static_cast<size_t>(r.own[i])].sequence, r.own[i]);
     }
   }
   std::sort(ending_.begin(), ending_.end());
@@ -451,8 +474,8 @@ double Sharing::rate(ActivityId id) const {
 double Sharing::remaining(ActivityId id, Duration now) const {
   const Activity& a = activities_[static_cast<size_t>(id)];
   const Resource& r = resources_[static_cast<size_t>(a.bottleneck)];
-  const Exact progress = r.progress + exact_rate(rate(id)) * (now.picoseconds() - r.since);
-  return from_exact(std::max<Exact>(0, r.own[a.place].mark - progress));
+  const Exact progress = r.progress + r.rate.times(now.picoseconds() - r.since);
+  return from_exact(std::max<Exact>(0, r.marks[a.place] - progress));
 }
 
 }  // namespace rehearse

@@ -92,11 +92,6 @@ class Sharing {
   void shrink();
 
  private:
-  // An activity in the list of the resource that stops it.
-  struct Own {
-    Exact mark;  // on the scale of the resource's progress: where it ends
-    ActivityId id;
-  };
   static constexpr ResourceId kNone = -1;
   static constexpr ResourceId kMany = -2;
 
@@ -119,18 +114,22 @@ class Sharing {
   };
   struct Resource {
     double weight = 0;   // of its own activities
-    Exact progress = 0;  // integral of the level, until `since`
+    ExactRate rate;      // the level
+    Exact progress = 0;  // its integral, until `since`
     Exact first = 0;     // the least mark of its own
     int64_t since = 0;   // picoseconds
     int64_t next = 0;    // when the first of its own ends
     int32_t users = 0;
     int32_t component = kNone;
-    int32_t position = kNone;  // in the component's order; kNone: stops nobody
-    bool stale = false;        // `first` or `next` must be worked out again
-    std::vector<Own> own;
+    int32_t position = kNone;     // in the component's order; kNone: stops nobody
+    bool stale = false;           // `first` or `next` must be worked out again
+    std::vector<ActivityId> own;  // activities that it stops
+    std::vector<Exact> marks;     // on the scale of its progress: where each of them ends
     // Of each of them: the other resource, where it uses just one more, by weight 1; kNone where it
     // uses no other, else kMany. Apart, since a sweep reads nothing else.
     std::vector<ResourceId> others;
+    // A bit, of 64 in turn, for each of the others that its activities have used since it had none.
+    uint64_t met = 0;
     int32_t special = 0;  // of those that are no resource
   };
   struct Component {
