@@ -87,13 +87,13 @@ TEST_F(GpuClusters, TimelinesAndLoadOfChosenRanks) {
   }
   EXPECT_EQ(seen * 32, static_cast<int64_t>(spans.size()));
   // Everything that left rank 0 over the network, by hand. EP16 stands on two nodes; of 512
-  // balanced tokens t those with t modulo 8 in 1..7 have an expert of the other node's four groups:
-  // 448. Bytes of a token out and back, forward and backward: 7168 values in FP8 with 56 scales, or
-  // BF16; with 8 weights and numbers, or the weights' gradients. A rank of this DualPipe holds both
-  // stages, each for 2 of the 4 micro-batches: of 30 layers 27 with experts, of 31 all and the MTP
-  // module's.
+  // tokens 8 keep no group of the other node's four (1 in 70) or choose none of its experts, as
+  // drawings of the gate's choice have it (1.6%). Bytes of a token out and back, forward and
+  // backward: 7168 values in FP8 with 56 scales, or BF16; with 8 weights and numbers, or the
+  // weights' gradients. A rank of this DualPipe holds both stages, each for 2 of the 4
+  // micro-batches: of 30 layers 27 with experts, of 31 all and the MTP module's.
   const double token = (7168 + 224 + 64) + 14336 + (7168 + 224) + (14336 + 32);
-  const double exchanged = 448 * token * 2 * (27 + 32);
+  const double exchanged = 504 * token * 2 * (27 + 32);
   // To the other stage go 2 activations and 2 gradients, in BF16.
   const double sent = 4 * 512 * 7168 * 2.0;
   // Gradients in FP32 and weights in BF16 go round the ring of a stage's 64 ranks, 8 to a node that

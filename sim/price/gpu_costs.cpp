@@ -63,6 +63,28 @@ double measured_copying(const GpuCalibration& calibration) {
   return rates.empty() ? calibration.copy.value() : median(rates);
 }
 
+// Of the profiled pairs' computation, on average: it is measured as it went, with all-to-alls for
+// as long as they were there.
+double copied_on_average(const GpuCalibration& calibration) {
+  double bytes = 0;
+  double data = 0;
+  double computing = 0;
+  for (const GpuEntry& e : calibration.entries) {
+    if (!e.beside) continue;
+    if (e.kind == WorkKind::kData) {
+      std::vector<double> moved;
+      for (const GpuEntry::Sample& s : e.samples) {
+        moved.push_back(static_cast<double>(s.bytes.count()));
+      }
+      bytes += median(moved);
+      data += seconds(e);
+    } else if (e.op && is_compute(e)) {
+      computing += seconds(e);
+    }
+  }
+  return bytes > 0 ? bytes / std::max(data, computing) : calibration.copy.value();
+}
+
 }  // namespace
 
 double GpuCosts::copy_rate(const GpuCalibration& calibration, const Cluster& target) {
@@ -83,7 +105,7 @@ GpuCosts::GpuCosts(const GpuCalibration& calibration,
   reference_share_ = sm_share(calibration_.sms, calibration_.communication_sms);
   share_ = sm_share(target.sms, target.communication_sms);
   if (launch == Launch::kSmsLeft) launch_share_ = share_;
-  reference_memory_ = memory_left(measured_copying(calibration_), calibration_.peaks.memory);
+  reference_memory_ = memory_left(copied_on_average(calibration_), calibration_.peaks.memory);
   memory_ = left.value_or(memory_left(copy_rate(calibration_, target), target.memory_bandwidth));
 
   // Products measured both ways tell what contention is.

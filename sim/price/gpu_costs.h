@@ -31,10 +31,11 @@ namespace rehearse {
 // What is like nothing measured takes its ideal time.
 // From alone to beside communication: tensor work has fewer SMs, and is slower by a factor common
 // to all (power, caches), which products measured both ways give; memory-bound work has the
-// bandwidth that communication leaves, whose bytes are those that were moved in the time that
-// profiled all-to-alls took, and that these of the target take. The SMs that copy for an all-to-all
-// wait for memory, longer the busier it is: they slow down by 1 + c d / (1 - d), d being the share
-// of the memory bandwidth that the computation beside them uses, c from profiled all-to-alls.
+// bandwidth that communication leaves: less the bytes that an all-to-all moves in its time;
+// profiled work has been without what all-to-alls moved in the time of the whole pair. The SMs that
+// copy for an all-to-all wait for memory, longer the busier it is: they slow down by 1 + c d / (1 -
+// d), d being the share of the memory bandwidth that the computation beside them uses, c from
+// profiled all-to-alls.
 class GpuCosts {
  public:
   // How a process launches products that run alone: with all SMs, or, where others of its products
