@@ -7,8 +7,8 @@
 
 namespace rehearse {
 
-// Throws InputError "path:line:column: what: ..." from the text of one of nlohmann's exceptions, with
-// the place where that tells one.
+// Throws InputError "path:line:column: what: ..." from the text of one of nlohmann's exceptions,
+// with the place where that tells one.
 [[noreturn]] void fail_json(const std::string& path,
                             std::string_view what,
                             const std::exception& error);

@@ -202,13 +202,13 @@ void put_unfinished(Report& r, const SearchResult& result, const std::string& jo
   if (!result.stopped) return;
   r.put("pieces_screened", result.pieces);
   r.put("pieces", result.of_pieces);
-  r.say(fmt::format("UNFINISHED: interrupted with {} of {} parts of the space screened and {} layouts "
-                    "simulated; the best by then{}\n",
-                    result.pieces,
-                    result.of_pieces,
-                    result.simulated,
-                    journal.empty() ? ""
-                                    : fmt::format(" (the same command goes on from {})", journal)));
+  r.say(fmt::format(
+      "UNFINISHED: interrupted with {} of {} parts of the space screened and {} layouts "
+      "simulated; the best by then{}\n",
+      result.pieces,
+      result.of_pieces,
+      result.simulated,
+      journal.empty() ? "" : fmt::format(" (the same command goes on from {})", journal)));
 }
 
 void put_counts(Report& r, const SearchResult& result) {

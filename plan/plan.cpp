@@ -17,8 +17,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Looks for the file that `key` names, as given or with .yaml behind it: from the plan's folder, then in the share folder,
-// then in that folder's `kind` (models, topologies).
+// Looks for the file that `key` names, as given or with .yaml behind it: from the plan's folder,
+// then in the share folder, then in that folder's `kind` (models, topologies).
 std::string find_file(YamlMap& top,
                       std::string_view key,
                       const std::string& plan_path,

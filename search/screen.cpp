@@ -187,8 +187,7 @@ void take_together(SearchResult& r, const Plan& base, const Team& team) {
     const nlohmann::json j = nlohmann::json::parse(of_one);
     size_t i = 0;
     r.stopped = r.stopped || j.at("stopped").get<bool>();
-    for (int64_t* n :
-         {&r.legal, &r.fits, &r.tight, &r.short_of_memory, &r.blocks, &r.pieces}) {
+    for (int64_t* n : {&r.legal, &r.fits, &r.tight, &r.short_of_memory, &r.blocks, &r.pieces}) {
       *n += j.at("counts").at(i++).get<int64_t>();
     }
     for (const auto& s : j.at("screened")) r.screened.push_back(screened_of(s, base));

@@ -126,7 +126,8 @@ TEST_F(CheckpointsCommand, AnotherTrainingIsRefused) {
     EXPECT_EQ(r.exit_code, 1);
     return r.err;
   };
-  EXPECT_NE(refused("sequence_length: 32", "sequence_length: 16").find("training.sequence_length 32 there, 16 here"),
+  EXPECT_NE(refused("sequence_length: 32", "sequence_length: 16")
+                .find("training.sequence_length 32 there, 16 here"),
             std::string::npos);
   EXPECT_NE(refused("micro_batch_size: 1", "micro_batch_size: 2").find("sequences per step"),
             std::string::npos);
