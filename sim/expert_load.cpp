@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "base/random.h"
+#include "plan/routing/expected.h"
 #include "plan/routing/routing_file.h"
 
 namespace rehearse {
@@ -133,7 +134,9 @@ ExpertLoad::ExpertLoad(const Plan& plan, const ReplayedRouting* replay)
   } else if (experts_ == 0) {
     known_.emplace(0, GroupLoad{.flows = {}, .members = {MemberLoad{}}, .symmetric = true});
   } else if (spec_.balanced()) {
-    known_.emplace(0, group_load(0, group_, balanced_routing(plan, group_)));
+    known_.emplace(0,
+                   plan.cluster.of_gpus() ? expected_load(plan, group_)
+                                          : group_load(0, group_, balanced_routing(plan, group_)));
   } else {
     first_layer_ = static_cast<int32_t>(plan.model.architecture.first_moe_layer());
     architecture_ = plan.model.architecture;

@@ -1,6 +1,7 @@
 #pragma once
 // Expert load of a simulation: the routing counts of every layer, micro-batch and EP group,
-// balanced or drawn from a stated skew.
+// balanced or drawn from a stated skew. Balanced is, on GPUs, what skews tend to (expected_load);
+// on cores the pattern that the runtime can be told to choose by (balanced_choice).
 
 #include <array>
 #include <deque>

@@ -86,26 +86,13 @@ void GpuWork::share_transfer(size_t transfer) {
       std::min(clock_.sharing.capacity(ports.out), clock_.sharing.capacity(ports.in));
   const auto passed = static_cast<double>(clock_.now.picoseconds() - t.begin);
   const Use uses[] = {{ports.out, 1}, {ports.in, 1}};
-  clock_.sharing.start(clock_.now,
-                       std::max(0.0, t.bytes - passed * rate),
-                       Sharing::kNoBound,
-                       uses,
-                       payload_of(Event::kPart, t.op));
-}
-
-// What the links take at best: other traffic beside a collective is rare.
-void GpuWork::record_collective(int64_t rank, const CollectivePlan& plan) {
-  if (!world_.load.wants(rank)) return;
-  const auto add = [&](LinkKind out, LinkKind in, Bytes bytes, const std::optional<Link>& link) {
-    if (bytes == Bytes() || !link) return;
-    const Duration end = clock_.now + bytes / link->bandwidth;
-    for (const LinkKind k : {out, in}) {
-      world_.load.add(rank, k, clock_.now, end, static_cast<double>(bytes.count()));
-    }
-  };
-  const Cluster& cluster = world_.plan.cluster;
-  add(LinkKind::kNetworkOut, LinkKind::kNetworkIn, plan.network, cluster.network);
-  add(LinkKind::kNodeOut, LinkKind::kNodeIn, plan.node, cluster.node_link);
+  const double left = std::max(0.0, t.bytes - passed * rate);
+  record(block_.rank(static_cast<int64_t>(transfer / 2)),
+         transfer % 2 == 1,
+         Duration::picoseconds(t.begin),
+         clock_.now,
+         t.bytes - left);
+  start(left, uses, payload_of(Event::kPart, t.op));
 }
 
 void GpuWork::begin_collective(OpId id) {
@@ -119,11 +106,12 @@ void GpuWork::begin_collective(OpId id) {
   wait(at_speed(world_.costs.of(world_.program.op(id), member_of(id)).work.alone, rank),
        payload_of(Event::kPart, id));
   if (world_.shared_links && c.plan.network > Bytes()) {
+    // Next ranks of some are on their switch, of others not.
+    fall_out_of_step(world_.program.op(id).pp_rank);
     start_flow(id, rank, c.ring.next(rank), c.plan.network, Event::kPart);
   } else {
     transfer(id, 2 * block_.index(rank) + 1, cluster.network ? c.plan.network : Bytes());
   }
-  record_collective(rank, c.plan);
   transfer(id, 2 * block_.index(rank), cluster.node_link ? c.plan.node : Bytes());
 }
 

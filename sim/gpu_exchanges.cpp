@@ -68,6 +68,8 @@ void GpuWork::begin_exchange(OpId id) {
   Answer* answer = &fresh;
   const bool keep = world_.memoise && load_.uniform();
   if (keep) answer = &answers_[key];
+  if (!answer->pieces) answer->pieces = std::make_shared<std::vector<Piece>>();
+  x.pieces = answer->pieces;
   if (!answer->shape) {
     ExchangeTerms terms = world_.exchange_terms(out, token, links);
     terms.members = group_members_;
@@ -76,6 +78,13 @@ void GpuWork::begin_exchange(OpId id) {
     answer->shape = std::make_shared<ExchangeShape>(exchange_shape(world_.group, load, terms));
   }
   x.shape = answer->shape;
+  x.bundles.reset();
+  x.bundled.clear();
+  if (keep && !out_of_step_[static_cast<size_t>(op.pp_rank)]) {
+    auto& known = bundles_[{key, op.pp_rank, group}];
+    if (!known) known = bundles_of(x);
+    x.bundles = known;
+  }
   const bool idle = links_idle(id, group_members_);
   if (world_.shared_links || !idle) {
     ++disturbed_;
@@ -109,8 +118,11 @@ void GpuWork::go_live(int32_t slot) {
     if (d.exchange == slot) d.exchange.reset();
   }
   ++disturbed_;
-  LoneExchange so_far(*x.shape, *x.ports);
+  std::vector<Piece> pieces;
+  const bool wanted = meter_ && wants_load(x);
+  LoneExchange so_far(*x.shape, *x.ports, wanted ? pieces_into(pieces) : LinkMeter::Carried());
   so_far.run_until(clock_.now - x.begin);
+  if (wanted) record_pieces(x, pieces);
   start_live(slot, &so_far);
 }
 
@@ -128,29 +140,114 @@ void GpuWork::start_live(int32_t slot, const LoneExchange* so_far) {
     x.run->begin(ends_);
   }
   schedule_ends(slot, ends_);
-  std::vector<Use> uses;
+  if (x.bundles && !so_far) {
+    start_bundles(slot);
+    return;
+  }
   for (size_t i = 0; i < x.shape->flows.size(); ++i) {
     const ExchangeShape::Flow& f = x.shape->flows[i];
     std::optional<double> left = static_cast<double>(f.bytes.count());
     if (so_far) left = so_far->remaining(i, passed);
     if (!left) continue;
-    const int64_t from = rank_of(member_op(x, f.from));
-    const int64_t to = rank_of(member_op(x, f.to));
-    uses.clear();
-    if (world_.shared_links) {
-      uses = network_.route(from, to)->uses;
-    } else if (f.across) {
-      uses = {{network_.network_ports(from).out, f.copies},
-              {network_.network_ports(to).in, f.copies}};
-    } else {
-      uses = {{network_.node_ports(from).out, f.copies}, {network_.node_ports(to).in, f.copies}};
-    }
-    clock_.sharing.start(clock_.now,
-                         *left,
-                         Sharing::kNoBound,
-                         uses,
-                         payload_of(Event::kExchangeFlow, static_cast<size_t>(slot), i));
+    start(*left, uses_of(x, f), payload_of(Event::kExchangeFlow, static_cast<size_t>(slot), i));
   }
+}
+
+std::vector<Use> GpuWork::uses_of(const Exchange& x, const ExchangeShape::Flow& f) const {
+  const int64_t from = rank_of(member_op(x, f.from));
+  const int64_t to = rank_of(member_op(x, f.to));
+  if (world_.shared_links) return network_.route(from, to)->uses;
+  const Network::Ports& out = f.across ? network_.network_ports(from) : network_.node_ports(from);
+  const Network::Ports& in = f.across ? network_.network_ports(to) : network_.node_ports(to);
+  return {{out.out, f.copies}, {in.in, f.copies}};
+}
+
+// --- all-to-alls of ranks in step, over links between switches
+
+std::shared_ptr<const std::vector<GpuWork::Bundle>> GpuWork::bundles_of(const Exchange& x) const {
+  const auto class_of = [&](int32_t member) {
+    return world_.in_step[static_cast<size_t>(world_.program.data_rank(member_op(x, member)))];
+  };
+  std::map<std::tuple<int32_t, int32_t, bool, bool, int64_t, int64_t>, size_t> known;
+  std::vector<std::map<ResourceId, double>> weights;
+  auto bundles = std::make_shared<std::vector<Bundle>>();
+  for (size_t i = 0; i < x.shape->flows.size(); ++i) {
+    const ExchangeShape::Flow& f = x.shape->flows[i];
+    const auto [at, fresh] = known.try_emplace({class_of(f.from),
+                                                class_of(f.to),
+                                                f.across,
+                                                f.second,
+                                                f.bytes.count(),
+                                                f.latency.picoseconds()},
+                                               bundles->size());
+    if (fresh) {
+      bundles->push_back({.flows = {}, .bytes = f.bytes, .uses = {}});
+      weights.emplace_back();
+    }
+    (*bundles)[at->second].flows.push_back(i);
+    for (const Use& u : uses_of(x, f)) weights[at->second][u.resource] += u.weight;
+  }
+  for (size_t b = 0; b < bundles->size(); ++b) {
+    for (const auto& [resource, weight] : weights[b]) {
+      (*bundles)[b].uses.push_back({resource, weight});
+    }
+  }
+  return bundles;
+}
+
+void GpuWork::start_bundles(int32_t slot) {
+  Exchange& x = exchanges_[static_cast<size_t>(slot)];
+  const size_t first = x.shape->flows.size() + static_cast<size_t>(group_members_);
+  for (size_t b = 0; b < x.bundles->size(); ++b) {
+    const Bundle& bundle = (*x.bundles)[b];
+    const ActivityId id =
+        start(static_cast<double>(bundle.bytes.count()),
+              bundle.uses,
+              payload_of(Event::kExchangeFlow, static_cast<size_t>(slot), first + b));
+    x.bundled.emplace_back(id, clock_.sharing.sequence(id));
+  }
+}
+
+// From here on ranks of one class may do different things on this pipeline rank: flows that are one
+// become many again.
+void GpuWork::fall_out_of_step(int32_t pp_rank) {
+  if (std::exchange(out_of_step_[static_cast<size_t>(pp_rank)], 1)) return;
+  for (size_t slot = 0; slot < exchanges_.size(); ++slot) {
+    Exchange& x = exchanges_[slot];
+    if (!x.active || x.bundled.empty() || world_.program.op(x.op).pp_rank != pp_rank) continue;
+    for (size_t b = 0; b < x.bundled.size(); ++b) {
+      const auto [id, sequence] = x.bundled[b];
+      if (!clock_.sharing.running(id, sequence)) continue;
+      const double left = clock_.sharing.remaining(id, clock_.now);
+      if (meter_) meter_->stopped(id, clock_.now, clock_.sharing);
+      clock_.sharing.stop(id);
+      for (const size_t f : (*x.bundles)[b].flows) {
+        start(left, uses_of(x, x.shape->flows[f]), payload_of(Event::kExchangeFlow, slot, f));
+      }
+    }
+    x.bundled.clear();
+  }
+}
+
+// Of a live exchange: `what` counts flows, then members whose ends were put off, then bundles.
+void GpuWork::flow_ended(int32_t slot, size_t what) {
+  Exchange& x = exchanges_[static_cast<size_t>(slot)];
+  const size_t flows = x.shape->flows.size();
+  const auto members = static_cast<size_t>(group_members_);
+  if (what >= flows && what < flows + members) {
+    end_member(slot, static_cast<int32_t>(what - flows));
+    return;
+  }
+  ends_.clear();
+  const Duration passed = clock_.now - x.begin;
+  if (what < flows) {
+    x.run->flow_ended(what, passed, ends_);
+  } else {
+    for (const size_t f : (*x.bundles)[what - flows - members].flows) {
+      x.run->flow_ended(f, passed, ends_);
+    }
+  }
+  schedule_ends(slot, ends_);
 }
 
 // Of a live exchange.
@@ -175,32 +272,48 @@ void GpuWork::end_member(int32_t slot, int32_t member) {
   Device& d = device_of(rank);
   if (d.exchange == slot) d.exchange.reset();
   communicate(rank, -1);
-  if (world_.load.wants(rank)) record_load(x, member);
   clock_.happened.push_back({id, true});
   if (--x.missing > 0) return;
+  if (meter_ && !x.live) record_lone(x);
   x.active = false;
   ++x.generation;
   x.shape.reset();
   x.ends.reset();
+  x.pieces.reset();
+  x.bundles.reset();
+  x.bundled.clear();
   free_exchanges_.push_back(slot);
 }
 
-void GpuWork::record_load(const Exchange& x, int32_t member) {
-  double bytes[kLinkKinds] = {};
-  for (const ExchangeShape::Flow& f : x.shape->flows) {
-    const double size = static_cast<double>(f.bytes.count()) * f.copies;
-    if (f.from == member) {
-      bytes[static_cast<size_t>(f.across ? LinkKind::kNetworkOut : LinkKind::kNodeOut)] += size;
-    }
-    if (f.to == member) {
-      bytes[static_cast<size_t>(f.across ? LinkKind::kNetworkIn : LinkKind::kNodeIn)] += size;
-    }
+bool GpuWork::wants_load(const Exchange& x) const {
+  for (int32_t m = 0; m < group_members_; ++m) {
+    if (world_.load.wants(rank_of(member_op(x, m)))) return true;
   }
-  const int64_t rank = rank_of(member_op(x, member));
-  for (size_t k = 0; k < kLinkKinds; ++k) {
-    if (bytes[k] > 0) {
-      world_.load.add(rank, static_cast<LinkKind>(k), x.begin, clock_.now, bytes[k]);
-    }
+  return false;
+}
+
+LinkMeter::Carried GpuWork::pieces_into(std::vector<Piece>& pieces) const {
+  return [&pieces](size_t port, Duration begin, Duration end, double bytes) {
+    pieces.push_back({.member = static_cast<int32_t>(port / kLinkKinds),
+                      .kind = static_cast<LinkKind>(port % kLinkKinds),
+                      .begin = begin,
+                      .end = end,
+                      .bytes = bytes});
+  };
+}
+
+// Of an exchange that had its links to itself from begin to end.
+void GpuWork::record_lone(const Exchange& x) {
+  if (!wants_load(x)) return;
+  if (x.pieces->empty()) LoneExchange(*x.shape, *x.ports, pieces_into(*x.pieces)).ends();
+  record_pieces(x, *x.pieces);
+}
+
+void GpuWork::record_pieces(const Exchange& x, const std::vector<Piece>& pieces) {
+  for (const Piece& p : pieces) {
+    const int64_t rank = rank_of(member_op(x, p.member));
+    if (!world_.load.wants(rank)) continue;
+    world_.load.add(rank, p.kind, x.begin + p.begin, x.begin + p.end, p.bytes);
   }
 }
 

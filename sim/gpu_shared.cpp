@@ -57,7 +57,6 @@ void GpuWork::begin_shared(OpId id, const RankGroup& group) {
     };
     if (s.node > Bytes()) port(s.node, network_.node_ports(rank));
     if (s.network > Bytes()) port(s.network, network_.network_ports(rank));
-    record_collective(rank, {.network = s.network, .node = s.node});
   }
   s.carried = Duration::picoseconds(static_cast<int64_t>(std::nearbyint(slowest)));
   if (!idle) {
@@ -75,6 +74,7 @@ void GpuWork::begin_shared(OpId id, const RankGroup& group) {
 void GpuWork::share_links(int32_t slot) {
   Shared& s = shared_[static_cast<size_t>(slot)];
   const size_t lane = lane_index(world_.program.op(s.op).lane);
+  record_shared(s);
   s.live = true;
   ++s.generation;
   const double passed = (clock_.now - s.begin).seconds();
@@ -86,25 +86,24 @@ void GpuWork::share_links(int32_t slot) {
     const OpId id = shared_op(s, m);
     const int64_t rank = rank_of(id);
     device_of(rank).shared[lane].reset();
-    const auto start = [&](Bytes bytes, std::span<const Use> uses) {
+    const auto flow = [&](Bytes bytes, std::span<const Use> uses) {
       if (bytes == Bytes() || left == 0) return;
-      clock_.sharing.start(clock_.now,
-                           static_cast<double>(bytes.count()) * left,
-                           Sharing::kNoBound,
-                           uses,
-                           payload_of(Event::kSharedFlow, static_cast<size_t>(slot), 0));
+      start(static_cast<double>(bytes.count()) * left,
+            uses,
+            payload_of(Event::kSharedFlow, static_cast<size_t>(slot), 0));
       ++s.missing;
     };
     const auto ends = [](const Network::Ports& p) {
       return std::array<Use, 2>{{{p.out, 1}, {p.in, 1}}};
     };
-    if (s.node > Bytes()) start(s.node, ends(network_.node_ports(rank)));
+    if (s.node > Bytes()) flow(s.node, ends(network_.node_ports(rank)));
     if (s.network == Bytes()) continue;
     if (world_.shared_links) {
-      start(s.network,
-            network_.route(rank, world_.next_of_shared(world_.program.op(id), rank))->uses);
+      fall_out_of_step(world_.program.op(id).pp_rank);
+      flow(s.network,
+           network_.route(rank, world_.next_of_shared(world_.program.op(id), rank))->uses);
     } else {
-      start(s.network, ends(network_.network_ports(rank)));
+      flow(s.network, ends(network_.network_ports(rank)));
     }
   }
   shared_flow_ended(slot);
@@ -121,9 +120,22 @@ void GpuWork::shared_flow_ended(int32_t slot) {
        payload_of(Event::kSharedEnds, static_cast<size_t>(slot), s.generation));
 }
 
+// What a lone one has carried until now.
+void GpuWork::record_shared(const Shared& s) {
+  if (!meter_ || s.carried == Duration()) return;
+  const Duration end = std::min(clock_.now, s.begin + s.carried);
+  const double part = (end - s.begin) / s.carried;
+  for (int32_t m = 0; m < shared_members(s); ++m) {
+    const int64_t rank = rank_of(shared_op(s, m));
+    record(rank, false, s.begin, end, part * static_cast<double>(s.node.count()));
+    record(rank, true, s.begin, end, part * static_cast<double>(s.network.count()));
+  }
+}
+
 void GpuWork::end_shared(int32_t slot) {
   Shared& s = shared_[static_cast<size_t>(slot)];
   const size_t lane = lane_index(world_.program.op(s.op).lane);
+  if (!s.live) record_shared(s);
   for (int32_t m = 0; m < shared_members(s); ++m) {
     const OpId id = shared_op(s, m);
     const int64_t rank = rank_of(id);

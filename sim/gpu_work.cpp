@@ -16,6 +16,26 @@ GpuWork::GpuWork(
       network_(world.plan.cluster, block_, world.fabric ? &*world.fabric : nullptr, clock.sharing),
       devices_(static_cast<size_t>(block_.size())) {
   world.works.push_back(this);
+  out_of_step_.resize(static_cast<size_t>(world.layout().pp), world.in_step.empty());
+  if (!world.load.wanted()) return;
+  meter_.emplace([this](size_t port, Duration begin, Duration end, double bytes) {
+    const int64_t rank = block_.rank(static_cast<int64_t>(port / kLinkKinds));
+    world_.load.add(rank, static_cast<LinkKind>(port % kLinkKinds), begin, end, bytes);
+  });
+  for (int64_t i = 0; i < block_.size(); ++i) {
+    const int64_t rank = block_.rank(i);
+    if (!world.load.wants(rank)) continue;
+    const auto choose = [&](const Network::Ports& ports, LinkKind out, LinkKind in) {
+      meter_->choose(ports.out, static_cast<size_t>(i) * kLinkKinds + static_cast<size_t>(out));
+      meter_->choose(ports.in, static_cast<size_t>(i) * kLinkKinds + static_cast<size_t>(in));
+    };
+    const Cluster& cluster = world.plan.cluster;
+    if (cluster.node_link) choose(network_.node_ports(rank), LinkKind::kNodeOut, LinkKind::kNodeIn);
+    if (cluster.network) {
+      choose(network_.network_ports(rank), LinkKind::kNetworkOut, LinkKind::kNetworkIn);
+    }
+  }
+  clock.sharing.before_changes([this](Duration now) { meter_->settle(now, clock_.sharing); });
 }
 
 // --- computation
@@ -42,16 +62,15 @@ void GpuWork::compute(OpId id) {
   CHECK(!d.busy) << "two ops compute on rank " << rank;
   d.op = id;
   d.busy = true;
-  d.left = static_cast<double>(at_speed(cost.alone, rank).picoseconds());
-  d.beside = cost.alone / cost.beside;
+  d.left = to_exact(static_cast<double>(at_speed(cost.alone, rank).picoseconds()));
+  d.beside = exact_rate(cost.alone / cost.beside);
   d.since = clock_.now.picoseconds();
   schedule(d, index);
 }
 
 void GpuWork::schedule(Device& d, size_t index) {
-  const double time = std::nearbyint(d.left / speed(d));
   ++d.generation;
-  wait(Duration::picoseconds(static_cast<int64_t>(time)),
+  wait(Duration::picoseconds(rounded_ratio(d.left, speed(d))),
        payload_of(Event::kComputed, index, d.generation));
 }
 
@@ -61,8 +80,7 @@ void GpuWork::communicate(int64_t rank, int32_t change) {
   Device& d = devices_[index];
   const bool matters = d.busy && (d.communicating == 0) != (d.communicating + change == 0);
   if (matters) {
-    const auto passed = static_cast<double>(clock_.now.picoseconds() - d.since);
-    d.left = std::max(0.0, d.left - passed * speed(d));
+    d.left = std::max<Exact>(0, d.left - speed(d) * (clock_.now.picoseconds() - d.since));
     d.since = clock_.now.picoseconds();
   }
   d.communicating += change;
@@ -121,7 +139,6 @@ void GpuWork::event(uint64_t what) {
       const OpId id = of_op;
       const Op& op = world_.program.op(id);
       const int64_t to = world_.program.global_rank({*op.peer, world_.program.data_rank(id)});
-      record_send(id, to);
       wait(network_.route(rank_of(id), to)->latency, payload_of(Event::kEnded, id));
       return;
     }
@@ -137,16 +154,7 @@ void GpuWork::event(uint64_t what) {
       return;
     }
     case Event::kExchangeFlow: {
-      // A live exchange: `low` counts flows, and then members whose ends were put off.
-      Exchange& x = exchanges_[high];
-      const auto flows = static_cast<uint32_t>(x.shape->flows.size());
-      if (low >= flows) {
-        end_member(static_cast<int32_t>(high), static_cast<int32_t>(low - flows));
-        return;
-      }
-      ends_.clear();
-      x.run->flow_ended(low, clock_.now - x.begin, ends_);
-      schedule_ends(static_cast<int32_t>(high), ends_);
+      flow_ended(static_cast<int32_t>(high), low);
       return;
     }
     case Event::kPart:
@@ -156,6 +164,11 @@ void GpuWork::event(uint64_t what) {
       Transfer& t = transfers_[high];
       if (!t.active || t.generation != low) return;
       t.active = false;
+      record(block_.rank(static_cast<int64_t>(high / 2)),
+             high % 2 == 1,
+             Duration::picoseconds(t.begin),
+             clock_.now,
+             t.bytes);
       part_ended(t.op);
       return;
     }
@@ -191,28 +204,22 @@ void GpuWork::start_flow(OpId id, int64_t from, int64_t to, Bytes bytes, Event t
   // A flow may leave by another device of its node.
   use_links(from, inside || world_.shared_links, !inside);
   use_links(to, inside || world_.shared_links, !inside);
-  clock_.sharing.start(clock_.now,
-                       static_cast<double>(bytes.count()),
-                       Sharing::kNoBound,
-                       route->uses,
-                       payload_of(then, id));
+  start(static_cast<double>(bytes.count()), route->uses, payload_of(then, id));
 }
 
-void GpuWork::record_send(OpId id, int64_t to) {
-  const int64_t from = rank_of(id);
-  if (!world_.load.wants(from) && !world_.load.wants(to)) return;
-  const Duration begin = send_begins_.at(id);
-  send_begins_.erase(id);
-  const bool inside = world_.plan.cluster.same_node(from, to);
-  const auto bytes =
-      static_cast<double>(world_.costs.of(world_.program.op(id), member_of(id)).message.count());
-  if (world_.load.wants(from)) {
-    world_.load.add(
-        from, inside ? LinkKind::kNodeOut : LinkKind::kNetworkOut, begin, clock_.now, bytes);
-  }
-  if (world_.load.wants(to)) {
-    world_.load.add(
-        to, inside ? LinkKind::kNodeIn : LinkKind::kNetworkIn, begin, clock_.now, bytes);
+// Something that shares links with others.
+ActivityId GpuWork::start(double work, std::span<const Use> uses, uint64_t payload) {
+  const ActivityId id = clock_.sharing.start(clock_.now, work, Sharing::kNoBound, uses, payload);
+  if (meter_) meter_->started(id, uses, work, clock_.sharing);
+  return id;
+}
+
+// What a rank's ports carried, out and in, while nothing else used them.
+void GpuWork::record(int64_t rank, bool across, Duration begin, Duration end, double bytes) {
+  if (bytes <= 0 || !world_.load.wants(rank)) return;
+  for (const LinkKind k : {across ? LinkKind::kNetworkOut : LinkKind::kNodeOut,
+                           across ? LinkKind::kNetworkIn : LinkKind::kNodeIn}) {
+    world_.load.add(rank, k, begin, end, bytes);
   }
 }
 
@@ -220,11 +227,13 @@ void GpuWork::send(OpId id) {
   const Op& op = world_.program.op(id);
   const int64_t from = rank_of(id);
   const int64_t to = world_.program.global_rank({*op.peer, world_.program.data_rank(id)});
+  if (out_of_step_[static_cast<size_t>(op.pp_rank)]) {
+    fall_out_of_step(*op.peer);
+  }
   if (!network_.route(from, to)) {
     clock_.happened.push_back({id, true});
     return;
   }
-  if (world_.load.wants(from) || world_.load.wants(to)) send_begins_[id] = clock_.now;
   start_flow(id, from, to, world_.costs.of(op, member_of(id)).message, Event::kSent);
 }
 

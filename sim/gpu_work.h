@@ -24,7 +24,10 @@ class GpuWork {
 
   Duration start_delay(OpId, bool) const { return {}; }
   Duration meeting_delay(OpId) const { return {}; }
-  void shrink() { answers_.clear(); }
+  void shrink() {
+    answers_.clear();
+    bundles_.clear();
+  }
   bool pack(OpId id);
   void begin(OpId id);
   void event(uint64_t payload);
@@ -58,14 +61,27 @@ class GpuWork {
   struct Device {
     OpId op = 0;
     bool busy = false;
-    int32_t communicating = 0;  // kernels that hold SMs
-    double left = 0;            // of the op, picoseconds at full speed
-    double beside = 1;          // its speed beside communication
+    int32_t communicating = 0;   // kernels that hold SMs
+    Exact left = 0;              // of the op, picoseconds at full speed
+    Exact beside = to_exact(1);  // its speed beside communication
     int64_t since = 0;
     uint32_t generation = 0;
     std::optional<int32_t> exchange;  // slot of the lone exchange that its links carry
     // Slots of lone collectives of shared work that its links carry: one per lane at most.
     std::array<std::optional<int32_t>, 3> shared;
+  };
+  // What a port of an exchange's member carries, from and to times since its begin.
+  struct Piece {
+    int32_t member = 0;
+    LinkKind kind = LinkKind::kNodeOut;
+    Duration begin, end;
+    double bytes = 0;
+  };
+  // Flows of an exchange between ranks that go in step: one activity that uses the links of all.
+  struct Bundle {
+    std::vector<size_t> flows;
+    Bytes bytes;  // of each
+    std::vector<Use> uses;
   };
   struct Exchange {
     bool active = false;
@@ -79,6 +95,9 @@ class GpuWork {
     const ExchangePorts* ports = nullptr;
     std::optional<ExchangeRun> run;  // of a live one
     std::vector<char> ended;         // by member
+    std::shared_ptr<std::vector<Piece>> pieces;
+    std::shared_ptr<const std::vector<Bundle>> bundles;
+    std::vector<std::pair<ActivityId, uint64_t>> bundled;  // by bundle: activity, sequence number
   };
   // A collective of ranks that share matrices or a sequence, within the island: while nothing else
   // uses its members' ports, a matter of arithmetic.
@@ -107,6 +126,7 @@ class GpuWork {
   struct Answer {
     std::shared_ptr<const ExchangeShape> shape;
     std::shared_ptr<const std::vector<Duration>> ends;
+    std::shared_ptr<std::vector<Piece>> pieces;  // of a lone one; filled when load is wanted of it
   };
 
   int64_t rank_of(OpId id) const { return world_.program.global_rank(id); }
@@ -128,15 +148,15 @@ class GpuWork {
     const double speed = world_.plan.cluster.speed(rank);
     return speed == 1 ? time : Duration::seconds(time.seconds() / speed);
   }
-  double speed(const Device& d) const { return d.communicating > 0 ? d.beside : 1; }
+  Exact speed(const Device& d) const { return d.communicating > 0 ? d.beside : to_exact(1); }
 
   void compute(OpId id);
   void schedule(Device& d, size_t index);
   void communicate(int64_t rank, int32_t change);
   LocalCost local_cost(OpId id);
   void send(OpId id);
-  void record_send(OpId id, int64_t to);
-  void record_collective(int64_t rank, const CollectivePlan& plan);
+  ActivityId start(double work, std::span<const Use> uses, uint64_t payload);
+  void record(int64_t rank, bool across, Duration begin, Duration end, double bytes);
   void start_flow(OpId id, int64_t from, int64_t to, Bytes bytes, Event then);
   void use_links(int64_t rank, bool node = true, bool network = true);
 
@@ -144,9 +164,17 @@ class GpuWork {
   bool links_idle(OpId first, int32_t members);
   void go_live(int32_t slot);
   void start_live(int32_t slot, const LoneExchange* so_far);
+  void flow_ended(int32_t slot, size_t flow);
+  std::vector<Use> uses_of(const Exchange& x, const ExchangeShape::Flow& f) const;
+  std::shared_ptr<const std::vector<Bundle>> bundles_of(const Exchange& x) const;
+  void start_bundles(int32_t slot);
+  void fall_out_of_step(int32_t pp_rank);
   void schedule_ends(int32_t slot, const ExchangeRun::Ends& ends);
   void end_member(int32_t slot, int32_t member);
-  void record_load(const Exchange& x, int32_t member);
+  void record_lone(const Exchange& x);
+  void record_pieces(const Exchange& x, const std::vector<Piece>& pieces);
+  bool wants_load(const Exchange& x) const;
+  LinkMeter::Carried pieces_into(std::vector<Piece>& pieces) const;
   OpId member_op(const Exchange& x, int32_t member) const;
 
   void begin_shared(OpId id, const RankGroup& group);
@@ -160,6 +188,7 @@ class GpuWork {
   void share_links(int32_t slot);
   void shared_flow_ended(int32_t slot);
   void end_shared(int32_t slot);
+  void record_shared(const Shared& s);
 
   GpuWorld::Collective plan_of(OpId id) const;
   void begin_collective(OpId id);
@@ -184,7 +213,11 @@ class GpuWork {
   std::vector<int32_t> free_shared_;
   std::map<ShapeKey, Answer> answers_;
   ExchangeRun::Ends ends_;
-  std::map<OpId, Duration> send_begins_;  // of messages whose load is wanted
+  // By key, pipeline rank and group.
+  std::map<std::tuple<ShapeKey, int32_t, int32_t>, std::shared_ptr<const std::vector<Bundle>>>
+      bundles_;
+  std::vector<char> out_of_step_;   // by pipeline rank: ranks in step no longer are
+  std::optional<LinkMeter> meter_;  // where load is wanted of some rank
   int64_t lone_ = 0, remembered_ = 0, disturbed_ = 0;
 };
 

@@ -173,13 +173,14 @@ TEST(GpuSimulation, RemembersAllToAlls) {
   EXPECT_EQ(with.disturbed, without.disturbed);
 }
 
-// Two nodes of one device: known answer. The small model's balanced tokens t choose the groups t
-// and t + 1 (modulo 4), two of which each rank holds: of 32 tokens 24 go to the other rank, what
-// comes is its own already. A token's bytes over 1 GB/s, and 2 us. Bytes in BF16: 32 values of 2,
-// out with 2 weights and choices of 8, back with 2 gradients of 4. Before tokens are dispatched,
-// the device notes 2 choices of 8 bytes for each of 32, at 1 TB/s.
+// Two nodes of one device: known answer. Of 8 experts, 4 on each rank, a token chooses 2: none of
+// the other rank's with probability C(4, 2) / C(8, 2) = 6 / 28, so that 25.1 of 32 tokens go there.
+// A token's bytes over 1 GB/s, and 2 us. Bytes in BF16: 32 values of 2, out with 2 weights and
+// choices of 8, back with 2 gradients of 4. Before tokens are dispatched, the device notes 2
+// choices of 8 bytes for each of 32, at 1 TB/s.
 TEST(GpuSimulation, AnAllToAllOverOneLinkTakesItsBytes) {
   Plan plan = small_plan({.dp = 2, .ep = 2});
+  plan.model.architecture.groups = plan.model.architecture.kept_groups = 1;
   plan.training.precision = Precision::kBf16;
   plan.cluster = parse_cluster(
       "name: two\nnodes: 2\ndevices_per_node: 1\ndevice:\n  kind: gpu\n  peak: 1 TFLOP/s\n"
@@ -190,10 +191,10 @@ TEST(GpuSimulation, AnAllToAllOverOneLinkTakesItsBytes) {
   const Program program = build_program(plan);
   const Timeline t = simulate(plan, program, std::nullopt).timeline;
   const std::map<OpName, Duration> expected = {
-      {{OpKind::kDispatch, Pass::kForward}, Duration::picoseconds(24 * (64 + 16) * 1000 + 512)},
-      {{OpKind::kCombine, Pass::kForward}, Duration::picoseconds(24 * 64 * 1000)},
-      {{OpKind::kCombine, Pass::kInput}, Duration::picoseconds(24 * 64 * 1000)},
-      {{OpKind::kDispatch, Pass::kInput}, Duration::picoseconds(24 * (64 + 8) * 1000)}};
+      {{OpKind::kDispatch, Pass::kForward}, Duration::picoseconds(25 * (64 + 16) * 1000 + 512)},
+      {{OpKind::kCombine, Pass::kForward}, Duration::picoseconds(25 * 64 * 1000)},
+      {{OpKind::kCombine, Pass::kInput}, Duration::picoseconds(25 * 64 * 1000)},
+      {{OpKind::kDispatch, Pass::kInput}, Duration::picoseconds(25 * (64 + 8) * 1000)}};
   int64_t seen = 0;
   for (const Op& op : program.ops()) {
     if (!is_all_to_all(op.kind)) continue;

@@ -57,9 +57,10 @@ struct GpuWorld {
   // Some link between switches can be a bottleneck to what the plan sends, or ranks use each
   // other's NICs.
   bool shared_links = false;
-  bool memoise = true;  // identical all-to-alls that nothing disturbs are worked out once
-  StandIns ranks;       // simulated; every one, unless it is set to fewer
-  ExpertGroup group;    // of every EP group, but for its ranks
+  bool memoise = true;           // identical all-to-alls that nothing disturbs are worked out once
+  std::vector<int32_t> in_step;  // classes_in_step, where equal flows may be taken for one
+  StandIns ranks;                // simulated; every one, unless it is set to fewer
+  ExpertGroup group;             // of every EP group, but for its ranks
   // Links of a group: latencies between its nodes, ports of its members. Groups of equal links
   // share answers.
   struct GroupLinks {

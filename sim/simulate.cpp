@@ -8,6 +8,7 @@
 #include "sim/folding.h"
 #include "sim/gpu_work.h"
 #include "sim/host_work.h"
+#include "sim/in_step.h"
 #include "sim/price/op_costs.h"
 
 namespace rehearse {
@@ -117,6 +118,9 @@ void run_gpus(const Plan& plan,
   GpuWorld world(plan, program, costs);
   world.memoise = options.memoise;
   world.ranks = every_rank(world);
+  if (world.shared_links && world.memoise && load.uniform() && load.of(0, 0, 0).symmetric) {
+    world.in_step = classes_in_step(world);
+  }
   if (options.fold) {
     Folding folding = fold(world, load);
     if (options.level_routes && !folding.not_further.empty() && !world.shared_links) {
@@ -149,6 +153,14 @@ void run_gpus(const Plan& plan,
       prediction.exchanges.disturbed += work->disturbed();
     }
   }
+  world.load.settle_rounding([&](int64_t rank, LinkKind kind) {
+    const Cluster& c = plan.cluster;
+    const bool node = kind == LinkKind::kNodeOut || kind == LinkKind::kNodeIn;
+    const std::optional<Link>& link = node ? c.node_link : c.network;
+    const auto slow = c.slow_nics.find(rank);
+    if (!node && slow != c.slow_nics.end()) return slow->second.value();
+    return link ? link->bandwidth.value() : 0;
+  });
   prediction.link_load = std::move(world.load);
   recorder.finish(prediction);
 }

@@ -86,7 +86,8 @@ void Sharing::dissolve(int32_t index) {
   for (const ResourceId id : c.slack) {
     Resource& r = at(id);
     Share& s = share(id);
-    s.load = s.inverse = s.level = r.weight = r.progress = 0;
+    s.load = s.inverse = s.level = r.weight = 0;
+    r.progress = 0;
     r.component = r.position = kNone;
     r.stale = false;
   }
@@ -115,11 +116,12 @@ void Sharing::enter_order(Component& c, ResourceId r) {
 
 void Sharing::advance(ResourceId id, int64_t now) {
   Resource& r = at(id);
-  r.progress += share(id).level * static_cast<double>(now - r.since);
+  if (now == r.since) return;
+  r.progress += exact_rate(share(id).level) * (now - r.since);
   r.since = now;
 }
 
-void Sharing::add_own(ResourceId id, ActivityId activity, double mark) {
+void Sharing::add_own(ResourceId id, ActivityId activity, Exact mark) {
   Resource& r = at(id);
   Activity& a = activities_[static_cast<size_t>(activity)];
   a.bottleneck = id;
@@ -153,7 +155,7 @@ void Sharing::remove_own(ResourceId id, uint32_t place) {
   r.weight = r.own.empty() ? 0 : r.weight - weight;
   share(id).inverse = r.own.empty() ? 0 : 1 / r.weight;
   if (gone.mark <= r.first) {
-    r.first = std::numeric_limits<double>::infinity();
+    r.first = kMostExact;
     for (const Own& o : r.own) r.first = std::min(r.first, o.mark);
   }
   r.stale = true;
@@ -163,6 +165,7 @@ ActivityId Sharing::start(
     Duration now, double work, double bound, std::span<const Use> given, uint64_t payload) {
   CHECK(work >= 0 && bound > 0 && payload < kOurs) << "work " << work << ", bound " << bound;
   CHECK(bound < kNoBound || !given.empty()) << "an activity that nothing holds back";
+  if (!(work <= kLongest)) throw_too_long();
   ActivityId id;
   if (free_activities_.empty()) {
     id = static_cast<ActivityId>(activities_.size());
@@ -217,7 +220,7 @@ ActivityId Sharing::start(
     at(stop).since = now.picoseconds();
   }
   advance(stop, now.picoseconds());
-  add_own(stop, id, at(stop).progress + work);
+  add_own(stop, id, at(stop).progress + to_exact(work));
   for (const Use& u : uses(a)) {
     if (u.resource != stop) share(u.resource).load += u.weight * share(stop).level;
     touch(c, at(u.resource));
@@ -244,6 +247,12 @@ void Sharing::remove(ActivityId id) {
   a.many.reset();
   free_activities_.push_back(id);
   --c.activities;
+}
+
+void Sharing::stop(ActivityId id) {
+  const int32_t index = at(activities_[static_cast<size_t>(id)].bottleneck).component;
+  remove(id);
+  if (components_[static_cast<size_t>(index)].activities == 0) dissolve(index);
 }
 
 void Sharing::shrink() {
@@ -291,7 +300,7 @@ void Sharing::take_over(ResourceId from_id, ResourceId to_id, int64_t now) {
                                             : u.resource == to_id ? -from_level
                                                                   : to_level - from_level);
     }
-    add_own(to_id, own.id, to.progress + std::max(0.0, own.mark - from.progress));
+    add_own(to_id, own.id, to.progress + std::max<Exact>(0, own.mark - from.progress));
     if (to.users == static_cast<int32_t>(to.own.size())) share(to_id).load = 0;
   }
 }
@@ -337,7 +346,8 @@ void Sharing::sweep(Component& c, int64_t now) {
     const ResourceId id = order[k];
     const Share& s = share(id);
     if (s.inverse == 0 && !overtaxed(s)) {
-      share(id).level = at(id).progress = 0;
+      share(id).level = 0;
+      at(id).progress = 0;
       at(id).position = kNone;
       c.slack.push_back(id);
       order.erase(order.begin() + static_cast<ptrdiff_t>(k));
@@ -367,9 +377,9 @@ void Sharing::find_next(Component& c, int64_t now) {
     if (r.stale) {
       r.stale = false;
       advance(id, now);
-      const double left = std::max(0.0, r.first - r.progress) / share(id).level;
-      if (!(left <= kLongest)) throw_too_long();
-      r.next = now + static_cast<int64_t>(std::nearbyint(left));
+      const Exact left = std::max<Exact>(0, r.first - r.progress);
+      if (!(from_exact(left) / share(id).level <= kLongest)) throw_too_long();
+      r.next = now + rounded_ratio(left, exact_rate(share(id).level));
     }
     c.next = std::min(c.next, r.next);
   }
@@ -377,6 +387,7 @@ void Sharing::find_next(Component& c, int64_t now) {
 
 void Sharing::update(Duration at_time, EventQueue& queue) {
   const int64_t now = at_time.picoseconds();
+  if (told_ && !dirty_.empty()) told_(at_time);
   for (size_t i = 0; i < dirty_.size(); ++i) {
     const int32_t index = dirty_[i];
     Component& c = components_[static_cast<size_t>(index)];
@@ -410,9 +421,9 @@ void Sharing::finish(const EventQueue::Event& event, std::vector<uint64_t>& ende
     if (r.next > event.time) continue;
     advance(id, event.time);
     r.stale = true;
-    const double reached = r.progress + 0.5 * share(id).level;
+    const Exact reached = r.progress + (exact_rate(share(id).level) + 1) / 2;
     for (const Own& own : r.own) {
-      if (own.mark <= reached) {
+      if (own.mark < reached) {
         ending_.emplace_back(activities_[static_cast<size_t>(own.id)].sequence, own.id);
       }
     }
@@ -440,8 +451,8 @@ double Sharing::rate(ActivityId id) const {
 double Sharing::remaining(ActivityId id, Duration now) const {
   const Activity& a = activities_[static_cast<size_t>(id)];
   const Resource& r = resources_[static_cast<size_t>(a.bottleneck)];
-  const double progress = r.progress + rate(id) * static_cast<double>(now.picoseconds() - r.since);
-  return std::max(0.0, r.own[a.place].mark - progress);
+  const Exact progress = r.progress + exact_rate(rate(id)) * (now.picoseconds() - r.since);
+  return from_exact(std::max<Exact>(0, r.own[a.place].mark - progress));
 }
 
 }  // namespace rehearse

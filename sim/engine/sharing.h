@@ -15,13 +15,16 @@
 // below its predecessor's takes over the activities that they share, and changes places with it.
 // Levels that ascend prove the allocation: every activity then stands still at a resource that is
 // exhausted and in which nobody is faster. Progress is counted per resource too, as the integral of
-// its level, so that an activity's end is a fixed mark on that scale.
+// its level, so that an activity's end is a fixed mark on that scale. Progress is exact
+// (sim/engine/exact.h): what ends when does not depend on how often, or at which of several equally
+// short resources, it was looked at.
 //
 // Activities that share no resource, directly or through others, are of different components, and
 // a change touches one. A component that has run empty forgets everything: what follows does not
 // depend, not even in the last bit, on what was there before.
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <span>
@@ -29,6 +32,7 @@
 
 #include "base/units.h"
 #include "sim/engine/event_queue.h"
+#include "sim/engine/exact.h"
 
 namespace rehearse {
 
@@ -58,6 +62,9 @@ class Sharing {
     queue.push((now + length).picoseconds(), payload);
   }
 
+  // Ends an activity that is under way before its work is done.
+  void stop(ActivityId id);
+
   // Works out what changed since the last call and tells `queue` the new ends.
   void update(Duration now, EventQueue& queue);
 
@@ -65,6 +72,16 @@ class Sharing {
   // Nothing when the event is out of date.
   void finish(const EventQueue::Event& event, std::vector<uint64_t>& ended);
 
+  // Is called at the beginning of each update() that may change rates, with its time.
+  void before_changes(std::function<void(Duration now)> told) { told_ = std::move(told); }
+
+  // Activities' numbers are used again; which of them one is, by its sequence number.
+  uint64_t sequence(ActivityId id) const { return activities_[static_cast<size_t>(id)].sequence; }
+  bool running(ActivityId id, uint64_t sequence) const {
+    const auto at = static_cast<size_t>(id);
+    return at < activities_.size() && activities_[at].bottleneck != kNone &&
+           activities_[at].sequence == sequence;
+  }
   // Of an activity under way, as of the last update().
   double rate(ActivityId id) const;
   double remaining(ActivityId id, Duration now) const;
@@ -77,7 +94,7 @@ class Sharing {
  private:
   // An activity in the list of the resource that stops it.
   struct Own {
-    double mark;  // on the scale of the resource's progress: where it ends
+    Exact mark;  // on the scale of the resource's progress: where it ends
     ActivityId id;
   };
   static constexpr ResourceId kNone = -1;
@@ -101,11 +118,11 @@ class Sharing {
     double level = 0;    // their rate, units per picosecond
   };
   struct Resource {
-    double weight = 0;    // of its own activities
-    double progress = 0;  // integral of the level, until `since`
-    double first = 0;     // the least mark of its own
-    int64_t since = 0;    // picoseconds
-    int64_t next = 0;     // when the first of its own ends
+    double weight = 0;   // of its own activities
+    Exact progress = 0;  // integral of the level, until `since`
+    Exact first = 0;     // the least mark of its own
+    int64_t since = 0;   // picoseconds
+    int64_t next = 0;    // when the first of its own ends
     int32_t users = 0;
     int32_t component = kNone;
     int32_t position = kNone;  // in the component's order; kNone: stops nobody
@@ -144,7 +161,7 @@ class Sharing {
   void dissolve(int32_t c);
   void touch(Component& c, const Resource& r);
   void enter_order(Component& c, ResourceId r);
-  void add_own(ResourceId r, ActivityId activity, double mark);
+  void add_own(ResourceId r, ActivityId activity, Exact mark);
   void remove_own(ResourceId r, uint32_t place);
   void advance(ResourceId r, int64_t now);
   void remove(ActivityId id);
@@ -164,6 +181,7 @@ class Sharing {
   std::vector<std::pair<uint64_t, ActivityId>> ending_;
   std::vector<ResourceId> merged_;
   uint64_t sequence_ = 0;
+  std::function<void(Duration)> told_;
 };
 
 }  // namespace rehearse

@@ -104,7 +104,9 @@ void ExchangeRun::flow_ended(size_t flow, Duration now, Ends& ends) {
   settle(f.to, arrived, ends);
 }
 
-LoneExchange::LoneExchange(const ExchangeShape& shape, const ExchangePorts& ports)
+LoneExchange::LoneExchange(const ExchangeShape& shape,
+                           const ExchangePorts& ports,
+                           LinkMeter::Carried carried)
     : shape_(shape), run_(shape), ended_(shape.flows.size(), 0) {
   struct Ids {
     std::optional<ResourceId> node_out, node_in, network_out, network_in;
@@ -118,6 +120,17 @@ LoneExchange::LoneExchange(const ExchangeShape& shape, const ExchangePorts& port
     const auto node_in = add(m.node_in);
     const auto network_out = add(m.network_out);
     ids.push_back({node_out, node_in, network_out, add(m.network_in)});
+  }
+  if (carried) {
+    meter_.emplace(std::move(carried));
+    size_t port = 0;
+    for (const Ids& i : ids) {
+      for (const auto& id : {i.node_out, i.node_in, i.network_out, i.network_in}) {
+        if (id) meter_->choose(*id, port);
+        ++port;
+      }
+    }
+    sharing_.before_changes([this](Duration now) { meter_->settle(now, sharing_); });
   }
   start([&](const ExchangeShape::Flow& f) -> std::vector<Use> {
     const Ids& from = ids[static_cast<size_t>(f.from)];
@@ -136,8 +149,10 @@ void LoneExchange::start(const UsesOf& uses_of) {
   activities_.reserve(shape_.flows.size());
   for (size_t i = 0; i < shape_.flows.size(); ++i) {
     const ExchangeShape::Flow& f = shape_.flows[i];
-    activities_.push_back(sharing_.start(
-        Duration(), static_cast<double>(f.bytes.count()), Sharing::kNoBound, uses_of(f), i));
+    const std::vector<Use> uses = uses_of(f);
+    const auto bytes = static_cast<double>(f.bytes.count());
+    activities_.push_back(sharing_.start(Duration(), bytes, Sharing::kNoBound, uses, i));
+    if (meter_) meter_->started(activities_.back(), uses, bytes, sharing_);
   }
   run_.begin(ends_);
   sharing_.update(Duration(), queue_);
@@ -168,6 +183,7 @@ std::vector<Duration> LoneExchange::ends() {
 
 void LoneExchange::run_until(Duration now) {
   run_to(now.picoseconds());
+  if (meter_) meter_->settle(now, sharing_);
 }
 
 std::optional<double> LoneExchange::remaining(size_t f, Duration now) const {

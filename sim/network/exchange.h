@@ -13,6 +13,7 @@
 #include "plan/routing/counts.h"
 #include "sim/engine/event_queue.h"
 #include "sim/engine/sharing.h"
+#include "sim/network/link_meter.h"
 #include "sim/network/network.h"
 
 namespace rehearse {
@@ -88,8 +89,13 @@ struct ExchangePorts {
 // exchanges may share one answer.
 class LoneExchange {
  public:
-  // Both must outlive this.
-  LoneExchange(const ExchangeShape& shape, const ExchangePorts& ports);
+  // Both must outlive this. carried: is told what each port carries when; port: 4 x member, plus
+  // the place in ExchangePorts::Member.
+  LoneExchange(const ExchangeShape& shape,
+               const ExchangePorts& ports,
+               LinkMeter::Carried carried = {});
+  LoneExchange(const LoneExchange&) = delete;  // the meter is called through it
+  LoneExchange& operator=(const LoneExchange&) = delete;
   // The same over links that `sharing` already has.
   using UsesOf = std::function<std::vector<Use>(const ExchangeShape::Flow&)>;
   LoneExchange(const ExchangeShape& shape, Sharing sharing, const UsesOf& uses_of);
@@ -109,6 +115,7 @@ class LoneExchange {
 
   const ExchangeShape& shape_;
   Sharing sharing_;
+  std::optional<LinkMeter> meter_;
   EventQueue queue_;
   ExchangeRun run_;
   ExchangeRun::Ends ends_;

@@ -5,6 +5,26 @@
 
 namespace rehearse {
 
+void LinkLoad::settle_rounding(
+    const std::function<double(int64_t rank, LinkKind)>& bytes_per_second) {
+  constexpr double kRounding = 1e-6;
+  for (auto& [rank, kinds] : loads_) {
+    for (size_t k = 0; k < kLinkKinds; ++k) {
+      std::vector<double>& bins = kinds[k];
+      const double most = bytes_per_second(rank, static_cast<LinkKind>(k)) * bin_.seconds();
+      for (size_t b = 0; b < bins.size(); ++b) {
+        const double beyond = bins[b] - most;
+        if (beyond <= 0) continue;
+        CHECK(beyond <= most * kRounding) << "a link of rank " << rank << " carries " << bins[b]
+                                          << " bytes in a bin of at most " << most;
+        bins[b] = most;
+        if (b + 1 == bins.size()) bins.push_back(0);
+        bins[b + 1] += beyond;
+      }
+    }
+  }
+}
+
 std::string print_link_load(const LinkLoad& load,
                             const std::vector<std::pair<int64_t, int64_t>>& ranks,
                             const Cluster& cluster) {

@@ -1,10 +1,11 @@
 #pragma once
-// How busy the links of chosen ranks are over a step, for pictures: bytes per bin of time, those of
-// one transfer spread evenly over the time that it took.
+// How busy the links of chosen ranks are over a step, for pictures: bytes per bin of time, when
+// they are carried.
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -23,6 +24,7 @@ class LinkLoad {
 
   // Ranks that load is wanted of; before any add().
   void choose(int64_t rank) { loads_[rank]; }
+  bool wanted() const { return !loads_.empty(); }
   bool wants(int64_t rank) const { return loads_.contains(rank); }
 
   void add(int64_t rank, LinkKind kind, Duration begin, Duration end, double bytes) {
@@ -39,6 +41,10 @@ class LinkLoad {
           bytes * static_cast<double>(inside) / static_cast<double>(to - from);
     }
   }
+
+  // What rounding to picoseconds, and of rates, puts beyond what a link can carry in a bin belongs
+  // to the next one. rates: of each kind of link, by rank.
+  void settle_rounding(const std::function<double(int64_t rank, LinkKind)>& bytes_per_second);
 
   using Bins = std::array<std::vector<double>, kLinkKinds>;  // bytes, by kind
   const std::map<int64_t, Bins>& loads() const { return loads_; }

@@ -261,6 +261,17 @@ Network::Network(const Cluster& cluster,
   }
 }
 
+const std::vector<Use>& Network::between(int64_t from, int64_t to) const {
+  const int64_t towards = routes_->adaptive() ? static_cast<int64_t>(routes_->switch_of(to)) : to;
+  const auto [at, fresh] = between_.try_emplace({routes_->switch_of(from), towards});
+  if (fresh) {
+    for (const FabricRoutes::Part& p : routes_->path(from, to)) {
+      if (const auto& r = link_resources_[p.link]) at->second.push_back({*r, p.share});
+    }
+  }
+  return at->second;
+}
+
 std::optional<Network::Route> Network::route(int64_t from, int64_t to) const {
   if (from == to) return std::nullopt;
   if (cluster_.same_node(from, to)) {
@@ -278,9 +289,8 @@ std::optional<Network::Route> Network::route(int64_t from, int64_t to) const {
   route.uses.push_back({network_ports(leaves).out});
   if (routes_ != nullptr) {
     if (routes_->any_binding()) {
-      for (const FabricRoutes::Part& p : routes_->path(leaves, to)) {
-        if (const auto& r = link_resources_[p.link]) route.uses.push_back({*r, p.share});
-      }
+      const std::vector<Use>& links = between(leaves, to);
+      route.uses.insert(route.uses.end(), links.begin(), links.end());
     }
     route.latency += routes_->latency(leaves, to);
   }

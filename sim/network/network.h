@@ -46,6 +46,8 @@ class FabricRoutes {
   // Of the switches passed.
   Duration latency(int64_t from, int64_t to) const;
   bool several_networks() const;
+  bool adaptive() const { return fabric_.adaptive; }
+  size_t switch_of(int64_t device) const { return attached(device); }
 
  private:
   struct Way {
@@ -133,6 +135,10 @@ class Network {
   const FabricRoutes* routes_;
   // By directed link; of those that bind.
   std::vector<std::optional<ResourceId>> link_resources_;
+  // Of links that bind, by the switch that a flow comes from and the one that it goes to, or under
+  // static routing the device.
+  const std::vector<Use>& between(int64_t from, int64_t to) const;
+  mutable std::map<std::pair<size_t, int64_t>, std::vector<Use>> between_;
 };
 
 }  // namespace rehearse

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "sim/price/copied.h"
 #include "sim/price/device.h"
 #include "sim/price/price.h"
 
@@ -22,16 +23,11 @@ class DevicePrice : public Price {
     const auto sms = static_cast<double>(c.sms);
     sm_share_ = sms / std::max(1.0, sms - static_cast<double>(c.communication_sms));
     if (shares_sms(plan)) launched_ = sm_share_;
-    // Every byte that communication SMs copy is read and written; NVLink carries no more of them,
-    // out and in.
-    double copy =
-        c.copy_per_sm ? c.copy_per_sm->value() * static_cast<double>(c.communication_sms) : 0;
-    if (c.node_link) {
-      node_link_ = c.node_link->bandwidth.value();
-      copy = std::min(copy, 2 * node_link_);
+    if (c.node_link) node_link_ = c.node_link->bandwidth.value();
+    if (c.copy_per_sm) {
+      memory_left_ =
+          memory_left(plan, c.copy_per_sm->value() * static_cast<double>(c.communication_sms));
     }
-    constexpr double kMost = 0.5;
-    memory_left_ = 1 - std::min(kMost, 2 * copy / c.memory_bandwidth.value());
   }
 
   OpCost of(const PricedOp& op, CostSources& sources) const override {

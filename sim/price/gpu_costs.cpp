@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/statistics.h"
+#include "sim/price/copied.h"
 
 namespace rehearse {
 namespace {
@@ -13,11 +14,10 @@ bool is_compute(const GpuEntry& e) {
 }
 
 // The rules' own constants; none is fitted to a measurement.
-constexpr double kBusiest = 0.95;      // beyond it an M/M/1 queue's wait says nothing any more
-constexpr double kMostOfMemory = 0.5;  // a copy reads and writes: it cannot leave less than half
-constexpr int64_t kSameRows = 2;       // a product of less than so many times the rows is the same
-constexpr double kNear = 0.05;         // squared log distance below which shapes count as one
-constexpr double kNoShape = 2;         // squared log distance of a sum over products: a factor of 4
+constexpr double kBusiest = 0.95;  // beyond it an M/M/1 queue's wait says nothing any more
+constexpr int64_t kSameRows = 2;   // a product of less than so many times the rows is the same
+constexpr double kNear = 0.05;     // squared log distance below which shapes count as one
+constexpr double kNoShape = 2;     // squared log distance of a sum over products: a factor of 4
 constexpr double kBesideOverAlone = 10;  // measured in place, a product tells more than alone
 
 // How much longer a request waits at a server that is busy for such a share of the time (M/M/1).
@@ -48,7 +48,34 @@ double GpuCosts::entry_factor(const GpuEntry& e) const {
   return median(factors);
 }
 
-GpuCosts::GpuCosts(const GpuCalibration& calibration, const Cluster& target, Launch launch)
+namespace {
+
+// Median over all-to-alls beside computation of the rate at which they copied; none was measured:
+// what the calibration says that SMs copy.
+double measured_copying(const GpuCalibration& calibration) {
+  std::vector<double> rates;
+  for (const GpuEntry& e : calibration.entries) {
+    if (e.kind != WorkKind::kData || !e.beside) continue;
+    for (const GpuEntry::Sample& s : e.samples) {
+      rates.push_back(static_cast<double>(s.bytes.count()) / s.time.seconds());
+    }
+  }
+  return rates.empty() ? calibration.copy.value() : median(rates);
+}
+
+}  // namespace
+
+double GpuCosts::copy_rate(const GpuCalibration& calibration, const Cluster& target) {
+  const double measured = measured_copying(calibration);
+  if (!target.copy_per_sm || calibration.copy.value() <= 0) return measured;
+  return target.copy_per_sm->value() * static_cast<double>(target.communication_sms) *
+         std::min(1.0, measured / calibration.copy.value());
+}
+
+GpuCosts::GpuCosts(const GpuCalibration& calibration,
+                   const Cluster& target,
+                   Launch launch,
+                   std::optional<double> left)
     : calibration_(calibration) {
   peaks_ = {target.peak, target.peak_fp8.value_or(FlopsPerSecond()), target.memory_bandwidth};
   same_device_ =
@@ -56,15 +83,8 @@ GpuCosts::GpuCosts(const GpuCalibration& calibration, const Cluster& target, Lau
   reference_share_ = sm_share(calibration_.sms, calibration_.communication_sms);
   share_ = sm_share(target.sms, target.communication_sms);
   if (launch == Launch::kSmsLeft) launch_share_ = share_;
-  // Every byte that communication SMs copy is read and written.
-  const auto left = [](double copy, BytesPerSecond memory) {
-    return 1 - std::min(kMostOfMemory, 2 * copy / memory.value());
-  };
-  reference_memory_ = left(calibration_.copy.value(), calibration_.peaks.memory);
-  const double copy = target.copy_per_sm ? target.copy_per_sm->value() *
-                                               static_cast<double>(target.communication_sms)
-                                         : calibration_.copy.value();
-  memory_ = left(copy, target.memory_bandwidth);
+  reference_memory_ = memory_left(measured_copying(calibration_), calibration_.peaks.memory);
+  memory_ = left.value_or(memory_left(copy_rate(calibration_, target), target.memory_bandwidth));
 
   // Products measured both ways tell what contention is.
   std::vector<double> ratios;
@@ -251,14 +271,15 @@ GpuCosts::Time GpuCosts::time(OpKind op, Pass pass, const GpuTask& task) const {
     t.known = factor > 0;
     const double alone = t.known ? factor / (reference_share_ * contention_) : 1;
     t.alone = ideal.scaled(alone * launch_share_);
-    t.beside = ideal.scaled(alone * share_ * contention_);
+    t.beside = t.between = ideal.scaled(alone * share_ * contention_);
     if (exact && same_device_) t.measured = t.beside;
     return t;
   }
   const OtherFactor& other = other_factors_[op_index(op, pass)][static_cast<size_t>(task.kind)];
   t.alone = ideal.scaled(other.alone);
-  t.beside = task.kind == WorkKind::kAttention ? ideal.scaled(other.alone * share_ * contention_)
-                                               : ideal.scaled(other.alone / memory_);
+  const bool attention = task.kind == WorkKind::kAttention;
+  t.beside = ideal.scaled(attention ? other.alone * share_ * contention_ : other.alone / memory_);
+  t.between = attention ? t.beside : t.alone;
   t.known = other.known;
   if (other.exact && same_device_) t.measured = t.beside;
   return t;
@@ -291,16 +312,19 @@ GpuCosts::Time GpuCosts::time(OpKind op, Pass pass, std::span<const GpuTask> tas
     const Time t = time(op, pass, task);
     sum.alone += t.alone;
     sum.beside += t.beside;
+    sum.between += t.between;
     sum.measured += t.measured;
   }
   if (tasks.empty()) return sum;
   if (const auto& gap = gaps_[op_index(op, pass)]) {
     sum.alone += *gap;
     sum.beside += *gap;
+    sum.between += *gap;
     sum.measured += *gap;
   } else {
     sum.alone = sum.alone.scaled(1 + gap_share_);
     sum.beside = sum.beside.scaled(1 + gap_share_);
+    sum.between = sum.between.scaled(1 + gap_share_);
   }
   return sum;
 }

@@ -31,9 +31,10 @@ namespace rehearse {
 // What is like nothing measured takes its ideal time.
 // From alone to beside communication: tensor work has fewer SMs, and is slower by a factor common
 // to all (power, caches), which products measured both ways give; memory-bound work has the
-// bandwidth that communication leaves. The SMs that copy for an all-to-all wait for memory, longer
-// the busier it is: they slow down by 1 + c d / (1 - d), d being the share of the memory bandwidth
-// that the computation beside them uses, c from profiled all-to-alls.
+// bandwidth that communication leaves, whose bytes are those that were moved in the time that
+// profiled all-to-alls took, and that these of the target take. The SMs that copy for an all-to-all
+// wait for memory, longer the busier it is: they slow down by 1 + c d / (1 - d), d being the share
+// of the memory bandwidth that the computation beside them uses, c from profiled all-to-alls.
 class GpuCosts {
  public:
   // How a process launches products that run alone: with all SMs, or, where others of its products
@@ -41,14 +42,18 @@ class GpuCosts {
   // published profile's: its products have grids of 112 on 132 SMs).
   enum class Launch : uint8_t { kAllSms, kSmsLeft };
   // REQUIRES: a target that can compute what will be asked for (require_computable).
+  // memory_left: of the target's bandwidth beside all-to-alls (memory_left()); none: as where these
+  // are held up by nothing but the SMs that copy.
   GpuCosts(const GpuCalibration& calibration,
            const Cluster& target,
-           Launch launch = Launch::kAllSms);
+           Launch launch = Launch::kAllSms,
+           std::optional<double> memory_left = {});
   GpuCosts(const GpuCosts&) = delete;  // products_ point into calibration_
   GpuCosts& operator=(const GpuCosts&) = delete;
 
   struct Time {
     Duration alone, beside;
+    Duration between;   // launched for the SMs that communication leaves, while it is not there
     Duration measured;  // of beside: how much was measured at its very shape or op
     bool known = true;  // false: nothing like it was measured, and it takes its ideal time
   };
@@ -62,6 +67,9 @@ class GpuCosts {
   // How much slower tensor work is beside communication than its SMs account for; 1 when no product
   // was measured both ways.
   double contention() const { return contention_; }
+  // Bytes per second that all communication SMs of a rank of `target` copy, beside computation as
+  // slow as in profiled all-to-alls.
+  static double copy_rate(const GpuCalibration& calibration, const Cluster& target);
   // Standard deviations of logarithms: of all compute work of one repetition against another; of a
   // product's factor as told from the other products'.
   double repetition_spread() const { return repetition_spread_; }

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "plan/program/beside.h"
+#include "sim/price/copied.h"
 #include "sim/price/gpu_costs.h"
 #include "sim/price/price.h"
 
@@ -20,7 +21,8 @@ class GpuPrice : public Price {
       : work_(work),
         costs_(calibration,
                plan.cluster,
-               shares_sms(plan) ? GpuCosts::Launch::kSmsLeft : GpuCosts::Launch::kAllSms),
+               shares_sms(plan) ? GpuCosts::Launch::kSmsLeft : GpuCosts::Launch::kAllSms,
+               memory_left(plan, GpuCosts::copy_rate(calibration, plan.cluster))),
         variation_(variation) {}
 
   OpCost of(const PricedOp& op, CostSources& sources) const override {
@@ -55,7 +57,7 @@ class GpuPrice : public Price {
       const double told = 1 - t.measured / t.beside;
       factor *= std::exp(told * variation_.interpolated * normal_of(variation_.seed, name));
     }
-    return {.alone = (op.overlapped ? t.beside : t.alone).scaled(factor),
+    return {.alone = (op.overlapped ? t.between : t.alone).scaled(factor),
             .beside = t.beside.scaled(factor)};
   }
 
