@@ -83,6 +83,12 @@ std::string to_string(const Extent& e) {
   return fmt::format("{} [{}, {}]", kNames[static_cast<size_t>(e.type)], e.rows, e.columns);
 }
 
+ConstArray reshaped(ConstArray a, int64_t rows, int64_t columns) {
+  CHECK(rows * columns == a.extent.size() && a.extent.tiles() == 0) << to_string(a.extent);
+  a.extent = {a.extent.type, rows, columns};
+  return a;
+}
+
 void copy(const ConstArray& from, const Array& to) {
   CHECK(from.extent == to.extent) << to_string(from.extent) << " to " << to_string(to.extent);
   const Extent& e = from.extent;

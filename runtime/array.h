@@ -112,6 +112,10 @@ struct Array {
   uint8_t* codes() const { return const_cast<uint8_t*>(ConstArray(*this).codes()); }
 };
 
+// The same elements as rows of another length. Throws InternalError where they are not as many, and
+// for FP8, whose scales are of rows.
+ConstArray reshaped(ConstArray a, int64_t rows, int64_t columns);
+
 // Elements and scales; both arrays have the same extent.
 void copy(const ConstArray& from, const Array& to);
 

@@ -354,7 +354,7 @@ TEST(Train, NamesTheLayerThatIsNotFinite) {
     Stage& s = cpu_device(trainer).stage(layer / 2, 0, 0);
     FlatValues& weights = s.weights.arena(Arena::kDense);
     const std::vector<float> before = weights.get(0, weights.size());
-    s.weights.of(s.where.layers[static_cast<size_t>(layer % 2)].o)[5] =
+    s.weights.array(s.where.layers[static_cast<size_t>(layer % 2)].o).fp32()[5] =
         std::numeric_limits<float>::infinity();
     std::string error;
     try {
@@ -448,7 +448,7 @@ TEST(Train, FiniteDifferencesConfirmEveryParameter) {
   const std::vector<float> m[2] = {s.m[0].get(0, s.m[0].size()), s.m[1].get(0, s.m[1].size())};
   for (size_t i = 0; i < s.where.list.size(); ++i) {
     const Parameter& p = s.where.list[i];
-    float* w = s.weights.of(static_cast<ParameterId>(i));
+    float* w = s.weights.array(static_cast<ParameterId>(i)).fp32();
     const std::vector<float> original(w, w + p.size());
     std::vector<double> gradient;
     double norm = 0;

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "cost/layer.h"
-#include "kernels/matmul/matmul.h"
 #include "plan/plan.h"
 #include "plan/routing/replicas.h"
 #include "runtime/flat_values.h"
@@ -90,19 +89,24 @@ class ParameterValues {
   ParameterValues(const StageParameters& where, DType type)
       : where_(&where), dense_(type, where.dense_size), expert_(type, where.expert_size) {}
 
-  // REQUIRES: FP32.
-  float* of(ParameterId id) {
+  Array array(ParameterId id) {
     const Parameter& p = at(id);
-    return arena(p.arena).fp32(p.offset);
+    return arena(p.arena).array(p.offset, p.rows, p.columns);
   }
   ConstArray array(ParameterId id) const {
     const Parameter& p = at(id);
     return arena(p.arena).array(p.offset, p.rows, p.columns);
   }
-  kernels::WeightMatrix matrix(ParameterId id) const {
-    const ConstArray a = array(id);
-    if (a.extent.type == DType::kBf16) return a.bf16();
-    return a.fp32();
+  // Of every network one matrix, such as &FfnIds::down.
+  std::vector<ConstArray> arrays(std::span<const FfnIds> of, ParameterId FfnIds::*which) const {
+    std::vector<ConstArray> all;
+    for (const FfnIds& ids : of) all.push_back(array(ids.*which));
+    return all;
+  }
+  std::vector<Array> arrays(std::span<const FfnIds> of, ParameterId FfnIds::*which) {
+    std::vector<Array> all;
+    for (const FfnIds& ids : of) all.push_back(array(ids.*which));
+    return all;
   }
   FlatValues& arena(Arena a) { return a == Arena::kDense ? dense_ : expert_; }
   const FlatValues& arena(Arena a) const { return a == Arena::kDense ? dense_ : expert_; }

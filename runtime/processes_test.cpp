@@ -305,7 +305,7 @@ TEST(ProcessFailures, ALossThatIsNotFiniteEndsBoth) {
   on_processes(plan, {{{0}, {1}}}, [&](size_t p, Trainer& trainer) {
     if (p == 0) {
       Stage& s = cpu_device(trainer).stage(0, 0, 0);
-      s.weights.of(s.where.layers[0].input_norm)[0] = std::numeric_limits<float>::quiet_NaN();
+      s.weights.array(s.where.layers[0].input_norm).fp32()[0] = std::numeric_limits<float>::quiet_NaN();
     }
     try {
       for (int64_t i = 0; i < 3; ++i) trainer.step(i);

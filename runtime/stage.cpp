@@ -6,12 +6,8 @@
 
 namespace rehearse {
 
-DType stored_type(Precision precision) {
-  CHECK(precision != Precision::kFp8) << "not run on cores";
-  return precision == Precision::kBf16 ? DType::kBf16 : DType::kFp32;
-}
-
 Stage::Stage(const Plan& plan,
+             const PrecisionRecipe& recipe,
              int64_t stage,
              int64_t ep_rank,
              const std::vector<Placement>& placements)
@@ -19,11 +15,10 @@ Stage::Stage(const Plan& plan,
       first_layer(plan.layout.first_layer(stage)),
       main_layers(static_cast<size_t>(plan.layout.end_layer(stage) - first_layer)),
       where(plan, stage, ep_rank, placements),
-      weights(where, stored_type(plan.training.precision)),
-      gradients(where, DType::kFp32),
+      weights(where, recipe.weights),
+      gradients(where, recipe.weight_gradients),
       chunks(static_cast<size_t>(plan.training.micro_batches)) {
-  const DType moments = plan.training.moments == Moments::kBf16 ? DType::kBf16 : DType::kFp32;
-  for (const size_t arena : {0, 1}) m[arena] = v[arena] = FlatValues(moments);
+  for (const size_t arena : {0, 1}) m[arena] = v[arena] = FlatValues(recipe.moments);
   const Architecture& a = plan.model.architecture;
   for (const LayerIds& ids : where.layers) {
     const int64_t layer = first_layer + static_cast<int64_t>(slot_of.size());

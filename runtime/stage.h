@@ -34,12 +34,13 @@ struct ChunkActivations {
   double loss = 0;                 // sum over tokens, of the last stage
 };
 
-// What weights, activations and messages are at a precision that runs here.
-DType stored_type(Precision precision);
-
 struct Stage {
   // placements: placements_of the plan.
-  Stage(const Plan& plan, int64_t stage, int64_t ep_rank, const std::vector<Placement>& placements);
+  Stage(const Plan& plan,
+        const PrecisionRecipe& recipe,
+        int64_t stage,
+        int64_t ep_rank,
+        const std::vector<Placement>& placements);
   Stage(const Stage&) = delete;  // the values point at `where`
   Stage& operator=(const Stage&) = delete;
 
@@ -76,10 +77,11 @@ struct Stage {
             .gradients = gradients};
   }
   LayerWeights layer_weights(size_t local) {
-    return {.ids = where.layers[local],
-            .weights = weights,
-            .gradients = gradients,
-            .expert_bias = expert_bias[local].empty() ? nullptr : expert_bias[local].data()};
+    return {
+        .ids = where.layers[local],
+        .weights = weights,
+        .gradients = gradients,
+        .expert_bias = expert_bias[local].empty() ? ConstArray() : ConstArray(expert_bias[local])};
   }
 };
 

@@ -81,6 +81,11 @@ class Tensor {
   int64_t size() const { return extent_.size(); }
   bool empty() const { return pool_ == nullptr; }
   void fill(float value);  // REQUIRES: FP32
+  // The same elements as rows of another length. REQUIRES: as many, and no scales.
+  void reshape(int64_t rows, int64_t columns) {
+    CHECK(rows * columns == size() && extent_.tiles() == 0) << to_string(extent_);
+    extent_ = {extent_.type, rows, columns};
+  }
   void release() { *this = Tensor(); }
 
  private:

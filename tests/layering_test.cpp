@@ -124,6 +124,29 @@ TEST(Layering, IncludesKeepToTheTable) {
   EXPECT_GT(includes, 100);
 }
 
+// Layers say what is computed, in order: no values of an array, no other type of one.
+TEST(Layering, LayersHoldNoValuesAndNoConversions) {
+  int files = 0;
+  for (const auto& entry :
+       fs::directory_iterator(fs::path(REHEARSE_SOURCE_DIR) / "runtime/layers")) {
+    const std::string stem = entry.path().stem().string();
+    if (stem.ends_with("_test")) continue;
+    ++files;
+    std::ifstream in(entry.path());
+    int line_number = 0;
+    for (std::string line; std::getline(in, line);) {
+      ++line_number;
+      for (const char* const word :
+           {"float*", "float *", "fp32()", "bf16()", "codes()", "convert", ".data()", "kernels/"}) {
+        if (line.starts_with("//") || stem == "yarn") continue;
+        EXPECT_EQ(line.find(word), std::string::npos)
+            << entry.path().string() << ":" << line_number << ": " << line;
+      }
+    }
+  }
+  EXPECT_GE(files, 10);
+}
+
 // What the imitation does not know cannot be checked without a GPU.
 TEST(Layering, InlineAssemblyStaysInOneFolder) {
   int inside = 0;

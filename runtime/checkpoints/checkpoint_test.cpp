@@ -202,7 +202,7 @@ TEST_F(Checkpoints, AveragesGoOn) {
   Trainer trainer(plan, test_text_path());
   // Of one weight by hand.
   Stage& s = cpu_device(trainer).stage(0, 0, 0);
-  const auto weight = [&] { return s.weights.of(s.where.layers[0].kv_a)[7]; };
+  const auto weight = [&] { return s.weights.array(s.where.layers[0].kv_a).fp32()[7]; };
   double average = static_cast<double>(weight());
   for (int64_t step = 0; step < 4; ++step) {
     trainer.step(step);

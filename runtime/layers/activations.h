@@ -5,16 +5,14 @@
 //   forward   attn.F  (dispatch.F)  mlp.F  (combine.F)
 //   backward  (combine.B)  mlp.B  (dispatch.B)  attn.B      for inputs
 //             mlp.W, attn.W                                 for weights, any time after their B
-// Tensors are of the context's stored type; of FP32 whatever it is: inverses and log-sums, scores,
-// weights, logits, and gradients of these and of gains.
+// Tensors are of the type that the recipe keeps; of FP32 whatever that is: inverses and log-sums,
+// scores, weights, logits, and gradients of these and of gains.
 // An op reads and writes only fields that the Program's dependencies order, since the compute and
 // the a2a lane of a rank run at the same time.
 
-#include "kernels/attention/attention.h"
-#include "kernels/gate/gate.h"
-#include "kernels/permute/permute.h"
-#include "kernels/rope/rope.h"
-#include "runtime/layers/exchange.h"
+#include "runtime/communicators/exchange.h"
+#include "runtime/compute/compute.h"
+#include "runtime/compute/recipe.h"
 #include "runtime/parameters.h"
 #include "runtime/tensor.h"
 
@@ -22,8 +20,8 @@ namespace rehearse {
 
 struct LayerContext {
   const Architecture& model;
-  const kernels::RopeTable& rope;
-  BufferPool& pool;
+  const Compute& compute;
+  const PrecisionRecipe& recipe;
   int64_t sequences = 0;  // of a micro-batch
   int64_t length = 0;
   Routing routing = Routing::kLearned;
@@ -31,34 +29,16 @@ struct LayerContext {
   // tokens of one of these.
   double balance_coefficient = 0;
   int64_t balance_length = 0;
-  double softmax_factor = 1;  // YaRN's
-  Recompute again;            // what is not kept for backward
-  // Of what ops leave to each other, and send: FP32, or BF16. Kernels compute in FP32: an op reads
-  // FP32 values and rounds what it leaves.
-  DType stored = DType::kFp32;
+  double softmax_factor = 1;              // YaRN's
+  Recompute again;                        // what is not kept for backward
   std::span<const int32_t> slot_of = {};  // [experts], of the layer; none: experts stand in order
 
   int64_t tokens() const { return sequences * length; }
   bool latent() const { return model.attention == AttentionKind::kLatent; }
   kernels::AttentionShape attention_shape() const;
   kernels::GateShape gate_shape() const;
-  // FP32, for a kernel to write.
-  Tensor tensor(int64_t columns) const { return Tensor(pool, tokens(), columns); }
-  Fp32Values fp32(const ConstArray& x) const { return {x, pool}; }
-  // Some rows of a matrix.
-  Fp32Values fp32(const Tensor& x, int64_t first, int64_t rows) const {
-    ConstArray part = part_of(x.array(), first * x.columns(), rows * x.columns());
-    part.extent = {x.type(), rows, x.columns()};
-    return {part, pool};
-  }
-  // For a kernel to write more to it.
-  void widen(Tensor& x) const {
-    if (x.type() != DType::kFp32) x = converted(x, DType::kFp32, pool);
-  }
-  // What a kernel wrote, in the type that is kept.
-  void keep(Tensor& x) const {
-    if (stored != DType::kFp32) x = converted(x, stored, pool);
-  }
+  // What a result becomes that other ops read.
+  Tensor kept(Tensor x) const { return compute.in_type(std::move(x), recipe.kept); }
 };
 
 // Weights and gradients of one layer.
@@ -66,7 +46,7 @@ struct LayerWeights {
   const LayerIds& ids;
   const ParameterValues& weights;
   ParameterValues& gradients;
-  const float* expert_bias = nullptr;  // [experts], or null
+  ConstArray expert_bias = {};  // [experts], or none
 };
 
 // Of a gated feed-forward network; T is tokens or rows.
@@ -95,7 +75,7 @@ struct LayerActivations {
   Tensor scores;                // [T, experts]
   std::vector<int32_t> chosen;  // [T, active]
   Tensor weights;               // [T, active]
-  kernels::RowMap rows;
+  RowMap rows;
   Tensor row_weights;            // [R, 1]
   Exchange exchange;             // routes of the tokens, when experts stand on several ranks
   Tensor routed_in, routed_out;  // [R, D]
@@ -143,6 +123,10 @@ void experts_weight(const LayerContext& c, const LayerWeights& w, LayerActivatio
 // layers/head.cpp. The ends of the model.
 // Rows of the embedding's table, [tokens, D].
 Tensor embedded(const LayerContext& c, std::span<const int32_t> tokens, const ConstArray& table);
+void embedding_weight(const LayerContext& c,
+                      std::span<const int32_t> tokens,
+                      const ConstArray& dx,
+                      const Array& d_table);
 struct HeadActivations {
   Tensor x, x_norm, x_inverse;  // [T, D]
   Tensor logits;                // [T, vocabulary]; after head_input their gradient

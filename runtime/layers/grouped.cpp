@@ -2,174 +2,119 @@
 // has them, rotation of each head's first part. Source: Ainslie et al. 2023 (arXiv 2305.13245); the
 // order and the rotation's pairs are those of Hugging Face's classes.
 
-#include <algorithm>
-
-#include "kernels/rmsnorm/rmsnorm.h"
 #include "runtime/layers/projections.h"
 
 namespace rehearse {
 
-using kernels::MatmulShape;
-using kernels::Store;
-
 namespace {
 
-struct GroupedWidths {
-  explicit GroupedWidths(const LayerContext& c)
-      : t(c.tokens()),
-        qk(c.model.qk_head()),
-        v(c.model.v_head),
-        heads(c.model.heads),
-        kv_heads(c.model.kv_heads),
-        whole(c.model.head_norm == HeadNorm::kWhole) {}
-  int64_t t, qk, v, heads, kv_heads;
-  bool whole;
-  int64_t q() const { return heads * qk; }
-  int64_t k() const { return kv_heads * qk; }
-  int64_t kv() const { return kv_heads * (qk + v); }
-  int64_t out() const { return q() + kv(); }
-  MatmulShape product(int64_t hidden) const { return {.m = t, .n = out(), .k = hidden}; }
-};
-
-// Of the norm of `heads` heads of a token.
-kernels::RmsNormShape head_shape(const LayerContext& c, const GroupedWidths& s, int64_t heads) {
-  const int64_t width = s.whole ? heads * s.qk : s.qk;
-  return {.rows = s.t * heads * s.qk / width,
-          .width = width,
-          .x_stride = width,
-          .eps = c.model.norm_eps};
+HeadsShape heads_of(const Architecture& m) {
+  return {.heads = m.heads, .kv_heads = m.kv_heads, .qk = m.qk_head(), .v = m.v_head};
 }
 
 // Turns the first part of every head: of queries, and of keys beside their values.
-void rotate(const LayerContext& c, kernels::Turn turn, Tensor& q, Tensor& kv) {
-  const GroupedWidths s(c);
-  if (c.model.qk_rope == 0) return;
-  const auto turn_heads = [&](int64_t heads, int64_t width, Tensor& x) {
-    kernels::rope({.rows = s.t,
-                   .heads = heads,
-                   .row_stride = heads * width,
-                   .head_stride = width,
-                   .pairs = kernels::RopePairs::kHalves},
-                  c.rope,
-                  turn,
-                  x.data());
-  };
-  turn_heads(s.heads, s.qk, q);
-  turn_heads(s.kv_heads, s.qk + s.v, kv);
+Tensor turned_queries(const LayerContext& c, kernels::Turn turn, Tensor q, DType type) {
+  const HeadsShape s = heads_of(c.model);
+  if (c.model.qk_rope == 0) return c.compute.in_type(std::move(q), type);
+  return c.compute.turned(std::move(q),
+                          {.heads = s.heads, .stride = s.qk, .pairs = kernels::RopePairs::kHalves},
+                          turn,
+                          type);
+}
+Tensor turned_keys(const LayerContext& c, kernels::Turn turn, Tensor kv, DType type) {
+  const HeadsShape s = heads_of(c.model);
+  if (c.model.qk_rope == 0) return c.compute.in_type(std::move(kv), type);
+  return c.compute.turned(
+      std::move(kv),
+      {.heads = s.kv_heads, .stride = s.qk + s.v, .pairs = kernels::RopePairs::kHalves},
+      turn,
+      type);
 }
 
-// Between [T, q | keys | values] and queries, keys and values by head: keys beside their values, or
-// by themselves.
-enum class Copy : uint8_t { kSplit, kJoin };
-void copy_heads(const GroupedWidths& s, Copy way, float* qkv, float* q, float* k, float* kv) {
-  const auto copy = [&](float* joined, float* split, int64_t count) {
-    way == Copy::kSplit ? std::copy_n(joined, count, split) : std::copy_n(split, count, joined);
-  };
-  for (int64_t t = 0; t < s.t; ++t) {
-    float* const row = qkv + t * s.out();
-    copy(row, q + t * s.q(), s.q());
-    for (int64_t h = 0; h < s.kv_heads; ++h) {
-      float* const head = kv + t * s.kv() + h * (s.qk + s.v);
-      float* const key = k == nullptr ? head : k + t * s.k() + h * s.qk;
-      copy(row + s.q() + h * s.qk, key, s.qk);
-      copy(row + s.q() + s.k() + h * s.v, head + s.qk, s.v);
-    }
-  }
+// Heads of tokens as rows that a norm of them takes: one each, or all of a token's.
+ConstArray norm_rows(const LayerContext& c, const ConstArray& x) {
+  const int64_t width =
+      c.model.head_norm == HeadNorm::kWhole ? x.extent.columns : c.model.qk_head();
+  return reshaped(x, x.extent.size() / width, width);
 }
 
-// Keys by themselves into their places beside the values, or out of them.
-void copy_keys(const GroupedWidths& s, Copy way, float* kv, float* k) {
-  for (int64_t i = 0; i < s.t * s.kv_heads; ++i) {
-    float* const beside = kv + i * (s.qk + s.v);
-    float* const alone = k + i * s.qk;
-    way == Copy::kSplit ? std::copy_n(beside, s.qk, alone) : std::copy_n(alone, s.qk, beside);
-  }
+Tensor normed_heads(const LayerContext& c,
+                    const LayerWeights& w,
+                    ParameterId gain,
+                    const Tensor& x,
+                    Tensor& inverse) {
+  Normed n = c.compute.norm(norm_rows(c, x), w.weights.array(gain), c.model.norm_eps, DType::kFp32);
+  inverse = std::move(n.inverse);
+  n.y.reshape(x.rows(), x.columns());
+  return std::move(n.y);
+}
+
+Tensor normed_heads_input(const LayerContext& c,
+                          const LayerWeights& w,
+                          LayerActivations& a,
+                          ParameterId gain,
+                          int64_t offset,
+                          const Tensor& dy,
+                          const Tensor& x,
+                          const Tensor& inverse) {
+  const ConstArray g = w.weights.array(gain);
+  Tensor dx = c.compute.norm_input({.dy = norm_rows(c, dy),
+                                    .x = norm_rows(c, x),
+                                    .gain = g,
+                                    .inverse = inverse,
+                                    .addend = {},
+                                    .d_gain = gain_gradient(a, offset, g.extent.size())},
+                                   c.model.norm_eps);
+  dx.reshape(dy.rows(), dy.columns());
+  return dx;
 }
 
 }  // namespace
 
 void grouped_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  const GroupedWidths s(c);
-  Tensor qkv = c.tensor(s.out());
-  kernels::matmul(
-      s.product(c.model.hidden), c.fp32(a.x_norm), w.weights.matrix(w.ids.qkv), qkv.data());
-  a.q = c.tensor(s.q());
-  a.kv = c.tensor(s.kv());
-  if (c.model.head_norm == HeadNorm::kNone) {
-    copy_heads(s, Copy::kSplit, qkv.data(), a.q.data(), nullptr, a.kv.data());
-  } else {
-    a.q_raw = c.tensor(s.q());
-    a.k_raw = c.tensor(s.k());
-    copy_heads(s, Copy::kSplit, qkv.data(), a.q_raw.data(), a.k_raw.data(), a.kv.data());
-    qkv.release();
-    c.keep(a.q_raw);
-    c.keep(a.k_raw);
-    const auto normed =
-        [&](ParameterId gain, int64_t heads, const Tensor& x, float* y, Tensor& inverse) {
-          const kernels::RmsNormShape shape = head_shape(c, s, heads);
-          inverse = Tensor(c.pool, shape.rows, 1);
-          kernels::rmsnorm(shape, c.fp32(x), c.fp32(w.weights.array(gain)), y, inverse.data());
-        };
-    normed(*w.ids.q_head_norm, s.heads, a.q_raw, a.q.data(), a.q_a_inverse);
-    Tensor k = c.tensor(s.k());
-    normed(*w.ids.k_head_norm, s.kv_heads, a.k_raw, k.data(), a.kv_a_inverse);
-    copy_keys(s, Copy::kJoin, a.kv.data(), k.data());
+  const HeadsShape s = heads_of(c.model);
+  const bool normed = c.model.head_norm != HeadNorm::kNone;
+  Split parts = c.compute.split_heads(
+      s, c.compute.product(a.x_norm, w.weights.array(w.ids.qkv), DType::kFp32), normed);
+  if (normed) {
+    a.q_raw = c.kept(std::move(parts.q));
+    a.k_raw = c.kept(std::move(parts.k));
+    parts.q = normed_heads(c, w, *w.ids.q_head_norm, a.q_raw, a.q_a_inverse);
+    c.compute.put_keys(
+        s, normed_heads(c, w, *w.ids.k_head_norm, a.k_raw, a.kv_a_inverse), parts.kv);
   }
-  rotate(c, kernels::Turn::kForward, a.q, a.kv);
-  c.keep(a.q);
-  c.keep(a.kv);
+  a.q = turned_queries(c, kernels::Turn::kForward, std::move(parts.q), c.recipe.kept);
+  a.kv = turned_keys(c, kernels::Turn::kForward, std::move(parts.kv), c.recipe.kept);
 }
 
 Tensor grouped_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  const GroupedWidths s(c);
+  const HeadsShape s = heads_of(c.model);
   const GainOffsets gains(c.model);
-  rotate(c, kernels::Turn::kBackward, a.d_q, a.d_kv);
+  a.d_q = turned_queries(c, kernels::Turn::kBackward, std::move(a.d_q), DType::kFp32);
+  a.d_kv = turned_keys(c, kernels::Turn::kBackward, std::move(a.d_kv), DType::kFp32);
   if (c.model.head_norm != HeadNorm::kNone) {
-    const auto back = [&](ParameterId gain,
-                          int64_t heads,
-                          const Tensor& x,
-                          const Tensor& inverse,
-                          Tensor& d,
-                          int64_t offset) {
-      Tensor dx = Tensor(c.pool, d.rows(), d.columns());
-      kernels::rmsnorm_backward(head_shape(c, s, heads),
-                                d.data(),
-                                c.fp32(x),
-                                c.fp32(w.weights.array(gain)),
-                                inverse.data(),
-                                nullptr,
-                                dx.data(),
-                                a.d_gains.data() + offset);
-      d = std::move(dx);
-    };
-    back(*w.ids.q_head_norm, s.heads, a.q_raw, a.q_a_inverse, a.d_q, gains.query);
-    Tensor d_k = c.tensor(s.k());
-    copy_keys(s, Copy::kSplit, a.d_kv.data(), d_k.data());
-    back(*w.ids.k_head_norm, s.kv_heads, a.k_raw, a.kv_a_inverse, d_k, gains.key);
-    copy_keys(s, Copy::kJoin, a.d_kv.data(), d_k.data());
+    a.d_q =
+        normed_heads_input(c, w, a, *w.ids.q_head_norm, gains.query, a.d_q, a.q_raw, a.q_a_inverse);
+    const Tensor d_k = normed_heads_input(c,
+                                          w,
+                                          a,
+                                          *w.ids.k_head_norm,
+                                          gains.key,
+                                          c.compute.keys_of(s, a.d_kv),
+                                          a.k_raw,
+                                          a.kv_a_inverse);
+    c.compute.put_keys(s, d_k, a.d_kv);
   }
-  a.d_qkv = c.tensor(s.out());
-  copy_heads(s, Copy::kJoin, a.d_qkv.data(), a.d_q.data(), nullptr, a.d_kv.data());
-  a.d_q.release();
-  a.d_kv.release();
-  c.keep(a.d_qkv);
-  Tensor d_x_norm = c.tensor(c.model.hidden);
-  kernels::matmul_grad_input(s.product(c.model.hidden),
-                             c.fp32(a.d_qkv),
-                             w.weights.matrix(w.ids.qkv),
-                             d_x_norm.data(),
-                             Store::kOverwrite);
-  return d_x_norm;
+  a.d_qkv = c.kept(c.compute.join_heads(s, std::move(a.d_q), std::move(a.d_kv)));
+  return c.compute.product_input(a.d_qkv, w.weights.array(w.ids.qkv));
 }
 
 void grouped_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  const GroupedWidths s(c);
-  kernels::matmul_grad_weight(
-      s.product(c.model.hidden), c.fp32(a.d_qkv), c.fp32(a.x_norm), w.gradients.of(w.ids.qkv));
+  c.compute.product_weight(a.d_qkv, a.x_norm, w.gradients.array(w.ids.qkv));
   if (c.model.head_norm == HeadNorm::kNone) return;
   const GainOffsets gains(c.model);
-  add_gain(w, a, *w.ids.q_head_norm, gains.query, head_shape(c, s, s.heads).width);
-  add_gain(w, a, *w.ids.k_head_norm, gains.key, head_shape(c, s, s.kv_heads).width);
+  add_gain(c, w, a, *w.ids.q_head_norm, gains.query);
+  add_gain(c, w, a, *w.ids.k_head_norm, gains.key);
 }
 
 }  // namespace rehearse

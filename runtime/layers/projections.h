@@ -2,7 +2,6 @@
 // How queries, keys and values follow from a layer's normed input, and how gradients go back: by
 // MLA's compressions (latent.cpp), or in one product for grouped heads (grouped.cpp).
 
-#include "kernels/matmul/matmul.h"
 #include "runtime/layers/activations.h"
 
 namespace rehearse {
@@ -15,15 +14,13 @@ struct GainOffsets {
   int64_t post, size;
 };
 
-// The layer's norms of tokens: y, inverse from x by the gain.
+// The norm of x by the gain, into y and inverse.
 void norm(const LayerContext& c,
           const LayerWeights& w,
           ParameterId gain,
           const Tensor& x,
-          int64_t width,
           Tensor& y,
           Tensor& inverse);
-kernels::RmsNormShape norm_shape(const LayerContext& c, int64_t width, int64_t stride);
 
 // x_norm -> q, kv and, of MLA, kv_a.
 void latent_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
@@ -38,11 +35,13 @@ void grouped_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
 Tensor grouped_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 void grouped_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 
-// Adds a norm's gain gradient.
-void add_gain(const LayerWeights& w,
-              const LayerActivations& a,
+// The gradient of a gain, of `count` values from `offset` on: within backward, and added to the
+// gradients.
+Array gain_gradient(LayerActivations& a, int64_t offset, int64_t count);
+void add_gain(const LayerContext& c,
+              const LayerWeights& w,
+              LayerActivations& a,
               ParameterId gain,
-              int64_t offset,
-              int64_t width);
+              int64_t offset);
 
 }  // namespace rehearse

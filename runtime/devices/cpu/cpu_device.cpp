@@ -1,9 +1,7 @@
 #include "runtime/devices/cpu/cpu_device.h"
 
 #include <algorithm>
-#include <bit>
 
-#include "kernels/embedding/embedding.h"
 #include "plan/program/op_work.h"
 #include "runtime/communicators/keys.h"
 #include "runtime/devices/cpu/step_end.h"
@@ -11,23 +9,6 @@
 #include "runtime/precise_sleep.h"
 
 namespace rehearse {
-
-namespace {
-
-// By the exponent's bits, all of them set in what is not finite.
-bool all_finite(const Tensor& x) {
-  uint32_t bad = 0;
-  const auto look = [&](auto* values, auto exponent) {
-    for (int64_t i = 0; i < x.size(); ++i) {
-      const auto bits = std::bit_cast<decltype(exponent)>(values[i]);
-      bad |= static_cast<uint32_t>((bits & exponent) == exponent);
-    }
-  };
-  x.type() == DType::kBf16 ? look(x.bf16(), uint16_t{0x7F80}) : look(x.data(), 0x7F800000u);
-  return bad == 0;
-}
-
-}  // namespace
 
 CpuDevice::CpuDevice(const Plan& plan,
                      const Program& program,
@@ -37,6 +18,7 @@ CpuDevice::CpuDevice(const Plan& plan,
       program_(program),
       data_(data),
       communicator_(communicator),
+      recipe_(recipe_of(plan.training)),
       op_work_(plan),
       rope_(
           plan.training.sequence_length, rope_frequencies(plan.model), rope_amplitude(plan.model)) {
@@ -45,11 +27,11 @@ CpuDevice::CpuDevice(const Plan& plan,
   ranks_.resize(static_cast<size_t>(l.world()));
   for (const int64_t global : communicator.local_ranks()) {
     const Place p = l.place_of(global);
-    auto rank = std::make_unique<CpuRank>();
+    auto rank = std::make_unique<CpuRank>(rope_);
     for (int64_t slot = 0; slot < l.slots(); ++slot) {
       rank->copies.emplace_back(
-          plan, l.stage_of(p.pp_rank, slot), l.expert_index_of(p.data_rank), placements);
-      start_weights(plan, program, p, rank->copies.back());
+          plan, recipe_, l.stage_of(p.pp_rank, slot), l.expert_index_of(p.data_rank), placements);
+      start_weights(plan, recipe_, program, p, rank->copies.back());
     }
     if (l.ep > 1) rank->experts.emplace(plan, p.pp_rank, p.data_rank);
     ranks_[static_cast<size_t>(global)] = std::move(rank);
@@ -100,16 +82,15 @@ LayerContext CpuDevice::context(CpuRank& rank) const {
   const double parts = static_cast<double>(
       settings_.micro_batches * (by_sequence ? t.micro_batch_size : 1) * plan_.layout.dp);
   return {.model = plan_.model.architecture,
-          .rope = rope_,
-          .pool = rank.pool,
+          .compute = rank.compute,
+          .recipe = recipe_,
           .sequences = t.micro_batch_size,
           .length = t.sequence_length,
           .routing = plan_.routing,
           .balance_coefficient = t.balance_loss / parts,
           .balance_length = (by_sequence ? 1 : t.micro_batch_size) * t.sequence_length,
           .softmax_factor = softmax_factor(plan_.model),
-          .again = plan_.training.recompute,
-          .stored = stored_type(plan_.training.precision)};
+          .again = plan_.training.recompute};
 }
 
 Batch CpuDevice::batch(const Op& op, int32_t data_rank) const {
@@ -301,7 +282,7 @@ void CpuDevice::forward_op(const Op& op, CpuRank& rank, int32_t data_rank) {
         rank.peak_micro_batches = std::max(rank.peak_micro_batches, rank.held_micro_batches);
       }
       attention_forward(c, w, a);
-      for (const int32_t e : a.chosen) ++s.expert_load[local][static_cast<size_t>(e)];
+      c.compute.count(a.chosen, s.expert_load[local]);
       if (record_choices_ && !settings_.validation && w.ids.gate) {
         const auto m = static_cast<size_t>(*op.micro_batch);
         s.choices[local][m] = a.chosen;
@@ -314,7 +295,7 @@ void CpuDevice::forward_op(const Op& op, CpuRank& rank, int32_t data_rank) {
       } else {
         Tensor& out = slot_after(op, rank, local);
         out = dense_forward(c, w, a);
-        if (!all_finite(out)) ++s.bad_outputs[local];
+        if (!c.compute.all_finite(out)) ++s.bad_outputs[local];
         if (settings_.validation) a = {};
       }
       return;
@@ -346,7 +327,7 @@ void CpuDevice::all_to_all_op(const Op& op, CpuRank& rank, const Ready& ready) {
   } else if (forward) {
     Tensor& out = slot_after(op, rank, local);
     out = combine_forward(c, call, a);
-    if (!all_finite(out)) ++s.bad_outputs[local];
+    if (!c.compute.all_finite(out)) ++s.bad_outputs[local];
     if (settings_.validation) a = {};
   } else {
     combine_input(c, call, a);
@@ -391,7 +372,7 @@ void CpuDevice::input_op(const Op& op, CpuRank& rank, int32_t data_rank) {
       return;
     case OpKind::kAttn: {
       Tensor dx = attention_input(c, w, a);
-      if (!all_finite(dx)) ++s.bad_gradients[local];
+      if (!c.compute.all_finite(dx)) ++s.bad_gradients[local];
       Tensor& to = local >= s.main_layers ? chunk.mtp[local - s.main_layers].d_x
                    : local == 0           ? d_exit(op, rank, op.direction)
                                           : chunk.layers[local - 1].d_out;
@@ -419,10 +400,8 @@ void CpuDevice::weight_op(const Op& op, CpuRank& rank, int32_t data_rank) {
     return;
   }
   if (op.kind == OpKind::kEmbed) {
-    kernels::embedding_backward(batch(op, data_rank).inputs,
-                                c.model.hidden,
-                                c.fp32(chunk.d_input),
-                                s.gradients.of(*s.where.embedding));
+    embedding_weight(
+        c, batch(op, data_rank).inputs, chunk.d_input, s.gradients.array(*s.where.embedding));
     chunk.d_input.release();
     return;
   }
@@ -452,7 +431,7 @@ void CpuDevice::message_op(const Op& op, CpuRank& rank, int32_t data_rank, const
     out.release();
   } else {
     Tensor& in = forward ? entry(op, rank, op.direction) : d_entry(op, rank, op.direction);
-    in = Tensor(c.pool, c.tokens(), c.model.hidden, c.stored);
+    in = c.compute.make(c.tokens(), c.model.hidden, recipe_.sent);
     communicator_.recv(there, here, tag_of(op), in, ready);
   }
 }

@@ -70,6 +70,7 @@ class CpuDevice : public TrainingDevice {
   const Program& program_;
   const TextData& data_;
   Communicator& communicator_;
+  PrecisionRecipe recipe_;
   OpWork op_work_;
   kernels::RopeTable rope_;
   std::vector<std::unique_ptr<CpuRank>> ranks_;  // by global rank; null: on another process

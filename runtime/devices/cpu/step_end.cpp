@@ -38,12 +38,8 @@ void reduce_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
   const Collective c{members, key_of(op)};
   if (op.group == Group::kEmbeddings) {
     Stage& stage = stage_of(s, op);
-    const Parameter& table = stage.where.list[static_cast<size_t>(*stage.where.embedding)];
-    s.communicator.all_reduce(c,
-                              rank_of(s, op),
-                              std::span<float>(stage.gradients.of(*stage.where.embedding),
-                                               static_cast<size_t>(table.size())),
-                              ready);
+    s.communicator.all_reduce(
+        c, rank_of(s, op), stage.gradients.array(*stage.where.embedding), ready);
     return;
   }
   const Array gradients = stage_of(s, op).gradients.arena(arena_of(op)).array();
@@ -186,12 +182,15 @@ Shard optimizer_shard(const Program& program, Place place, const Stage& stage, A
   return owned_shard(program, place, stage, arena);
 }
 
-void start_weights(const Plan& plan, const Program& program, Place place, Stage& stage) {
-  const bool rounds = stored_type(plan.training.precision) != DType::kFp32;
+void start_weights(const Plan& plan,
+                   const PrecisionRecipe& recipe,
+                   const Program& program,
+                   Place place,
+                   Stage& stage) {
   Shard shards[2];
   for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
     const Shard shard = optimizer_shard(program, place, stage, arena);
-    if (rounds) stage.master[static_cast<size_t>(arena)].resize(shard.end - shard.begin);
+    if (recipe.masters()) stage.master[static_cast<size_t>(arena)].resize(shard.end - shard.begin);
     shards[static_cast<size_t>(arena)] = shard;
   }
   for (const Parameter& p : stage.where.list) {

@@ -22,7 +22,11 @@ struct StepEnd {
 Shard owned_shard(const Program& program, Place place, const Stage& stage, Arena arena);
 
 // The first weights of a stage on the rank at `place`, and masters of its optimizer's shard.
-void start_weights(const Plan& plan, const Program& program, Place place, Stage& stage);
+void start_weights(const Plan& plan,
+                   const PrecisionRecipe& recipe,
+                   const Program& program,
+                   Place place,
+                   Stage& stage);
 
 // The part of an arena whose masters, moments and averages that rank holds: its shard, or without
 // ZeRO all of it.

@@ -1,4 +1,4 @@
-#include "runtime/layers/exchange.h"
+#include "runtime/communicators/exchange.h"
 
 #include <algorithm>
 #include <cstring>

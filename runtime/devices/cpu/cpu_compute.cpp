@@ -1,0 +1,325 @@
+#include "runtime/devices/cpu/cpu_compute.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "kernels/add/add.h"
+#include "kernels/cross_entropy/cross_entropy.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/matmul/matmul.h"
+#include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/swiglu/swiglu.h"
+
+namespace rehearse {
+
+using kernels::MatmulShape;
+using kernels::Store;
+
+namespace {
+
+kernels::WeightMatrix matrix(const ConstArray& w) {
+  if (w.extent.type == DType::kBf16) return w.bf16();
+  return w.fp32();
+}
+
+// y [m, n] of x [m, k] and w [n, k].
+MatmulShape product_of(const ConstArray& y, const ConstArray& w) {
+  return {.m = y.extent.rows, .n = w.extent.rows, .k = w.extent.columns};
+}
+
+kernels::RmsNormShape norm_shape(const ConstArray& x, const ConstArray& gain, double eps) {
+  return {
+      .rows = x.extent.rows, .width = gain.extent.size(), .x_stride = x.extent.columns, .eps = eps};
+}
+
+// The key that all of MLA's heads share; null without.
+const float* shared_key(const AttentionOperands& a, const float* shared) {
+  return shared == nullptr ? nullptr : shared + a.shared_first;
+}
+
+// Tokens whose target is not there take part as if it were the first of the vocabulary, and count
+// for nothing.
+std::vector<int32_t> some_targets(std::span<const int32_t> targets) {
+  std::vector<int32_t> all(targets.begin(), targets.end());
+  for (int32_t& t : all) t = std::max(t, 0);
+  return all;
+}
+
+}  // namespace
+
+Fp32Values CpuCompute::fp32(const ConstArray& x, int64_t first, int64_t rows) const {
+  ConstArray part = part_of(x, first * x.extent.columns, rows * x.extent.columns);
+  part.extent = {x.extent.type, rows, x.extent.columns};
+  return {part, pool_};
+}
+
+Tensor CpuCompute::make(int64_t rows, int64_t columns, DType type) const {
+  return {pool_, rows, columns, type};
+}
+
+Tensor CpuCompute::zeros(int64_t rows, int64_t columns) const {
+  Tensor x = wide(rows, columns);
+  x.fill(0);
+  return x;
+}
+
+Tensor CpuCompute::in_type(Tensor x, DType type) const {
+  return x.type() == type ? std::move(x) : converted(x, type, pool_);
+}
+
+// --- products
+
+Tensor CpuCompute::product(const ConstArray& x,
+                           const ConstArray& w,
+                           DType type,
+                           const ConstArray& addend) const {
+  Tensor y = wide(x.extent.rows, w.extent.rows);
+  kernels::matmul(product_of(x, w), fp32(x), matrix(w), y.data());
+  if (addend.data != nullptr) kernels::add(y.size(), y.data(), fp32(addend), y.data());
+  return in_type(std::move(y), type);
+}
+
+Tensor CpuCompute::product_input(const ConstArray& dy, const ConstArray& w) const {
+  Tensor dx = wide(dy.extent.rows, w.extent.columns);
+  kernels::matmul_grad_input(product_of(dy, w), fp32(dy), matrix(w), dx.data(), Store::kOverwrite);
+  return dx;
+}
+
+void CpuCompute::add_product_input(const ConstArray& dy, const ConstArray& w, Tensor& dx) const {
+  dx = in_type(std::move(dx), DType::kFp32);
+  kernels::matmul_grad_input(product_of(dy, w), fp32(dy), matrix(w), dx.data(), Store::kAccumulate);
+}
+
+void CpuCompute::product_weight(const ConstArray& dy, const ConstArray& x, const Array& dw) const {
+  kernels::matmul_grad_weight({.m = dy.extent.rows, .n = dy.extent.columns, .k = x.extent.columns},
+                              fp32(dy),
+                              fp32(x),
+                              dw.fp32());
+}
+
+Tensor CpuCompute::grouped_product(const ConstArray& x,
+                                   std::span<const ConstArray> w,
+                                   const RowMap& rows,
+                                   DType type) const {
+  const int64_t n = w.front().extent.rows;
+  Tensor y = wide(x.extent.rows, n);
+  int64_t first = 0;
+  for (size_t e = 0; e < w.size(); ++e) {
+    const int64_t count = rows.expert_rows[e];
+    kernels::matmul({.m = count, .n = n, .k = w[e].extent.columns},
+                    fp32(x, first, count),
+                    matrix(w[e]),
+                    y.data() + first * n);
+    first += count;
+  }
+  return in_type(std::move(y), type);
+}
+
+Tensor CpuCompute::grouped_product_input(const ConstArray& dy,
+                                         std::span<const ConstArray> w,
+                                         const RowMap& rows,
+                                         DType type) const {
+  const int64_t k = w.front().extent.columns;
+  Tensor dx = wide(dy.extent.rows, k);
+  int64_t first = 0;
+  for (size_t e = 0; e < w.size(); ++e) {
+    const int64_t count = rows.expert_rows[e];
+    kernels::matmul_grad_input({.m = count, .n = w[e].extent.rows, .k = k},
+                               fp32(dy, first, count),
+                               matrix(w[e]),
+                               dx.data() + first * k,
+                               Store::kOverwrite);
+    first += count;
+  }
+  return in_type(std::move(dx), type);
+}
+
+void CpuCompute::grouped_product_weight(const ConstArray& dy,
+                                        const ConstArray& x,
+                                        const RowMap& rows,
+                                        std::span<const Array> dw) const {
+  int64_t first = 0;
+  for (size_t e = 0; e < dw.size(); ++e) {
+    const int64_t count = rows.expert_rows[e];
+    kernels::matmul_grad_weight({.m = count, .n = dy.extent.columns, .k = x.extent.columns},
+                                fp32(dy, first, count),
+                                fp32(x, first, count),
+                                dw[e].fp32());
+    first += count;
+  }
+}
+
+// --- norms
+
+Normed CpuCompute::norm(const ConstArray& x, const ConstArray& gain, double eps, DType type) const {
+  const kernels::RmsNormShape shape = norm_shape(x, gain, eps);
+  Normed n{.y = wide(shape.rows, shape.width), .inverse = wide(shape.rows, 1)};
+  kernels::rmsnorm(shape, fp32(x), fp32(gain), n.y.data(), n.inverse.data());
+  n.y = in_type(std::move(n.y), type);
+  return n;
+}
+
+Tensor CpuCompute::norm_input(const NormBack& n, double eps) const {
+  Tensor dx = wide(n.x.extent.rows, n.x.extent.columns);
+  norm_input_into(n, eps, dx);
+  return dx;
+}
+
+void CpuCompute::norm_input_into(const NormBack& n, double eps, Tensor& dx) const {
+  kernels::rmsnorm_backward(norm_shape(n.x, n.gain, eps),
+                            fp32(n.dy),
+                            fp32(n.x),
+                            fp32(n.gain),
+                            n.inverse.fp32(),
+                            fp32(n.addend),
+                            dx.data(),
+                            n.d_gain.fp32());
+}
+
+// --- attention
+
+Tensor CpuCompute::turned(Tensor x, const Rotation& r, kernels::Turn turn, DType type) const {
+  kernels::rope({.rows = x.rows(),
+                 .heads = r.heads,
+                 .row_stride = x.columns(),
+                 .head_stride = r.stride,
+                 .pairs = r.pairs},
+                rope_,
+                turn,
+                x.data() + r.first);
+  return in_type(std::move(x), type);
+}
+
+Attended CpuCompute::attention(const kernels::AttentionShape& s,
+                               const AttentionOperands& a,
+                               DType type) const {
+  Attended out{.o = wide(s.tokens(), s.heads * s.v_head), .lse = wide(s.tokens(), s.heads)};
+  kernels::attention(
+      s, fp32(a.q), fp32(a.kv), shared_key(a, fp32(a.shared)), out.o.data(), out.lse.data());
+  out.o = in_type(std::move(out.o), type);
+  return out;
+}
+
+AttentionBack CpuCompute::attention_input(const kernels::AttentionShape& s,
+                                          const ConstArray& d_o,
+                                          const AttentionOperands& a,
+                                          const ConstArray& o,
+                                          const ConstArray& lse) const {
+  AttentionBack d{.dq = wide(a.q.extent.rows, a.q.extent.columns),
+                  .dkv = wide(a.kv.extent.rows, a.kv.extent.columns),
+                  .d_shared = {}};
+  const bool shared = a.shared.data != nullptr;
+  if (shared) d.d_shared = wide(a.shared.extent.rows, a.shared.extent.columns);
+  kernels::attention_backward(s,
+                              fp32(d_o),
+                              fp32(a.q),
+                              fp32(a.kv),
+                              shared_key(a, fp32(a.shared)),
+                              fp32(o),
+                              lse.fp32(),
+                              {.dq = d.dq.data(),
+                               .dkv = d.dkv.data(),
+                               .dk_rope = shared ? d.d_shared.data() + a.shared_first : nullptr});
+  return d;
+}
+
+// --- elementwise
+
+Tensor CpuCompute::swiglu(const ConstArray& gate_up,
+                          const ConstArray& row_weights,
+                          DType type) const {
+  const kernels::SwigluShape shape{gate_up.extent.rows, gate_up.extent.columns / 2};
+  Tensor y = wide(shape.rows, shape.width);
+  kernels::swiglu(shape, fp32(gate_up), fp32(row_weights), y.data());
+  return in_type(std::move(y), type);
+}
+
+SwigluBack CpuCompute::swiglu_input(const ConstArray& d_activated,
+                                    const ConstArray& gate_up,
+                                    const ConstArray& row_weights,
+                                    DType type) const {
+  const kernels::SwigluShape shape{gate_up.extent.rows, gate_up.extent.columns / 2};
+  SwigluBack d;
+  const bool weighted = row_weights.data != nullptr;
+  if (weighted) d.d_row_weights = wide(shape.rows, 1);
+  d.d_gate_up = wide(shape.rows, 2 * shape.width);
+  kernels::swiglu_backward(shape,
+                           fp32(d_activated),
+                           fp32(gate_up),
+                           fp32(row_weights),
+                           d.d_gate_up.data(),
+                           weighted ? d.d_row_weights.data() : nullptr);
+  d.d_gate_up = in_type(std::move(d.d_gate_up), type);
+  return d;
+}
+
+Tensor CpuCompute::sum(Tensor x, std::initializer_list<ConstArray> addends, DType type) const {
+  for (const ConstArray& addend : addends) {
+    if (addend.data != nullptr) kernels::add(x.size(), x.data(), fp32(addend), x.data());
+  }
+  return in_type(std::move(x), type);
+}
+
+void CpuCompute::accumulate(const ConstArray& x, const Array& gradient) const {
+  kernels::add(gradient.extent.size(), gradient.fp32(), x.fp32(), gradient.fp32());
+}
+
+// By the exponent's bits, all of them set in what is not finite.
+bool CpuCompute::all_finite(const ConstArray& x) const {
+  uint32_t bad = 0;
+  const auto look = [&](const auto* values, auto exponent) {
+    for (int64_t i = 0; i < x.extent.size(); ++i) {
+      const auto bits = std::bit_cast<decltype(exponent)>(values[i]);
+      bad |= static_cast<uint32_t>((bits & exponent) == exponent);
+    }
+  };
+  x.extent.type == DType::kBf16 ? look(x.bf16(), uint16_t{0x7F80}) : look(x.fp32(), 0x7F800000u);
+  return bad == 0;
+}
+
+// --- the model's ends
+
+Tensor CpuCompute::embedding(std::span<const int32_t> tokens,
+                             const ConstArray& table,
+                             DType type) const {
+  const int64_t width = table.extent.columns;
+  Tensor x(pool_, static_cast<int64_t>(tokens.size()), width, table.extent.type);
+  if (table.extent.type == DType::kBf16) {
+    kernels::embedding(tokens, width, table.bf16(), x.bf16());
+  } else {
+    kernels::embedding(tokens, width, table.fp32(), x.data());
+  }
+  return in_type(std::move(x), type);
+}
+
+void CpuCompute::embedding_weight(std::span<const int32_t> tokens,
+                                  const ConstArray& dx,
+                                  const Array& d_table) const {
+  kernels::embedding_backward(tokens, dx.extent.columns, fp32(dx), d_table.fp32());
+}
+
+Losses CpuCompute::cross_entropy(std::span<const int32_t> targets, const ConstArray& logits) const {
+  const auto tokens = static_cast<int64_t>(targets.size());
+  Losses l{.losses = wide(tokens, 1), .lse = wide(tokens, 1)};
+  kernels::cross_entropy(
+      some_targets(targets), logits.extent.columns, logits.fp32(), l.losses.data(), l.lse.data());
+  for (size_t t = 0; t < targets.size(); ++t) {
+    if (targets[t] >= 0) l.sum += static_cast<double>(l.losses.data()[t]);
+  }
+  return l;
+}
+
+void CpuCompute::cross_entropy_input(std::span<const int32_t> targets,
+                                     double scale,
+                                     const ConstArray& lse,
+                                     Tensor& logits) const {
+  const int64_t vocabulary = logits.columns();
+  kernels::cross_entropy_backward(
+      some_targets(targets), vocabulary, static_cast<float>(scale), lse.fp32(), logits.data());
+  for (size_t t = 0; t < targets.size(); ++t) {
+    float* const row = logits.data() + static_cast<int64_t>(t) * vocabulary;
+    if (targets[t] < 0) std::fill_n(row, vocabulary, 0.0f);
+  }
+}
+
+}  // namespace rehearse
