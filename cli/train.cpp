@@ -62,7 +62,7 @@ void dump(const Options& options, const Plan& plan, Trainer& trainer) {
     labels.whole.assign(batch.targets.begin(), batch.targets.end());
     for (int32_t d = 0; d < plan.layout.dp; ++d) {
       for (int64_t m = 0; m < t.micro_batches; ++m) {
-        const auto of = trainer.device().recorded_logits(d, m);
+        const auto of = trainer.ranks().recorded_logits(d, m);
         logits.values.insert(logits.values.end(), of.begin(), of.end());
       }
     }
@@ -70,7 +70,7 @@ void dump(const Options& options, const Plan& plan, Trainer& trainer) {
     write_safetensors(options.text("dump-logits"), all, about);
   }
   if (options.has("dump-gradients")) {
-    const std::vector<NamedTensor> gradients = trainer.device().state(StateKind::kGradients);
+    const std::vector<NamedTensor> gradients = trainer.ranks().state(StateKind::kGradients);
     std::vector<const NamedTensor*> all;
     for (const NamedTensor& t : gradients) all.push_back(&t);
     write_safetensors(options.text("dump-gradients"), all, about);
@@ -257,8 +257,8 @@ int dump_only(const Options& options, const Plan& plan, const TrainingRunOptions
   options.refuse({"resume", "tensorboard", "record-routing", "until", "plant-fault"},
                  "is for steps, and --steps 0 has none");
   options.check_outputs();
-  Trainer trainer(plan, request.text, request.hang_timeout);
-  if (request.from) load_weights(*request.from, trainer.device());
+  Trainer trainer(plan, request.text, {.hang_timeout = request.hang_timeout});
+  if (request.from) load_weights(*request.from, trainer.ranks());
   dump(options, plan, trainer);
   return 0;
 }

@@ -159,7 +159,7 @@ TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
     }
     EXPECT_GE(expected.size(), 8u);
     // Gradient rings: dense gradients and weights go round all four ranks.
-    const Stage& s = cpu_device(trainer).stage(0, 0, 0);
+    const Stage& s = trainer.ranks().stage(0, 0, 0);
     const int64_t ring = ring_bytes(s.where.dense_size, 4, sizeof(float)).count() +
                          ring_bytes(s.where.dense_size, 4, bytes_of(precision).message).count();
     for (int64_t r = 0; r < 4; ++r) expected[{r, (r + 1) % 4}] += ring;
@@ -184,13 +184,13 @@ TEST(Emulator, PlacedExpertsTrainAlike) {
       EXPECT_NEAR(placed.step(i).loss, loss, 1e-5 * loss);
     }
     EXPECT_EQ(placed.last_results().expert_load, in_order.last_results().expert_load);
-    const Stage& s = cpu_device(placed).stage(0, 1, 0);
+    const Stage& s = placed.ranks().stage(0, 1, 0);
     EXPECT_EQ(s.where.list[static_cast<size_t>(s.where.layers[1].experts[0].down)].name,
               "model.layers.1.mlp.experts.3.down_proj");
     // Of every expert the same weights, under its own name.
     const auto weights = [](Trainer& t) {
       std::map<std::string, std::vector<float>> all;
-      for (NamedTensor& n : t.device().state(StateKind::kWeights)) all[n.name] = n.values;
+      for (NamedTensor& n : t.ranks().state(StateKind::kWeights)) all[n.name] = n.values;
       return all;
     };
     const auto expected = weights(in_order);
@@ -270,9 +270,9 @@ TEST(Routing, BalancedChoicesLoadEveryExpertAlike) {
 }
 
 std::string hang_report(const Plan& plan, const std::string& op_name) {
-  Trainer trainer(plan, test_text_path(), Duration::seconds(0.5));
+  Trainer trainer(plan, test_text_path(), {.hang_timeout = Duration::seconds(0.5)});
   for (const Op& op : trainer.program().ops()) {
-    if (to_string(op) == op_name) trainer.device().plant_fault(op.id);
+    if (to_string(op) == op_name) trainer.ranks().plant_fault(op.id);
   }
   const auto begin = Clock::now();
   try {

@@ -104,14 +104,17 @@ class ProcessCommunicator : public Communicator {
                                   const Ready& ready) override {
     return mine(rank).all_to_all(c, rank, std::move(outgoing), ready);
   }
-  double sum(const Collective& c, int64_t rank, double value, const Ready& ready) override {
-    return mine(rank).sum(c, rank, value, ready);
+  void sum(const Collective& c,
+           int64_t rank,
+           std::span<double> values,
+           const Ready& ready) override {
+    mine(rank).sum(c, rank, values, ready);
   }
-  std::vector<int64_t> sum(const Collective& c,
-                           int64_t rank,
-                           std::span<const int64_t> values,
-                           const Ready& ready) override {
-    return mine(rank).sum(c, rank, values, ready);
+  void sum(const Collective& c,
+           int64_t rank,
+           std::span<int64_t> values,
+           const Ready& ready) override {
+    mine(rank).sum(c, rank, values, ready);
   }
   void sum_over_processes(std::span<double> values) override { world_.sum(process_, values); }
   void sum_over_processes(std::span<int64_t> values) override { world_.sum(process_, values); }
@@ -144,8 +147,8 @@ void on_processes(const Plan& plan,
     threads.emplace_back([&, p] {
       Trainer trainer(plan,
                       test_text_path(),
-                      std::make_unique<ProcessCommunicator>(world, p, ranks[p]),
-                      timeouts[p]);
+                      {.communicator = std::make_unique<ProcessCommunicator>(world, p, ranks[p]),
+                       .hang_timeout = timeouts[p]});
       work(p, trainer);
     });
   }
@@ -159,13 +162,16 @@ Weights weights_of(Trainer& trainer, int64_t rank) {
   const Layout& l = trainer.program().layout();
   const Place p = l.place_of(rank);
   for (int32_t slot = 0; slot < l.slots(); ++slot) {
-    Stage& s = cpu_device(trainer).stage(p.pp_rank, p.data_rank, slot);
+    Stage& s = trainer.ranks().stage(p.pp_rank, p.data_rank, slot);
     for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
       const FlatValues& held = s.weights.arena(arena);
       const std::vector<float> values = held.get(0, held.size());
       all.insert(all.end(), values.begin(), values.end());
     }
-    for (const auto& bias : s.expert_bias) all.insert(all.end(), bias.begin(), bias.end());
+    for (const FlatValues& held : s.expert_bias) {
+      const std::vector<float> bias = held.get(0, held.size());
+      all.insert(all.end(), bias.begin(), bias.end());
+    }
   }
   return all;
 }
@@ -275,7 +281,7 @@ TEST(ProcessFailures, ReportOfAHangDoesNotSpeakForOthersRanks) {
                [&](size_t p, Trainer& trainer) {
                  for (const Op& op : trainer.program().ops()) {
                    if (p == 0 && to_string(op) == "attn.F s0 l1 m1")
-                     trainer.device().plant_fault(op.id);
+                     trainer.ranks().plant_fault(op.id);
                  }
                  try {
                    trainer.step(0);
@@ -304,8 +310,9 @@ TEST(ProcessFailures, ALossThatIsNotFiniteEndsBoth) {
   std::array<std::string, kProcesses> errors;
   on_processes(plan, {{{0}, {1}}}, [&](size_t p, Trainer& trainer) {
     if (p == 0) {
-      Stage& s = cpu_device(trainer).stage(0, 0, 0);
-      s.weights.array(s.where.layers[0].input_norm).fp32()[0] = std::numeric_limits<float>::quiet_NaN();
+      Stage& s = trainer.ranks().stage(0, 0, 0);
+      s.weights.array(s.where.layers[0].input_norm).fp32()[0] =
+          std::numeric_limits<float>::quiet_NaN();
     }
     try {
       for (int64_t i = 0; i < 3; ++i) trainer.step(i);

@@ -1,5 +1,6 @@
 #include "runtime/run.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -35,6 +36,95 @@ struct RankProgress {
 // comes within the stated time and at most a twentieth before it.
 constexpr int kLooks = 20;
 
+// The ops of local ranks in an order in which nothing comes before what it waits for, those of a
+// collective one after the other: lanes in their order, a collective where all its local members
+// are the next of their lanes.
+class EnqueueOrder {
+ public:
+  EnqueueOrder(const Program& program, std::span<const Place> local) : program_(program) {
+    local_.resize(static_cast<size_t>(program.layout().world()), 0);
+    done_.resize(static_cast<size_t>(program.global_size()), 0);
+    for (const Place& place : local) local_[static_cast<size_t>(program.global_rank(place))] = 1;
+    for (const Place& place : local) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const auto ops = program.lane(place.pp_rank, static_cast<Lane>(lane));
+        if (!ops.empty()) lanes_.push_back({place.data_rank, ops, 0});
+      }
+    }
+  }
+
+  std::vector<OpId> ops() {
+    std::vector<OpId> order;
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (LaneState& lane : lanes_) {
+        while (lane.next < lane.ops.size()) {
+          const OpId id = program_.global_id(lane.ops[lane.next], lane.data_rank);
+          if (!take(id, order)) break;
+          moved = true;
+        }
+      }
+    }
+    for (const LaneState& lane : lanes_) {
+      CHECK(lane.next == lane.ops.size())
+          << "no order for " << to_string(program_.ops()[static_cast<size_t>(lane.ops[lane.next])]);
+    }
+    return order;
+  }
+
+ private:
+  struct LaneState {
+    int32_t data_rank = 0;
+    std::span<const int32_t> ops;
+    size_t next = 0;
+  };
+
+  bool is_local(OpId id) const {
+    return local_[static_cast<size_t>(program_.global_rank(id))] != 0;
+  }
+  LaneState& lane_of(OpId id) {
+    const Op& op = program_.op(id);
+    const auto ops = program_.lane(op.pp_rank, op.lane);
+    const auto found = std::find_if(lanes_.begin(), lanes_.end(), [&](const LaneState& lane) {
+      return lane.data_rank == program_.data_rank(id) && lane.ops.data() == ops.data();
+    });
+    return *found;
+  }
+  bool ready(OpId id) {
+    const LaneState& lane = lane_of(id);
+    if (lane.next == lane.ops.size() || lane.ops[lane.next] != program_.op(id).id) return false;
+    for (const int32_t d : program_.dependencies(program_.op(id).id)) {
+      const OpId dependency = program_.global_id(d, program_.data_rank(id));
+      if (is_local(dependency) && done_[static_cast<size_t>(dependency)] == 0) return false;
+    }
+    return true;
+  }
+  // Takes the op, with all of its collective, where they are ready.
+  bool take(OpId id, std::vector<OpId>& order) {
+    std::vector<OpId> together = {id};
+    if (program_.op(id).group != Group::kNone) {
+      together.clear();
+      for (const OpId member : program_.collective(id)) {
+        if (is_local(member)) together.push_back(member);
+      }
+    }
+    for (const OpId member : together) {
+      if (!ready(member)) return false;
+    }
+    for (const OpId member : together) {
+      ++lane_of(member).next;
+      done_[static_cast<size_t>(member)] = 1;
+      order.push_back(member);
+    }
+    return true;
+  }
+
+  const Program& program_;
+  std::vector<char> local_;  // by global rank
+  std::vector<char> done_;   // by op
+  std::vector<LaneState> lanes_;
+};
+
 }  // namespace
 
 struct Workers::State {
@@ -48,6 +138,7 @@ struct Workers::State {
     for (const Place& place : local) {
       ranks[static_cast<size_t>(p.global_rank(place))] = std::make_unique<RankProgress>();
     }
+    if (one_thread()) order = EnqueueOrder(p, local).ops();
   }
 
   const Program& program;
@@ -55,6 +146,7 @@ struct Workers::State {
   const Duration no_progress;
   std::vector<Place> local;
   std::vector<std::unique_ptr<RankProgress>> ranks;  // by global rank; null: on another process
+  std::vector<OpId> order;                           // where one thread enqueues
   std::atomic<int64_t> ops_done = 0;
   Timeline timeline;
   Clock::time_point step_begin;
@@ -72,6 +164,8 @@ struct Workers::State {
     return Duration::nanoseconds(
         std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - step_begin).count());
   }
+
+  bool one_thread() const { return device.enqueuing() == Enqueuing::kOneThread; }
 
   // Null for a rank of another process.
   RankProgress* progress(int64_t rank) { return ranks[static_cast<size_t>(rank)].get(); }
@@ -118,7 +212,7 @@ struct Workers::State {
       working = true;
       Span span;
       span.begin = now();
-      device.run_op(op, data_rank, [&] { span.begin = now(); });
+      device.enqueue(op, data_rank, [&] { span.begin = now(); });
       span.end = now();
       timeline.spans[static_cast<size_t>(program.global_id(id, data_rank))] = span;
       finish(rank, id);
@@ -126,6 +220,26 @@ struct Workers::State {
       ++ops_done;
     }
     current = std::nullopt;
+  }
+
+  void enqueue_all() {
+    for (const OpId id : order) {
+      if (failed) throw RunAborted();
+      const Op& op = program.op(id);
+      const int32_t data_rank = program.data_rank(id);
+      auto& current = progress({op.pp_rank, data_rank}).current[static_cast<size_t>(op.lane)];
+      current = op.id;
+      for (const int32_t d : program.dependencies(op.id)) {
+        const OpId dependency = program.global_id(d, data_rank);
+        if (progress(program.global_rank(dependency)) != nullptr) {
+          device.wait(op, data_rank, dependency);
+        }
+      }
+      device.enqueue(op, data_rank, [] {});
+      current = std::nullopt;
+      ++ops_done;
+    }
+    device.end_step(timeline);
   }
 
   // What `id` of `data_rank`, at which a lane stands, waits for.
@@ -179,6 +293,7 @@ struct Workers::State {
   std::string hang_report() {
     std::string report =
         fmt::format("no op has ended for {}; step {}:", to_string(no_progress), step - 1);
+    if (one_thread()) report += "\n  the device has not ended what was enqueued";
     for (const Place& place : local) {
       RankProgress& rank = progress(place);
       for (size_t lane = 0; lane < kLanes; ++lane) {
@@ -210,7 +325,7 @@ struct Workers::State {
     }
   }
 
-  void work(Place place, Lane lane) {
+  void work(const std::function<void()>& step_of_this_thread) {
     for (int64_t next = 1;; ++next) {
       {
         std::unique_lock lock(mutex);
@@ -218,7 +333,7 @@ struct Workers::State {
         if (stop) return;
       }
       try {
-        run_lane(place, lane);
+        step_of_this_thread();
       } catch (...) {
         // RunAborted comes after the failure that caused it, which is kept already, unless that was
         // another process's.
@@ -232,11 +347,16 @@ struct Workers::State {
 
 Workers::Workers(const Program& program, Device& device, RunOptions options)
     : state_(std::make_unique<State>(program, device, std::move(options))) {
-  for (const Place& place : state_->local) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      if (program.lane(place.pp_rank, static_cast<Lane>(lane)).empty()) continue;
-      state_->threads.emplace_back(
-          [s = state_.get(), place, lane] { s->work(place, static_cast<Lane>(lane)); });
+  State* const s = state_.get();
+  if (s->one_thread()) {
+    s->threads.emplace_back([s] { s->work([s] { s->enqueue_all(); }); });
+    return;
+  }
+  for (const Place& place : s->local) {
+    for (int l = 0; l < kLanes; ++l) {
+      const auto lane = static_cast<Lane>(l);
+      if (program.lane(place.pp_rank, lane).empty()) continue;
+      s->threads.emplace_back([=] { s->work([=] { s->run_lane(place, lane); }); });
     }
   }
 }
@@ -281,6 +401,7 @@ Timeline Workers::run_step() {
     lock.lock();
   }
   if (s.failed) std::rethrow_exception(s.failure);
+  if (!s.one_thread()) s.device.end_step(s.timeline);
   return std::move(s.timeline);
 }
 

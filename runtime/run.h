@@ -4,6 +4,7 @@
 //
 // A worker takes its lane's ops in order and waits until the dependencies of the next one that
 // stand on its own rank are done; messages and collectives wait inside the Device's communicator.
+// For a device that wants one thread there is one worker, which enqueues all.
 
 #include <functional>
 #include <memory>
@@ -12,13 +13,30 @@
 
 namespace rehearse {
 
-// Does the work of ops. Ops of different lanes and ranks come from different threads at once.
+// Who asks a device for the work of ops.
+enum class Enqueuing : uint8_t {
+  // A thread per lane of every rank, which waits until what an op depends on has ended: an op has
+  // ended when enqueue returns.
+  kLanes,
+  // One thread for all local ranks, in an order in which nothing comes before what it waits for;
+  // the ops of a collective come one after the other with no other between. Work is done later: an
+  // op waits where wait is called for it, and has ended when end_step returns.
+  kOneThread,
+};
+
+// Does the work of ops.
 class Device {
  public:
   virtual ~Device() = default;
-  // Runs one op of data rank `data_rank` to its end. Calls `ready` when it has waited for other
-  // ranks and starts to work (ops that wait for nobody need not).
-  virtual void run_op(const Op& op, int32_t data_rank, const std::function<void()>& ready) = 0;
+  virtual Enqueuing enqueuing() const { return Enqueuing::kLanes; }
+  // One op of data rank `data_rank`. Calls `ready` when it has waited for other ranks and starts to
+  // work (ops that wait for nobody need not).
+  virtual void enqueue(const Op& op, int32_t data_rank, const std::function<void()>& ready) = 0;
+  // Before an op is enqueued: it waits for another one of a local rank, which is. One thread only.
+  virtual void wait(const Op& /*op*/, int32_t /*data_rank*/, OpId /*dependency*/) {}
+  // When all ops are enqueued: returns when they have ended. Where one thread enqueues, the
+  // timeline gets their spans, from the step's beginning.
+  virtual void end_step(Timeline& /*timeline*/) {}
   // Makes ops that wait for other ranks throw, since one has failed.
   virtual void abort() = 0;
 };

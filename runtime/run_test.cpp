@@ -17,7 +17,7 @@ namespace {
 class RecordingDevice : public Device {
  public:
   explicit RecordingDevice(const Program& p) : program_(p), communicator_(p.layout().world()) {}
-  void run_op(const Op& op, int32_t data_rank, const std::function<void()>& ready) override {
+  void enqueue(const Op& op, int32_t data_rank, const std::function<void()>& ready) override {
     if (op.id == fail_at) throw InputError("planted");
     std::vector<float> payload = {static_cast<float>(op.id)};
     const int64_t here = program_.global_rank({op.pp_rank, data_rank});

@@ -42,6 +42,7 @@ struct StepResults {
   std::vector<Bytes> peak_memory;  // [rank], activations' high-water mark
   Overruns overruns;
   double gradient_norm = 0;  // of the whole model; every process has it already
+  int64_t overflowed = 0;    // rows of experts that found no room; likewise
 
   // [experts]
   std::span<const int64_t> load_of(int64_t layer) const {

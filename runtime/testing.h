@@ -7,7 +7,6 @@
 #include "base/file.h"
 #include "base/random.h"
 #include "runtime/communicators/local/local_communicator.h"
-#include "runtime/devices/cpu/cpu_device.h"
 #include "runtime/train.h"
 
 namespace rehearse {
@@ -35,10 +34,6 @@ inline std::string test_text_path() {
     return file;
   }();
   return path;
-}
-
-inline CpuDevice& cpu_device(Trainer& trainer) {
-  return dynamic_cast<CpuDevice&>(trainer.device());
 }
 
 // Links of an emulated cluster.

@@ -23,26 +23,27 @@ std::vector<Place> places_of(const Program& program, std::span<const int64_t> ra
 
 }  // namespace
 
-Trainer::Trainer(const Plan& plan, const std::string& text_path, Duration hang_timeout)
-    : Trainer(plan, text_path, make_communicator(plan), hang_timeout) {}
-
-Trainer::Trainer(const Plan& plan,
-                 const std::string& text_path,
-                 std::unique_ptr<Communicator> communicator,
-                 Duration hang_timeout)
+Trainer::Trainer(const Plan& plan, const std::string& text_path, TrainerParts parts)
     : plan_(plan),
       program_(build_program(plan)),
       forward_program_(build_program(plan, Mode::kForward)),
       data_(text_path, plan),
-      communicator_(std::move(communicator)),
-      device_(make_device(plan, program_, data_, *communicator_)),
+      communicator_(parts.communicator != nullptr ? std::move(parts.communicator)
+                                                  : make_communicator(plan)),
+      device_(parts.device(plan, *communicator_)),
+      ranks_(plan,
+             parts.recipe.value_or(recipe_of(plan.training)),
+             program_,
+             data_,
+             *communicator_,
+             *device_),
       ramp_(plan.training, plan.layout),
       micro_batches_(plan.training.micro_batches),
-      hang_timeout_(hang_timeout),
+      hang_timeout_(parts.hang_timeout),
       forward_workers_(forward_program_,
-                       *device_,
+                       ranks_,
                        {.local = places_of(program_, communicator_->local_ranks()),
-                        .no_progress = hang_timeout}),
+                        .no_progress = parts.hang_timeout}),
       results_(plan, plan.training.micro_batches) {
   rehearse::validate(forward_program_);
   make_workers();
@@ -51,7 +52,7 @@ Trainer::Trainer(const Plan& plan,
 void Trainer::make_workers() {
   rehearse::validate(program_);
   workers_.emplace(program_,
-                   *device_,
+                   ranks_,
                    RunOptions{.local = places_of(program_, communicator_->local_ranks()),
                               .no_progress = hang_timeout_});
 }
@@ -67,7 +68,7 @@ void Trainer::set_micro_batches(int64_t count) {
 }
 
 Timeline Trainer::run(Workers& workers, const StepSettings& settings) {
-  device_->begin_step(settings);
+  ranks_.begin_step(settings);
   communicator_->sum_over_processes(std::span<int64_t>());
   return workers.run_step();
 }
@@ -88,10 +89,15 @@ StepLog Trainer::run_and_log(const StepSettings& settings) {
   const Architecture& a = plan_.model.architecture;
   const int64_t step = settings.step;
   StepLog log{.step = step, .learning_rate = settings.learning_rate};
-  timeline_ = run(*workers_, settings);
-  sum_over_processes(timeline_, *communicator_);
-  results_ = device_->results();
-  sum_over_processes(results_, *communicator_);
+  for (bool whole = false; !whole;) {
+    timeline_ = run(*workers_, settings);
+    sum_over_processes(timeline_, *communicator_);
+    results_ = ranks_.results();
+    sum_over_processes(results_, *communicator_);
+    // Nothing followed from a step that had no room for all rows: it is repeated with more.
+    whole = results_.overflowed == 0;
+    if (!whole) ranks_.make_room();
+  }
   log.time = timeline_.step();
   log.loss = results_.mean_loss();
   for (int64_t module = 1; module <= a.mtp_depth; ++module) {
@@ -143,7 +149,7 @@ double Trainer::validate(int64_t steps) {
         {.micro_batches = plan_.training.micro_batches,
          .validation = true,
          .first_window = i * sequences});
-    StepResults results = device_->results();
+    StepResults results = ranks_.results();
     sum_over_processes(results, *communicator_);
     total += results.mean_loss();
   }
@@ -242,14 +248,14 @@ void Trainer::tell(const TrainOptions& options, const StepLog& log) {
 
 void Trainer::record_choices(bool on) {
   records_choices_ = on;
-  device_->record_choices(on);
+  ranks_.record_choices(on);
 }
 
 std::vector<int32_t> Trainer::recorded_choices(int64_t layer,
                                                int32_t data_rank,
                                                int64_t micro_batch) {
   CHECK(records_choices_) << "no choices are recorded";
-  const auto local = device_->recorded_choices(layer, data_rank, micro_batch).choices;
+  const auto local = ranks_.recorded_choices(layer, data_rank, micro_batch).choices;
   std::vector<int64_t> choices(local.begin(), local.end());
   choices.resize(
       static_cast<size_t>(plan_.micro_batch_tokens() * plan_.model.architecture.active_experts), 0);
@@ -261,7 +267,7 @@ std::vector<float> Trainer::recorded_weights(int64_t layer,
                                              int32_t data_rank,
                                              int64_t micro_batch) {
   CHECK(records_choices_) << "no choices are recorded";
-  const auto local = device_->recorded_choices(layer, data_rank, micro_batch).weights;
+  const auto local = ranks_.recorded_choices(layer, data_rank, micro_batch).weights;
   std::vector<double> weights(local.begin(), local.end());
   weights.resize(
       static_cast<size_t>(plan_.micro_batch_tokens() * plan_.model.architecture.active_experts), 0);

@@ -16,6 +16,7 @@
 #include "runtime/communicators/communicator.h"
 #include "runtime/devices/device.h"
 #include "runtime/run.h"
+#include "runtime/step/local_ranks.h"
 
 namespace rehearse {
 
@@ -82,18 +83,19 @@ struct TrainResult {
   Duration timeline_step;
 };
 
+// What a Trainer is made of, where it is not what the plan says.
+struct TrainerParts {
+  // Whose local ranks are trained; null: of the plan's ranks, all in this process.
+  std::unique_ptr<Communicator> communicator;
+  std::function<std::unique_ptr<TrainingDevice>(const Plan&, Communicator&)> device = make_device;
+  std::optional<PrecisionRecipe> recipe;  // none: recipe_of the plan's training
+  Duration hang_timeout = kDefaultHangTimeout;
+};
+
 class Trainer {
  public:
-  // With the communicator of the plan's ranks, all in this process. `plan` must outlive the
-  // Trainer. Throws InputError for text that does not suit the plan.
-  Trainer(const Plan& plan,
-          const std::string& text_path,
-          Duration hang_timeout = kDefaultHangTimeout);
-  // Trains the communicator's local ranks.
-  Trainer(const Plan& plan,
-          const std::string& text_path,
-          std::unique_ptr<Communicator> communicator,
-          Duration hang_timeout = kDefaultHangTimeout);
+  // `plan` must outlive the Trainer. Throws InputError for text that does not suit the plan.
+  Trainer(const Plan& plan, const std::string& text_path, TrainerParts parts = {});
 
   // REQUIRES: at least one step to run.
   TrainResult train(const TrainOptions& options);
@@ -121,7 +123,7 @@ class Trainer {
 
   std::vector<float> recorded_weights(int64_t layer, int32_t data_rank, int64_t micro_batch);
 
-  TrainingDevice& device() { return *device_; }
+  LocalRanks& ranks() { return ranks_; }
   Communicator& communicator() { return *communicator_; }
 
  private:
@@ -143,6 +145,7 @@ class Trainer {
   TextData data_;
   std::unique_ptr<Communicator> communicator_;
   std::unique_ptr<TrainingDevice> device_;
+  LocalRanks ranks_;
   BatchRamp ramp_;
   int64_t micro_batches_;
   Duration hang_timeout_;

@@ -125,8 +125,9 @@ TrainingRun::TrainingRun(const Plan& plan, TrainingRunOptions options)
     if (!options_.force) require_no_run(files_, options_.resume);
     claim_output_folder(files_.checkpoints);
   }
-  trainer_ = std::make_unique<Trainer>(plan_, options_.text, options_.hang_timeout);
-  if (options_.from) load_weights(*options_.from, trainer_->device());
+  trainer_ = std::make_unique<Trainer>(
+      plan_, options_.text, TrainerParts{.hang_timeout = options_.hang_timeout});
+  if (options_.from) load_weights(*options_.from, trainer_->ranks());
   info_ = {
       .averages = plan_.training.ema > 0,
       .model = plan_.model.name,
@@ -165,7 +166,7 @@ void TrainingRun::go_on() {
     options_.note("goes on in another layout: " + to_string(laid));
     result_.changed.insert(result_.changed.end(), laid.begin(), laid.end());
   }
-  load_state(*found, trainer_->device(), plan_.training.ema > 0);
+  load_state(*found, trainer_->ranks(), plan_.training.ema > 0);
   result_.resumed_from = found->folder;
   result_.first_step = found->info.step;
 }
@@ -189,7 +190,7 @@ void TrainingRun::save(int64_t steps, double loss) {
   }
   info_.step = steps;
   info_.loss = loss;
-  saver.save(trainer_->device(), info_);
+  saver.save(trainer_->ranks(), info_);
 }
 
 void TrainingRun::say_what_is_at_stake(int64_t steps) const {
@@ -244,7 +245,7 @@ TrainingRunResult TrainingRun::train() {
                            {"text_bytes", std::to_string(trainer_->data().bytes())}});
   }
   if (options_.checkpoint_every > 0) o.saver.emplace(files_.checkpoints, options_.keep);
-  if (options_.plant_fault) trainer_->device().plant_fault(*options_.plant_fault);
+  if (options_.plant_fault) trainer_->ranks().plant_fault(*options_.plant_fault);
   catch_interrupts();
   say_what_is_at_stake(result_.first_step);
   result_.trained = trainer_->train({.steps = options_.until,

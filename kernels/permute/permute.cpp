@@ -1,33 +1,37 @@
 #include "kernels/permute/permute.h"
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 namespace rehearse::kernels {
 
-RowMap map_rows(std::span<const int32_t> chosen, int64_t active, int64_t experts) {
-  RowMap map;
-  map.expert_rows.assign(static_cast<size_t>(experts), 0);
-  int64_t rows = 0;
+int64_t map_rows(std::span<const int32_t> chosen, int64_t active, const RowMap& map) {
+  std::fill(map.expert_rows.begin(), map.expert_rows.end(), 0);
   for (const int32_t e : chosen) {
-    if (e < 0) continue;
-    ++map.expert_rows[static_cast<size_t>(e)];
-    ++rows;
+    if (e >= 0) ++map.expert_rows[static_cast<size_t>(e)];
   }
-  std::vector<int64_t> next(static_cast<size_t>(experts), 0);
-  for (size_t e = 1; e < next.size(); ++e) next[e] = next[e - 1] + map.expert_rows[e - 1];
-  map.token_of_row.resize(static_cast<size_t>(rows));
-  map.choice_of_row.resize(static_cast<size_t>(rows));
-  map.row_of.assign(chosen.size(), kNoRow);
+  const auto capacity = static_cast<int64_t>(map.token_of_row.size());
+  std::vector<int64_t> next(map.expert_rows.size());
+  int64_t rows = 0;
+  for (size_t e = 0; e < next.size(); ++e) {
+    const int64_t count = map.expert_rows[e];
+    next[e] = rows;
+    map.expert_rows[e] = static_cast<int32_t>(std::clamp<int64_t>(capacity - rows, 0, count));
+    rows += count;
+  }
   for (size_t i = 0; i < chosen.size(); ++i) {
+    map.row_of[i] = kNoRow;
     if (chosen[i] < 0) continue;
     const int64_t row = next[static_cast<size_t>(chosen[i])]++;
+    if (row >= capacity) continue;
     map.token_of_row[static_cast<size_t>(row)] =
         static_cast<int32_t>(static_cast<int64_t>(i) / active);
     map.choice_of_row[static_cast<size_t>(row)] =
         static_cast<int32_t>(static_cast<int64_t>(i) % active);
     map.row_of[i] = static_cast<int32_t>(row);
   }
-  return map;
+  return std::max<int64_t>(0, rows - capacity);
 }
 
 namespace {

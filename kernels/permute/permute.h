@@ -9,19 +9,20 @@
 
 namespace rehearse::kernels {
 
-// Where each (token, choice) goes: rows stand by expert, within an expert by token.
-struct RowMap {
-  std::vector<int32_t> token_of_row;   // [rows]
-  std::vector<int32_t> choice_of_row;  // [rows], index into the token's k choices
-  std::vector<int32_t> row_of;         // [tokens, active], kNoRow for experts of other ranks
-  std::vector<int64_t> expert_rows;    // [experts]
-};
-
 constexpr int32_t kNoRow = -1;
 
-// chosen: [tokens, active], expert indices below `experts`; negative ones (experts of other ranks)
-// get no row.
-RowMap map_rows(std::span<const int32_t> chosen, int64_t active, int64_t experts);
+// Where each (token, choice) goes: rows stand by expert, within an expert by token.
+struct RowMap {
+  std::span<int32_t> expert_rows;    // [experts]
+  std::span<int32_t> token_of_row;   // [capacity], of which the rows that there are are written
+  std::span<int32_t> choice_of_row;  // [capacity], index into the token's k choices
+  std::span<int32_t> row_of;         // [tokens, active], kNoRow for experts of other ranks
+};
+
+// chosen: [tokens, active], below the number of experts; negative ones (experts of other ranks) get
+// no row. Rows that the capacity has no room for, the last experts' last, get none either: returns
+// how many these are.
+int64_t map_rows(std::span<const int32_t> chosen, int64_t active, const RowMap& map);
 
 // rows[r] = tokens[token_of_row[r]].  tokens: [tokens, width]; rows: [rows, width].
 void permute(std::span<const int32_t> token_of_row,

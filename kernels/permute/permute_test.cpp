@@ -5,20 +5,48 @@
 namespace rehearse::kernels {
 namespace {
 
+// A map with memory of its own.
+struct OwnMap {
+  OwnMap(std::span<const int32_t> chosen, int64_t active, size_t experts, size_t capacity)
+      : expert_rows(experts),
+        token_of_row(capacity, 99),
+        choice_of_row(capacity, 99),
+        row_of(chosen.size()),
+        left_out(map_rows(chosen, active, {expert_rows, token_of_row, choice_of_row, row_of})) {}
+  std::vector<int32_t> expert_rows, token_of_row, choice_of_row, row_of;
+  int64_t left_out;
+};
+
 TEST(Permute, RowsStandByExpertThenToken) {
   // Two tokens choose (2, 0) and (2, 1): expert 0 gets token 0, expert 1 token 1, expert 2 both.
   const std::vector<int32_t> chosen = {2, 0, 2, 1};
-  const RowMap map = map_rows(chosen, 2, 4);
-  EXPECT_EQ(map.expert_rows, (std::vector<int64_t>{1, 1, 2, 0}));
+  const OwnMap map(chosen, 2, 4, 4);
+  EXPECT_EQ(map.expert_rows, (std::vector<int32_t>{1, 1, 2, 0}));
   EXPECT_EQ(map.token_of_row, (std::vector<int32_t>{0, 1, 0, 1}));
   EXPECT_EQ(map.choice_of_row, (std::vector<int32_t>{1, 1, 0, 0}));
   EXPECT_EQ(map.row_of, (std::vector<int32_t>{2, 0, 3, 1}));
+  EXPECT_EQ(map.left_out, 0);
+}
+
+TEST(Permute, WhatHasNoRoomHasNoRow) {
+  const std::vector<int32_t> chosen = {2, 0, 2, 1};
+  const OwnMap map(chosen, 2, 4, 3);
+  EXPECT_EQ(map.expert_rows, (std::vector<int32_t>{1, 1, 1, 0}));
+  EXPECT_EQ(map.token_of_row, (std::vector<int32_t>{0, 1, 0}));
+  EXPECT_EQ(map.row_of, (std::vector<int32_t>{2, 0, kNoRow, 1}));
+  EXPECT_EQ(map.left_out, 1);
+  const OwnMap more(chosen, 2, 4, 6);  // what is behind the rows is left alone
+  EXPECT_EQ(more.token_of_row, (std::vector<int32_t>{0, 1, 0, 1, 99, 99}));
+  EXPECT_EQ(more.left_out, 0);
+  const OwnMap none(chosen, 2, 4, 0);
+  EXPECT_EQ(none.expert_rows, (std::vector<int32_t>{0, 0, 0, 0}));
+  EXPECT_EQ(none.left_out, 4);
 }
 
 TEST(Permute, ExpertsOfOtherRanksGetNoRow) {
   const std::vector<int32_t> chosen = {1, -1, -1, -1, -1, 0};
-  const RowMap map = map_rows(chosen, 2, 2);
-  EXPECT_EQ(map.expert_rows, (std::vector<int64_t>{1, 1}));
+  const OwnMap map(chosen, 2, 2, 2);
+  EXPECT_EQ(map.expert_rows, (std::vector<int32_t>{1, 1}));
   EXPECT_EQ(map.token_of_row, (std::vector<int32_t>{2, 0}));
   EXPECT_EQ(map.row_of, (std::vector<int32_t>{1, kNoRow, kNoRow, kNoRow, kNoRow, 0}));
   const std::vector<float> rows = {5, 7};
@@ -32,7 +60,7 @@ TEST(Permute, ThereAndBackIsAFactorOfTopK) {
   constexpr int64_t kTokens = 33, kActive = 4, kExperts = 16, kWidth = 20;
   const auto chosen = inputs.indices(kTokens * kActive, kExperts);
   const auto tokens = inputs.normal(kTokens * kWidth);
-  const RowMap map = map_rows(chosen, kActive, kExperts);
+  const OwnMap map(chosen, kActive, kExperts, kTokens * kActive);
   Guarded rows(kTokens * kActive * kWidth), back(kTokens * kWidth);
   permute(map.token_of_row, kWidth, floats(tokens).data(), rows.data());
   const UnpermuteShape s{kTokens, kActive, kWidth};

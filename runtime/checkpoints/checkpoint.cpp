@@ -139,11 +139,8 @@ std::vector<std::string> files_of(const std::string& folder, const std::string& 
   return paths;
 }
 
-void load_kind(TensorFiles& files,
-               TrainingDevice& device,
-               StateKind kind,
-               const std::string& suffix) {
-  device.set_state(kind, [&](const std::string& name, const std::vector<int64_t>& shape) {
+void load_kind(TensorFiles& files, LocalRanks& ranks, StateKind kind, const std::string& suffix) {
+  ranks.set_state(kind, [&](const std::string& name, const std::vector<int64_t>& shape) {
     return files.read(name + suffix, shape);
   });
 }
@@ -178,20 +175,20 @@ std::string CheckpointSaver::error() {
   return std::exchange(error_, {});
 }
 
-void CheckpointSaver::save(const TrainingDevice& device, const CheckpointInfo& info) {
+void CheckpointSaver::save(const LocalRanks& ranks, const CheckpointInfo& info) {
   finish();
   if (!snapshot_) snapshot_ = std::make_unique<Snapshot>();
   Snapshot& s = *snapshot_;
   s.info = info;
-  device.state(StateKind::kWeights, s.model, 0);
+  ranks.state(StateKind::kWeights, s.model, 0);
   size_t end = 0;
   for (const auto& [kind, suffix] : {std::pair(StateKind::kFirstMoments, ".exp_avg"),
                                      std::pair(StateKind::kSecondMoments, ".exp_avg_sq")}) {
     const size_t begin = end;
-    end = device.state(kind, s.optimizer, begin);
+    end = ranks.state(kind, s.optimizer, begin);
     for (size_t i = begin; i < end; ++i) s.optimizer[i].name += suffix;
   }
-  if (info.averages) device.state(StateKind::kAverages, s.average, 0);
+  if (info.averages) ranks.state(StateKind::kAverages, s.average, 0);
   last_step_ = info.step;
   writing_ = std::thread([this] {
     stand_back();
@@ -311,30 +308,30 @@ bool has_checkpoints(const std::string& folder) {
   return !steps_in(folder).empty();
 }
 
-void load_state(const Checkpoint& c, TrainingDevice& device, bool with_averages) {
+void load_state(const Checkpoint& c, LocalRanks& ranks, bool with_averages) {
   const bool averages = with_averages && c.info.averages;
   TensorFiles model(files_of(c.folder, "model-"));
-  load_kind(model, device, StateKind::kWeights, "");
+  load_kind(model, ranks, StateKind::kWeights, "");
   TensorFiles optimizer(files_of(c.folder, "optimizer-"));
-  load_kind(optimizer, device, StateKind::kFirstMoments, ".exp_avg");
-  load_kind(optimizer, device, StateKind::kSecondMoments, ".exp_avg_sq");
+  load_kind(optimizer, ranks, StateKind::kFirstMoments, ".exp_avg");
+  load_kind(optimizer, ranks, StateKind::kSecondMoments, ".exp_avg_sq");
   TensorFiles average(averages ? files_of(c.folder, "average-") : std::vector<std::string>{});
-  if (averages) load_kind(average, device, StateKind::kAverages, "");
+  if (averages) load_kind(average, ranks, StateKind::kAverages, "");
   for (const TensorFiles* files : {&model, &optimizer, &average}) files->require_all_read();
 }
 
 void load_weights(const std::string& path,
-                  TrainingDevice& device,
+                  LocalRanks& ranks,
                   const std::function<void(const std::string&)>& note) {
   ForeignWeights weights(path);
   // A gate's bias may be missing: it starts at nothing.
-  device.set_state(StateKind::kWeights,
-                   [&](const std::string& name, const std::vector<int64_t>& shape) {
-                     if (name.ends_with("e_score_correction_bias") && !weights.has(name)) {
-                       return std::vector<float>(static_cast<size_t>(shape.front()), 0.0f);
-                     }
-                     return weights.read(name, shape);
-                   });
+  ranks.set_state(StateKind::kWeights,
+                  [&](const std::string& name, const std::vector<int64_t>& shape) {
+                    if (name.ends_with("e_score_correction_bias") && !weights.has(name)) {
+                      return std::vector<float>(static_cast<size_t>(shape.front()), 0.0f);
+                    }
+                    return weights.read(name, shape);
+                  });
   weights.require_all_read();
   for (const std::string& text : weights.notes()) note(text);
 }

@@ -19,7 +19,7 @@
 
 #include "runtime/checkpoints/identity.h"
 #include "runtime/checkpoints/named_tensor.h"
-#include "runtime/devices/device.h"
+#include "runtime/step/local_ranks.h"
 
 namespace rehearse {
 
@@ -44,7 +44,7 @@ class CheckpointSaver {
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;
 
   // Waits for an earlier one. Not while a step runs.
-  void save(const TrainingDevice& device, const CheckpointInfo& info);
+  void save(const LocalRanks& ranks, const CheckpointInfo& info);
   // Waits until all are on the disk.
   void finish();
   // Steps of the last one that was begun; none so far.
@@ -82,14 +82,14 @@ Checkpoint open_checkpoint(const std::string& folder);
 
 // Weights, biases and moments, and the weights' moving average where there is one, unless it is not
 // wanted. Throws InputError where a tensor is missing or of another shape.
-void load_state(const Checkpoint& checkpoint, TrainingDevice& device, bool with_averages = true);
+void load_state(const Checkpoint& checkpoint, LocalRanks& ranks, bool with_averages = true);
 // Says it on standard error, as a note.
 void note_on_stderr(const std::string& text);
 // Weights and biases alone: of a checkpoint's folder, of a folder of safetensors files as Hugging
 // Face writes them, or of one such file (foreign_weights.h). Throws InputError; names tensors that
 // are missing, of another shape, or of another model. note: is told what was passed over.
 void load_weights(const std::string& path,
-                  TrainingDevice& device,
+                  LocalRanks& ranks,
                   const std::function<void(const std::string&)>& note = note_on_stderr);
 
 }  // namespace rehearse

@@ -43,7 +43,7 @@ class Checkpoints : public testing::Test {
   }
   void save(Trainer& trainer, int64_t step, int64_t keep = 3) {
     CheckpointSaver saver(folder_, keep);
-    saver.save(trainer.device(), {.step = step, .model = "small"});
+    saver.save(trainer.ranks(), {.step = step, .model = "small"});
     EXPECT_EQ(saver.error(), "");
   }
   Checkpoint newest() {
@@ -81,7 +81,7 @@ TEST_F(Checkpoints, GoOnInAnyLayout) {
     for (const Layout& resumed : saved_layouts()) {
       const Plan other = of_layout(resumed);
       Trainer trainer(other, test_text_path());
-      load_state(newest(), trainer.device());
+      load_state(newest(), trainer.ranks());
       const std::vector<double> again = steps(trainer, 4, 8);
       for (size_t i = 0; i < rest.size(); ++i) {
         if (saved.pp == resumed.pp && saved.dp == resumed.dp &&
@@ -110,7 +110,7 @@ TEST_F(Checkpoints, InBf16GoOnBitForBit) {
     save(trainer, 4);
     const std::vector<double> rest = steps(trainer, 4, 8);
     Trainer again(plan, test_text_path());
-    load_state(newest(), again.device());
+    load_state(newest(), again.ranks());
     EXPECT_EQ(steps(again, 4, 8), rest);
   }
 }
@@ -127,8 +127,8 @@ TEST_F(Checkpoints, GoOnUnderAnotherPlacement) {
   write_file(map, "[[7,6,5,4,3,2,1,0], [0,2,4,6,1,3,5,7], [5,0,3,6,1,7,2,4]]");
   plan.expert_placement = map;
   Trainer placed(plan, test_text_path());
-  load_state(newest(), placed.device());
-  const Stage& s = cpu_device(placed).stage(0, 1, 0);
+  load_state(newest(), placed.ranks());
+  const Stage& s = placed.ranks().stage(0, 1, 0);
   const auto first_of = [&](size_t layer) {
     return s.where.list[static_cast<size_t>(s.where.layers[layer].experts[0].down)].name;
   };
@@ -147,15 +147,15 @@ TEST_F(Checkpoints, SaveAgainAfterOneThatFailed) {
   steps(trainer, 0, 2);
   write_file(folder_, "not a folder");
   CheckpointSaver saver(folder_, 2);
-  saver.save(trainer.device(), {.step = 2});
+  saver.save(trainer.ranks(), {.step = 2});
   EXPECT_NE(saver.error(), "");
   fs::remove(folder_);
   steps(trainer, 2, 3);
-  saver.save(trainer.device(), {.step = 3});
+  saver.save(trainer.ranks(), {.step = 3});
   EXPECT_EQ(saver.error(), "");
   const std::vector<double> rest = steps(trainer, 3, 6);
   Trainer again(plan, test_text_path());
-  load_state(newest(), again.device());
+  load_state(newest(), again.ranks());
   EXPECT_EQ(steps(again, 3, 6), rest);
 }
 
@@ -194,14 +194,14 @@ TEST_F(Checkpoints, HoldHuggingFacesNames) {
 TEST_F(Checkpoints, AveragesGoOn) {
   const auto averages = [](Trainer& trainer) {
     std::map<std::string, std::vector<float>> all;
-    for (NamedTensor& t : trainer.device().state(StateKind::kAverages)) all[t.name] = t.values;
+    for (NamedTensor& t : trainer.ranks().state(StateKind::kAverages)) all[t.name] = t.values;
     return all;
   };
   Plan plan = of_layout({.pp = 2, .dp = 2, .ep = 2});
   plan.training.ema = 0.75;
   Trainer trainer(plan, test_text_path());
   // Of one weight by hand.
-  Stage& s = cpu_device(trainer).stage(0, 0, 0);
+  Stage& s = trainer.ranks().stage(0, 0, 0);
   const auto weight = [&] { return s.weights.array(s.where.layers[0].kv_a).fp32()[7]; };
   double average = static_cast<double>(weight());
   for (int64_t step = 0; step < 4; ++step) {
@@ -212,14 +212,14 @@ TEST_F(Checkpoints, AveragesGoOn) {
   EXPECT_NEAR(averages(trainer).at(name)[7], average, 1e-7);
   {
     CheckpointSaver saver(folder_, 1);
-    saver.save(trainer.device(), {.step = 4, .averages = true});
+    saver.save(trainer.ranks(), {.step = 4, .averages = true});
     EXPECT_EQ(saver.error(), "");
   }
   steps(trainer, 4, 6);
   Plan other = of_layout({.dp = 4, .zero_stage = 0});
   other.training.ema = 0.75;
   Trainer resumed(other, test_text_path());
-  load_state(newest(), resumed.device());
+  load_state(newest(), resumed.ranks());
   steps(resumed, 4, 6);
   const auto expected = averages(trainer);
   const auto found = averages(resumed);
@@ -237,7 +237,7 @@ TEST_F(Checkpoints, TheLastKStay) {
   CheckpointSaver saver(folder_, 2);
   for (int64_t step = 1; step <= 4; ++step) {
     trainer.step(step - 1);
-    saver.save(trainer.device(), {.step = step});
+    saver.save(trainer.ranks(), {.step = step});
   }
   EXPECT_EQ(saver.error(), "");
   std::set<std::string> names;
@@ -298,7 +298,7 @@ TEST_F(Checkpoints, OfAnotherModelAreRefused) {
     other.layout.layers_per_stage = {other.model.architecture.layers};
     Trainer there(other, test_text_path());
     try {
-      load_state(newest(), there.device());
+      load_state(newest(), there.ranks());
     } catch (const InputError& e) {
       return e.what();
     }
@@ -394,11 +394,11 @@ TEST_F(Checkpoints, ProbesLeaveGradients) {
     Trainer trainer(plan, test_text_path());
     const StepLog log = trainer.probe();
     double squares = 0;
-    for (const NamedTensor& t : trainer.device().state(StateKind::kGradients)) {
+    for (const NamedTensor& t : trainer.ranks().state(StateKind::kGradients)) {
       for (const float x : t.values) squares += static_cast<double>(x) * static_cast<double>(x);
     }
     EXPECT_NEAR(std::sqrt(squares), log.gradient_norm, 1e-6 * log.gradient_norm);
-    EXPECT_EQ(trainer.device().recorded_logits(0, 0).size(),
+    EXPECT_EQ(trainer.ranks().recorded_logits(0, 0).size(),
               static_cast<size_t>(plan.micro_batch_tokens() * plan.model.architecture.vocabulary));
     Trainer other(plan, test_text_path());
     EXPECT_EQ(other.step(0).loss, log.loss);

@@ -86,7 +86,7 @@ class OthersWeights : public testing::Test {
   RawTensors own() {
     trainer_->step(0);
     RawTensors all;
-    for (const NamedTensor& t : trainer_->device().state(StateKind::kWeights)) {
+    for (const NamedTensor& t : trainer_->ranks().state(StateKind::kWeights)) {
       all.emplace(t.name, raw_fp32(t.shape, t.values));
     }
     return all;
@@ -96,9 +96,9 @@ class OthersWeights : public testing::Test {
     notes_.clear();
     write_raw(path_, tensors);
     Trainer fresh(plan_, test_text_path());
-    load_weights(path_, fresh.device(), [&](const std::string& n) { notes_.push_back(n); });
+    load_weights(path_, fresh.ranks(), [&](const std::string& n) { notes_.push_back(n); });
     RawTensors all;
-    for (const NamedTensor& t : fresh.device().state(StateKind::kWeights)) {
+    for (const NamedTensor& t : fresh.ranks().state(StateKind::kWeights)) {
       all.emplace(t.name, raw_fp32(t.shape, t.values));
     }
     return all;
@@ -406,7 +406,7 @@ TEST_F(OthersWeights, Folders) {
   const auto refused_folder = [&] {
     try {
       Trainer fresh(plan_, test_text_path());
-      load_weights(folder_, fresh.device());
+      load_weights(folder_, fresh.ranks());
     } catch (const InputError& e) {
       return std::string(e.what());
     }

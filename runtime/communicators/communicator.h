@@ -74,12 +74,15 @@ class Communicator {
                                           int64_t rank,
                                           std::vector<Message> outgoing,
                                           const Ready& ready) = 0;
-  // Sums in the order of members; every member gets the same bits.
-  virtual double sum(const Collective& c, int64_t rank, double value, const Ready& ready) = 0;
-  virtual std::vector<int64_t> sum(const Collective& c,
-                                   int64_t rank,
-                                   std::span<const int64_t> values,
-                                   const Ready& ready) = 0;
+  // Values, entry by entry, become their sums in the order of members: the same bits for each.
+  virtual void sum(const Collective& c,
+                   int64_t rank,
+                   std::span<double> values,
+                   const Ready& ready) = 0;
+  virtual void sum(const Collective& c,
+                   int64_t rank,
+                   std::span<int64_t> values,
+                   const Ready& ready) = 0;
 
   // Between processes, entry by entry: every process ends with the sums over all of them, the same
   // bits everywhere. Called by one thread of every process, between steps, with equally many

@@ -58,8 +58,12 @@ void add_row(const RowFormat& f, const std::byte* row, float* wide) {
   }
 }
 
-// Of the phase within nodes, where it comes second.
-Ready second_ready(const ExchangeCall& call) {
+// Of the phase across nodes, where it comes first, and of the one within: on a single node the
+// former has nobody to wait for, and the latter tells when all have come.
+Ready first_ready(const ExchangeOp& call) {
+  return call.group.nodes > 1 ? call.ready : Ready([] {});
+}
+Ready second_ready(const ExchangeOp& call) {
   return call.group.nodes > 1 ? Ready([] {}) : call.ready;
 }
 
@@ -67,22 +71,6 @@ int64_t rows_of(const std::vector<Message>& messages) {
   int64_t rows = 0;
   for (const Message& m : messages) rows += m.rows();
   return rows;
-}
-
-std::vector<Message> across(const ExchangeCall& call, std::vector<Message> outgoing) {
-  const std::vector<int64_t> peers = call.group.across_nodes();
-  const int64_t me = call.group.ranks[static_cast<size_t>(call.group.me)];
-  // On a single node this phase has nobody to wait for; the other one tells when all have come.
-  const Ready ready = call.group.nodes > 1 ? call.ready : Ready([] {});
-  return call.communicator.all_to_all({peers, call.key}, me, std::move(outgoing), ready);
-}
-
-std::vector<Message> within(const ExchangeCall& call,
-                            std::vector<Message> outgoing,
-                            const Ready& ready) {
-  const std::vector<int64_t> peers = call.group.within_node();
-  const int64_t me = call.group.ranks[static_cast<size_t>(call.group.me)];
-  return call.communicator.all_to_all({peers, call.key + 1}, me, std::move(outgoing), ready);
 }
 
 // The second phase's messages: per position of my node, its rows of every node's message.
@@ -106,45 +94,62 @@ std::vector<Message> forward(const std::vector<std::vector<std::vector<int32_t>>
 
 }  // namespace
 
-Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
-                                     const Tensor& x,
-                                     std::span<const int32_t> chosen,
-                                     const Tensor& weights) {
+std::vector<Message> Exchange::across(const ExchangeOp& call,
+                                      std::vector<Message> outgoing,
+                                      const Ready& ready) const {
+  const std::vector<int64_t> peers = call.group.across_nodes();
+  const int64_t me = call.group.ranks[static_cast<size_t>(call.group.me)];
+  return communicator_.all_to_all({peers, call.key}, me, std::move(outgoing), ready);
+}
+
+std::vector<Message> Exchange::within(const ExchangeOp& call,
+                                      std::vector<Message> outgoing,
+                                      const Ready& ready) const {
+  const std::vector<int64_t> peers = call.group.within_node();
+  const int64_t me = call.group.ranks[static_cast<size_t>(call.group.me)];
+  return communicator_.all_to_all({peers, call.key + 1}, me, std::move(outgoing), ready);
+}
+
+Arrived Exchange::dispatch(const ExchangeOp& call,
+                           const ConstArray& x,
+                           const ConstArray& chosen,
+                           const ConstArray& weights) {
   const ExpertGroup& g = call.group;
-  const int64_t active = weights.columns();
-  const RowFormat f{x.type(), x.columns(), 2 * active};
-  const auto* const values = static_cast<const std::byte*>(x.array().data);
-  tokens_ = x.rows();
+  const int64_t active = weights.extent.columns;
+  const RowFormat f{x.extent.type, x.extent.columns, 2 * active};
+  const auto* const values = static_cast<const std::byte*>(x.data);
+  const int32_t* const choices = chosen.int32();
+  tokens_ = x.extent.rows;
   to_node_.assign(static_cast<size_t>(g.nodes), {});
   std::vector<char> goes(static_cast<size_t>(g.nodes));
   for (int64_t t = 0; t < tokens_; ++t) {
     std::fill(goes.begin(), goes.end(), 0);
     for (int64_t k = 0; k < active; ++k) {
-      goes[static_cast<size_t>(g.node_of(g.holder(chosen[static_cast<size_t>(t * active + k)])))] =
-          1;
+      goes[static_cast<size_t>(g.node_of(g.holder(choices[t * active + k])))] = 1;
     }
     for (size_t n = 0; n < goes.size(); ++n) {
       if (goes[n]) to_node_[n].push_back(static_cast<int32_t>(t));
     }
   }
   std::vector<Message> outgoing;
-  for (const Rows& tokens : to_node_) {
+  for (const RowList& tokens : to_node_) {
     outgoing.push_back(f.message(static_cast<int64_t>(tokens.size())));
     std::byte* at = row_of(outgoing.back(), f, 0);
     for (const int32_t t : tokens) {
       at = put(at, values + t * f.exact_at(), f.exact_at());
-      at = put(at, weights.data() + t * active, active * 4);
-      at = put(at, chosen.data() + t * active, active * 4);
+      at = put(at, weights.fp32() + t * active, active * 4);
+      at = put(at, choices + t * active, active * 4);
     }
   }
-  const std::vector<Message> from_nodes = across(call, std::move(outgoing));
+  const std::vector<Message> from_nodes = across(call, std::move(outgoing), first_ready(call));
 
   // A row's choices, behind its weights.
   std::vector<int32_t> slots(static_cast<size_t>(active));
   const auto read_choices = [&](const std::byte* row) {
     std::memcpy(slots.data(), row + f.bytes() - active * 4, static_cast<size_t>(active) * 4);
   };
-  forward_.assign(static_cast<size_t>(g.nodes), std::vector<Rows>(static_cast<size_t>(g.per_node)));
+  forward_.assign(static_cast<size_t>(g.nodes),
+                  std::vector<RowList>(static_cast<size_t>(g.per_node)));
   from_node_.clear();
   from_position_.assign(static_cast<size_t>(g.per_node), 0);
   std::vector<char> goes_on(static_cast<size_t>(g.per_node));
@@ -168,9 +173,10 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
       within(call, forward(forward_, f, from_nodes), second_ready(call));
 
   const int64_t rows = rows_of(arrived);
-  Arrived result{.x = Tensor(call.pool, rows, x.columns(), x.type()),
-                 .slots = std::vector<int32_t>(static_cast<size_t>(rows * active), -1),
+  Arrived result{.x = Tensor(call.pool, rows, x.extent.columns, x.extent.type),
+                 .slots = Tensor(call.pool, rows, active, DType::kInt32),
                  .weights = Tensor(call.pool, rows, active)};
+  std::fill_n(result.slots.int32(), result.slots.size(), -1);
   const int64_t first_slot = g.me * g.experts_per_member;
   auto* to = static_cast<std::byte*>(result.x.array().data);
   int64_t i = 0;
@@ -186,24 +192,24 @@ Exchange::Arrived Exchange::dispatch(const ExchangeCall& call,
       for (int64_t k = 0; k < active; ++k) {
         const int32_t slot = slots[static_cast<size_t>(k)];
         if (g.holder(slot) != g.me) continue;
-        result.slots[static_cast<size_t>(i * active + k)] = static_cast<int32_t>(slot - first_slot);
+        result.slots.int32()[i * active + k] = static_cast<int32_t>(slot - first_slot);
       }
     }
   }
   return result;
 }
 
-Tensor Exchange::spread(const ExchangeCall& call, const Tensor& x) const {
-  CHECK(x.rows() == tokens_) << x.rows() << " tokens, dispatched " << tokens_;
-  const RowFormat f{x.type(), x.columns()};
-  const auto* const values = static_cast<const std::byte*>(x.array().data);
+Tensor Exchange::spread(const ExchangeOp& call, const ConstArray& x) const {
+  CHECK(x.extent.rows == tokens_) << x.extent.rows << " tokens, dispatched " << tokens_;
+  const RowFormat f{x.extent.type, x.extent.columns};
+  const auto* const values = static_cast<const std::byte*>(x.data);
   std::vector<Message> outgoing;
-  for (const Rows& tokens : to_node_) {
+  for (const RowList& tokens : to_node_) {
     outgoing.push_back(f.message(static_cast<int64_t>(tokens.size())));
     std::byte* at = row_of(outgoing.back(), f, 0);
     for (const int32_t t : tokens) at = put(at, values + t * f.bytes(), f.bytes());
   }
-  const std::vector<Message> from_nodes = across(call, std::move(outgoing));
+  const std::vector<Message> from_nodes = across(call, std::move(outgoing), first_ready(call));
   const std::vector<Message> arrived =
       within(call, forward(forward_, f, from_nodes), second_ready(call));
   Tensor all(call.pool, rows_of(arrived), f.width, f.type);
@@ -212,13 +218,13 @@ Tensor Exchange::spread(const ExchangeCall& call, const Tensor& x) const {
   return all;
 }
 
-Tensor Exchange::reduce(const ExchangeCall& call,
-                        const Tensor& partial,
+Tensor Exchange::reduce(const ExchangeOp& call,
+                        const ConstArray& partial,
                         DType type,
                         int64_t exact) const {
-  const RowFormat f{type, partial.columns() - exact, exact};
+  const RowFormat f{type, partial.extent.columns - exact, exact};
   std::vector<Message> back;
-  const float* wide = partial.data();
+  const float* wide = partial.fp32();
   for (const int64_t rows : from_position_) {
     back.push_back(f.message(rows));
     for (int64_t r = 0; r < rows; ++r, wide += f.wide()) {
@@ -259,9 +265,8 @@ Tensor Exchange::reduce(const ExchangeCall& call,
     }
     scratch[n].release();
   }
-  const ExchangeCall last{
-      call.group, call.communicator, call.pool, call.key, alone ? call.ready : Ready([] {})};
-  const std::vector<Message> from_nodes = across(last, std::move(sums));
+  const std::vector<Message> from_nodes =
+      across(call, std::move(sums), alone ? call.ready : Ready([] {}));
 
   Tensor out(call.pool, tokens_, f.wide());
   out.fill(0);

@@ -9,55 +9,39 @@
 // weights, their gradients and its choices exactly; sums are made in FP32 and rounded where they
 // travel on.
 
-#include <span>
 #include <vector>
 
-#include "plan/routing/placement.h"
-#include "runtime/communicators/communicator.h"
-#include "runtime/tensor.h"
+#include "runtime/communicators/lanes.h"
 
 namespace rehearse {
 
-// One all-to-all op: the group, who calls, and the key of its two phases.
-struct ExchangeCall {
-  const ExpertGroup& group;
-  Communicator& communicator;
-  BufferPool& pool;
-  uint64_t key = 0;  // key and key + 1 are used
-  Ready ready;       // called when the first messages are there
-};
-
-class Exchange {
+class Exchange : public Routes {
  public:
-  // What arrived: n tokens that have an expert here.
-  struct Arrived {
-    Tensor x;                    // [n, width], of the type that was sent
-    std::vector<int32_t> slots;  // [n, active] of this rank, from 0; negative: other ranks'
-    Tensor weights;              // [n, active]
-  };
+  // Must outlive it.
+  explicit Exchange(Communicator& communicator) : communicator_(communicator) {}
 
-  // x: [tokens, width]; chosen: [tokens, active] slots of the group, which are experts where these
-  // stand in order; weights: [tokens, active].
-  Arrived dispatch(const ExchangeCall& call,
-                   const Tensor& x,
-                   std::span<const int32_t> chosen,
-                   const Tensor& weights);
-  // x: [tokens, width] -> [n, width], in the order that dispatch's tokens arrived.
-  Tensor spread(const ExchangeCall& call, const Tensor& x) const;
-  // partial: [n, width], FP32 -> [tokens, width], FP32, the sum over the ranks a token went to.
-  // type: of what travels, but for the last `exact` columns.
-  Tensor reduce(const ExchangeCall& call,
-                const Tensor& partial,
-                DType type,
-                int64_t exact = 0) const;
+  // As LaneCommunicator's; done when they return.
+  Arrived dispatch(const ExchangeOp& call,
+                   const ConstArray& x,
+                   const ConstArray& slots,
+                   const ConstArray& weights);
+  Tensor spread(const ExchangeOp& call, const ConstArray& x) const;
+  Tensor reduce(const ExchangeOp& call, const ConstArray& partial, DType type, int64_t exact) const;
 
  private:
-  using Rows = std::vector<int32_t>;
+  using RowList = std::vector<int32_t>;
+  std::vector<Message> across(const ExchangeOp& call,
+                              std::vector<Message> outgoing,
+                              const Ready& ready) const;
+  std::vector<Message> within(const ExchangeOp& call,
+                              std::vector<Message> outgoing,
+                              const Ready& ready) const;
 
+  Communicator& communicator_;
   int64_t tokens_ = 0;
-  std::vector<Rows> to_node_;  // [node]: my tokens that go there
+  std::vector<RowList> to_node_;  // [node]: my tokens that go there
   // [source node][position in my node]: which rows of that node's message go to that rank.
-  std::vector<std::vector<Rows>> forward_;
+  std::vector<std::vector<RowList>> forward_;
   std::vector<int64_t> from_node_;      // [source node]: rows of its message
   std::vector<int64_t> from_position_;  // [position]: rows that came to me from that rank
 };

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "runtime/array.h"
+#include "runtime/memory/array.h"
 
 namespace rehearse {
 

@@ -4,7 +4,7 @@
 
 #include "runtime/communicators/local/local_communicator.h"
 #include "runtime/communicators/testing.h"
-#include "runtime/tensor.h"
+#include "runtime/memory/tensor.h"
 
 namespace rehearse {
 namespace {

@@ -5,7 +5,7 @@
 // Megatron-LM and DeepSeek-V3's report (section 3.3, what stays above FP8) have it.
 
 #include "plan/plan.h"
-#include "runtime/array.h"
+#include "runtime/memory/array.h"
 
 namespace rehearse {
 

@@ -1,76 +1,56 @@
 #pragma once
-// The device that trains: it holds the state of this process's ranks and does their ops' work.
+// The device that trains: where a rank's arrays lie, what computes on them, and in which order.
 //
-// A device is a folder of its own here; make_device.cpp chooses it from the plan's cluster.
+// A device is a folder of its own here; make_device.cpp chooses it from the plan's cluster. What
+// ops do it does not know (runtime/step/): they ask it for operations between begin and end.
 
+#include <functional>
 #include <memory>
-#include <span>
 
-#include "runtime/checkpoints/named_tensor.h"
-#include "runtime/communicators/communicator.h"
-#include "runtime/data/text_data.h"
+#include "plan/program/op_work.h"
+#include "runtime/communicators/lanes.h"
+#include "runtime/compute/compute.h"
 #include "runtime/run.h"
 #include "runtime/step_results.h"
 
 namespace rehearse {
 
-// What a step is given.
-struct StepSettings {
-  int64_t step = 0;           // from 0
-  int64_t micro_batches = 0;  // per data rank, at most the plan's
-  double learning_rate = 0;
-  bool validation = false;  // forward only: inputs are validation windows from `first_window` on
-  int64_t first_window = 0;
-  // Gradients alone: weights, moments and biases stay, gradients are not clipped and stay too, and
-  // logits are kept.
-  bool probe = false;
+// An op of a local rank.
+struct OpAt {
+  const Op& op;
+  OpId id = 0;       // over all replicas
+  int64_t rank = 0;  // global
 };
 
-class TrainingDevice : public Device {
+class TrainingDevice {
  public:
-  // Before a step: its settings; counters and losses start at zero. Not while a step runs.
-  virtual void begin_step(const StepSettings& settings) = 0;
+  virtual ~TrainingDevice() = default;
 
-  // After a step: what it left behind, in the entries of this process's ranks.
-  virtual StepResults results() const = 0;
+  // Of a local rank. Operations are for the op that has begun on the caller's thread, and outside
+  // of ops done when they return.
+  virtual BufferPool& pool(int64_t rank) = 0;
+  virtual const Compute& compute(int64_t rank) = 0;
+  virtual LaneCommunicator& lanes() = 0;
 
-  // Whether steps keep every token's choice of experts.
-  virtual void record_choices(bool on) = 0;
-  // The choices kept of the last training step, and the gate's weights: [tokens, active]; empty
-  // where this process does not hold the data rank's copy of the layer that had the micro-batch.
-  struct Recorded {
-    std::span<const int32_t> choices;
-    std::span<const float> weights;
-  };
-  virtual Recorded recorded_choices(int64_t layer,
-                                    int32_t data_rank,
-                                    int64_t micro_batch) const = 0;
+  // As Device's (runtime/run.h): who enqueues, what an op waits for, the step's end.
+  virtual Enqueuing enqueuing() const { return Enqueuing::kLanes; }
+  virtual void wait(const OpAt& op, OpId dependency);
+  virtual void end_step(Timeline& timeline);
+  virtual void abort() {}
 
-  // Every parameter's tensor, of a kind, under its name; of weights the experts' biases too.
-  // Gradients: of the last step, a probe. Not while a step runs. REQUIRES: all ranks are this
-  // process's.
-  std::vector<NamedTensor> state(StateKind kind) const {
-    std::vector<NamedTensor> all;
-    state(kind, all, 0);
-    return all;
-  }
-  // The same into out[at] and what follows it, whose memory is used again; returns the place behind
-  // the last.
-  virtual size_t state(StateKind kind, std::vector<NamedTensor>& out, size_t at) const = 0;
-  // Asks for every tensor that local ranks hold something of. Not gradients.
-  virtual void set_state(StateKind kind, const TensorLookup& lookup) = 0;
-  // Of the last step, a probe: [tokens, vocabulary]; empty where this process does not hold them.
-  virtual std::span<const float> recorded_logits(int32_t data_rank, int64_t micro_batch) const = 0;
+  // What is enqueued between them is the op's. load: its rows of experts, once it has run.
+  virtual void begin(const OpAt& op);
+  virtual void end(const OpAt& op, const std::function<MemberLoad()>& load);
 
-  // From now on op `id` of data rank 0 never ends, in training steps: a rank that stops.
-  virtual void plant_fault(int32_t id) = 0;
+  // Before a step.
+  virtual void begin_step() {}
+  // After one that found no room for rows of experts: more of it. Throws InternalError of a device
+  // whose arrays are as large as what comes.
+  virtual void make_room();
+  virtual Overruns overruns() const { return {}; }
 };
 
-// The device of the plan's cluster, with the state of the communicator's local ranks. All arguments
-// must outlive it.
-std::unique_ptr<TrainingDevice> make_device(const Plan& plan,
-                                            const Program& program,
-                                            const TextData& data,
-                                            Communicator& communicator);
+// The device of the plan's cluster, for the communicator's local ranks. Both must outlive it.
+std::unique_ptr<TrainingDevice> make_device(const Plan& plan, Communicator& communicator);
 
 }  // namespace rehearse

@@ -1,15 +1,14 @@
 #include "runtime/devices/cpu/cpu_device.h"
+#include "runtime/devices/emulated/held_device.h"
 
 namespace rehearse {
 
-std::unique_ptr<TrainingDevice> make_device(const Plan& plan,
-                                            const Program& program,
-                                            const TextData& data,
-                                            Communicator& communicator) {
-  // An emulated device computes on the CPU too, and then holds its ops.
+std::unique_ptr<TrainingDevice> make_device(const Plan& plan, Communicator& communicator) {
   CHECK(plan.cluster.on_cores() || plan.cluster.emulated())
       << "no device that trains on cluster " << plan.cluster.name;
-  return std::make_unique<CpuDevice>(plan, program, data, communicator);
+  auto cores = std::make_unique<CpuDevice>(plan, communicator);
+  if (!plan.cluster.emulated()) return cores;
+  return std::make_unique<HeldDevice>(plan, std::move(cores));
 }
 
 }  // namespace rehearse

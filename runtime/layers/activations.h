@@ -10,17 +10,18 @@
 // An op reads and writes only fields that the Program's dependencies order, since the compute and
 // the a2a lane of a rank run at the same time.
 
-#include "runtime/communicators/exchange.h"
+#include "runtime/communicators/lanes.h"
 #include "runtime/compute/compute.h"
 #include "runtime/compute/recipe.h"
-#include "runtime/parameters.h"
-#include "runtime/tensor.h"
+#include "runtime/memory/tensor.h"
+#include "runtime/step/parameters.h"
 
 namespace rehearse {
 
 struct LayerContext {
   const Architecture& model;
   const Compute& compute;
+  LaneCommunicator& lanes;
   const PrecisionRecipe& recipe;
   int64_t sequences = 0;  // of a micro-batch
   int64_t length = 0;
@@ -29,9 +30,10 @@ struct LayerContext {
   // tokens of one of these.
   double balance_coefficient = 0;
   int64_t balance_length = 0;
-  double softmax_factor = 1;              // YaRN's
-  Recompute again;                        // what is not kept for backward
-  std::span<const int32_t> slot_of = {};  // [experts], of the layer; none: experts stand in order
+  double softmax_factor = 1;  // YaRN's
+  Recompute again;            // what is not kept for backward
+  Array overflowed;           // [1]: rows of experts that found no room
+  ConstArray slot_of = {};    // [experts], of the layer; none: experts stand in order
 
   int64_t tokens() const { return sequences * length; }
   bool latent() const { return model.attention == AttentionKind::kLatent; }
@@ -72,13 +74,13 @@ struct LayerActivations {
   FfnActivations dense, shared, routed;
   Tensor ffn_out;  // [T, D] of the shared expert; none without
   // Routing. R: rows, tokens x active experts.
-  Tensor scores;                // [T, experts]
-  std::vector<int32_t> chosen;  // [T, active]
-  Tensor weights;               // [T, active]
+  Tensor scores;   // [T, experts]
+  Tensor chosen;   // [T, active]
+  Tensor weights;  // [T, active]
   RowMap rows;
-  Tensor row_weights;            // [R, 1]
-  Exchange exchange;             // routes of the tokens, when experts stand on several ranks
-  Tensor routed_in, routed_out;  // [R, D]
+  Tensor row_weights;              // [R, 1]
+  std::unique_ptr<Routes> routes;  // of the tokens, when experts stand on several ranks
+  Tensor routed_in, routed_out;    // [R, D]
 
   // Backward, kept for the weight gradients.
   Tensor d_out;                      // [T, D] of the layer's output
@@ -109,22 +111,22 @@ void dense_weight(const LayerContext& c, const LayerWeights& w, LayerActivations
 // layers/moe.cpp.
 // call: null when this rank holds all experts of the layer.
 // h_norm -> routed_in
-void dispatch_forward(const LayerContext& c, const ExchangeCall* call, LayerActivations& a);
+void dispatch_forward(const LayerContext& c, const ExchangeOp* call, LayerActivations& a);
 void experts_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 // Returns the layer's output.
-Tensor combine_forward(const LayerContext& c, const ExchangeCall* call, LayerActivations& a);
+Tensor combine_forward(const LayerContext& c, const ExchangeOp* call, LayerActivations& a);
 // d_out -> d_routed_out
-void combine_input(const LayerContext& c, const ExchangeCall* call, LayerActivations& a);
+void combine_input(const LayerContext& c, const ExchangeOp* call, LayerActivations& a);
 void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 // d_routed_in, d_row_weights -> d_h_norm, d_weights
-void dispatch_input(const LayerContext& c, const ExchangeCall* call, LayerActivations& a);
+void dispatch_input(const LayerContext& c, const ExchangeOp* call, LayerActivations& a);
 void experts_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a);
 
 // layers/head.cpp. The ends of the model.
 // Rows of the embedding's table, [tokens, D].
-Tensor embedded(const LayerContext& c, std::span<const int32_t> tokens, const ConstArray& table);
+Tensor embedded(const LayerContext& c, const ConstArray& tokens, const ConstArray& table);
 void embedding_weight(const LayerContext& c,
-                      std::span<const int32_t> tokens,
+                      const ConstArray& tokens,
                       const ConstArray& dx,
                       const Array& d_table);
 struct HeadActivations {
@@ -139,16 +141,17 @@ struct HeadWeights {
   const ParameterValues& weights;
   ParameterValues& gradients;
 };
-// targets: negative where there is none. Returns the sum of the tokens' losses.
-double head_forward(const LayerContext& c,
-                    const HeadWeights& w,
-                    std::span<const int32_t> targets,
-                    HeadActivations& a);
+// targets: [T, 1], negative where there is none. sum [1]: becomes the sum of the tokens' losses.
+void head_forward(const LayerContext& c,
+                  const HeadWeights& w,
+                  const ConstArray& targets,
+                  const Array& sum,
+                  HeadActivations& a);
 // scale: the weight of one token in the loss. addend: another gradient of x, or null. Returns dx,
 // [T, D].
 Tensor head_input(const LayerContext& c,
                   const HeadWeights& w,
-                  std::span<const int32_t> targets,
+                  const ConstArray& targets,
                   double scale,
                   const Tensor* addend,
                   HeadActivations& a);

@@ -85,7 +85,9 @@ void gate_forward(const LayerContext& c, const LayerWeights& w, LayerActivations
   Gated g = c.compute.gate(c.gate_shape(),
                            c.compute.product(a.h_norm, w.weights.array(*w.ids.gate), DType::kFp32),
                            w.expert_bias);
-  if (c.routing == Routing::kBalanced) c.compute.force_balanced(c.model, c.gate_shape(), g);
+  if (c.routing == Routing::kBalanced) {
+    c.compute.force_balanced(c.model, c.gate_shape(), g.scores, g.weights, g.chosen);
+  }
   a.scores = std::move(g.scores);
   a.weights = std::move(g.weights);
   a.chosen = std::move(g.chosen);
@@ -98,7 +100,8 @@ void gate_input(const LayerContext& c, const LayerWeights& w, LayerActivations& 
                            a.d_weights,
                            a.scores,
                            a.chosen);
-  c.compute.add_product_input(a.d_logits, w.weights.array(*w.ids.gate), a.d_h_norm);
+  a.d_h_norm =
+      c.compute.add_product_input(a.d_logits, w.weights.array(*w.ids.gate), std::move(a.d_h_norm));
 }
 
 }  // namespace

@@ -4,34 +4,34 @@
 
 namespace rehearse {
 
-Tensor embedded(const LayerContext& c, std::span<const int32_t> tokens, const ConstArray& table) {
+Tensor embedded(const LayerContext& c, const ConstArray& tokens, const ConstArray& table) {
   return c.compute.embedding(tokens, table, c.recipe.kept);
 }
 
 void embedding_weight(const LayerContext& c,
-                      std::span<const int32_t> tokens,
+                      const ConstArray& tokens,
                       const ConstArray& dx,
                       const Array& d_table) {
   c.compute.embedding_weight(tokens, dx, d_table);
 }
 
-double head_forward(const LayerContext& c,
-                    const HeadWeights& w,
-                    std::span<const int32_t> targets,
-                    HeadActivations& a) {
+void head_forward(const LayerContext& c,
+                  const HeadWeights& w,
+                  const ConstArray& targets,
+                  const Array& sum,
+                  HeadActivations& a) {
   Normed n = c.compute.norm(a.x, w.weights.array(w.norm), c.model.norm_eps, c.recipe.kept);
   a.x_norm = std::move(n.y);
   a.x_inverse = std::move(n.inverse);
   a.logits = c.compute.product(a.x_norm, w.weights.array(w.projection), DType::kFp32);
-  Losses l = c.compute.cross_entropy(targets, a.logits);
+  Losses l = c.compute.cross_entropy(targets, a.logits, sum);
   a.losses = std::move(l.losses);
   a.lse = std::move(l.lse);
-  return l.sum;
 }
 
 Tensor head_input(const LayerContext& c,
                   const HeadWeights& w,
-                  std::span<const int32_t> targets,
+                  const ConstArray& targets,
                   double scale,
                   const Tensor* addend,
                   HeadActivations& a) {

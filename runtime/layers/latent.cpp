@@ -83,14 +83,12 @@ Tensor latent_input(const LayerContext& c, const LayerWeights& w, LayerActivatio
   a.d_kv_a = c.kept(std::move(a.d_kv_a));
   Tensor d_x_norm = c.compute.product_input(a.d_kv_a, w.weights.array(ids.kv_a));
   if (!ids.q_a) {
-    c.compute.add_product_input(a.d_q, w.weights.array(ids.q), d_x_norm);
-    return d_x_norm;
+    return c.compute.add_product_input(a.d_q, w.weights.array(ids.q), std::move(d_x_norm));
   }
   const Tensor d_q_a_norm = c.compute.product_input(a.d_q, w.weights.array(ids.q));
   a.d_q_a = c.kept(c.compute.norm_input(
       back(*ids.q_a_norm, gains.query, d_q_a_norm, a.q_a, a.q_a_inverse), c.model.norm_eps));
-  c.compute.add_product_input(a.d_q_a, w.weights.array(*ids.q_a), d_x_norm);
-  return d_x_norm;
+  return c.compute.add_product_input(a.d_q_a, w.weights.array(*ids.q_a), std::move(d_x_norm));
 }
 
 void latent_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {

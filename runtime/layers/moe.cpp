@@ -5,19 +5,28 @@
 
 namespace rehearse {
 
-void dispatch_forward(const LayerContext& c, const ExchangeCall* call, LayerActivations& a) {
-  const int64_t active = c.model.active_experts;
-  const std::vector<int32_t> placed =
-      c.slot_of.empty() ? std::vector<int32_t>() : c.compute.slots(a.chosen, c.slot_of);
-  const std::vector<int32_t>& slots = c.slot_of.empty() ? a.chosen : placed;
+namespace {
+
+// Activations of the rows of experts, weighted.
+Tensor weighted(const LayerContext& c, const LayerActivations& a) {
+  const Compute::Weighted rows{a.rows, a.row_weights};
+  return c.compute.swiglu(a.routed.gate_up, &rows, c.recipe.kept);
+}
+
+}  // namespace
+
+void dispatch_forward(const LayerContext& c, const ExchangeOp* call, LayerActivations& a) {
+  const bool in_order = c.slot_of.data == nullptr;
+  const Tensor placed = in_order ? Tensor() : c.compute.slots(a.chosen, c.slot_of);
+  const ConstArray slots = in_order ? a.chosen : placed;
   if (call == nullptr) {
-    a.rows = c.compute.map_rows(slots, active, c.model.experts);
+    a.rows = c.compute.map_rows(slots, c.model.experts, c.overflowed);
     a.routed_in = c.compute.permute(a.rows, a.h_norm);
     a.row_weights = c.compute.of_rows(a.rows, a.weights);
     return;
   }
-  const Exchange::Arrived arrived = a.exchange.dispatch(*call, a.h_norm, slots, a.weights);
-  a.rows = c.compute.map_rows(arrived.slots, active, call->group.experts_per_member);
+  const Arrived arrived = c.lanes.dispatch(*call, a.h_norm, slots, a.weights, a.routes);
+  a.rows = c.compute.map_rows(arrived.slots, call->group.experts_per_member, c.overflowed);
   a.routed_in = c.compute.permute(a.rows, arrived.x);
   a.row_weights = c.compute.of_rows(a.rows, arrived.weights);
 }
@@ -26,25 +35,22 @@ void experts_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
   const DType kept = c.recipe.kept;
   a.routed.gate_up = c.compute.grouped_product(
       a.routed_in, w.weights.arrays(w.ids.experts, &FfnIds::gate_up), a.rows, kept);
-  a.routed.activated = c.compute.swiglu(a.routed.gate_up, a.row_weights, kept);
+  a.routed.activated = weighted(c, a);
   a.routed_out = c.compute.grouped_product(
       a.routed.activated, w.weights.arrays(w.ids.experts, &FfnIds::down), a.rows, kept);
   if (c.again.activations) a.routed.activated.release();
   if (w.ids.shared) a.ffn_out = ffn_forward(c, *w.ids.shared, w, a.h_norm, {}, a.shared);
 }
 
-Tensor combine_forward(const LayerContext& c, const ExchangeCall* call, LayerActivations& a) {
-  const int64_t active = c.model.active_experts;
+Tensor combine_forward(const LayerContext& c, const ExchangeOp* call, LayerActivations& a) {
   Tensor out;
   if (call == nullptr) {
-    out = c.compute.unpermute(a.rows, active, a.routed_out, a.h, a.ffn_out, c.recipe.kept);
+    out = c.compute.unpermute(a.rows, a.routed_out, a.h, a.ffn_out, c.recipe.kept);
   } else {
-    out = c.compute.sum(
-        a.exchange.reduce(*call,
-                          c.compute.unpermute(a.rows, active, a.routed_out, {}, {}, DType::kFp32),
-                          c.recipe.sent),
-        {a.h, a.ffn_out},
-        c.recipe.kept);
+    const Tensor partial = c.compute.unpermute(a.rows, a.routed_out, {}, {}, DType::kFp32);
+    out = c.compute.sum(c.lanes.reduce(*call, *a.routes, partial, c.recipe.sent, 0),
+                        {a.h, a.ffn_out},
+                        c.recipe.kept);
   }
   a.routed_out.release();
   a.ffn_out.release();
@@ -52,20 +58,20 @@ Tensor combine_forward(const LayerContext& c, const ExchangeCall* call, LayerAct
   return out;
 }
 
-void combine_input(const LayerContext& c, const ExchangeCall* call, LayerActivations& a) {
-  a.d_routed_out = call == nullptr ? c.compute.permute(a.rows, a.d_out)
-                                   : c.compute.permute(a.rows, a.exchange.spread(*call, a.d_out));
+void combine_input(const LayerContext& c, const ExchangeOp* call, LayerActivations& a) {
+  a.d_routed_out = call == nullptr
+                       ? c.compute.permute(a.rows, a.d_out)
+                       : c.compute.permute(a.rows, c.lanes.spread(*call, *a.routes, a.d_out));
 }
 
 void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   const DType kept = c.recipe.kept;
   post_norm_again(c, w, a);
-  if (a.routed.activated.empty()) {
-    a.routed.activated = c.compute.swiglu(a.routed.gate_up, a.row_weights, kept);
-  }
+  if (a.routed.activated.empty()) a.routed.activated = weighted(c, a);
   const Tensor d_activated = c.compute.grouped_product_input(
       a.d_routed_out, w.weights.arrays(w.ids.experts, &FfnIds::down), a.rows, DType::kFp32);
-  SwigluBack back = c.compute.swiglu_input(d_activated, a.routed.gate_up, a.row_weights, kept);
+  const Compute::Weighted rows{a.rows, a.row_weights};
+  SwigluBack back = c.compute.swiglu_input(d_activated, a.routed.gate_up, &rows, kept);
   a.d_row_weights = std::move(back.d_row_weights);
   a.routed.d_gate_up = std::move(back.d_gate_up);
   a.d_routed_in = c.compute.grouped_product_input(
@@ -74,17 +80,17 @@ void experts_input(const LayerContext& c, const LayerWeights& w, LayerActivation
   if (w.ids.shared) a.ffn_out = ffn_input(c, *w.ids.shared, w, a.d_out, a.shared);
 }
 
-void dispatch_input(const LayerContext& c, const ExchangeCall* call, LayerActivations& a) {
+void dispatch_input(const LayerContext& c, const ExchangeOp* call, LayerActivations& a) {
   const int64_t hidden = c.model.hidden;
   const int64_t active = c.model.active_experts;
   if (call == nullptr) {
-    a.d_weights = c.compute.of_choices(a.rows, active, a.d_row_weights);
-    a.d_h_norm = c.compute.unpermute(a.rows, active, a.d_routed_in, a.ffn_out, {}, c.recipe.kept);
+    a.d_weights = c.compute.of_choices(a.rows, a.d_row_weights);
+    a.d_h_norm = c.compute.unpermute(a.rows, a.d_routed_in, a.ffn_out, {}, c.recipe.kept);
   } else {
     // One message per token: its gradient and those of its weights.
-    const Tensor sums = c.compute.unpermute(a.rows, active, a.d_routed_in, {}, {}, DType::kFp32);
-    const Tensor partial = c.compute.beside(a.rows, active, sums, a.d_row_weights);
-    const Tensor back = a.exchange.reduce(*call, partial, c.recipe.sent, active);
+    const Tensor sums = c.compute.unpermute(a.rows, a.d_routed_in, {}, {}, DType::kFp32);
+    const Tensor partial = c.compute.beside(a.rows, sums, a.d_row_weights);
+    const Tensor back = c.lanes.reduce(*call, *a.routes, partial, c.recipe.sent, active);
     a.d_weights = c.compute.columns(back, {.first = hidden, .count = active});
     a.d_h_norm =
         c.compute.sum(c.compute.columns(back, {.count = hidden}), {a.ffn_out}, c.recipe.kept);

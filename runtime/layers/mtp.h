@@ -3,7 +3,7 @@
 // embeddings of the tokens ahead, normed and projected to the layer's input.
 // Source: DeepSeek-V3 technical report, section 2.2, equation 21.
 
-#include "runtime/stage.h"
+#include "runtime/step/stage.h"
 
 namespace rehearse {
 

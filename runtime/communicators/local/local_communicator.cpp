@@ -211,28 +211,6 @@ std::vector<Message> LocalCommunicator::all_to_all(const Collective& c,
   return incoming;
 }
 
-double LocalCommunicator::sum(const Collective& c, int64_t rank, double value, const Ready& ready) {
-  double total = 0;
-  meet(c, rank, &value, ready, [&](const std::vector<const void*>& all) {
-    for (const void* p : all) total += *static_cast<const double*>(p);
-  });
-  return total;
-}
-
-std::vector<int64_t> LocalCommunicator::sum(const Collective& c,
-                                            int64_t rank,
-                                            std::span<const int64_t> values,
-                                            const Ready& ready) {
-  std::vector<int64_t> total(values.size(), 0);
-  meet(c, rank, values.data(), ready, [&](const std::vector<const void*>& all) {
-    for (const void* p : all) {
-      const auto* theirs = static_cast<const int64_t*>(p);
-      for (size_t i = 0; i < total.size(); ++i) total[i] += theirs[i];
-    }
-  });
-  return total;
-}
-
 void LocalCommunicator::abort() {
   for (Mailbox& box : mailboxes_) {
     const std::lock_guard lock(box.mutex);

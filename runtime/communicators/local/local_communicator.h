@@ -4,6 +4,7 @@
 // emulated link: a message is there when the link has delivered it, and a ring's steps of a
 // collective travel before the sum is made.
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -13,7 +14,7 @@
 
 #include "runtime/communicators/communicator.h"
 #include "runtime/communicators/local/link_shaper.h"
-#include "runtime/parameters.h"
+#include "runtime/step/parameters.h"
 
 namespace rehearse {
 
@@ -45,11 +46,18 @@ class LocalCommunicator : public Communicator {
                                   int64_t rank,
                                   std::vector<Message> outgoing,
                                   const Ready& ready) override;
-  double sum(const Collective& c, int64_t rank, double value, const Ready& ready) override;
-  std::vector<int64_t> sum(const Collective& c,
-                           int64_t rank,
-                           std::span<const int64_t> values,
-                           const Ready& ready) override;
+  void sum(const Collective& c,
+           int64_t rank,
+           std::span<double> values,
+           const Ready& ready) override {
+    sum_values(c, rank, values, ready);
+  }
+  void sum(const Collective& c,
+           int64_t rank,
+           std::span<int64_t> values,
+           const Ready& ready) override {
+    sum_values(c, rank, values, ready);
+  }
   void sum_over_processes(std::span<double>) override {}
   void sum_over_processes(std::span<int64_t>) override {}
   void abort() override;
@@ -93,6 +101,17 @@ class LocalCommunicator : public Communicator {
             const void* mine,
             const Ready& ready,
             const std::function<void(const std::vector<const void*>&)>& work);
+  template <typename T>
+  void sum_values(const Collective& c, int64_t rank, std::span<T> values, const Ready& ready) {
+    std::vector<T> total(values.size(), T{0});
+    meet(c, rank, values.data(), ready, [&](const std::vector<const void*>& all) {
+      for (const void* p : all) {
+        const auto* theirs = static_cast<const T*>(p);
+        for (size_t i = 0; i < total.size(); ++i) total[i] += theirs[i];
+      }
+    });
+    std::copy(total.begin(), total.end(), values.begin());
+  }
   void wait(std::unique_lock<std::mutex>& lock, const std::function<bool()>& condition);
 
   std::vector<int64_t> ranks_;     // all

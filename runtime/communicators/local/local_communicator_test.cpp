@@ -40,9 +40,10 @@ TEST(Communicator, SumsAreTheSameBitsEverywhere) {
   on_ranks(4, [&](int64_t r) {
     const int64_t rank = r + 4;
     const auto i = static_cast<size_t>(rank);
-    sums[i] = c.sum({members, 1}, rank, r == 0 ? 1e16 : 1.0, [] {});
-    const std::vector<int64_t> mine = {rank, 1};
-    counts[i] = c.sum({members, 2}, rank, mine, [] {});
+    sums[i] = r == 0 ? 1e16 : 1.0;
+    c.sum({members, 1}, rank, std::span(&sums[i], 1), [] {});
+    counts[i] = {rank, 1};
+    c.sum({members, 2}, rank, std::span(counts[i]), [] {});
   });
   for (size_t i = 4; i < 8; ++i) {
     EXPECT_EQ(sums[i], ((1e16 + 1.0) + 1.0) + 1.0);

@@ -9,6 +9,7 @@
 #include "kernels/matmul/matmul.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/swiglu/swiglu.h"
+#include "runtime/devices/cpu/cpu_rows.h"
 
 namespace rehearse {
 
@@ -32,6 +33,14 @@ kernels::RmsNormShape norm_shape(const ConstArray& x, const ConstArray& gain, do
       .rows = x.extent.rows, .width = gain.extent.size(), .x_stride = x.extent.columns, .eps = eps};
 }
 
+// Of the rows that there are.
+kernels::SwigluShape swiglu_shape(const ConstArray& gate_up, const Compute::Weighted* rows) {
+  return {rows == nullptr ? gate_up.extent.rows : rows_of(rows->rows), gate_up.extent.columns / 2};
+}
+const float* row_weights(const Compute::Weighted* rows) {
+  return rows == nullptr ? nullptr : rows->weights.fp32();
+}
+
 // The key that all of MLA's heads share; null without.
 const float* shared_key(const AttentionOperands& a, const float* shared) {
   return shared == nullptr ? nullptr : shared + a.shared_first;
@@ -39,8 +48,8 @@ const float* shared_key(const AttentionOperands& a, const float* shared) {
 
 // Tokens whose target is not there take part as if it were the first of the vocabulary, and count
 // for nothing.
-std::vector<int32_t> some_targets(std::span<const int32_t> targets) {
-  std::vector<int32_t> all(targets.begin(), targets.end());
+std::vector<int32_t> some_targets(const ConstArray& targets) {
+  std::vector<int32_t> all(targets.int32(), targets.int32() + targets.extent.size());
   for (int32_t& t : all) t = std::max(t, 0);
   return all;
 }
@@ -67,6 +76,24 @@ Tensor CpuCompute::in_type(Tensor x, DType type) const {
   return x.type() == type ? std::move(x) : converted(x, type, pool_);
 }
 
+void CpuCompute::copy(const ConstArray& from, const Array& to) const {
+  rehearse::copy(from, to);
+}
+
+void CpuCompute::clear(const Array& x) const {
+  pool_.memory().clear(x.data, x.extent.buffer_bytes());
+}
+
+Tensor CpuCompute::from_host(std::span<const int32_t> values) const {
+  Tensor x = make(std::ssize(values), 1, DType::kInt32);
+  std::copy(values.begin(), values.end(), x.int32());
+  return x;
+}
+
+void CpuCompute::to_host(const ConstArray& x, void* to) const {
+  pool_.memory().read(x.data, to, x.extent.buffer_bytes());
+}
+
 // --- products
 
 Tensor CpuCompute::product(const ConstArray& x,
@@ -85,9 +112,10 @@ Tensor CpuCompute::product_input(const ConstArray& dy, const ConstArray& w) cons
   return dx;
 }
 
-void CpuCompute::add_product_input(const ConstArray& dy, const ConstArray& w, Tensor& dx) const {
+Tensor CpuCompute::add_product_input(const ConstArray& dy, const ConstArray& w, Tensor dx) const {
   dx = in_type(std::move(dx), DType::kFp32);
   kernels::matmul_grad_input(product_of(dy, w), fp32(dy), matrix(w), dx.data(), Store::kAccumulate);
+  return dx;
 }
 
 void CpuCompute::product_weight(const ConstArray& dy, const ConstArray& x, const Array& dw) const {
@@ -99,13 +127,13 @@ void CpuCompute::product_weight(const ConstArray& dy, const ConstArray& x, const
 
 Tensor CpuCompute::grouped_product(const ConstArray& x,
                                    std::span<const ConstArray> w,
-                                   const RowMap& rows,
+                                   const ExpertRows& rows,
                                    DType type) const {
   const int64_t n = w.front().extent.rows;
   Tensor y = wide(x.extent.rows, n);
   int64_t first = 0;
   for (size_t e = 0; e < w.size(); ++e) {
-    const int64_t count = rows.expert_rows[e];
+    const int64_t count = rows.expert_rows.int32()[e];
     kernels::matmul({.m = count, .n = n, .k = w[e].extent.columns},
                     fp32(x, first, count),
                     matrix(w[e]),
@@ -117,13 +145,13 @@ Tensor CpuCompute::grouped_product(const ConstArray& x,
 
 Tensor CpuCompute::grouped_product_input(const ConstArray& dy,
                                          std::span<const ConstArray> w,
-                                         const RowMap& rows,
+                                         const ExpertRows& rows,
                                          DType type) const {
   const int64_t k = w.front().extent.columns;
   Tensor dx = wide(dy.extent.rows, k);
   int64_t first = 0;
   for (size_t e = 0; e < w.size(); ++e) {
-    const int64_t count = rows.expert_rows[e];
+    const int64_t count = rows.expert_rows.int32()[e];
     kernels::matmul_grad_input({.m = count, .n = w[e].extent.rows, .k = k},
                                fp32(dy, first, count),
                                matrix(w[e]),
@@ -136,11 +164,11 @@ Tensor CpuCompute::grouped_product_input(const ConstArray& dy,
 
 void CpuCompute::grouped_product_weight(const ConstArray& dy,
                                         const ConstArray& x,
-                                        const RowMap& rows,
+                                        const ExpertRows& rows,
                                         std::span<const Array> dw) const {
   int64_t first = 0;
   for (size_t e = 0; e < dw.size(); ++e) {
-    const int64_t count = rows.expert_rows[e];
+    const int64_t count = rows.expert_rows.int32()[e];
     kernels::matmul_grad_weight({.m = count, .n = dy.extent.columns, .k = x.extent.columns},
                                 fp32(dy, first, count),
                                 fp32(x, first, count),
@@ -165,14 +193,14 @@ Tensor CpuCompute::norm_input(const NormBack& n, double eps) const {
   return dx;
 }
 
-void CpuCompute::norm_input_into(const NormBack& n, double eps, Tensor& dx) const {
+void CpuCompute::norm_input_into(const NormBack& n, double eps, const Array& dx) const {
   kernels::rmsnorm_backward(norm_shape(n.x, n.gain, eps),
                             fp32(n.dy),
                             fp32(n.x),
                             fp32(n.gain),
                             n.inverse.fp32(),
                             fp32(n.addend),
-                            dx.data(),
+                            dx.fp32(),
                             n.d_gain.fp32());
 }
 
@@ -225,30 +253,25 @@ AttentionBack CpuCompute::attention_input(const kernels::AttentionShape& s,
 
 // --- elementwise
 
-Tensor CpuCompute::swiglu(const ConstArray& gate_up,
-                          const ConstArray& row_weights,
-                          DType type) const {
-  const kernels::SwigluShape shape{gate_up.extent.rows, gate_up.extent.columns / 2};
-  Tensor y = wide(shape.rows, shape.width);
-  kernels::swiglu(shape, fp32(gate_up), fp32(row_weights), y.data());
+Tensor CpuCompute::swiglu(const ConstArray& gate_up, const Weighted* rows, DType type) const {
+  Tensor y = wide(gate_up.extent.rows, gate_up.extent.columns / 2);
+  kernels::swiglu(swiglu_shape(gate_up, rows), fp32(gate_up), row_weights(rows), y.data());
   return in_type(std::move(y), type);
 }
 
 SwigluBack CpuCompute::swiglu_input(const ConstArray& d_activated,
                                     const ConstArray& gate_up,
-                                    const ConstArray& row_weights,
+                                    const Weighted* rows,
                                     DType type) const {
-  const kernels::SwigluShape shape{gate_up.extent.rows, gate_up.extent.columns / 2};
   SwigluBack d;
-  const bool weighted = row_weights.data != nullptr;
-  if (weighted) d.d_row_weights = wide(shape.rows, 1);
-  d.d_gate_up = wide(shape.rows, 2 * shape.width);
-  kernels::swiglu_backward(shape,
+  if (rows != nullptr) d.d_row_weights = wide(gate_up.extent.rows, 1);
+  d.d_gate_up = wide(gate_up.extent.rows, gate_up.extent.columns);
+  kernels::swiglu_backward(swiglu_shape(gate_up, rows),
                            fp32(d_activated),
                            fp32(gate_up),
-                           fp32(row_weights),
+                           row_weights(rows),
                            d.d_gate_up.data(),
-                           weighted ? d.d_row_weights.data() : nullptr);
+                           rows != nullptr ? d.d_row_weights.data() : nullptr);
   d.d_gate_up = in_type(std::move(d.d_gate_up), type);
   return d;
 }
@@ -265,7 +288,7 @@ void CpuCompute::accumulate(const ConstArray& x, const Array& gradient) const {
 }
 
 // By the exponent's bits, all of them set in what is not finite.
-bool CpuCompute::all_finite(const ConstArray& x) const {
+void CpuCompute::count_bad(const ConstArray& x, const Array& count) const {
   uint32_t bad = 0;
   const auto look = [&](const auto* values, auto exponent) {
     for (int64_t i = 0; i < x.extent.size(); ++i) {
@@ -274,51 +297,54 @@ bool CpuCompute::all_finite(const ConstArray& x) const {
     }
   };
   x.extent.type == DType::kBf16 ? look(x.bf16(), uint16_t{0x7F80}) : look(x.fp32(), 0x7F800000u);
-  return bad == 0;
+  *count.int64() += bad;
 }
 
 // --- the model's ends
 
-Tensor CpuCompute::embedding(std::span<const int32_t> tokens,
-                             const ConstArray& table,
-                             DType type) const {
+Tensor CpuCompute::embedding(const ConstArray& tokens, const ConstArray& table, DType type) const {
+  const std::span ids(tokens.int32(), static_cast<size_t>(tokens.extent.size()));
   const int64_t width = table.extent.columns;
-  Tensor x(pool_, static_cast<int64_t>(tokens.size()), width, table.extent.type);
+  Tensor x(pool_, tokens.extent.size(), width, table.extent.type);
   if (table.extent.type == DType::kBf16) {
-    kernels::embedding(tokens, width, table.bf16(), x.bf16());
+    kernels::embedding(ids, width, table.bf16(), x.bf16());
   } else {
-    kernels::embedding(tokens, width, table.fp32(), x.data());
+    kernels::embedding(ids, width, table.fp32(), x.data());
   }
   return in_type(std::move(x), type);
 }
 
-void CpuCompute::embedding_weight(std::span<const int32_t> tokens,
+void CpuCompute::embedding_weight(const ConstArray& tokens,
                                   const ConstArray& dx,
                                   const Array& d_table) const {
-  kernels::embedding_backward(tokens, dx.extent.columns, fp32(dx), d_table.fp32());
+  const std::span ids(tokens.int32(), static_cast<size_t>(tokens.extent.size()));
+  kernels::embedding_backward(ids, dx.extent.columns, fp32(dx), d_table.fp32());
 }
 
-Losses CpuCompute::cross_entropy(std::span<const int32_t> targets, const ConstArray& logits) const {
-  const auto tokens = static_cast<int64_t>(targets.size());
+Losses CpuCompute::cross_entropy(const ConstArray& targets,
+                                 const ConstArray& logits,
+                                 const Array& sum) const {
+  const int64_t tokens = targets.extent.size();
   Losses l{.losses = wide(tokens, 1), .lse = wide(tokens, 1)};
   kernels::cross_entropy(
       some_targets(targets), logits.extent.columns, logits.fp32(), l.losses.data(), l.lse.data());
-  for (size_t t = 0; t < targets.size(); ++t) {
-    if (targets[t] >= 0) l.sum += static_cast<double>(l.losses.data()[t]);
+  double total = 0;
+  for (int64_t t = 0; t < tokens; ++t) {
+    if (targets.int32()[t] >= 0) total += static_cast<double>(l.losses.data()[t]);
   }
+  *sum.fp64() = total;
   return l;
 }
 
-void CpuCompute::cross_entropy_input(std::span<const int32_t> targets,
+void CpuCompute::cross_entropy_input(const ConstArray& targets,
                                      double scale,
                                      const ConstArray& lse,
-                                     Tensor& logits) const {
-  const int64_t vocabulary = logits.columns();
+                                     const Array& logits) const {
+  const int64_t vocabulary = logits.extent.columns;
   kernels::cross_entropy_backward(
-      some_targets(targets), vocabulary, static_cast<float>(scale), lse.fp32(), logits.data());
-  for (size_t t = 0; t < targets.size(); ++t) {
-    float* const row = logits.data() + static_cast<int64_t>(t) * vocabulary;
-    if (targets[t] < 0) std::fill_n(row, vocabulary, 0.0f);
+      some_targets(targets), vocabulary, static_cast<float>(scale), lse.fp32(), logits.fp32());
+  for (int64_t t = 0; t < targets.extent.size(); ++t) {
+    if (targets.int32()[t] < 0) std::fill_n(logits.fp32() + t * vocabulary, vocabulary, 0.0f);
   }
 }
 

@@ -2,6 +2,7 @@
 // The typed operations on cores: this project's FP32 kernels on FP32 values, copies of what is of
 // another type being made on the way, and results rounded once.
 
+#include "kernels/permute/permute.h"
 #include "runtime/compute/compute.h"
 
 namespace rehearse {
@@ -14,31 +15,32 @@ class CpuCompute : public Compute {
   Tensor make(int64_t rows, int64_t columns, DType type) const override;
   Tensor zeros(int64_t rows, int64_t columns) const override;
   Tensor in_type(Tensor x, DType type) const override;
-
+  void copy(const ConstArray& from, const Array& to) const override;
+  void clear(const Array& x) const override;
+  Tensor from_host(std::span<const int32_t> values) const override;
+  void to_host(const ConstArray& x, void* to) const override;
   Tensor product(const ConstArray& x,
                  const ConstArray& w,
                  DType type,
                  const ConstArray& addend) const override;
   Tensor product_input(const ConstArray& dy, const ConstArray& w) const override;
-  void add_product_input(const ConstArray& dy, const ConstArray& w, Tensor& dx) const override;
+  Tensor add_product_input(const ConstArray& dy, const ConstArray& w, Tensor dx) const override;
   void product_weight(const ConstArray& dy, const ConstArray& x, const Array& dw) const override;
   Tensor grouped_product(const ConstArray& x,
                          std::span<const ConstArray> w,
-                         const RowMap& rows,
+                         const ExpertRows& rows,
                          DType type) const override;
   Tensor grouped_product_input(const ConstArray& dy,
                                std::span<const ConstArray> w,
-                               const RowMap& rows,
+                               const ExpertRows& rows,
                                DType type) const override;
   void grouped_product_weight(const ConstArray& dy,
                               const ConstArray& x,
-                              const RowMap& rows,
+                              const ExpertRows& rows,
                               std::span<const Array> dw) const override;
-
   Normed norm(const ConstArray& x, const ConstArray& gain, double eps, DType type) const override;
   Tensor norm_input(const NormBack& n, double eps) const override;
-  void norm_input_into(const NormBack& n, double eps, Tensor& dx) const override;
-
+  void norm_input_into(const NormBack& n, double eps, const Array& dx) const override;
   Tensor turned(Tensor x, const Rotation& r, kernels::Turn turn, DType type) const override;
   Attended attention(const kernels::AttentionShape& s,
                      const AttentionOperands& a,
@@ -50,61 +52,58 @@ class CpuCompute : public Compute {
                                 const ConstArray& lse) const override;
   Split split_heads(const HeadsShape& s, Tensor qkv, bool keys_alone) const override;
   Tensor join_heads(const HeadsShape& s, Tensor q, Tensor kv) const override;
-  Tensor keys_of(const HeadsShape& s, const Tensor& kv) const override;
-  void put_keys(const HeadsShape& s, const Tensor& k, Tensor& kv) const override;
-
+  Tensor keys_of(const HeadsShape& s, const ConstArray& kv) const override;
+  void put_keys(const HeadsShape& s, const ConstArray& k, const Array& kv) const override;
   Gated gate(const kernels::GateShape& s, Tensor logits, const ConstArray& bias) const override;
   void force_balanced(const Architecture& model,
                       const kernels::GateShape& s,
-                      Gated& g) const override;
+                      const ConstArray& scores,
+                      const Array& weights,
+                      const Array& chosen) const override;
   Tensor gate_input(const kernels::GateShape& s,
                     const kernels::BalanceLoss& loss,
                     const ConstArray& d_weights,
                     const ConstArray& scores,
-                    std::span<const int32_t> chosen) const override;
-  std::vector<int32_t> slots(std::span<const int32_t> chosen,
-                             std::span<const int32_t> slot_of) const override;
-  void count(std::span<const int32_t> chosen, std::span<int64_t> load) const override;
-
-  RowMap map_rows(std::span<const int32_t> slots, int64_t active, int64_t experts) const override;
-  Tensor permute(const RowMap& rows, const ConstArray& x) const override;
-  Tensor unpermute(const RowMap& rows,
-                   int64_t active,
+                    const ConstArray& chosen) const override;
+  Tensor slots(const ConstArray& chosen, const ConstArray& slot_of) const override;
+  void count(const ConstArray& chosen, const Array& load) const override;
+  void update_bias(const ConstArray& load, double speed, const Array& bias) const override;
+  RowMap map_rows(const ConstArray& slots, int64_t experts, const Array& overflowed) const override;
+  Tensor permute(const ExpertRows& rows, const ConstArray& x) const override;
+  Tensor unpermute(const ExpertRows& rows,
                    const ConstArray& x,
                    const ConstArray& first,
                    const ConstArray& second,
                    DType type) const override;
-  Tensor of_rows(const RowMap& rows, const ConstArray& choices) const override;
-  Tensor of_choices(const RowMap& rows, int64_t active, const ConstArray& x) const override;
-  Tensor beside(const RowMap& rows,
-                int64_t active,
-                const ConstArray& x,
-                const ConstArray& y) const override;
+  Tensor of_rows(const ExpertRows& rows, const ConstArray& choices) const override;
+  Tensor of_choices(const ExpertRows& rows, const ConstArray& x) const override;
+  Tensor beside(const ExpertRows& rows, const ConstArray& x, const ConstArray& y) const override;
   Tensor columns(const ConstArray& x, Columns c) const override;
-  void put_columns(const ConstArray& x, int64_t first, Tensor& into) const override;
-
-  Tensor swiglu(const ConstArray& gate_up,
-                const ConstArray& row_weights,
-                DType type) const override;
+  void put_columns(const ConstArray& x, int64_t first, const Array& into) const override;
+  Tensor swiglu(const ConstArray& gate_up, const Weighted* rows, DType type) const override;
   SwigluBack swiglu_input(const ConstArray& d_activated,
                           const ConstArray& gate_up,
-                          const ConstArray& row_weights,
+                          const Weighted* rows,
                           DType type) const override;
   Tensor sum(Tensor x, std::initializer_list<ConstArray> addends, DType type) const override;
   void accumulate(const ConstArray& x, const Array& gradient) const override;
-  bool all_finite(const ConstArray& x) const override;
-
-  Tensor embedding(std::span<const int32_t> tokens,
-                   const ConstArray& table,
-                   DType type) const override;
-  void embedding_weight(std::span<const int32_t> tokens,
+  void count_bad(const ConstArray& x, const Array& count) const override;
+  Tensor embedding(const ConstArray& tokens, const ConstArray& table, DType type) const override;
+  void embedding_weight(const ConstArray& tokens,
                         const ConstArray& dx,
                         const Array& d_table) const override;
-  Losses cross_entropy(std::span<const int32_t> targets, const ConstArray& logits) const override;
-  void cross_entropy_input(std::span<const int32_t> targets,
+  Losses cross_entropy(const ConstArray& targets,
+                       const ConstArray& logits,
+                       const Array& sum) const override;
+  void cross_entropy_input(const ConstArray& targets,
                            double scale,
                            const ConstArray& lse,
-                           Tensor& logits) const override;
+                           const Array& logits) const override;
+  void step_status(std::span<const ConstArray> gradients,
+                   const ConstArray& overflowed,
+                   std::span<const ConstArray> losses,
+                   const Array& status) const override;
+  void adamw(const AdamwCall& call) const override;
 
  private:
   Tensor wide(int64_t rows, int64_t columns) const { return {pool_, rows, columns}; }

@@ -1,5 +1,7 @@
 // Operations on cores that move rows, columns, heads and choices, and the router.
 
+#include "runtime/devices/cpu/cpu_rows.h"
+
 #include <algorithm>
 
 #include "plan/routing/counts.h"
@@ -30,16 +32,19 @@ void copy_heads(
 }
 
 // y[i] = x of the choice's row, 0 for choices without a row here; rows of `stride` floats.
-void scatter(const RowMap& rows, int64_t active, const float* x, int64_t stride, float* y) {
-  for (size_t i = 0; i < rows.row_of.size(); ++i) {
-    const auto at = static_cast<int64_t>(i);
-    const int32_t row = rows.row_of[i];
-    y[at / active * stride + at % active] = row == kernels::kNoRow ? 0.0f : x[row];
+void scatter(const ExpertRows& rows, const float* x, int64_t stride, float* y) {
+  const int64_t active = rows.active();
+  const int32_t* const row_of = rows.row_of.int32();
+  for (int64_t i = 0; i < rows.row_of.extent.size(); ++i) {
+    y[i / active * stride + i % active] = row_of[i] == kernels::kNoRow ? 0.0f : x[row_of[i]];
   }
 }
 
-int64_t tokens_of(const RowMap& rows, int64_t active) {
-  return static_cast<int64_t>(rows.row_of.size()) / active;
+std::span<int32_t> values(const Array& a) {
+  return {a.int32(), static_cast<size_t>(a.extent.size())};
+}
+std::span<const int32_t> values(const ConstArray& a) {
+  return {a.int32(), static_cast<size_t>(a.extent.size())};
 }
 
 }  // namespace
@@ -68,17 +73,17 @@ Tensor CpuCompute::join_heads(const HeadsShape& s, Tensor q, Tensor kv) const {
   return qkv;
 }
 
-Tensor CpuCompute::keys_of(const HeadsShape& s, const Tensor& kv) const {
-  Tensor k = wide(kv.rows(), s.k());
-  for (int64_t i = 0; i < kv.rows() * s.kv_heads; ++i) {
-    std::copy_n(kv.data() + i * (s.qk + s.v), s.qk, k.data() + i * s.qk);
+Tensor CpuCompute::keys_of(const HeadsShape& s, const ConstArray& kv) const {
+  Tensor k = wide(kv.extent.rows, s.k());
+  for (int64_t i = 0; i < kv.extent.rows * s.kv_heads; ++i) {
+    std::copy_n(kv.fp32() + i * (s.qk + s.v), s.qk, k.data() + i * s.qk);
   }
   return k;
 }
 
-void CpuCompute::put_keys(const HeadsShape& s, const Tensor& k, Tensor& kv) const {
-  for (int64_t i = 0; i < kv.rows() * s.kv_heads; ++i) {
-    std::copy_n(k.data() + i * s.qk, s.qk, kv.data() + i * (s.qk + s.v));
+void CpuCompute::put_keys(const HeadsShape& s, const ConstArray& k, const Array& kv) const {
+  for (int64_t i = 0; i < kv.extent.rows * s.kv_heads; ++i) {
+    std::copy_n(k.fp32() + i * s.qk, s.qk, kv.fp32() + i * (s.qk + s.v));
   }
 }
 
@@ -87,29 +92,30 @@ void CpuCompute::put_keys(const HeadsShape& s, const Tensor& k, Tensor& kv) cons
 Gated CpuCompute::gate(const kernels::GateShape& s, Tensor logits, const ConstArray& bias) const {
   Gated g{.scores = wide(s.tokens, s.experts),
           .weights = wide(s.tokens, s.active),
-          .chosen = std::vector<int32_t>(static_cast<size_t>(s.tokens * s.active))};
+          .chosen = make(s.tokens, s.active, DType::kInt32)};
   kernels::gate(s,
                 logits.data(),
                 bias.data == nullptr ? nullptr : bias.fp32(),
                 g.scores.data(),
-                g.chosen.data(),
+                g.chosen.int32(),
                 g.weights.data());
   return g;
 }
 
 void CpuCompute::force_balanced(const Architecture& model,
                                 const kernels::GateShape& s,
-                                Gated& g) const {
+                                const ConstArray& scores,
+                                const Array& weights,
+                                const Array& chosen) const {
   for (int64_t t = 0; t < s.tokens; ++t) {
-    const auto chosen = std::span(g.chosen).subspan(static_cast<size_t>(t * s.active),
-                                                    static_cast<size_t>(s.active));
-    balanced_choice(model, t, chosen);
-    const float* const scores = g.scores.data() + t * s.experts;
+    const std::span of_token(chosen.int32() + t * s.active, static_cast<size_t>(s.active));
+    balanced_choice(model, t, of_token);
+    const float* const score = scores.fp32() + t * s.experts;
     float sum = 0;
-    for (const int32_t e : chosen) sum += scores[e];
+    for (const int32_t e : of_token) sum += score[e];
     const float factor = static_cast<float>(s.scaling) / (s.normalize ? sum : 1.0f);
-    for (size_t k = 0; k < chosen.size(); ++k) {
-      g.weights.data()[t * s.active + static_cast<int64_t>(k)] = scores[chosen[k]] * factor;
+    for (size_t k = 0; k < of_token.size(); ++k) {
+      weights.fp32()[t * s.active + static_cast<int64_t>(k)] = score[of_token[k]] * factor;
     }
   }
 }
@@ -118,80 +124,119 @@ Tensor CpuCompute::gate_input(const kernels::GateShape& s,
                               const kernels::BalanceLoss& loss,
                               const ConstArray& d_weights,
                               const ConstArray& scores,
-                              std::span<const int32_t> chosen) const {
+                              const ConstArray& chosen) const {
   Tensor d_logits = wide(s.tokens, s.experts);
-  kernels::gate_backward(s, loss, d_weights.fp32(), scores.fp32(), chosen.data(), d_logits.data());
+  kernels::gate_backward(s, loss, d_weights.fp32(), scores.fp32(), chosen.int32(), d_logits.data());
   return d_logits;
 }
 
-std::vector<int32_t> CpuCompute::slots(std::span<const int32_t> chosen,
-                                       std::span<const int32_t> slot_of) const {
-  std::vector<int32_t> placed(chosen.begin(), chosen.end());
-  if (slot_of.empty()) return placed;
-  for (int32_t& e : placed) e = slot_of[static_cast<size_t>(e)];
+Tensor CpuCompute::slots(const ConstArray& chosen, const ConstArray& slot_of) const {
+  Tensor placed = make(chosen.extent.rows, chosen.extent.columns, DType::kInt32);
+  const std::span<const int32_t> from = values(chosen);
+  std::transform(
+      from.begin(), from.end(), placed.int32(), [&](int32_t e) { return slot_of.int32()[e]; });
   return placed;
 }
 
-void CpuCompute::count(std::span<const int32_t> chosen, std::span<int64_t> load) const {
-  for (const int32_t e : chosen) ++load[static_cast<size_t>(e)];
+void CpuCompute::count(const ConstArray& chosen, const Array& load) const {
+  for (const int32_t e : values(chosen)) ++load.int64()[e];
+}
+
+void CpuCompute::update_bias(const ConstArray& load, double speed, const Array& bias) const {
+  const int64_t experts = load.extent.size();
+  int64_t sum = 0;
+  for (int64_t e = 0; e < experts; ++e) sum += load.int64()[e];
+  for (int64_t e = 0; e < experts; ++e) {
+    const int64_t above = load.int64()[e] * experts - sum;
+    const double sign = above > 0 ? -1 : above < 0 ? 1 : 0;
+    bias.fp32()[e] += static_cast<float>(speed * sign);
+  }
 }
 
 // --- rows of experts
 
-RowMap CpuCompute::map_rows(std::span<const int32_t> slots, int64_t active, int64_t experts) const {
-  return kernels::map_rows(slots, active, experts);
+int64_t rows_of(const ExpertRows& rows) {
+  int64_t all = 0;
+  for (const int32_t n : values(rows.expert_rows)) all += n;
+  return all;
 }
 
-Tensor CpuCompute::permute(const RowMap& rows, const ConstArray& x) const {
+int64_t fill_rows(const ConstArray& slots,
+                  const Array& expert_rows,
+                  const Array& token_of_row,
+                  const Array& choice_of_row,
+                  const Array& row_of) {
+  return kernels::map_rows(
+      values(slots),
+      slots.extent.columns,
+      {values(expert_rows), values(token_of_row), values(choice_of_row), values(row_of)});
+}
+
+// The numbers are at hand: as much room as there are rows, and nothing overflows.
+RowMap CpuCompute::map_rows(const ConstArray& slots,
+                            int64_t experts,
+                            const Array& overflowed) const {
+  const std::span<const int32_t> all = values(slots);
+  const auto rows = std::count_if(all.begin(), all.end(), [](int32_t e) { return e >= 0; });
+  RowMap map{.expert_rows = make(experts, 1, DType::kInt32),
+             .token_of_row = make(rows, 1, DType::kInt32),
+             .choice_of_row = make(rows, 1, DType::kInt32),
+             .row_of = make(slots.extent.rows, slots.extent.columns, DType::kInt32)};
+  *overflowed.int64() +=
+      fill_rows(slots, map.expert_rows, map.token_of_row, map.choice_of_row, map.row_of);
+  return map;
+}
+
+Tensor CpuCompute::permute(const ExpertRows& rows, const ConstArray& x) const {
   const int64_t width = x.extent.columns;
-  Tensor y(pool_, static_cast<int64_t>(rows.token_of_row.size()), width, x.extent.type);
+  Tensor y(pool_, rows.capacity(), width, x.extent.type);
+  const auto tokens = values(rows.token_of_row).first(static_cast<size_t>(rows_of(rows)));
   if (x.extent.type == DType::kBf16) {
-    kernels::permute(rows.token_of_row, width, x.bf16(), y.bf16());
+    kernels::permute(tokens, width, x.bf16(), y.bf16());
   } else {
-    kernels::permute(rows.token_of_row, width, x.fp32(), y.data());
+    kernels::permute(tokens, width, x.fp32(), y.data());
   }
   return y;
 }
 
-Tensor CpuCompute::unpermute(const RowMap& rows,
-                             int64_t active,
+Tensor CpuCompute::unpermute(const ExpertRows& rows,
                              const ConstArray& x,
                              const ConstArray& first,
                              const ConstArray& second,
                              DType type) const {
   const kernels::UnpermuteShape shape{
-      .tokens = tokens_of(rows, active), .active = active, .width = x.extent.columns};
+      .tokens = rows.tokens(), .active = rows.active(), .width = x.extent.columns};
   Tensor y = wide(shape.tokens, shape.width);
-  kernels::unpermute(shape, rows.row_of.data(), fp32(x), fp32(first), fp32(second), y.data());
+  kernels::unpermute(shape, rows.row_of.int32(), fp32(x), fp32(first), fp32(second), y.data());
   return in_type(std::move(y), type);
 }
 
-Tensor CpuCompute::of_rows(const RowMap& rows, const ConstArray& choices) const {
-  Tensor y = wide(static_cast<int64_t>(rows.token_of_row.size()), 1);
+Tensor CpuCompute::of_rows(const ExpertRows& rows, const ConstArray& choices) const {
+  Tensor y = wide(rows.capacity(), 1);
   const float* const x = choices.fp32();
-  for (size_t r = 0; r < rows.token_of_row.size(); ++r) {
-    y.data()[r] = x[rows.token_of_row[r] * choices.extent.columns + rows.choice_of_row[r]];
+  const int32_t* const token = rows.token_of_row.int32();
+  const int32_t* const choice = rows.choice_of_row.int32();
+  const int64_t count = rows_of(rows);
+  for (int64_t r = 0; r < count; ++r) {
+    y.data()[r] = x[token[r] * choices.extent.columns + choice[r]];
   }
   return y;
 }
 
-Tensor CpuCompute::of_choices(const RowMap& rows, int64_t active, const ConstArray& x) const {
-  Tensor y = wide(tokens_of(rows, active), active);
-  scatter(rows, active, x.fp32(), active, y.data());
+Tensor CpuCompute::of_choices(const ExpertRows& rows, const ConstArray& x) const {
+  Tensor y = wide(rows.tokens(), rows.active());
+  scatter(rows, x.fp32(), rows.active(), y.data());
   return y;
 }
 
-Tensor CpuCompute::beside(const RowMap& rows,
-                          int64_t active,
-                          const ConstArray& x,
-                          const ConstArray& y) const {
+Tensor CpuCompute::beside(const ExpertRows& rows, const ConstArray& x, const ConstArray& y) const {
   const int64_t width = x.extent.columns;
-  Tensor both = wide(x.extent.rows, width + active);
+  Tensor both = wide(x.extent.rows, width + rows.active());
   const float* const from = x.fp32();
   for (int64_t i = 0; i < x.extent.rows; ++i) {
     std::copy_n(from + i * width, width, both.data() + i * both.columns());
   }
-  scatter(rows, active, y.fp32(), both.columns(), both.data() + width);
+  scatter(rows, y.fp32(), both.columns(), both.data() + width);
   return both;
 }
 
@@ -204,11 +249,11 @@ Tensor CpuCompute::columns(const ConstArray& x, Columns c) const {
   return part;
 }
 
-void CpuCompute::put_columns(const ConstArray& x, int64_t first, Tensor& into) const {
+void CpuCompute::put_columns(const ConstArray& x, int64_t first, const Array& into) const {
   const int64_t width = x.extent.columns;
   const float* const from = x.fp32();
   for (int64_t i = 0; i < x.extent.rows; ++i) {
-    std::copy_n(from + i * width, width, into.data() + i * into.columns() + first);
+    std::copy_n(from + i * width, width, into.fp32() + i * into.extent.columns + first);
   }
 }
 

@@ -1,9 +1,7 @@
-#include "runtime/tensor.h"
+#include "runtime/memory/buffer_pool.h"
 
 #include <algorithm>
 #include <bit>
-
-#include "base/big_memory.h"
 
 namespace rehearse {
 namespace {
@@ -21,17 +19,17 @@ size_t rounded(size_t bytes) {
 }  // namespace
 
 BufferPool::~BufferPool() {
-  for (std::byte* slab : slabs_) free_big(slab);
+  for (std::byte* slab : slabs_) memory_.release(slab);
 }
 
 std::byte* BufferPool::carve(size_t bytes) {
   if (bytes > kSlab) {  // a slab of its own, behind the one being cut
-    auto* own = static_cast<std::byte*>(allocate_big(bytes));
+    auto* own = memory_.allocate(bytes);
     slabs_.insert(slabs_.begin(), own);
     return own;
   }
   if (slab_left_ < bytes) {
-    slabs_.push_back(static_cast<std::byte*>(allocate_big(kSlab)));
+    slabs_.push_back(memory_.allocate(kSlab));
     slab_left_ = kSlab;
   }
   std::byte* data = slabs_.back() + (kSlab - slab_left_);
@@ -44,32 +42,27 @@ BufferPool::Buffer BufferPool::take(size_t bytes) {
   const std::lock_guard lock(mutex_);
   in_use_ += capacity;
   peak_ = std::max(peak_, in_use_);
-  auto& ready = free_[capacity];
-  if (ready.empty()) return {carve(capacity), capacity};
-  std::byte* data = ready.back();
-  ready.pop_back();
-  return {data, capacity};
+  std::vector<Free>& free = free_[capacity];
+  Buffer taken{nullptr, capacity};
+  for (size_t i = free.size(); i-- > 0 && taken.data == nullptr;) {
+    if (order_ != nullptr && !order_->behind(free[i].last_use)) continue;
+    taken.data = free[i].data;
+    free.erase(free.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  if (taken.data == nullptr) taken.data = carve(capacity);
+  if (order_ != nullptr) order_->taken(taken.data, capacity);
+  return taken;
 }
 
 void BufferPool::give(Buffer buffer) {
   const std::lock_guard lock(mutex_);
   in_use_ -= buffer.capacity;
-  free_[buffer.capacity].push_back(buffer.data);
+  free_[buffer.capacity].push_back({buffer.data, order_ == nullptr ? LaneEvent() : order_->now()});
 }
 
 Bytes BufferPool::peak() const {
   const std::lock_guard lock(mutex_);
   return Bytes(static_cast<int64_t>(peak_));
-}
-
-void Tensor::fill(float value) {
-  std::fill(data(), data() + size(), value);
-}
-
-Tensor converted(const ConstArray& x, DType type, BufferPool& pool) {
-  Tensor out(pool, x.extent.rows, x.extent.columns, type);
-  convert(x, out);
-  return out;
 }
 
 }  // namespace rehearse

@@ -1,47 +1,14 @@
 #pragma once
-// Tensors on a rank's pool of buffers: FP32 unless told otherwise, BF16, or FP8 with its scales.
-// Steps repeat the same shapes, so after the first one the pool serves every request without the
-// operating system; its high-water mark is the rank's memory.
+// Tensors on a rank's pool of buffers: FP32 unless told otherwise, or of any other type, FP8 with
+// its scales.
 
 #include <cstdint>
-#include <map>
-#include <memory>
-#include <mutex>
 #include <utility>
-#include <vector>
 
-#include "base/units.h"
-#include "runtime/array.h"
+#include "runtime/memory/array.h"
+#include "runtime/memory/buffer_pool.h"
 
 namespace rehearse {
-
-// Thread-safe: the lanes of a rank share it. Must outlive its tensors.
-class BufferPool {
- public:
-  struct Buffer {
-    std::byte* data = nullptr;  // aligned to 64 bytes
-    size_t capacity = 0;        // bytes
-  };
-  BufferPool() = default;
-  ~BufferPool();
-  BufferPool(const BufferPool&) = delete;
-  BufferPool& operator=(const BufferPool&) = delete;
-
-  Buffer take(size_t bytes);
-  void give(Buffer buffer);
-
-  Bytes peak() const;  // the most that was in use at once
-
- private:
-  std::byte* carve(size_t bytes);
-
-  mutable std::mutex mutex_;
-  std::map<size_t, std::vector<std::byte*>> free_;  // by capacity
-  std::vector<std::byte*> slabs_;                   // what the buffers are cut from
-  size_t slab_left_ = 0;                            // bytes of the last slab not yet cut
-  size_t in_use_ = 0;
-  size_t peak_ = 0;
-};
 
 // Move-only; empty until made. The contents of a new tensor are undefined.
 class Tensor {
@@ -66,6 +33,8 @@ class Tensor {
   const kernels::Bf16* bf16() const { return array().bf16(); }
   uint8_t* codes() { return array().codes(); }
   const uint8_t* codes() const { return array().codes(); }
+  int32_t* int32() { return array().int32(); }
+  const int32_t* int32() const { return array().int32(); }
   float* scales() { return array().scales; }  // [rows, tiles] of FP8, else null
   const float* scales() const { return array().scales; }
 

@@ -10,7 +10,7 @@
 #include "cost/layer.h"
 #include "plan/plan.h"
 #include "plan/routing/replicas.h"
-#include "runtime/flat_values.h"
+#include "runtime/memory/flat_values.h"
 
 namespace rehearse {
 
@@ -86,8 +86,10 @@ struct StageParameters {
 // Values for every parameter of a stage: weights, or gradients.
 class ParameterValues {
  public:
-  ParameterValues(const StageParameters& where, DType type)
-      : where_(&where), dense_(type, where.dense_size), expert_(type, where.expert_size) {}
+  ParameterValues(const StageParameters& where, DType type, Memory& memory)
+      : where_(&where),
+        dense_(type, where.dense_size, memory),
+        expert_(type, where.expert_size, memory) {}
 
   Array array(ParameterId id) {
     const Parameter& p = at(id);

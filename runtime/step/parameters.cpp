@@ -1,4 +1,4 @@
-#include "runtime/parameters.h"
+#include "runtime/step/parameters.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,10 +1,10 @@
 #pragma once
-// The ops that end a step on the CPU: gradients and weights across the replicas of a stage (ZeRO-0
+// The ops that end a step: gradients and weights across the replicas of a stage (ZeRO-0
 // or ZeRO-1), the gradient's norm, AdamW, and the experts' biases.
 
-#include "runtime/communicators/communicator.h"
-#include "runtime/devices/cpu/cpu_rank.h"
-#include "runtime/devices/device.h"
+#include "runtime/communicators/lanes.h"
+#include "runtime/step/rank_state.h"
+#include "runtime/step/step_settings.h"
 
 namespace rehearse {
 
@@ -12,16 +12,17 @@ namespace rehearse {
 struct StepEnd {
   const Plan& plan;
   const Program& program;
-  Communicator& communicator;
+  LaneCommunicator& lanes;
   const StepSettings& settings;
-  CpuRank& rank;
+  RankState& rank;
   int32_t data_rank = 0;
 };
 
 // The shard of an arena that the optimizer of the rank at `place` owns, which holds the stage.
 Shard owned_shard(const Program& program, Place place, const Stage& stage, Arena arena);
 
-// The first weights of a stage on the rank at `place`, and masters of its optimizer's shard.
+// The first weights of a stage on the rank at `place`, masters of its optimizer's shard, and what
+// that one's ops act on.
 void start_weights(const Plan& plan,
                    const PrecisionRecipe& recipe,
                    const Program& program,
@@ -35,7 +36,11 @@ Shard optimizer_shard(const Program& program, Place place, const Stage& stage, A
 // grad_reduce, grad_norm, optimizer, param_gather or bias_update.
 bool ends_step(OpKind kind);
 
-// Runs `op` of the rank to its end. ready: as in Device::run_op.
+// Enqueues `op` of the rank. ready: as in Device::enqueue.
 void end_step(const StepEnd& s, const Op& op, const Ready& ready);
+
+// When a training step has ended: experts' biases follow from its loads, where its status allows
+// it. Nothing else is left to do: the optimizer has looked at the status itself.
+void settle(const Plan& plan, RankState& rank);
 
 }  // namespace rehearse

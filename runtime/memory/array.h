@@ -5,6 +5,7 @@
 //   FP8         E4M3 codes, row-major, and an FP32 scale per tile of 1 x 128 along the columns:
 //               value = code x scale. Scales are [rows, tiles], a row's side by side, so that rows
 //               can be picked and sent with theirs.
+//   FP64, INT32, INT64  row-major: sums, choices, counts; never rounded.
 //
 // An Extent says how much, an Array (ConstArray) where: neither owns anything.
 
@@ -20,11 +21,23 @@
 
 namespace rehearse {
 
-enum class DType : uint8_t { kFp32, kBf16, kFp8 };
+enum class DType : uint8_t { kFp32, kBf16, kFp8, kFp64, kInt32, kInt64 };
 
 // Of one element; of FP8 the code alone.
 constexpr int64_t element_bytes(DType type) {
-  return type == DType::kFp32 ? 4 : type == DType::kBf16 ? 2 : 1;
+  switch (type) {
+    case DType::kFp32:
+    case DType::kInt32:
+      return 4;
+    case DType::kBf16:
+      return 2;
+    case DType::kFp64:
+    case DType::kInt64:
+      return 8;
+    case DType::kFp8:
+      break;
+  }
+  return 1;
 }
 
 struct Extent {
@@ -66,6 +79,9 @@ struct ConstArray {
   // FP32 values, one column.
   ConstArray(std::span<const float> values)
       : ConstArray({DType::kFp32, static_cast<int64_t>(values.size()), 1}, values.data()) {}
+  // Choices, one column.
+  ConstArray(std::span<const int32_t> values)
+      : ConstArray({DType::kInt32, static_cast<int64_t>(values.size()), 1}, values.data()) {}
   ConstArray(std::span<float> values) : ConstArray(std::span<const float>(values)) {}
   template <typename A>
   ConstArray(const std::vector<float, A>& values) : ConstArray(std::span<const float>(values)) {}
@@ -79,6 +95,9 @@ struct ConstArray {
   const float* fp32() const { return as<float>(DType::kFp32); }
   const kernels::Bf16* bf16() const { return as<kernels::Bf16>(DType::kBf16); }
   const uint8_t* codes() const { return as<uint8_t>(DType::kFp8); }
+  const double* fp64() const { return as<double>(DType::kFp64); }
+  const int32_t* int32() const { return as<int32_t>(DType::kInt32); }
+  const int64_t* int64() const { return as<int64_t>(DType::kInt64); }
 
  private:
   template <typename T>
@@ -110,6 +129,9 @@ struct Array {
   float* fp32() const { return const_cast<float*>(ConstArray(*this).fp32()); }
   kernels::Bf16* bf16() const { return const_cast<kernels::Bf16*>(ConstArray(*this).bf16()); }
   uint8_t* codes() const { return const_cast<uint8_t*>(ConstArray(*this).codes()); }
+  double* fp64() const { return const_cast<double*>(ConstArray(*this).fp64()); }
+  int32_t* int32() const { return const_cast<int32_t*>(ConstArray(*this).int32()); }
+  int64_t* int64() const { return const_cast<int64_t*>(ConstArray(*this).int64()); }
 };
 
 // The same elements as rows of another length. Throws InternalError where they are not as many, and
@@ -128,12 +150,14 @@ Array part_of(const Array& a, int64_t first, int64_t count);
 int64_t shard_units(const Extent& e);
 int64_t shard_unit_bytes(const Extent& e);
 
-// Values in another type. To BF16: rounds to nearest even. To FP8: a tile's largest magnitude
-// becomes E4M3's largest value, 448 (e4m3_scale). Both arrays have the same rows and columns.
+// Values in another type, of FP32, BF16 and FP8. To BF16: rounds to nearest even. To FP8: a tile's
+// largest magnitude becomes E4M3's largest value, 448 (e4m3_scale). Both arrays have the same rows
+// and columns.
 void convert(const ConstArray& from, const Array& to);
 
 // to = copies[0] + copies[1] + ...: summed in FP32 in the order given and rounded once. `to` may be
-// one of the copies. Throws InternalError for FP8, whose sums would have no scale.
+// one of the copies. FP64 and integers are summed as they are. Throws InternalError for FP8, whose
+// sums would have no scale.
 void sum_in_order(std::span<const ConstArray> copies, const Array& to);
 
 }  // namespace rehearse

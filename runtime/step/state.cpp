@@ -1,11 +1,11 @@
-// CpuDevice: what is held for every parameter, under Hugging Face's names, whatever the layout.
+// LocalRanks: what is held for every parameter, under Hugging Face's names, whatever the layout.
 
 #include <algorithm>
 
 #include <fmt/format.h>
 
-#include "runtime/devices/cpu/cpu_device.h"
-#include "runtime/devices/cpu/step_end.h"
+#include "runtime/step/local_ranks.h"
+#include "runtime/step/step_end.h"
 
 namespace rehearse {
 namespace {
@@ -66,10 +66,10 @@ FlatValues& values_of(Stage& s, StateKind kind, Arena arena) {
 
 }  // namespace
 
-std::vector<CpuDevice::Holder> CpuDevice::holders(int64_t stage) const {
+std::vector<LocalRanks::Holder> LocalRanks::holders(int64_t stage) const {
   std::vector<Holder> all;
   for (const int64_t global : communicator_.local_ranks()) {
-    CpuRank& rank = rank_at(global);
+    RankState& rank = rank_at(global);
     for (size_t slot = 0; slot < rank.copies.size(); ++slot) {
       if (rank.copies[slot].index == stage) {
         all.push_back({plan_.layout.place_of(global), &rank.copies[slot]});
@@ -79,7 +79,7 @@ std::vector<CpuDevice::Holder> CpuDevice::holders(int64_t stage) const {
   return all;
 }
 
-size_t CpuDevice::state(StateKind kind, std::vector<NamedTensor>& out, size_t at) const {
+size_t LocalRanks::state(StateKind kind, std::vector<NamedTensor>& out, size_t at) const {
   const Layout& l = plan_.layout;
   CHECK(static_cast<int64_t>(communicator_.local_ranks().size()) == l.world())
       << "state of ranks on other processes";
@@ -156,16 +156,16 @@ size_t CpuDevice::state(StateKind kind, std::vector<NamedTensor>& out, size_t at
     if (kind != StateKind::kWeights) continue;
     const Stage& s = *of_stage.front().stage;
     for (size_t i = 0; i < s.expert_bias.size(); ++i) {
-      const std::vector<float>& bias = s.expert_bias[i];
+      const FlatValues& bias = s.expert_bias[i];
       if (bias.empty()) continue;
       const std::string name = bias_name(s.first_layer + static_cast<int64_t>(i));
-      next({name, {static_cast<int64_t>(bias.size())}, 0}).values = bias;
+      next({name, {bias.size()}, 0}).values = bias.get(0, bias.size());
     }
   }
   return at;
 }
 
-void CpuDevice::set_state(StateKind kind, const TensorLookup& lookup) {
+void LocalRanks::set_state(StateKind kind, const TensorLookup& lookup) {
   for (const int64_t global : communicator_.local_ranks()) {
     const Place place = plan_.layout.place_of(global);
     for (Stage& s : rank_at(global).copies) {
@@ -198,14 +198,15 @@ void CpuDevice::set_state(StateKind kind, const TensorLookup& lookup) {
       if (kind != StateKind::kWeights) continue;
       for (size_t i = 0; i < s.expert_bias.size(); ++i) {
         if (s.expert_bias[i].empty()) continue;
-        s.expert_bias[i] = lookup(bias_name(s.first_layer + static_cast<int64_t>(i)),
-                                  {static_cast<int64_t>(s.expert_bias[i].size())});
+        s.expert_bias[i].set(
+            0,
+            lookup(bias_name(s.first_layer + static_cast<int64_t>(i)), {s.expert_bias[i].size()}));
       }
     }
   }
 }
 
-std::span<const float> CpuDevice::recorded_logits(int32_t data_rank, int64_t micro_batch) const {
+std::span<const float> LocalRanks::recorded_logits(int32_t data_rank, int64_t micro_batch) const {
   for (const Holder& h : holders(plan_.layout.stages() - 1)) {
     if (h.place.data_rank != data_rank) continue;
     const auto& logits = h.stage->chunks[static_cast<size_t>(micro_batch)].kept_logits;

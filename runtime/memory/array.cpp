@@ -1,4 +1,4 @@
-#include "runtime/array.h"
+#include "runtime/memory/array.h"
 
 #include <algorithm>
 #include <array>
@@ -32,6 +32,8 @@ void read(const ConstArray& a, int64_t row, int64_t first, std::span<float> out)
       });
       return;
     }
+    default:
+      CHECK(false) << "no values of FP32 in " << to_string(a.extent);
   }
 }
 
@@ -58,6 +60,17 @@ void write(const Array& a, int64_t row, int64_t first, std::span<const float> va
       });
       return;
     }
+    default:
+      CHECK(false) << "no values of FP32 for " << to_string(a.extent);
+  }
+}
+
+template <typename T>
+void sum_exactly(std::span<const ConstArray> copies, T* to, int64_t elements) {
+  for (int64_t i = 0; i < elements; ++i) {
+    T sum = 0;
+    for (const ConstArray& c : copies) sum += static_cast<const T*>(c.data)[i];
+    to[i] = sum;
   }
 }
 
@@ -79,7 +92,7 @@ void sum_bf16(std::span<const ConstArray> copies, Bf16* to, int64_t elements) {
 }  // namespace
 
 std::string to_string(const Extent& e) {
-  constexpr std::array<const char*, 3> kNames = {"fp32", "bf16", "fp8"};
+  constexpr std::array<const char*, 6> kNames = {"fp32", "bf16", "fp8", "fp64", "int32", "int64"};
   return fmt::format("{} [{}, {}]", kNames[static_cast<size_t>(e.type)], e.rows, e.columns);
 }
 
@@ -124,7 +137,8 @@ void convert(const ConstArray& from, const Array& to) {
   CHECK(e.rows == to.extent.rows && e.columns == to.extent.columns)
       << to_string(e) << " to " << to_string(to.extent);
   if (e == to.extent) return copy(from, to);
-  if (e.type != DType::kFp8 && to.extent.type != DType::kFp8) {
+  const auto plain = [](DType t) { return t == DType::kFp32 || t == DType::kBf16; };
+  if (plain(e.type) && plain(to.extent.type)) {
     e.type == DType::kBf16 ? kernels::convert(e.size(), from.bf16(), to.fp32())
                            : kernels::convert(e.size(), from.fp32(), to.bf16());
     return;
@@ -155,6 +169,12 @@ void sum_in_order(std::span<const ConstArray> copies, const Array& to) {
     case DType::kBf16:
       sum_bf16(copies, to.bf16(), elements);
       return;
+    case DType::kFp64:
+      return sum_exactly(copies, to.fp64(), elements);
+    case DType::kInt32:
+      return sum_exactly(copies, to.int32(), elements);
+    case DType::kInt64:
+      return sum_exactly(copies, to.int64(), elements);
     case DType::kFp8:
       CHECK(false) << "FP8 cannot be summed, only sent and gathered: " << to_string(to.extent);
   }

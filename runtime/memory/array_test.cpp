@@ -1,13 +1,13 @@
 // Typed arrays and tensors against answers worked out by hand.
 
-#include "runtime/array.h"
+#include "runtime/memory/array.h"
 
 #include <cmath>
 #include <numeric>
 
 #include <gtest/gtest.h>
 
-#include "runtime/tensor.h"
+#include "runtime/memory/tensor.h"
 
 namespace rehearse {
 namespace {
