@@ -278,17 +278,6 @@ TEST_P(Layouts, RepeatBitForBit) {
   EXPECT_EQ(first.norms, second.norms);
 }
 
-std::string layout_name(const testing::TestParamInfo<Layout>& info) {
-  const Layout& l = info.param;
-  std::string name(name_of(l.schedule));
-  std::erase(name, '-');
-  name += "_pp" + std::to_string(l.pp) + "_dp" + std::to_string(l.dp) + "_ep" +
-          std::to_string(l.ep) + "_zero" + std::to_string(l.zero_stage);
-  if (l.rank_order == RankOrder::kPipelineFirst) name += "_pp_before_dp";
-  for (const int64_t n : l.layers_per_stage) name += "_" + std::to_string(n);
-  return name;
-}
-
 std::vector<Layout> layouts_to_run() {
   std::vector<Layout> list;
   for (const int64_t pp : {1, 2, 4}) {

@@ -212,7 +212,8 @@ struct Workers::State {
       working = true;
       Span span;
       span.begin = now();
-      device.enqueue(op, data_rank, [&] { span.begin = now(); });
+      device.enqueue({op, data_rank, program.global_id(id, data_rank)},
+                     [&] { span.begin = now(); });
       span.end = now();
       timeline.spans[static_cast<size_t>(program.global_id(id, data_rank))] = span;
       finish(rank, id);
@@ -232,10 +233,10 @@ struct Workers::State {
       for (const int32_t d : program.dependencies(op.id)) {
         const OpId dependency = program.global_id(d, data_rank);
         if (progress(program.global_rank(dependency)) != nullptr) {
-          device.wait(op, data_rank, dependency);
+          device.wait({op, data_rank, id}, dependency);
         }
       }
-      device.enqueue(op, data_rank, [] {});
+      device.enqueue({op, data_rank, id}, [] {});
       current = std::nullopt;
       ++ops_done;
     }

@@ -24,16 +24,23 @@ enum class Enqueuing : uint8_t {
   kOneThread,
 };
 
+// An op of a local rank.
+struct OpAt {
+  const Op& op;
+  int32_t data_rank = 0;
+  OpId id = 0;  // over all replicas, of the program that runs
+};
+
 // Does the work of ops.
 class Device {
  public:
   virtual ~Device() = default;
   virtual Enqueuing enqueuing() const { return Enqueuing::kLanes; }
-  // One op of data rank `data_rank`. Calls `ready` when it has waited for other ranks and starts to
-  // work (ops that wait for nobody need not).
-  virtual void enqueue(const Op& op, int32_t data_rank, const std::function<void()>& ready) = 0;
+  // Calls `ready` when it has waited for other ranks and starts to work (ops that wait for nobody
+  // need not).
+  virtual void enqueue(const OpAt& at, const std::function<void()>& ready) = 0;
   // Before an op is enqueued: it waits for another one of a local rank, which is. One thread only.
-  virtual void wait(const Op& /*op*/, int32_t /*data_rank*/, OpId /*dependency*/) {}
+  virtual void wait(const OpAt& /*at*/, OpId /*dependency*/) {}
   // When all ops are enqueued: returns when they have ended. Where one thread enqueues, the
   // timeline gets their spans, from the step's beginning.
   virtual void end_step(Timeline& /*timeline*/) {}

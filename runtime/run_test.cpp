@@ -17,7 +17,9 @@ namespace {
 class RecordingDevice : public Device {
  public:
   explicit RecordingDevice(const Program& p) : program_(p), communicator_(p.layout().world()) {}
-  void enqueue(const Op& op, int32_t data_rank, const std::function<void()>& ready) override {
+  void enqueue(const OpAt& at, const std::function<void()>& ready) override {
+    const Op& op = at.op;
+    const int32_t data_rank = at.data_rank;
     if (op.id == fail_at) throw InputError("planted");
     std::vector<float> payload = {static_cast<float>(op.id)};
     const int64_t here = program_.global_rank({op.pp_rank, data_rank});

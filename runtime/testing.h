@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <string>
 
+#include <gtest/gtest.h>
+
 #include "base/file.h"
 #include "base/random.h"
 #include "runtime/communicators/local/local_communicator.h"
@@ -34,6 +36,18 @@ inline std::string test_text_path() {
     return file;
   }();
   return path;
+}
+
+// A layout in a test's name.
+inline std::string layout_name(const testing::TestParamInfo<Layout>& info) {
+  const Layout& l = info.param;
+  std::string name(name_of(l.schedule));
+  std::erase(name, '-');
+  name += "_pp" + std::to_string(l.pp) + "_dp" + std::to_string(l.dp) + "_ep" +
+          std::to_string(l.ep) + "_zero" + std::to_string(l.zero_stage);
+  if (l.rank_order == RankOrder::kPipelineFirst) name += "_pp_before_dp";
+  for (const int64_t n : l.layers_per_stage) name += "_" + std::to_string(n);
+  return name;
 }
 
 // Links of an emulated cluster.

@@ -38,7 +38,7 @@ Duration median(std::vector<Duration> values) {
 // Every op works for kWork and nothing else, whatever it is.
 class WorkingDevice : public Device {
  public:
-  void enqueue(const Op&, int32_t, const std::function<void()>&) override { work(kWork); }
+  void enqueue(const OpAt&, const std::function<void()>&) override { work(kWork); }
   void abort() override {}
 };
 

@@ -15,13 +15,6 @@
 
 namespace rehearse {
 
-// An op of a local rank.
-struct OpAt {
-  const Op& op;
-  OpId id = 0;       // over all replicas
-  int64_t rank = 0;  // global
-};
-
 class TrainingDevice {
  public:
   virtual ~TrainingDevice() = default;
@@ -34,13 +27,14 @@ class TrainingDevice {
 
   // As Device's (runtime/run.h): who enqueues, what an op waits for, the step's end.
   virtual Enqueuing enqueuing() const { return Enqueuing::kLanes; }
-  virtual void wait(const OpAt& op, OpId dependency);
+  virtual void wait(const OpAt& at, int64_t rank, OpId dependency);
   virtual void end_step(Timeline& timeline);
   virtual void abort() {}
 
-  // What is enqueued between them is the op's. load: its rows of experts, once it has run.
-  virtual void begin(const OpAt& op);
-  virtual void end(const OpAt& op, const std::function<MemberLoad()>& load);
+  // What is enqueued between them is the op's, of a rank. load: its rows of experts, once it has
+  // run.
+  virtual void begin(const OpAt& at, int64_t rank);
+  virtual void end(const OpAt& at, int64_t rank, const std::function<MemberLoad()>& load);
 
   // Before a step.
   virtual void begin_step() {}

@@ -57,7 +57,8 @@ BufferPool::Buffer BufferPool::take(size_t bytes) {
 void BufferPool::give(Buffer buffer) {
   const std::lock_guard lock(mutex_);
   in_use_ -= buffer.capacity;
-  free_[buffer.capacity].push_back({buffer.data, order_ == nullptr ? LaneEvent() : order_->now()});
+  free_[buffer.capacity].push_back(
+      {buffer.data, order_ == nullptr ? LaneEvent() : order_->last_use()});
 }
 
 Bytes BufferPool::peak() const {

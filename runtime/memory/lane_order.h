@@ -56,6 +56,8 @@ class LaneOrder {
     }
   }
 
+  // Behind the last use of a buffer that is given back now.
+  virtual LaneEvent last_use() const { return now(); }
   // A pool's buffer changes hands: what is in it is no longer anybody's.
   virtual void taken(std::byte* /*data*/, size_t /*bytes*/) {}
 

@@ -59,19 +59,18 @@ void LocalRanks::begin_step(const StepSettings& settings) {
   }
 }
 
-void LocalRanks::enqueue(const Op& op, int32_t data_rank, const Ready& ready) {
-  if (fault_ == op.id && data_rank == 0 && !settings_.validation) {
+void LocalRanks::enqueue(const OpAt& at, const Ready& ready) {
+  if (fault_ == at.op.id && at.data_rank == 0 && !settings_.validation) {
     aborted_.wait(false);
     throw RunAborted();
   }
-  const OpAt here = at(op, data_rank);
-  device_.begin(here);
-  work(op, data_rank, ready);
-  device_.end(here, [&] { return load_of(op, data_rank); });
+  device_.begin(at, rank_of(at));
+  work(at.op, at.data_rank, ready);
+  device_.end(at, rank_of(at), [&] { return load_of(at.op, at.data_rank); });
 }
 
-void LocalRanks::wait(const Op& op, int32_t data_rank, OpId dependency) {
-  device_.wait(at(op, data_rank), dependency);
+void LocalRanks::wait(const OpAt& at, OpId dependency) {
+  device_.wait(at, rank_of(at), dependency);
 }
 
 void LocalRanks::end_step(Timeline& timeline) {
@@ -80,10 +79,6 @@ void LocalRanks::end_step(Timeline& timeline) {
   for (const auto& rank : ranks_) {
     if (rank != nullptr) settle(plan_, *rank);
   }
-}
-
-OpAt LocalRanks::at(const Op& op, int32_t data_rank) const {
-  return {op, program_.global_id(op.id, data_rank), program_.global_rank({op.pp_rank, data_rank})};
 }
 
 RankState& LocalRanks::rank_at(int64_t global_rank) const {

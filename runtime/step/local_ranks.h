@@ -32,8 +32,8 @@ class LocalRanks : public Device {
   // Before it: its settings; counters and losses start at zero. Not while a step runs.
   void begin_step(const StepSettings& settings);
   Enqueuing enqueuing() const override { return device_.enqueuing(); }
-  void enqueue(const Op& op, int32_t data_rank, const Ready& ready) override;
-  void wait(const Op& op, int32_t data_rank, OpId dependency) override;
+  void enqueue(const OpAt& at, const Ready& ready) override;
+  void wait(const OpAt& at, OpId dependency) override;
   void end_step(Timeline& timeline) override;
   void abort() override;
   // After it: what it left behind, in the entries of this process's ranks.
@@ -86,7 +86,9 @@ class LocalRanks : public Device {
   };
   std::vector<Holder> holders(int64_t stage) const;
   RankState& rank_at(int64_t global_rank) const;
-  OpAt at(const Op& op, int32_t data_rank) const;
+  int64_t rank_of(const OpAt& at) const {
+    return plan_.layout.rank_of({at.op.pp_rank, at.data_rank});
+  }
   LayerContext context(RankState& rank) const;
   Batch batch(const Op& op, int32_t data_rank) const;
   MemberLoad load_of(const Op& op, int32_t data_rank);

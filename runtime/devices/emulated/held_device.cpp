@@ -18,20 +18,20 @@ void HeldDevice::begin_step() {
   for (std::atomic<int64_t>* n : {&late_, &of_, &late_time_, &held_}) *n = 0;
 }
 
-void HeldDevice::begin(const OpAt& op) {
-  begins_[static_cast<size_t>(op.rank)][static_cast<size_t>(op.op.lane)] = Clock::now();
-  inner_->begin(op);
+void HeldDevice::begin(const OpAt& at, int64_t rank) {
+  begins_[static_cast<size_t>(rank)][static_cast<size_t>(at.op.lane)] = Clock::now();
+  inner_->begin(at, rank);
 }
 
 // Sleeps until the op has taken its time on the emulated device.
-void HeldDevice::end(const OpAt& op, const std::function<MemberLoad()>& load) {
-  inner_->end(op, load);
+void HeldDevice::end(const OpAt& at, int64_t rank, const std::function<MemberLoad()>& load) {
+  inner_->end(at, rank, load);
   // Messages take their time on the links; everything else holds its lane.
   const bool local =
-      op.op.lane == Lane::kCompute || (is_all_to_all(op.op.kind) && op.op.group == Group::kNone);
+      at.op.lane == Lane::kCompute || (is_all_to_all(at.op.kind) && at.op.group == Group::kNone);
   if (!local) return;
-  const Duration target = roofline(plan_, op_work_.calls(op.op, load()).all());
-  const auto end = begins_[static_cast<size_t>(op.rank)][static_cast<size_t>(op.op.lane)] +
+  const Duration target = roofline(plan_, op_work_.calls(at.op, load()).all());
+  const auto end = begins_[static_cast<size_t>(rank)][static_cast<size_t>(at.op.lane)] +
                    std::chrono::nanoseconds(target.picoseconds() / 1000);
   ++of_;
   held_ += target.picoseconds();

@@ -21,8 +21,8 @@ class HeldDevice : public TrainingDevice {
   LaneCommunicator& lanes() override { return inner_->lanes(); }
   void abort() override { inner_->abort(); }
   void make_room() override { inner_->make_room(); }
-  void begin(const OpAt& op) override;
-  void end(const OpAt& op, const std::function<MemberLoad()>& load) override;
+  void begin(const OpAt& at, int64_t rank) override;
+  void end(const OpAt& at, int64_t rank, const std::function<MemberLoad()>& load) override;
   void begin_step() override;
   Overruns overruns() const override;
 
