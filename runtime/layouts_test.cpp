@@ -340,6 +340,7 @@ TEST(Train, BalancesExpertsAndBiasesMoveByGamma) {
 TEST(Train, NamesTheLayerThatIsNotFinite) {
   for (const int64_t layer : {1, 3}) {
     Plan plan = plan_of({.pp = 2});
+    plan.training.bias_update_speed = 0.5;
     Trainer trainer(plan, test_text_path());
     Stage& s = trainer.ranks().stage(layer / 2, 0, 0);
     FlatValues& weights = s.weights.arena(Arena::kDense);
@@ -359,6 +360,14 @@ TEST(Train, NamesTheLayerThatIsNotFinite) {
     const std::vector<float> after = weights.get(0, weights.size());
     for (size_t i = 0; i < before.size(); ++i) changed += before[i] != after[i];
     EXPECT_EQ(changed, 1) << "the step was taken";
+    for (const StateKind kind : {StateKind::kFirstMoments, StateKind::kSecondMoments}) {
+      for (const NamedTensor& t : trainer.ranks().state(kind)) {
+        for (const float moment : t.values) EXPECT_EQ(moment, 0) << t.name;
+      }
+    }
+    for (const FlatValues& bias : s.expert_bias) {
+      for (const float b : bias.get(0, bias.size())) EXPECT_EQ(b, 0);
+    }
   }
 }
 

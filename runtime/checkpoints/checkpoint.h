@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "runtime/checkpoints/identity.h"
-#include "runtime/checkpoints/named_tensor.h"
 #include "runtime/step/local_ranks.h"
+#include "runtime/step/named_tensor.h"
 
 namespace rehearse {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/checkpoints/named_tensor.h"
+#include "runtime/step/named_tensor.h"
 
 namespace rehearse {
 

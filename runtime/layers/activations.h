@@ -13,8 +13,8 @@
 #include "runtime/communicators/lanes.h"
 #include "runtime/compute/compute.h"
 #include "runtime/compute/recipe.h"
+#include "runtime/layers/parameters.h"
 #include "runtime/memory/tensor.h"
-#include "runtime/step/parameters.h"
 
 namespace rehearse {
 

@@ -3,9 +3,21 @@
 // embeddings of the tokens ahead, normed and projected to the layer's input.
 // Source: DeepSeek-V3 technical report, section 2.2, equation 21.
 
-#include "runtime/step/stage.h"
+#include "runtime/layers/activations.h"
 
 namespace rehearse {
+
+// What it keeps of one micro-batch.
+struct MtpActivations {
+  Tensor tokens;                      // [T, 1], INT32
+  Tensor embedded, embedded_inverse;  // [T, D], [T, 1]
+  Tensor hidden_inverse;              // [T, 1]; the norm's input is the x of the head before
+  Tensor both;                        // [T, 2 D] the projection's input
+  Tensor output;                      // [T, D] of the module's layer, to its head
+  Tensor d_x;                         // [T, D] of the layer's input
+  Tensor d_embedded, d_hidden;        // [T, D] of the norms' inputs
+  Tensor d_gains;                     // [1, 2 D]
+};
 
 struct MtpWeights {
   const MtpIds& ids;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "runtime/layers/yarn.h"
+#include "runtime/compute/yarn.h"
 #include "runtime/step/step_end.h"
 
 namespace rehearse {

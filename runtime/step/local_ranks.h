@@ -7,11 +7,11 @@
 #include <span>
 #include <vector>
 
-#include "runtime/checkpoints/named_tensor.h"
 #include "runtime/data/text_data.h"
 #include "runtime/devices/device.h"
 #include "runtime/layers/mtp.h"
 #include "runtime/run.h"
+#include "runtime/step/named_tensor.h"
 #include "runtime/step/rank_state.h"
 #include "runtime/step/step_settings.h"
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "runtime/communicators/keys.h"
-#include "runtime/layers/yarn.h"
+#include "runtime/compute/yarn.h"
 #include "runtime/step/local_ranks.h"
 #include "runtime/step/step_end.h"
 

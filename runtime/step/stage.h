@@ -5,24 +5,13 @@
 #include <memory>
 #include <vector>
 
-#include "runtime/data/text_data.h"
-#include "runtime/layers/activations.h"
+#include "runtime/layers/mtp.h"
+#include "runtime/memory/shard.h"
 
 namespace rehearse {
 
 // A micro-batch's passage through a stage. What comes in, embedded or received, is the first
 // layer's x; the gradient that comes in is the last layer's d_out.
-struct MtpActivations {
-  Tensor tokens;                      // [T, 1], INT32
-  Tensor embedded, embedded_inverse;  // [T, D], [T, 1]
-  Tensor hidden_inverse;              // [T, 1]; the norm's input is the x of the head before
-  Tensor both;                        // [T, 2 D] the projection's input
-  Tensor output;                      // [T, D] of the module's layer, to its head
-  Tensor d_x;                         // [T, D] of the layer's input
-  Tensor d_embedded, d_hidden;        // [T, D] of the norms' inputs
-  Tensor d_gains;                     // [1, 2 D]
-};
-
 struct ChunkActivations {
   std::vector<LayerActivations> layers;
   Tensor output;   // [T, D] to the next stage or the head

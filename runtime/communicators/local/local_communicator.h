@@ -14,7 +14,7 @@
 
 #include "runtime/communicators/communicator.h"
 #include "runtime/communicators/local/link_shaper.h"
-#include "runtime/step/parameters.h"
+#include "runtime/memory/shard.h"
 
 namespace rehearse {
 

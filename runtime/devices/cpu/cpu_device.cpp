@@ -1,6 +1,6 @@
 #include "runtime/devices/cpu/cpu_device.h"
 
-#include "runtime/layers/yarn.h"
+#include "runtime/compute/yarn.h"
 
 namespace rehearse {
 

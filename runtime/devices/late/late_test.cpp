@@ -148,6 +148,25 @@ INSTANTIATE_TEST_SUITE_P(
                     Layout{.dp = 4, .ep = 2, .zero_stage = 0}),
     layout_name);
 
+// What a plan may have beside its layout.
+TEST(LateVariants, GiveTheSameBits) {
+  const Layout layout{.pp = 2, .dp = 2, .ep = 2, .schedule = ScheduleKind::kDualPipe};
+  std::vector<Plan> plans(4, late_plan(layout));
+  plans[0].training.recompute = {.norms = false, .up_projections = false, .activations = false};
+  plans[1].routing = Routing::kBalanced;
+  Architecture& grouped = plans[2].model.architecture;
+  grouped.attention = AttentionKind::kGrouped;
+  grouped.kv_heads = grouped.heads / 2;
+  grouped.head_norm = HeadNorm::kPerHead;
+  plans[3] = late_plan(layout, Precision::kBf16);
+  plans[3].training.moments = Moments::kBf16;
+  plans[3].model.architecture.q_lora = std::nullopt;
+  for (const Plan& plan : plans) {
+    const Bits want = on_cores(plan);
+    for (const uint64_t seed : {5, 6}) EXPECT_EQ(done_late(plan, {.seed = seed}), want);
+  }
+}
+
 // Rows that find no room: nothing follows from the step, and it is repeated with more.
 TEST(LateOverflow, AStepIsAppliedOnceAndWhole) {
   for (const Layout& layout : {Layout{}, Layout{.pp = 2, .dp = 2, .ep = 2}}) {

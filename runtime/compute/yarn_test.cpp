@@ -1,4 +1,4 @@
-#include "runtime/layers/yarn.h"
+#include "runtime/compute/yarn.h"
 
 #include <cmath>
 

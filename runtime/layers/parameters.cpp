@@ -1,4 +1,4 @@
-#include "runtime/step/parameters.h"
+#include "runtime/layers/parameters.h"
 
 #include <algorithm>
 #include <cmath>
@@ -140,11 +140,6 @@ std::vector<float> first_values(const Parameter& p, int64_t seed, double std) {
   Random random(stream_seed(static_cast<uint64_t>(seed), p.name));
   for (float& v : values) v = static_cast<float>(std * random.normal());
   return values;
-}
-
-Shard shard_of(int64_t size, int64_t index, int64_t count) {
-  const int64_t each = (size + count - 1) / count;
-  return {std::min(size, index * each), std::min(size, (index + 1) * each)};
 }
 
 }  // namespace rehearse

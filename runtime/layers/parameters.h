@@ -125,11 +125,4 @@ class ParameterValues {
 // numbers.
 std::vector<float> first_values(const Parameter& p, int64_t seed, double std);
 
-// A contiguous share of an arena: member `index` of `count` owns [begin, end).
-struct Shard {
-  int64_t begin = 0;
-  int64_t end = 0;
-};
-Shard shard_of(int64_t size, int64_t index, int64_t count);
-
 }  // namespace rehearse
