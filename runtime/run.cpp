@@ -224,6 +224,7 @@ struct Workers::State {
   }
 
   void enqueue_all() {
+    std::vector<char> enqueued(static_cast<size_t>(program.global_size()), 0);
     for (const OpId id : order) {
       if (failed) throw RunAborted();
       const Op& op = program.op(id);
@@ -232,11 +233,14 @@ struct Workers::State {
       current = op.id;
       for (const int32_t d : program.dependencies(op.id)) {
         const OpId dependency = program.global_id(d, data_rank);
-        if (progress(program.global_rank(dependency)) != nullptr) {
-          device.wait({op, data_rank, id}, dependency);
-        }
+        if (progress(program.global_rank(dependency)) == nullptr) continue;
+        // What nobody has recorded yet would be waited for by nobody.
+        CHECK(enqueued[static_cast<size_t>(dependency)] != 0)
+            << to_string(op) << " before " << to_string(program.op(dependency));
+        device.wait({op, data_rank, id}, dependency);
       }
       device.enqueue({op, data_rank, id}, [] {});
+      enqueued[static_cast<size_t>(id)] = 1;
       current = std::nullopt;
       ++ops_done;
     }

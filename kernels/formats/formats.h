@@ -1,9 +1,14 @@
 #pragma once
-// Number formats narrower than FP32, on the CPU: BF16, FP16 and FP8 E4M3, bit by bit.
+// Number formats narrower than FP32, on the CPU: BF16, FP8 E4M3 and E5M6, bit by bit.
 //
 // E4M3 (OCP 8-bit floating point, revision 1.0, as GPUs have it): 1 sign bit, 4 exponent bits with
 // bias 7, 3 mantissa bits. Codes 0x7f and 0xff are NaN, there is no infinity, the largest value is
 // 448, the smallest normal 2^-6, the smallest subnormal 2^-9.
+//
+// E5M6: 1 sign bit, 5 exponent bits with bias 15, 6 mantissa bits. DeepSeek-V3's report (section
+// 3.3.3) names the format for what it caches behind attention and does not publish its codes; ours
+// are the upper twelve bits of IEEE half precision, so that exponent 31 holds infinity (mantissa 0)
+// and NaN, the largest value is 65,024, the smallest normal 2^-14, the smallest subnormal 2^-20.
 
 #include <bit>
 #include <cmath>
@@ -63,6 +68,36 @@ inline uint8_t to_e4m3(float x) {
   // Keeps 3 of 23 mantissa bits; a carry goes into the exponent, which is what it should do.
   const uint32_t rounded = magnitude + 0x7ffff + ((magnitude >> 20) & 1);
   return sign | static_cast<uint8_t>((rounded >> 20) - (120u << 3));
+}
+
+inline constexpr float kE5m6Max = 65024.0f;
+
+// The value of a code of twelve bits; every one is exact in FP32.
+inline float from_e5m6(uint16_t code) {
+  const int exponent = (code >> 6) & 31;
+  const int mantissa = code & 63;
+  const float sign = code & 0x800 ? -1.0f : 1.0f;
+  if (exponent == 31) return mantissa == 0 ? sign * INFINITY : std::bit_cast<float>(0x7fffffffu);
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -20);
+  return sign * std::ldexp(static_cast<float>(64 + mantissa), exponent - 21);
+}
+
+// Rounds to nearest, ties to even; beyond 65,024, infinity included, becomes 65,024 of that sign,
+// NaN becomes 0x7ff.
+inline uint16_t to_e5m6(float x) {
+  if (std::isnan(x)) return 0x7ff;
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  const auto sign = static_cast<uint16_t>((bits >> 20) & 0x800);
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude >= std::bit_cast<uint32_t>(kE5m6Max)) return sign | 0x7bf;
+  const int exponent = static_cast<int>(magnitude >> 23) - 127;
+  if (exponent < -14) {  // subnormal: multiples of 2^-20; a carry makes the smallest normal
+    const float steps = std::bit_cast<float>(magnitude) * 0x1p20f;
+    return sign | static_cast<uint16_t>(std::nearbyint(steps));
+  }
+  // Keeps 6 of 23 mantissa bits; a carry goes into the exponent, which is what it should do.
+  const uint32_t rounded = magnitude + 0xffff + ((magnitude >> 17) & 1);
+  return sign | static_cast<uint16_t>((rounded >> 17) - (112u << 6));
 }
 
 // Scale of a group of values whose largest magnitude is amax, so that amax becomes E4M3's largest

@@ -64,6 +64,62 @@ TEST(E4m3, RoundsToNearestTiesToEvenAndSaturates) {
   EXPECT_EQ(to_e4m3(-0.0f), 0x80);
 }
 
+TEST(E5m6, EveryCodeIsWhatItsBitsSay) {
+  for (int code = 0; code < 4096; ++code) {
+    const auto c = static_cast<uint16_t>(code);
+    const float x = from_e5m6(c);
+    const int e = (code >> 6) & 31;
+    const bool negative = (code & 0x800) != 0;
+    if (e == 31 && (code & 63) != 0) {
+      EXPECT_TRUE(std::isnan(x));
+      EXPECT_EQ(to_e5m6(x), 0x7ff);
+      continue;
+    }
+    if (e == 31) {  // saturates
+      EXPECT_EQ(x, negative ? -INFINITY : INFINITY);
+      EXPECT_EQ(to_e5m6(x), negative ? 0xfbf : 0x7bf);
+      continue;
+    }
+    const double magnitude =
+        e == 0 ? (code & 63) * 0x1p-20 : (1 + (code & 63) / 64.0) * std::ldexp(1.0, e - 15);
+    EXPECT_EQ(static_cast<double>(x), negative ? -magnitude : magnitude) << code;
+    EXPECT_EQ(std::signbit(x), negative);
+    EXPECT_EQ(to_e5m6(x), c) << "a code's value becomes that code";
+  }
+  EXPECT_EQ(from_e5m6(0x7bf), kE5m6Max);
+  EXPECT_EQ(from_e5m6(0x001), 0x1p-20f);
+}
+
+TEST(E5m6, RoundsToNearestTiesToEvenAndSaturates) {
+  for (int code = 0; code < 0x7bf; ++code) {
+    const auto c = static_cast<uint16_t>(code);
+    const auto next = static_cast<uint16_t>(code + 1);
+    const float middle = (from_e5m6(c) + from_e5m6(next)) / 2;  // exact
+    EXPECT_EQ(to_e5m6(middle), code % 2 == 0 ? c : next);
+    EXPECT_EQ(to_e5m6(std::nextafter(middle, 0.0f)), c);
+    EXPECT_EQ(to_e5m6(std::nextafter(middle, 1e9f)), next);
+    EXPECT_EQ(to_e5m6(-middle), 0x800 | (code % 2 == 0 ? c : next));
+  }
+  for (const float x : {65025.0f, 65536.0f, 1e30f, INFINITY}) {
+    EXPECT_EQ(to_e5m6(x), 0x7bf);
+    EXPECT_EQ(to_e5m6(-x), 0xfbf);
+  }
+  EXPECT_EQ(to_e5m6(-0.0f), 0x800);
+  EXPECT_EQ(to_e5m6(1e-40f), 0);
+}
+
+#if REHEARSE_TOOLKIT
+// Its codes are the upper bits of half precision's.
+TEST(E5m6, ValuesAreHalfPrecisionsOwn) {
+  for (int code = 0; code < 4096; ++code) {
+    const __half_raw half{static_cast<unsigned short>(code << 4)};
+    const float x = __half2float(half);
+    const float own = from_e5m6(static_cast<uint16_t>(code));
+    EXPECT_TRUE(std::isnan(x) ? std::isnan(own) : x == own) << code;
+  }
+}
+#endif
+
 #if REHEARSE_TOOLKIT
 TEST(E4m3, ConvertsEveryBf16AsTheToolkitDoes) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
