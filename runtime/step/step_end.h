@@ -2,6 +2,7 @@
 // The ops that end a step: gradients and weights across the replicas of a stage (ZeRO-0
 // or ZeRO-1), the gradient's norm, AdamW, and the experts' biases.
 
+#include "plan/program/program.h"
 #include "runtime/communicators/lanes.h"
 #include "runtime/step/rank_state.h"
 #include "runtime/step/step_settings.h"
