@@ -27,9 +27,7 @@ void read(const ConstArray& a, int64_t row, int64_t first, std::span<float> out)
       return;
     case DType::kFp8: {
       const float scale = a.scales[row * a.extent.tiles() + first / kernels::kScaleBlock];
-      std::transform(a.codes() + at, a.codes() + at + out.size(), out.data(), [&](uint8_t code) {
-        return kernels::from_e4m3(code) * scale;
-      });
+      kernels::decode_e4m3(static_cast<int64_t>(out.size()), a.codes() + at, scale, out.data());
       return;
     }
     default:
@@ -48,16 +46,12 @@ void write(const Array& a, int64_t row, int64_t first, std::span<const float> va
       kernels::convert(static_cast<int64_t>(values.size()), values.data(), a.bf16() + at);
       return;
     case DType::kFp8: {
-      float amax = 0;
-      for (const float v : values) {
-        if (!std::isnan(v)) amax = std::max(amax, std::abs(v));
-      }
+      const auto count = static_cast<int64_t>(values.size());
+      const float amax = kernels::largest_magnitude(count, values.data());
       const float scale = kernels::e4m3_scale(amax, false);
       const float inverse = kernels::e4m3_inverse(amax, scale, false);
       a.scales[row * a.extent.tiles() + first / kernels::kScaleBlock] = scale;
-      std::transform(values.begin(), values.end(), a.codes() + at, [&](float v) {
-        return kernels::to_e4m3(v * inverse);
-      });
+      kernels::encode_e4m3(count, values.data(), inverse, a.codes() + at);
       return;
     }
     default:
