@@ -358,12 +358,11 @@ RuntimeBytes runtime_bytes(const Layer& layer,
     // Beside the way back weight gradients run, one after the other: gate_up's is the larger.
     const int64_t weights = rows > 0 && all > 0 ? kFp32 * (hidden + 2 * all) : 0;
     const int64_t sums = std::max(way_back + node_sum, kFp32 * (rows + here + 1) * hidden);
-    ffn = std::max(
-        {row_gradient + activation(routed),
-         2 * row_gradient + element * 2 * routed + kFp32 * (routed + rows * hidden),
-         ffn_gradients - element * 2 * all + row_gradient + activation(all),
-         ffn_gradients + row_gradient + kFp32 * (3 * all + hidden),
-         ffn_gradients + ends + sums + weights});
+    ffn = std::max({row_gradient + activation(routed),
+                    2 * row_gradient + element * 2 * routed + kFp32 * (routed + rows * hidden),
+                    ffn_gradients - element * 2 * all + row_gradient + activation(all),
+                    ffn_gradients + row_gradient + kFp32 * (3 * all + hidden),
+                    ffn_gradients + ends + sums + weights});
     core_wide = (2 * kFp32 - element) * heads + kFp32 * layer.core.heads * layer.core.v;
   }
   // Computed again: the FFN's norm in its backward, the rest of attention in its own.

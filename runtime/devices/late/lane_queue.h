@@ -145,11 +145,9 @@ class LaneQueue : public LaneOrder {
 
   // --- doing it
   // Whatever can be done now, up to so many pieces.
-  bool run_some(int64_t pieces) {
-    while (pieces-- > 0) {
-      if (!run_one()) return false;
+  void run_some(int64_t pieces) {
+    while (pieces-- > 0 && run_one()) {
     }
-    return true;
   }
   // All of it. Throws ScheduleError where nothing can be done any more.
   void run_all() {

@@ -1,10 +1,9 @@
 // A device and a precision from outside: what a new one needs is its own folder, or a row.
 
-#include "runtime/devices/null/null_device.h"
-
 #include <gtest/gtest.h>
 
 #include "plan/testing.h"
+#include "runtime/devices/null/null_device.h"
 #include "runtime/testing.h"
 #include "runtime/train.h"
 
