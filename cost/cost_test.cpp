@@ -157,19 +157,37 @@ TEST(Cost, KeptElementsOfALayer) {
   const int64_t attention = 2 * 7168 + 2 * 1536 + 128 * 192 + (512 + 64) + 512 + 128 * (128 + 128) +
                             128 * 128 + 128 + 2 * 7168 + 4;  // and of the norms a factor each
   const auto kept = [&](bool moe, const Recompute& again) {
-    return runtime_bytes(layers.of(moe), 7168, 8, 0, again, 4).kept;
+    return runtime_bytes(layers.of(moe), 7168, 8, 0, again, {}).kept;
   };
   EXPECT_EQ(kept(false, kKeepAll), 4 * (attention + 3 * 18432));
-  // Scores, choices and weights; of each of eight experts input, gate and up, and what is between.
-  EXPECT_EQ(kept(true, kKeepAll), 4 * (attention + 256 + 2 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048));
+  // Scores, choices, weights and the map of their rows; of each of eight experts input, gate and
+  // up, and what is between.
+  EXPECT_EQ(kept(true, kKeepAll), 4 * (attention + 256 + 6 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048));
   // Without norms, expansions and SwiGLU's output.
   EXPECT_EQ(kept(false, {}),
             4 * (attention - 2 * 7168 - 1536 - 512 - 128 * 192 - 128 * (128 + 128) + 2 * 18432));
   // In BF16 half of it, but for factors, log-sums, scores, choices and weights.
-  const int64_t exact = 4 + 128 + 256 + 2 * 8;
-  const int64_t all = attention + 256 + 2 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048;
-  EXPECT_EQ(runtime_bytes(layers.of(true), 7168, 8, 0, kKeepAll, 2).kept,
+  const int64_t exact = 4 + 128 + 256 + 6 * 8;
+  const int64_t all = attention + 256 + 6 * 8 + 8 * (7168 + 3 * 2048) + 3 * 2048;
+  const ElementFormat bf16{2};
+  EXPECT_EQ(runtime_bytes(
+                layers.of(true), 7168, 8, 0, kKeepAll, {bf16, bf16, bf16, bf16, bf16, bf16, bf16})
+                .kept,
             2 * (all - exact) + 4 * exact);
+  // In FP8, with everything kept that may be computed again: x, h, the FFN's norm (the router reads
+  // it), compressions, queries, keys and values in BF16; what products read and SwiGLU's inputs in
+  // FP8 with a scale per 128; the core's output in twelve bits with such scales.
+  const ElementFormat fp8{1, true};
+  const auto scaled = [](int64_t n) { return n + (n + 127) / 128 * 4; };
+  const int64_t in_bf16 = 3 * 7168 + 1536 + 128 * 192 + (512 + 64) + 128 * (128 + 128);
+  const int64_t in_fp8 = scaled(7168) + scaled(1536) + scaled(512) +
+                         8 * (scaled(7168) + scaled(2 * 2048) + scaled(2048)) + scaled(2 * 2048) +
+                         scaled(2048);
+  const int64_t core = 128 * 128 * 3 / 2 + 128 * 4;
+  EXPECT_EQ(runtime_bytes(
+                layers.of(true), 7168, 8, 0, kKeepAll, {bf16, fp8, fp8, fp8, {1.5, true}, fp8, fp8})
+                .kept,
+            2 * in_bf16 + in_fp8 + core + 4 * exact);
 }
 
 // On a GPU under FP8: both residuals and the compressed queries and keys in BF16, the core's output

@@ -33,6 +33,11 @@ constexpr NameTable kKernelNames{std::to_array<Named<Kernel>>({
     {Kernel::kCopy, "copy"},
     {Kernel::kFill, "fill"},
     {Kernel::kConvert, "convert"},
+    {Kernel::kQuantize, "quantize"},
+    {Kernel::kDequantize, "dequantize"},
+    {Kernel::kRoundColumns, "round_columns"},
+    {Kernel::kPackE5m6, "pack_e5m6"},
+    {Kernel::kUnpackE5m6, "unpack_e5m6"},
 })};
 static_assert(kKernelNames.complete());
 
@@ -68,6 +73,7 @@ std::vector<std::string_view> shape_names(Kernel kernel) {
     case Kernel::kSwigluBackward:
     case Kernel::kPermute:
     case Kernel::kAdd:
+    case Kernel::kRoundColumns:
       return {"rows", "width"};
     case Kernel::kRope:
       return {"rows", "heads", "width"};
@@ -90,6 +96,10 @@ std::vector<std::string_view> shape_names(Kernel kernel) {
     case Kernel::kCopy:
     case Kernel::kFill:
     case Kernel::kConvert:
+    case Kernel::kQuantize:
+    case Kernel::kDequantize:
+    case Kernel::kPackE5m6:
+    case Kernel::kUnpackE5m6:
       return {"elements"};
     case Kernel::kReduce:
       return {"elements", "copies"};
@@ -160,6 +170,11 @@ Flops flops(const KernelCall& call) {
     case Kernel::kCopy:
     case Kernel::kFill:
     case Kernel::kConvert:
+    case Kernel::kQuantize:
+    case Kernel::kDequantize:
+    case Kernel::kRoundColumns:
+    case Kernel::kPackE5m6:
+    case Kernel::kUnpackE5m6:
       return Flops(0);
   }
   CHECK(false) << "kernel " << static_cast<int>(call.kernel);
@@ -200,6 +215,11 @@ int64_t converted_elements(const KernelCall& call) {
     case Kernel::kCopy:
     case Kernel::kFill:
     case Kernel::kConvert:
+    case Kernel::kQuantize:
+    case Kernel::kDequantize:
+    case Kernel::kRoundColumns:
+    case Kernel::kPackE5m6:
+    case Kernel::kUnpackE5m6:
       return 0;
   }
   CHECK(false) << "kernel " << static_cast<int>(call.kernel);
@@ -255,6 +275,14 @@ Bytes memory_traffic(const KernelCall& call, int64_t element) {
     case Kernel::kCopy:
       return Bytes(2 * s[0] * element);
     case Kernel::kConvert:
+      return Bytes((4 + 2) * s[0]);
+    case Kernel::kQuantize:
+    case Kernel::kDequantize:
+      return Bytes((4 + 1) * s[0]);
+    case Kernel::kRoundColumns:
+      return Bytes((4 + 4) * s[0] * s[1]);
+    case Kernel::kPackE5m6:
+    case Kernel::kUnpackE5m6:
       return Bytes((4 + 2) * s[0]);
   }
   CHECK(false) << "kernel " << static_cast<int>(call.kernel);

@@ -34,6 +34,11 @@ namespace rehearse {
 //   copy                elements
 //   fill                elements        gradients back to zero
 //   convert             elements        between FP32 and BF16
+//   quantize            elements        to E4M3, a scale per 128
+//   dequantize          elements        and back
+//   round_columns       rows width      to E4M3 and back, a scale per column and 128 rows
+//   pack_e5m6           elements        to twelve bits, a scale per 128
+//   unpack_e5m6         elements        and back
 enum class Kernel : uint8_t {
   kMatmul,
   kMatmulGradInput,
@@ -60,6 +65,11 @@ enum class Kernel : uint8_t {
   kCopy,
   kFill,
   kConvert,
+  kQuantize,
+  kDequantize,
+  kRoundColumns,
+  kPackE5m6,
+  kUnpackE5m6,
 };
 
 struct KernelCall {

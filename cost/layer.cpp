@@ -1,6 +1,7 @@
 #include "cost/layer.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/integers.h"
 #include "base/names.h"
@@ -287,96 +288,171 @@ Flops training_flops_per_token(const Architecture& a, int64_t length, bool causa
   return forward * 3.0;
 }
 
+int64_t ElementFormat::bytes(int64_t width) const {
+  constexpr int64_t kPerScale = 128;
+  const auto elements = static_cast<int64_t>(std::ceil(static_cast<double>(width) * element));
+  return elements + (scaled ? ceil_div(width, kPerScale) * 4 : 0);
+}
+
+int64_t fp8_block_bytes(const Linear& linear) {
+  constexpr int64_t kBlock = 128;
+  constexpr int64_t kLine = 64;
+  const auto lines = [](int64_t bytes) { return ceil_div(bytes, kLine) * kLine; };
+  return lines(lines(linear.weights()) +
+               4 * ceil_div(linear.out, kBlock) * ceil_div(linear.in, kBlock));
+}
+
+namespace {
+
+// Elements of a token's activations in a layer, as runtime_bytes adds them up.
+class TokenBytes {
+ public:
+  TokenBytes(const Layer& layer,
+             int64_t hidden,
+             int64_t active,
+             int64_t ranks,
+             const Recompute& again,
+             const RuntimeFormats& formats)
+      : layer_(layer), f_(formats), again_(again), hidden_(hidden), active_(active), ranks_(ranks) {
+    for (const Step& s : layer.attention) add(s);
+    gradients_ += 2 * f_.kept.bytes(hidden);  // of the layer's output, and of the residual between
+  }
+
+  RuntimeBytes all() {
+    const auto width = [](const std::optional<Ffn>& f) { return f ? f->width : 0; };
+    const int64_t own = width(layer_.dense) + width(layer_.shared);
+    const int64_t rows = layer_.experts ? active_ : 0;
+    const int64_t one = width(layer_.experts);
+    const auto of_rows = [&](const ElementFormat& f, int64_t w) { return rows * f.bytes(w); };
+    const int64_t activated =
+        again_.activations ? f_.operand.bytes(own) + of_rows(f_.operand, one) : 0;
+    const int64_t ffn_kept = f_.swiglu.bytes(2 * own) + of_rows(f_.swiglu, 2 * one) +
+                             f_.operand.bytes(own) + of_rows(f_.operand, one) - activated +
+                             of_rows(f_.tokens_sent, hidden_);
+    const int64_t own_gradient = f_.gradient.bytes(2 * own);
+    const int64_t ffn_gradients = own_gradient + of_rows(f_.gradient, 2 * one) +
+                                  of_rows(f_.gradients_sent, hidden_) + kFp32 * rows;
+    // What the router's products read is computed again for the FFN's backward too.
+    const int64_t ffn_norm = again_.norms ? post_norm_ : 0;
+    const int64_t regained = (again_.norms ? norms_ : 0) + (again_.up_projections ? expanded_ : 0);
+    const int64_t within = within_ + core_wide();
+    RuntimeBytes b;
+    b.kept = attention_ - ffn_norm - regained + ffn_kept;
+    b.waiting = gradients_ + ffn_gradients + ffn_norm + activated + regained;
+    b.ending = within;
+    // The FFN's backward, or attention's behind the FFN's weight gradients, which free what they
+    // used.
+    b.backward = ffn_norm +
+                 std::max(f_.kept.bytes(hidden_) +
+                              ffn_backward(own, rows, one, own_gradient, ffn_gradients) + activated,
+                          gradients_ + within + regained - ffn_kept);
+    return b;
+  }
+
+ private:
+  static constexpr int64_t kFp32 = 4;
+
+  // Of attention: what is kept; the gradients of what its matrices give, which their weights'
+  // multiply; and what lives within its backward alone, in FP32: gradients of the core's output, of
+  // the compressions' norms, and before and behind the first norm.
+  void add(const Step& step) {
+    if (const auto* norm = std::get_if<Norm>(&step)) {
+      // The router reads the FFN's norm, and heads' norms go to the core: kept; else an operand.
+      const bool post = norm->part == Part::kPostNorm;
+      const bool operand = norm->heads == 0 && !(post && layer_.moe());
+      const int64_t size = (operand ? f_.operand : f_.kept).bytes(norm->elements());
+      attention_ += size + kFp32 * std::max<int64_t>(1, norm->heads);  // and its factors
+      if (norm->width != hidden_) within_ += kFp32 * norm->elements();
+      if (post) post_norm_ += size;
+      if (norm->heads == 0 && !post) norms_ += size;
+    }
+    if (const auto* residual = std::get_if<Residual>(&step)) {
+      attention_ += f_.kept.bytes(residual->width);
+    }
+    if (const auto* gate = std::get_if<Gate>(&step)) {
+      attention_ += kFp32 * 2 * gate->active;  // choices, weights
+      attention_ += kFp32 * 4 * gate->active;  // by row: weight, token, choice; and its row of each
+      gradients_ += kFp32 * gate->active;
+    }
+    if (const auto* core = std::get_if<Core>(&step)) {
+      attention_ += f_.core.bytes(core->heads * core->v) + kFp32 * core->heads;  // and log-sums
+      within_ += kFp32 * core->heads * core->v;
+    }
+    const auto* linear = std::get_if<Linear>(&step);
+    // The output projection's goes into the residual.
+    if (linear == nullptr || linear->role == Role::kOutput) return;
+    if (linear->part == Part::kRouter) {  // scores
+      attention_ += kFp32 * linear->out;
+      gradients_ += kFp32 * linear->out;
+      return;
+    }
+    attention_ += f_.kept.bytes(linear->out);
+    gradients_ += f_.gradient.bytes(linear->out);
+    if (linear->role == Role::kExpand) expanded_ += f_.kept.bytes(linear->out);
+    if (linear->role == Role::kExpand || linear->part == Part::kQkv) {
+      heads_ += linear->out;
+      heads_gradient_ += f_.gradient.bytes(linear->out);
+    }
+    if (linear->part == Part::kQkv) within_ += kFp32 * linear->out;  // by head
+  }
+
+  // Copies in FP32 of what the attention core's backward reads and writes.
+  int64_t core_wide() const {
+    if (!f_.narrow()) return 0;
+    return 2 * kFp32 * heads_ - heads_gradient_ + kFp32 * layer_.core.heads * layer_.core.v;
+  }
+
+  // own: width of what all tokens go through; rows of width `one`; gradients that stay.
+  int64_t ffn_backward(
+      int64_t own, int64_t rows, int64_t one, int64_t own_gradient, int64_t ffn_gradients) const {
+    const int64_t routed = rows * one;
+    // On its way back to other ranks: a sum and a message of every token that came from them, and
+    // what comes back for this rank's own.
+    const int64_t way_back =
+        rows > 0 && ranks_ > 0 ? kFp32 * (ranks_ * (2 * hidden_ + active_) + 2 * hidden_ + active_)
+                               : 0;
+    const int64_t row_gradient = rows * f_.kept.bytes(hidden_);
+    const int64_t row_sent = rows * f_.gradients_sent.bytes(hidden_);
+    const bool tokens = layer_.dense || layer_.shared;
+    const int64_t ends = row_gradient + (tokens ? f_.kept.bytes(hidden_) : 0);
+    if (!f_.narrow()) return ffn_gradients + ends + std::max(kFp32 * (own + routed), way_back);
+    // Copies in FP32 of what kernels read and write: of the activation's backward, of the gradient
+    // of the experts' input and of its sum.
+    const auto activation = [](int64_t w) { return kFp32 * (1 + 2 + 2) * w; };
+    const int64_t here = std::max<int64_t>(1, ranks_);
+    const int64_t node_sum = ranks_ > 0 ? kFp32 * (hidden_ + active_) : 0;  // before it is rounded
+    // Beside the way back weight gradients run, one after the other: gate_up's is the larger.
+    const int64_t weights = rows > 0 && own > 0 ? kFp32 * (hidden_ + 2 * own) : 0;
+    const int64_t sums = std::max(way_back + node_sum, kFp32 * (rows + here + 1) * hidden_);
+    return std::max({row_sent + activation(routed),
+                     row_sent + row_gradient + rows * f_.gradient.bytes(2 * one) +
+                         kFp32 * (routed + rows * hidden_),
+                     ffn_gradients - own_gradient + row_gradient + activation(own),
+                     ffn_gradients + row_gradient + kFp32 * (3 * own + hidden_),
+                     ffn_gradients + ends + sums + weights});
+  }
+
+  const Layer& layer_;
+  const RuntimeFormats& f_;
+  const Recompute& again_;
+  int64_t hidden_, active_, ranks_;
+  int64_t attention_ = f_.kept.bytes(hidden_);  // the layer's input
+  int64_t gradients_ = 0;
+  int64_t within_ = kFp32 * 2 * hidden_;
+  int64_t norms_ = 0, post_norm_ = 0;       // of tokens; the FFN's apart
+  int64_t expanded_ = 0;                    // from compressions
+  int64_t heads_ = 0, heads_gradient_ = 0;  // queries, keys and values of all heads
+};
+
+}  // namespace
+
 RuntimeBytes runtime_bytes(const Layer& layer,
                            int64_t hidden,
                            int64_t active,
                            int64_t ranks,
                            const Recompute& again,
-                           int64_t element) {
-  constexpr int64_t kFp32 = 4;
-  // Of attention: what is kept; the gradients of what its matrices give, which their weights'
-  // multiply; and what lives within its backward alone, in FP32: gradients of the core's output, of
-  // the compressions' norms, and before and behind the first norm.
-  int64_t attention = element * hidden;  // the layer's input
-  int64_t gradients = 0;
-  int64_t within = kFp32 * 2 * hidden;
-  int64_t norms = 0;     // of tokens, but the FFN's
-  int64_t expanded = 0;  // from compressions
-  int64_t heads = 0;     // elements of queries, keys and values of all heads
-  for (const Step& s : layer.attention) {
-    if (const auto* norm = std::get_if<Norm>(&s)) {
-      attention += element * norm->elements();
-      attention += kFp32 * std::max<int64_t>(1, norm->heads);  // and its factors
-      if (norm->width != hidden) within += kFp32 * norm->elements();
-      if (norm->heads == 0 && norm->part != Part::kPostNorm) norms += element * norm->elements();
-    }
-    if (const auto* residual = std::get_if<Residual>(&s)) attention += element * residual->width;
-    if (const auto* gate = std::get_if<Gate>(&s)) {
-      attention += kFp32 * 2 * gate->active;  // choices, weights
-      gradients += kFp32 * gate->active;
-    }
-    if (const auto* core = std::get_if<Core>(&s)) {
-      attention += element * core->heads * core->v + kFp32 * core->heads;  // and log-sums
-      within += kFp32 * core->heads * core->v;
-    }
-    const auto* linear = std::get_if<Linear>(&s);
-    // The output projection's goes into the residual.
-    if (linear == nullptr || linear->role == Role::kOutput) continue;
-    const int64_t each = linear->part == Part::kRouter ? kFp32 : element;  // scores
-    attention += each * linear->out;
-    gradients += each * linear->out;
-    if (linear->role == Role::kExpand) expanded += element * linear->out;
-    const bool by_head = linear->role == Role::kExpand || linear->part == Part::kQkv;
-    if (by_head) heads += linear->out;
-    if (linear->part == Part::kQkv) within += kFp32 * linear->out;  // by head
-  }
-  // Of the layer's output, and of the residual between.
-  gradients += element * 2 * hidden;
-  // Of FFNs: gate_up and activated kept, gate_up's gradient for the weights', and activated's
-  // within.
-  const auto width = [](const std::optional<Ffn>& f) { return f ? f->width : 0; };
-  const int64_t all = width(layer.dense) + width(layer.shared);
-  const int64_t rows = layer.experts ? active : 0;
-  const int64_t routed = rows * width(layer.experts);
-  const int64_t activated = again.activations ? element * (all + routed) : 0;
-  const int64_t ffn_kept = element * (3 * (all + routed) + rows * hidden) - activated;
-  const int64_t ffn_gradients = element * (2 * (all + routed) + rows * hidden) + kFp32 * rows;
-  // On its way back to other ranks: a sum and a message of every token that came from them, and
-  // what comes back for this rank's own.
-  const int64_t way_back =
-      rows > 0 && ranks > 0 ? kFp32 * (ranks * (2 * hidden + active) + 2 * hidden + active) : 0;
-  const int64_t row_gradient = element * rows * hidden;
-  const int64_t ends = row_gradient + (layer.dense || layer.shared ? element * hidden : 0);
-  int64_t ffn = ffn_gradients + ends + std::max(kFp32 * (all + routed), way_back);
-  int64_t core_wide = 0;
-  if (element < kFp32) {
-    // Copies in FP32 of what kernels read and write: of the activation's backward, of the gradient
-    // of the experts' input and of its sum; and of the attention core's.
-    const auto activation = [](int64_t w) { return kFp32 * (1 + 2 + 2) * w; };
-    const int64_t here = std::max<int64_t>(1, ranks);
-    const int64_t node_sum = ranks > 0 ? kFp32 * (hidden + active) : 0;  // before it is rounded
-    // Beside the way back weight gradients run, one after the other: gate_up's is the larger.
-    const int64_t weights = rows > 0 && all > 0 ? kFp32 * (hidden + 2 * all) : 0;
-    const int64_t sums = std::max(way_back + node_sum, kFp32 * (rows + here + 1) * hidden);
-    ffn = std::max({row_gradient + activation(routed),
-                    2 * row_gradient + element * 2 * routed + kFp32 * (routed + rows * hidden),
-                    ffn_gradients - element * 2 * all + row_gradient + activation(all),
-                    ffn_gradients + row_gradient + kFp32 * (3 * all + hidden),
-                    ffn_gradients + ends + sums + weights});
-    core_wide = (2 * kFp32 - element) * heads + kFp32 * layer.core.heads * layer.core.v;
-  }
-  // Computed again: the FFN's norm in its backward, the rest of attention in its own.
-  const int64_t ffn_norm = again.norms ? element * hidden : 0;
-  const int64_t regained = (again.norms ? norms : 0) + (again.up_projections ? expanded : 0);
-  RuntimeBytes b;
-  b.kept = attention - ffn_norm - regained + ffn_kept;
-  b.waiting = gradients + ffn_gradients + ffn_norm + activated + regained;
-  b.ending = within + core_wide;
-  // The FFN's backward, or attention's behind the FFN's weight gradients, which free what they
-  // used.
-  b.backward = ffn_norm + std::max(element * hidden + ffn + activated,
-                                   gradients + within + regained - ffn_kept + core_wide);
-  return b;
+                           const RuntimeFormats& formats) {
+  return TokenBytes(layer, hidden, active, ranks, again, formats).all();
 }
 
 }  // namespace rehearse

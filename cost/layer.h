@@ -193,6 +193,23 @@ Flops layer_forward_flops(const Architecture& a, int64_t layer, int64_t length, 
 // forward pass.
 Flops training_flops_per_token(const Architecture& a, int64_t length, bool causal);
 
+// Formats of what this project's runtime holds.
+struct ElementFormat {
+  double element = 4;   // bytes
+  bool scaled = false;  // with an FP32 scale for every 128
+  // Of a row of `width` elements.
+  int64_t bytes(int64_t width) const;
+  bool operator==(const ElementFormat&) const = default;
+};
+struct RuntimeFormats {
+  ElementFormat kept;               // between ops
+  ElementFormat operand, gradient;  // what products alone read, and gradients of what they made
+  ElementFormat swiglu, core;       // SwiGLU's inputs and the core's output, for backward
+  ElementFormat tokens_sent, gradients_sent;  // to experts
+  // Whether operands of kernels are widened to FP32.
+  bool narrow() const { return kept.element < 4; }
+};
+
 // Bytes of one token in a layer of this project's runtime, experts balanced.
 struct RuntimeBytes {
   int64_t kept = 0;      // between its forward and its backward
@@ -202,13 +219,14 @@ struct RuntimeBytes {
   int64_t waiting = 0;
   int64_t ending = 0;
 };
-// active: experts per token. ranks: that a token's experts stand on; 0: all are here. element: of
-// what is kept in a type of its own, 4 or 2 bytes: of 2 a kernel's operands are widened meanwhile.
+// active: experts per token. ranks: that a token's experts stand on; 0: all are here.
 RuntimeBytes runtime_bytes(const Layer& layer,
                            int64_t hidden,
                            int64_t active,
                            int64_t ranks,
                            const Recompute& again,
-                           int64_t element);
+                           const RuntimeFormats& formats);
+// Of a linear's weights as codes with a scale per block of 128 x 128, in memory of their own.
+int64_t fp8_block_bytes(const Linear& linear);
 
 }  // namespace rehearse

@@ -79,11 +79,10 @@ const std::vector<Capability>& capabilities() {
       });
     }
     for (const auto& n : kPrecisions.entries()) {
-      const bool runs = n.value != Precision::kFp8;
       const bool gpus = bytes_of(n.value).linears.has_value();
       add(fmt::format("precision {}{}", n.name, gpus ? "" : " (not on GPUs)"),
           true,
-          runs,
+          true,
           [value = n.value](const Plan& p) { return p.training.precision == value; });
     }
     for (const ModelFeature& f : model_features()) {

@@ -23,7 +23,7 @@ Json whole_plan() {
     "model": "deepseek-v3.yaml", "cluster": "h800-2048.yaml",
     "layout": {"schedule": "interleaved-1f1b"},
     "training": {"micro_batches": 8, "micro_batch_size": 1, "sequence_length": 4096},
-    "data": {}, "expert_load": {"kind": "synthetic"},
+    "data": {}, "fp8": {}, "expert_load": {"kind": "synthetic"},
     "budget": {"phases": [{"name": "all", "tokens": "1B tokens", "batches": [8]}]}})");
 }
 

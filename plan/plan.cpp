@@ -281,6 +281,52 @@ ExpertLoadSpec read_expert_load(YamlMap map, const Plan& plan) {
   return e;
 }
 
+// Each key that is not the report's wants FP8, and cores: what GPUs would take for it is not
+// priced.
+Fp8Choices read_fp8(YamlMap map, Precision precision, const Cluster& cluster) {
+  map.keys(plan_keys("fp8"));
+  Fp8Choices c;
+  const auto wanted = [&](const char* key, bool differs) {
+    if (!differs) return;
+    if (precision != Precision::kFp8) {
+      map.fail(key,
+               fmt::format("is of training.precision: fp8, and here it is {}", name_of(precision)));
+    }
+    if (cluster.of_gpus()) {
+      map.fail(key,
+               fmt::format("is a study on cores, and '{}' is of GPUs: their FP8 is the report's",
+                           cluster.name));
+    }
+  };
+  const auto choice = [&](const char* key, const auto& names, auto& value) {
+    const auto usual = value;
+    value = map.choice(key, names, usual);
+    wanted(key, value != usual);
+  };
+  choice("gradient_tiles", kGradientTiles, c.gradient_tiles);
+  choice("scales", kFp8Scales, c.scales);
+  choice("swiglu_cache", kSwigluCaches, c.swiglu_cache);
+  choice("attention_cache", kAttentionCaches, c.attention_cache);
+  choice("dispatch", kFp8Messages, c.dispatch);
+  choice("products", kFp8Products, c.products);
+  const auto of_tensor_cores = [&](const char* key, IntegerRange range, int64_t& value) {
+    const int64_t usual = value;
+    value = map.integer(key, range, usual);
+    wanted(key, value != usual);
+    if (value != usual && c.products != Fp8Products::kTensorCore) {
+      map.fail(key, "is of products: tensor_core, and here they are exact");
+    }
+  };
+  of_tensor_cores("promotion", {.min = 0, .max = int64_t{1} << 20}, c.promotion);
+  if (c.promotion % 32 != 0) {
+    map.fail("promotion",
+             fmt::format("{} is no multiple of 32, the products of one instruction", c.promotion));
+  }
+  of_tensor_cores("accumulator_bits", {.min = 1, .max = 16}, c.accumulator_bits);
+  map.finish();
+  return c;
+}
+
 DataSource read_data(YamlMap map, const std::string& plan_path) {
   map.keys(plan_keys("data"));
   DataSource d;
@@ -348,6 +394,20 @@ PrecisionBytes bytes_of(const Training& t) {
   return bytes;
 }
 
+RuntimeFormats runtime_formats(const Training& t) {
+  if (t.precision == Precision::kFp32) return {};
+  const ElementFormat bf16{.element = 2};
+  RuntimeFormats f{bf16, bf16, bf16, bf16, bf16, bf16, bf16};
+  if (t.precision != Precision::kFp8) return f;
+  const ElementFormat fp8{.element = 1, .scaled = true};
+  f.operand = f.gradient = fp8;
+  if (t.fp8.swiglu_cache == SwigluCache::kFp8) f.swiglu = fp8;
+  if (t.fp8.dispatch == Fp8Message::kFp8) f.tokens_sent = f.gradients_sent = fp8;
+  if (t.fp8.attention_cache == AttentionCache::kFp8) f.core = fp8;
+  if (t.fp8.attention_cache == AttentionCache::kE5m6) f.core = {.element = 1.5, .scaled = true};
+  return f;
+}
+
 Plan load_plan(const std::string& path) {
   YamlMap top = YamlFile::load(path).root();
   top.keys(plan_keys(""));
@@ -369,6 +429,9 @@ Plan load_plan(const std::string& path) {
   plan.layout = read_layout(top.map("layout"), plan.model, plan.cluster, Layout{});
   plan.training =
       read_training(top.map("training"), plan.model.architecture, plan.cluster, plan.layout);
+  if (top.has("fp8")) {
+    plan.training.fp8 = read_fp8(top.map("fp8"), plan.training.precision, plan.cluster);
+  }
   if (top.has("data")) plan.data = read_data(top.map("data"), path);
   plan.routing = top.choice("routing", kRoutings, plan.routing);
   if (top.has("expert_load")) {

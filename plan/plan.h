@@ -30,6 +30,46 @@ inline constexpr NameTable kMoments{std::to_array<Named<Moments>>(
     {{Moments::kAuto, "auto"}, {Moments::kFp32, "fp32"}, {Moments::kBf16, "bf16"}})};
 static_assert(kMoments.complete());
 
+// What differs from the report's FP8 framework (sections 3.3.1 to 3.3.3) where a plan says so, to
+// study it on cores.
+enum class GradientTiles : uint8_t { kRows, kBlocks };  // of activations' gradients
+inline constexpr NameTable kGradientTiles{std::to_array<Named<GradientTiles>>(
+    {{GradientTiles::kRows, "1x128"}, {GradientTiles::kBlocks, "128x128"}})};
+static_assert(kGradientTiles.complete());
+enum class Fp8Scales : uint8_t { kAmax, kPowerOfTwo };
+inline constexpr NameTable kFp8Scales{std::to_array<Named<Fp8Scales>>(
+    {{Fp8Scales::kAmax, "amax"}, {Fp8Scales::kPowerOfTwo, "power_of_two"}})};
+static_assert(kFp8Scales.complete());
+enum class SwigluCache : uint8_t { kFp8, kBf16 };
+inline constexpr NameTable kSwigluCaches{
+    std::to_array<Named<SwigluCache>>({{SwigluCache::kFp8, "fp8"}, {SwigluCache::kBf16, "bf16"}})};
+static_assert(kSwigluCaches.complete());
+enum class AttentionCache : uint8_t { kE5m6, kFp8, kBf16 };
+inline constexpr NameTable kAttentionCaches{
+    std::to_array<Named<AttentionCache>>({{AttentionCache::kE5m6, "e5m6"},
+                                          {AttentionCache::kFp8, "fp8"},
+                                          {AttentionCache::kBf16, "bf16"}})};
+static_assert(kAttentionCaches.complete());
+enum class Fp8Message : uint8_t { kFp8, kBf16 };
+inline constexpr NameTable kFp8Messages{
+    std::to_array<Named<Fp8Message>>({{Fp8Message::kFp8, "fp8"}, {Fp8Message::kBf16, "bf16"}})};
+static_assert(kFp8Messages.complete());
+enum class Fp8Products : uint8_t { kExact, kTensorCore };
+inline constexpr NameTable kFp8Products{std::to_array<Named<Fp8Products>>(
+    {{Fp8Products::kExact, "exact"}, {Fp8Products::kTensorCore, "tensor_core"}})};
+static_assert(kFp8Products.complete());
+struct Fp8Choices {
+  GradientTiles gradient_tiles = GradientTiles::kRows;
+  Fp8Scales scales = Fp8Scales::kAmax;  // of what is not sent to experts
+  SwigluCache swiglu_cache = SwigluCache::kFp8;
+  AttentionCache attention_cache = AttentionCache::kE5m6;
+  Fp8Message dispatch = Fp8Message::kFp8;  // tokens to experts, and the gradient of combine
+  Fp8Products products = Fp8Products::kExact;
+  int64_t promotion = 128;  // of tensor cores' sums to FP32: products between; 0: at their end
+  int64_t accumulator_bits = 13;  // of mantissa, of these sums
+  bool operator==(const Fp8Choices&) const = default;
+};
+
 struct Training {
   int64_t micro_batches = 0;  // per data-parallel rank and step
   int64_t ramp_from = 0;      // sequences of the first step of `train` (plan/batch_ramp.h); 0: all
@@ -42,6 +82,7 @@ struct Training {
   int64_t seed = 1;              // of the initial weights and the order of the text
   Precision precision = Precision::kFp32;
   Moments moments = Moments::kAuto;
+  Fp8Choices fp8;  // REQUIRES precision kFp8, but for what is the default
   CoreKind core = CoreKind::kFused;
   Recompute recompute;                       // what is not kept for backward
   double learning_rate = 1e-3;               // peak
@@ -66,6 +107,8 @@ struct Training {
 
 // As the precision's, with the moments that are asked for.
 PrecisionBytes bytes_of(const Training& training);
+// What this project's runtime holds on cores.
+RuntimeFormats runtime_formats(const Training& training);
 
 // Who chooses experts in `train`.
 enum class Routing : uint8_t {

@@ -111,6 +111,21 @@ std::vector<PlanSetting> settings_of(const Plan& plan) {
     lines.unless(d.ema, "ema", t.ema);
     lines.unless(d.mtp_loss, "mtp_loss", t.mtp_loss);
   }
+  if (const Fp8Choices d; t.fp8 != d) {
+    const Fp8Choices& c = t.fp8;
+    Settings lines(out, "fp8");
+    const auto named = [&](const char* key, const auto& names, auto value, auto usual) {
+      if (value != usual) lines.always(key, names[value]);
+    };
+    named("gradient_tiles", kGradientTiles, c.gradient_tiles, d.gradient_tiles);
+    named("scales", kFp8Scales, c.scales, d.scales);
+    named("swiglu_cache", kSwigluCaches, c.swiglu_cache, d.swiglu_cache);
+    named("attention_cache", kAttentionCaches, c.attention_cache, d.attention_cache);
+    named("dispatch", kFp8Messages, c.dispatch, d.dispatch);
+    named("products", kFp8Products, c.products, d.products);
+    lines.unless(d.promotion, "promotion", c.promotion);
+    lines.unless(d.accumulator_bits, "accumulator_bits", c.accumulator_bits);
+  }
   if (plan.data.text) {
     Settings lines(out, "data");
     lines.always("text", plain_or_quoted_yaml(*plan.data.text));

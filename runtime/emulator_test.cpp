@@ -115,6 +115,7 @@ TEST(Emulator, BytesOnEveryLinkEqualTheRoutingCountsArithmetic) {
        {std::tuple(Routing::kLearned, Precision::kFp32, false),
         std::tuple(Routing::kBalanced, Precision::kFp32, false),
         std::tuple(Routing::kLearned, Precision::kBf16, false),
+        std::tuple(Routing::kLearned, Precision::kFp8, false),
         std::tuple(Routing::kLearned, Precision::kFp32, true),
         std::tuple(Routing::kBalanced, Precision::kFp32, true)}) {
     Plan plan = small_plan({.dp = 4, .ep = 4});

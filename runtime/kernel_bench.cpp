@@ -20,6 +20,7 @@
 #include "kernels/gate/gate.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/permute/permute.h"
+#include "kernels/quantize/quantize.h"
 #include "kernels/reduce/reduce.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/rope/rope.h"
@@ -128,6 +129,7 @@ class Call {
   void prepare_rows();
   void prepare_vocabulary();
   void prepare_elements();
+  void prepare_scaled(int64_t elements);
 
   KernelCall call_;
   Operands& o_;
@@ -284,6 +286,11 @@ void Call::prepare_rows() {
       };
       return;
     }
+    case Kernel::kRoundColumns: {
+      float* const values = reused(n);
+      run_ = [=] { kernels::round_columns(s[0], s[1], {}, values); };
+      return;
+    }
     default: {  // add
       float* sum = reused(n);
       run_ = [=, this] { kernels::add(n, sum, read(n), sum); };
@@ -378,11 +385,39 @@ void Call::prepare_elements() {
       };
       return;
     }
+    case Kernel::kQuantize:
+    case Kernel::kDequantize:
+    case Kernel::kPackE5m6:
+    case Kernel::kUnpackE5m6:
+      return prepare_scaled(n);
     default:  // copy
       run_ = [=, this] {
         const float* from = read(n);
         std::copy(from, from + n, written(n));
       };
+      return;
+  }
+}
+
+// Codes with scales, one row: as an op reads or writes them, close by, as above.
+void Call::prepare_scaled(int64_t n) {
+  float* const wide = reused(n);
+  auto* const codes = reinterpret_cast<uint8_t*>(reused(n / 2 + kLine));
+  float* const scales = reused(n / kernels::kScaleBlock + 1);
+  kernels::quantize_rows(1, n, wide, {}, codes, scales, 1);
+  switch (call_.kernel) {
+    case Kernel::kQuantize:
+      run_ = [=] { kernels::quantize_rows(1, n, wide, {}, codes, scales, 1); };
+      return;
+    case Kernel::kDequantize:
+      run_ = [=] { kernels::dequantize_rows(1, n, codes, scales, 1, wide); };
+      return;
+    case Kernel::kPackE5m6:
+      run_ = [=] { kernels::pack_e5m6(1, n, wide, codes, scales, 1); };
+      return;
+    default:
+      kernels::pack_e5m6(1, n, wide, codes, scales, 1);
+      run_ = [=] { kernels::unpack_e5m6(1, n, codes, scales, 1, wide); };
       return;
   }
 }
@@ -407,6 +442,7 @@ void Call::prepare() {
     case Kernel::kPermute:
     case Kernel::kUnpermute:
     case Kernel::kAdd:
+    case Kernel::kRoundColumns:
       return prepare_rows();
     case Kernel::kEmbedding:
     case Kernel::kEmbeddingBackward:
@@ -419,6 +455,10 @@ void Call::prepare() {
     case Kernel::kCopy:
     case Kernel::kFill:
     case Kernel::kConvert:
+    case Kernel::kQuantize:
+    case Kernel::kDequantize:
+    case Kernel::kPackE5m6:
+    case Kernel::kUnpackE5m6:
       return prepare_elements();
   }
 }

@@ -100,16 +100,10 @@ inline uint16_t to_e5m6(float x) {
   return sign | static_cast<uint16_t>((rounded >> 17) - (112u << 6));
 }
 
-// Scale of a group of values whose largest magnitude is amax, so that amax becomes E4M3's largest
-// value (DeepSeek-V3 report, section 3.3.2): value = code * scale.
-//   amax / 448, or with power_of_two the smallest power of two that is not below it.
-// 1 for amax of 0. Never below 2^-126, so that its inverse is finite: groups below 448 * 2^-126
-// lose precision from there on, and nothing else is clamped. An infinite amax gives an infinite
-// scale: the group is lost, visibly.
-REHEARSE_HOST_DEVICE inline float e4m3_scale(float amax, bool power_of_two) {
-  if (amax == 0) return 1;
+// A scale, or the smallest power of two that is not below it. Never below 2^-126, so that its inverse
+// is finite.
+REHEARSE_HOST_DEVICE inline float rounded_scale(float scale, bool power_of_two) {
   constexpr float kSmallest = 0x1p-126f;
-  const float scale = amax / kE4m3Max;
   if (!(scale >= kSmallest)) return kSmallest;
   if (!power_of_two) return scale;
   uint32_t bits;
@@ -119,6 +113,20 @@ REHEARSE_HOST_DEVICE inline float e4m3_scale(float amax, bool power_of_two) {
   float rounded_up;
   memcpy(&rounded_up, &bits, sizeof(bits));
   return rounded_up;
+}
+
+// Scale of a group of values whose largest magnitude is amax, so that amax becomes E4M3's largest
+// value (DeepSeek-V3 report, section 3.3.2): value = code * scale.
+//   amax / 448, or with power_of_two the smallest power of two that is not below it.
+// 1 for amax of 0. Groups below 448 * 2^-126 lose precision from there on, and nothing else is
+// clamped. An infinite amax gives an infinite scale: the group is lost, visibly.
+REHEARSE_HOST_DEVICE inline float e4m3_scale(float amax, bool power_of_two) {
+  return amax == 0 ? 1 : rounded_scale(amax / kE4m3Max, power_of_two);
+}
+// Likewise of E5M6: the smallest power of two that is not below amax / 65,024 (section 3.3.3:
+// scales of what is cached behind attention are powers of two).
+inline float e5m6_scale(float amax) {
+  return amax == 0 ? 1 : rounded_scale(amax / kE5m6Max, true);
 }
 
 // What values of a group are multiplied by before they are rounded to codes: 448 / amax, rounded

@@ -1,18 +1,15 @@
 #include "kernels/formats/tensor_core.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "kernels/formats/formats.h"
 
 namespace rehearse::kernels {
 namespace {
 
-constexpr int kK = 32;
 constexpr int32_t kZero = -1000;  // exponent of zero: below all others
 
 struct Decoded {
@@ -32,35 +29,37 @@ const Decoded& decoded() {
   return table;
 }
 
-struct Row {
-  std::array<float, kK> value;
-  std::array<int32_t, kK> exponent;
-};
-
-Row decode(const uint8_t* codes) {
-  const Decoded& table = decoded();
-  Row row;
-  for (int k = 0; k < kK; ++k) {
-    row.value[k] = table.value[codes[k]];
-    row.exponent[k] = table.exponent[codes[k]];
-  }
-  return row;
-}
-
-std::vector<Row> decode(const uint8_t* codes, int rows) {
-  std::vector<Row> out;
-  for (int r = 0; r < rows; ++r) out.push_back(decode(codes + r * kK));
-  return out;
-}
-
 float power_of_two(int exponent) {
   return std::bit_cast<float>(static_cast<uint32_t>(exponent + 127) << 23);
 }
 
-float one_sum(const Row& a, const Row& b, float before) {
+}  // namespace
+
+float cut_to_bits(float x, int bits) {
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(x) & ~((1u << (23 - bits)) - 1));
+}
+
+TensorCoreRows::TensorCoreRows(const uint8_t* codes, int64_t rows, int64_t k)
+    : instructions_((k + kInstructionDepth - 1) / kInstructionDepth),
+      parts_(static_cast<size_t>(rows * instructions_)) {
+  const Decoded& table = decoded();
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < instructions_; ++i) {
+      Part& p = parts_[static_cast<size_t>(r * instructions_ + i)];
+      for (int64_t j = 0; j < kInstructionDepth; ++j) {
+        const int64_t at = i * kInstructionDepth + j;
+        const uint8_t code = at < k ? codes[r * k + at] : 0;
+        p.value[static_cast<size_t>(j)] = table.value[code];
+        p.exponent[static_cast<size_t>(j)] = table.exponent[code];
+      }
+    }
+  }
+}
+
+float TensorCoreRows::sum(const Part& a, const Part& b, float before, int bits) {
   int32_t top = kZero;
   float products = 0;  // NaN where an operand is
-  for (int k = 0; k < kK; ++k) {
+  for (size_t k = 0; k < kInstructionDepth; ++k) {
     top = std::max(top, a.exponent[k] + b.exponent[k]);
     products += a.value[k] * b.value[k];
   }
@@ -68,29 +67,36 @@ float one_sum(const Row& a, const Row& b, float before) {
   if (before != 0) top = std::max(top, std::ilogb(before));
   if (top <= kZero) return 0;
   // Products of codes lie within 2^-18 and 2^18, so that no power of two here overflows.
-  const float up = power_of_two(kAccumulatorBits - top);
-  const float down = power_of_two(top - kAccumulatorBits);
-  int32_t sum = static_cast<int32_t>(before * up);
-  for (int k = 0; k < kK; ++k) sum += static_cast<int32_t>(a.value[k] * b.value[k] * up);
-  const float exact = static_cast<float>(sum) * down;
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(exact) &
-                              ~((1u << (23 - kAccumulatorBits)) - 1));
+  const float up = power_of_two(bits - top);
+  const float down = power_of_two(top - bits);
+  int32_t all = static_cast<int32_t>(before * up);
+  for (size_t k = 0; k < kInstructionDepth; ++k) {
+    all += static_cast<int32_t>(a.value[k] * b.value[k] * up);
+  }
+  return cut_to_bits(static_cast<float>(all) * down, bits);
 }
 
-}  // namespace
+float TensorCoreRows::sum(const TensorCoreRows& a,
+                          int64_t row,
+                          const TensorCoreRows& b,
+                          int64_t column,
+                          int64_t instruction,
+                          float before,
+                          int bits) {
+  return sum(a.part(row, instruction), b.part(column, instruction), before, bits);
+}
 
 float tensor_core_e4m3(const uint8_t* a, const uint8_t* b, float before) {
-  return one_sum(decode(a), decode(b), before);
+  return TensorCoreRows::sum({a, 1, kInstructionDepth}, 0, {b, 1, kInstructionDepth}, 0, 0, before);
 }
 
 void tensor_core_e4m3(const uint8_t* a, const uint8_t* b, int n, bool accumulate, float* d) {
-  const std::vector<Row> rows = decode(a, 64);
-  const std::vector<Row> columns = decode(b, n);
+  const TensorCoreRows rows(a, 64, kInstructionDepth);
+  const TensorCoreRows columns(b, n, kInstructionDepth);
   for (int i = 0; i < 64; ++i) {
     for (int j = 0; j < n; ++j) {
       float& out = d[i * n + j];
-      out = one_sum(
-          rows[static_cast<size_t>(i)], columns[static_cast<size_t>(j)], accumulate ? out : 0);
+      out = TensorCoreRows::sum(rows, i, columns, j, 0, accumulate ? out : 0);
     }
   }
 }

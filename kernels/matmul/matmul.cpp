@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "kernels/convert/convert.h"
+#include "kernels/quantize/quantize.h"
 
 namespace rehearse::kernels {
 namespace {
@@ -29,14 +30,18 @@ using OutPart = Eigen::Map<Matrix, Eigen::Unaligned, Eigen::OuterStride<>>;
 
 // Calls work(panel, first, rows) for whole rows of `w` that a cache holds beside the operands.
 template <typename Work>
-void for_each_panel(const MatmulShape& s, const Bf16* w, Work work) {
+void for_each_panel(const MatmulShape& s, const WeightMatrix& w, Work work) {
   constexpr int64_t kPanel = int64_t{1} << 18;  // elements: 1 MiB
   thread_local std::vector<float> panel;
   const int64_t most = std::clamp<int64_t>(kPanel / std::max<int64_t>(1, s.k), 1, s.n);
   if (const auto need = static_cast<size_t>(most * s.k); panel.size() < need) panel.resize(need);
   for (int64_t first = 0; first < s.n; first += most) {
     const int64_t rows = std::min(most, s.n - first);
-    convert(rows * s.k, w + first * s.k, panel.data());
+    if (w.codes != nullptr) {
+      dequantize_blocks(first, rows, s.k, w.codes, w.scales, panel.data());
+    } else {
+      convert(rows * s.k, w.bf16 + first * s.k, panel.data());
+    }
     work(panel.data(), first, rows);
   }
 }
@@ -72,7 +77,7 @@ void matmul(const MatmulShape& s, const float* x, WeightMatrix w, float* y) {
     Out(y, s.m, s.n).noalias() = in * In(w.fp32, s.n, s.k).transpose();
     return;
   }
-  for_each_panel(s, w.bf16, [&](const float* panel, int64_t first, int64_t rows) {
+  for_each_panel(s, w, [&](const float* panel, int64_t first, int64_t rows) {
     OutPart out(y + first, s.m, rows, Eigen::OuterStride<>(s.n));
     out.noalias() = in * In(panel, rows, s.k).transpose();
   });
@@ -91,7 +96,7 @@ void matmul_grad_input(
   };
   const bool add = store == Store::kAccumulate;
   if (w.fp32 != nullptr) return product(In(dy, s.m, s.n), In(w.fp32, s.n, s.k), add);
-  for_each_panel(s, w.bf16, [&](const float* panel, int64_t first, int64_t rows) {
+  for_each_panel(s, w, [&](const float* panel, int64_t first, int64_t rows) {
     const InPart in(dy + first, s.m, rows, Eigen::OuterStride<>(s.n));
     product(in, In(panel, rows, s.k), add || first > 0);
   });

@@ -1,6 +1,6 @@
 #pragma once
-// Dense matrix products of linear layers, row-major, single-threaded: FP32, or with weights in
-// BF16, which are widened panel by panel. Sums are FP32.
+// Dense matrix products of linear layers, row-major, single-threaded: FP32, or with weights in BF16
+// or FP8, which are widened panel by panel. Sums are FP32.
 
 #include <cstdint>
 #include <string>
@@ -15,12 +15,16 @@ struct MatmulShape {
   int64_t k = 0;  // input features
 };
 
-// A weight matrix, [n, k]: one of the two.
+// A weight matrix, [n, k]: one of the three.
 struct WeightMatrix {
   WeightMatrix(const float* w) : fp32(w) {}
   WeightMatrix(const Bf16* w) : bf16(w) {}
+  // E4M3 with a scale per block of 128 x 128 (kernels/quantize/).
+  WeightMatrix(const uint8_t* w, const float* s) : codes(w), scales(s) {}
   const float* fp32 = nullptr;
   const Bf16* bf16 = nullptr;
+  const uint8_t* codes = nullptr;
+  const float* scales = nullptr;
 };
 
 // y = x w^T.  x: [m, k], w: [n, k], y: [m, n].

@@ -56,6 +56,12 @@ void permute(std::span<const int32_t> token_of_row,
 void permute(std::span<const int32_t> token_of_row, int64_t width, const Bf16* tokens, Bf16* rows) {
   gather_rows(token_of_row, width, tokens, rows);
 }
+void permute(std::span<const int32_t> token_of_row,
+             int64_t width,
+             const uint8_t* tokens,
+             uint8_t* rows) {
+  gather_rows(token_of_row, width, tokens, rows);
+}
 
 void unpermute(const UnpermuteShape& s,
                const int32_t* row_of,

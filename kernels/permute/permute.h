@@ -30,6 +30,10 @@ void permute(std::span<const int32_t> token_of_row,
              const float* tokens,
              float* rows);
 void permute(std::span<const int32_t> token_of_row, int64_t width, const Bf16* tokens, Bf16* rows);
+void permute(std::span<const int32_t> token_of_row,
+             int64_t width,
+             const uint8_t* tokens,
+             uint8_t* rows);
 
 struct UnpermuteShape {
   int64_t tokens = 0;

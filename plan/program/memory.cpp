@@ -33,6 +33,19 @@ int64_t ends_of(const Architecture& a, const ParameterCounts& p, const Layout& l
   return used && !l.ends_meet() ? ends + p.embedding : ends;
 }
 
+// Of a layer's linears, their weights in FP8; experts: of them here.
+int64_t code_bytes(const Layer& layer, int64_t experts) {
+  int64_t bytes = 0;
+  for (const Linear& l : layer.projections()) bytes += fp8_block_bytes(l);
+  const auto add = [&](const std::optional<Ffn>& f, int64_t count) {
+    if (f) bytes += count * (fp8_block_bytes(f->gate_up) + fp8_block_bytes(f->down));
+  };
+  add(layer.dense, 1);
+  add(layer.shared, 1);
+  add(layer.experts, experts);
+  return bytes;
+}
+
 }  // namespace
 
 StageWeights layer_weights(const Plan& plan, int64_t layer) {
@@ -67,7 +80,10 @@ MemoryParts::MemoryParts(const Plan& plan, double imbalance)
       tp_(plan.layout.tp),
       tokens_(static_cast<double>(plan.micro_batch_tokens())),
       gathered_tokens_(plan.gathered_tokens()),
-      counts_(counts_of(plan)) {
+      counts_(counts_of(plan)),
+      formats_(runtime_formats(plan.training)) {
+  const bool coded = !gpu_ && plan.training.precision == Precision::kFp8;
+  if (coded) bytes_.weight = 2;
   const Layers layers(architecture_, {.tp = plan.layout.tp, .etp = plan.layout.etp});
   const Architecture& a = architecture_;
   const int64_t all = a.layers + a.mtp_depth;
@@ -92,6 +108,9 @@ MemoryParts::MemoryParts(const Plan& plan, double imbalance)
     weights_[kind] = {
         .dense = counts_.attention + (moe ? counts_.gate + counts_.shared : counts_.dense_mlp),
         .expert = moe ? plan.layout.experts_per_rank(a.experts) * counts_.expert : 0};
+    if (coded) {
+      codes_[kind] = code_bytes(layers.of(moe, windowed), plan.layout.experts_per_rank(a.experts));
+    }
     if (!gpu_) {
       const RuntimeBytes b =
           runtime_bytes(layers.of(moe, windowed),
@@ -99,7 +118,7 @@ MemoryParts::MemoryParts(const Plan& plan, double imbalance)
                         a.active_experts,
                         plan.layout.ep > 1 ? std::min(plan.layout.ep, a.active_experts) : 0,
                         recipe.recompute,
-                        bytes_.activation);
+                        formats_);
       kept_[kind] = tokens_ * static_cast<double>(b.kept);
       again_[kind] = tokens_ * static_cast<double>(b.backward);
       waiting_[kind] = tokens_ * static_cast<double>(b.waiting);
@@ -147,6 +166,7 @@ std::vector<MemoryParts::Stage> MemoryParts::stages(const Layout& l) const {
       s.weights.expert += s.layers[k] * weights_[k].expert;
       s.largest = std::max(s.largest, weights_[k].dense + weights_[k].expert);
       s.passing = std::max(s.passing, passing_[k]);
+      s.codes += s.layers[k] * codes_[k];
       if (!gpu_) {
         s.held.kept += layers * kept_[k];
         s.held.backward = std::max(s.held.backward, again_[k]);
@@ -168,12 +188,16 @@ std::vector<MemoryParts::Stage> MemoryParts::stages(const Layout& l) const {
     if (!gpu_) {
       // Of each head its norm's input and output, and the logits; of MTP modules the embeddings and
       // what M multiplies. A head's are gone when the layers before it are in their backward.
-      const double size = tokens_ * static_cast<double>(bytes_.activation);
-      const double head = size * static_cast<double>(2 * a.hidden) +
-                          tokens_ * static_cast<double>(4 * a.vocabulary);
+      const double row = tokens_ * static_cast<double>(formats_.kept.bytes(a.hidden));
+      const double both = tokens_ * static_cast<double>(formats_.operand.bytes(2 * a.hidden));
+      const double head = 2 * row + tokens_ * static_cast<double>(4 * a.vocabulary);
       const auto modules = static_cast<double>(a.mtp_depth);
-      keep((1 + modules) * head + modules * size * static_cast<double>(3 * a.hidden));
-      s.held.backward = std::max(size * static_cast<double>(2 * a.hidden), s.held.backward - head);
+      keep((1 + modules) * head + modules * (row + both));
+      s.held.deferred += modules * 2 * row;  // gradients of what M made, and of the embeddings
+      s.held.backward = std::max(2 * row, s.held.backward - head);
+      if (formats_.operand.scaled) {
+        s.codes += a.mtp_depth * fp8_block_bytes({.out = a.hidden, .in = 2 * a.hidden});
+      }
       continue;
     }
     // Of MTP modules the inputs of both norms, and what M multiplies (report, equation 21).
@@ -197,7 +221,7 @@ void MemoryParts::add_weights(const Layout& l, const Stage& s, RankMemory& m) co
     if (l.zero_stage < from_stage) return w.dense + w.expert;
     return std::min(w.dense + w.expert, shard + std::max(s.ends, layers_under_way * s.largest));
   };
-  m.parameters += Bytes(held(3, 2)) * bytes_.weight;
+  m.parameters += Bytes(held(3, 2)) * bytes_.weight + Bytes(s.codes);
   m.gradients += Bytes(held(2, 1)) * 4;
   // The moving average of a GPU's weights stands in its host's memory (report, section 3.2.3).
   const int64_t average = ema_ && !gpu_ ? 4 : 0;

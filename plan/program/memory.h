@@ -12,7 +12,7 @@
 namespace rehearse {
 
 struct RankMemory {
-  Bytes parameters;  // weights as computed with
+  Bytes parameters;  // weights as computed with; on cores under FP8 in BF16, and as codes
   Bytes gradients;   // FP32
   Bytes optimizer;   // moments, and FP32 master weights where those are not the parameters
   // Held from forward to weight gradients, at the schedule's peak. On cores in BF16 each thread has
@@ -53,6 +53,7 @@ class MemoryParts {
     StageWeights weights;
     int64_t largest = 0;  // weights of its largest layer
     int64_t ends = 0;     // of what is of no layer
+    int64_t codes = 0;    // bytes of weights in FP8, on cores beside those in BF16
     Held held;            // bytes of one micro-batch
     Bytes once;           // of one micro-batch at a time
     double passing = 0;   // bytes within one layer's backward
@@ -77,6 +78,8 @@ class MemoryParts {
   ParameterCounts counts_;
   std::vector<Counts> before_;  // of layers before each
   std::array<StageWeights, kKinds> weights_;
+  std::array<int64_t, kKinds> codes_{};
+  RuntimeFormats formats_;  // on cores
   // Bytes of a micro-batch in a layer. again_: besides, while its backward runs; waiting_: besides,
   // until its weight gradients, where they come later; ending_: besides, while such a backward
   // ends.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/integers.h"
+#include "cost/conversions.h"
 #include "plan/program/memory.h"
 
 namespace rehearse {
@@ -108,14 +109,26 @@ OpCalls OpWork::calls(const Op& op, const MemberLoad& load) const {
   const bool cell = is_cell_compute(op.kind) || is_all_to_all(op.kind);
   OpCalls calls =
       cell ? op_kernels(layers_, shape(op, load), plan_.training.recompute) : step_calls(op);
-  if (plan_.training.precision == Precision::kBf16 && !plan_.cluster.of_gpus()) {
-    const size_t kernels = calls.work.size();
-    for (size_t i = 0; i < kernels; ++i) {
-      const int64_t elements = converted_elements(calls.work[i]);
-      if (elements > 0) calls.work.push_back({Kernel::kConvert, {elements}});
-    }
-  }
+  if (plan_.cluster.of_gpus()) return calls;
+  const RuntimeFormats formats = runtime_formats(plan_.training);
+  OpShape of_step{.kind = OpKind::kHead};  // its conversions are those of the model's end
+  add_conversions(layers_, cell ? shape(op, load) : of_step, formats, calls);
+  if (formats.operand.scaled) add_weight_codes(op, calls);
   return calls;
+}
+
+// Linears' weights become codes where an arena is whole again: behind the gather, or without one.
+void OpWork::add_weight_codes(const Op& op, OpCalls& calls) const {
+  const Layout& l = plan_.layout;
+  const StageWeights w = stage_weights(plan_, op.stage);
+  int64_t elements = 0;
+  if (op.kind == OpKind::kParamGather) elements = weights_of(op);
+  if (op.kind == OpKind::kOptimizer) {
+    const auto whole = [&](int64_t replicas) { return l.zero_stage == 0 || replicas == 1; };
+    if (whole(l.replicas())) elements += w.dense;
+    if (whole(l.expert_replicas())) elements += w.expert;
+  }
+  if (elements > 0) calls.work.push_back({Kernel::kQuantize, {elements}});
 }
 
 std::vector<GpuTask> OpWork::tasks(const Op& op, const MemberLoad& load) const {

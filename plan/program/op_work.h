@@ -34,6 +34,7 @@ class OpWork {
  private:
   OpShape shape(const Op& op, const MemberLoad& load) const;
   OpCalls step_calls(const Op& op) const;
+  void add_weight_codes(const Op& op, OpCalls& calls) const;
   Bytes shared_part(const Op& op) const;
   int64_t weights_of(const Op& op) const;
 

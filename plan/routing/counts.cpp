@@ -271,8 +271,10 @@ Bytes exchange_message(const Plan& plan, OpKind kind, Pass pass) {
                           : work_of(pass) == Pass::kForward ? 2 * a.active_experts
                                                             : a.active_experts;
   constexpr int64_t kChoice = 4;
-  const int64_t token = is_dispatch_shaped(kind, pass) ? dispatched_bytes(precision, a.hidden)
-                                                       : a.hidden * bytes_of(precision).message;
+  const bool coded =
+      is_dispatch_shaped(kind, pass) && plan.training.fp8.dispatch == Fp8Message::kFp8;
+  const int64_t token =
+      coded ? dispatched_bytes(precision, a.hidden) : a.hidden * bytes_of(precision).message;
   return Bytes(token + choices * kChoice);
 }
 

@@ -97,21 +97,23 @@ TEST_F(Checkpoints, GoOnInAnyLayout) {
 }
 
 // Masters and moments are in a checkpoint, not what they are rounded to.
-TEST_F(Checkpoints, InBf16GoOnBitForBit) {
-  for (const Layout& layout : saved_layouts()) {
-    fs::remove_all(folder_);
-    Plan plan = of_layout(layout);
-    plan.model.architecture.mtp_depth = 1;
-    plan.training.ema = 0.9;
-    plan.training.precision = Precision::kBf16;
-    plan.training.moments = Moments::kBf16;
-    Trainer trainer(plan, test_text_path());
-    steps(trainer, 0, 4);
-    save(trainer, 4);
-    const std::vector<double> rest = steps(trainer, 4, 8);
-    Trainer again(plan, test_text_path());
-    load_state(newest(), again.ranks());
-    EXPECT_EQ(steps(again, 4, 8), rest);
+TEST_F(Checkpoints, InBf16AndFp8GoOnBitForBit) {
+  for (const Precision precision : {Precision::kBf16, Precision::kFp8}) {
+    for (const Layout& layout : saved_layouts()) {
+      fs::remove_all(folder_);
+      Plan plan = of_layout(layout);
+      plan.model.architecture.mtp_depth = 1;
+      plan.training.ema = 0.9;
+      plan.training.precision = precision;
+      plan.training.moments = Moments::kBf16;
+      Trainer trainer(plan, test_text_path());
+      steps(trainer, 0, 4);
+      save(trainer, 4);
+      const std::vector<double> rest = steps(trainer, 4, 8);
+      Trainer again(plan, test_text_path());
+      load_state(newest(), again.ranks());
+      EXPECT_EQ(steps(again, 4, 8), rest);
+    }
   }
 }
 

@@ -42,6 +42,13 @@ std::string moments(const Plan& p) {
   return bytes_of(p.training).moment == 2 ? "bf16" : "fp32";
 }
 
+// SwiGLU's output computed again has other bits where its inputs were cached in FP8.
+std::string swiglu_again(const Plan& p) {
+  const Training& t = p.training;
+  const bool cached = t.precision == Precision::kFp8 && t.fp8.swiglu_cache == SwigluCache::kFp8;
+  return cached && t.recompute.activations ? "activations from FP8" : "the same bits";
+}
+
 // A micro-batch's size matters to a loss that is taken over micro-batches alone.
 std::string balance_over(const Plan& p) {
   const Training& t = p.training;
@@ -68,7 +75,11 @@ std::vector<ResumeRule> rules_of_training() {
       {s, "precision", kRecipe, "of products and of what is kept", name_of_precision},
       {s, "moments", kRecipe, "what AdamW's moments are rounded to", moments},
       {s, "core", kNothing, price},
-      {s, "recompute", kNothing, "what is computed again has the same bits"},
+      {s,
+       "recompute",
+       kRecipe,
+       "the same bits; but under FP8 SwiGLU's output follows from what was cached",
+       swiglu_again},
       {s, "steps", kRecipe, rate, of_training(&T::steps)},
       {s, "ramp_from", kRecipe, "how large the batches to come are", of_training(&T::ramp_from)},
       {s, "ramp_steps", kRecipe, "how large the batches to come are", ramp_steps},
@@ -94,6 +105,31 @@ std::vector<ResumeRule> rules_of_training() {
       {s, "balance_over", kRecipe, "the loss", balance_over},
       {s, "ema", kRecipe, "the moving average that is kept aside", of_training(&T::ema)},
       {s, "mtp_loss", kRecipe, "the loss", of_training(&T::mtp_loss)},
+  };
+}
+
+// Of another precision they are the report's whatever the plan says.
+std::vector<ResumeRule> rules_of_fp8() {
+  const auto named = [](const auto& names, auto member) {
+    return [&names, member](const Plan& p) { return std::string(names[p.training.fp8.*member]); };
+  };
+  const auto number = [](int64_t Fp8Choices::*member) {
+    return [member](const Plan& p) { return fmt::format("{}", p.training.fp8.*member); };
+  };
+  using F = Fp8Choices;
+  const char* const s = "fp8";
+  const std::string rounding = "what products' operands are rounded to";
+  const std::string cached = "what backward reads";
+  const std::string sums = "how products are summed";
+  return {
+      {s, "gradient_tiles", kRecipe, rounding, named(kGradientTiles, &F::gradient_tiles)},
+      {s, "scales", kRecipe, rounding, named(kFp8Scales, &F::scales)},
+      {s, "swiglu_cache", kRecipe, cached, named(kSwigluCaches, &F::swiglu_cache)},
+      {s, "attention_cache", kRecipe, cached, named(kAttentionCaches, &F::attention_cache)},
+      {s, "dispatch", kRecipe, rounding, named(kFp8Messages, &F::dispatch)},
+      {s, "products", kRecipe, sums, named(kFp8Products, &F::products)},
+      {s, "promotion", kRecipe, sums, number(&F::promotion)},
+      {s, "accumulator_bits", kRecipe, sums, number(&F::accumulator_bits)},
   };
 }
 
@@ -153,6 +189,7 @@ std::vector<ResumeRule> make_rules() {
       {"", "calibration", kNothing, "of predictions"},
       {"", "layout", kLayout, "by its keys"},
       {"", "training", kRecipe, "by its keys"},
+      {"", "fp8", kRecipe, "by its keys"},
       {"", "data", kData, "by its keys"},
       {"",
        "routing",
@@ -171,7 +208,7 @@ std::vector<ResumeRule> make_rules() {
       {"data", "fim_rate", kData, documents, of_data(&DataSource::fim_rate)},
       {"data", "validation_fraction", kData, documents, of_data(&DataSource::validation_fraction)},
   };
-  for (auto&& more : {rules_of_training(), rules_of_layout()}) {
+  for (auto&& more : {rules_of_training(), rules_of_fp8(), rules_of_layout()}) {
     rules.insert(rules.end(), more.begin(), more.end());
   }
   for (const char* section : {"expert_load", "budget", "budget.phases"}) {

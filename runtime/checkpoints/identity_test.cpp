@@ -76,6 +76,14 @@ const std::map<Key, Values>& values() {
       {{"training", "balance_over"}, {"sequence", "micro_batch"}},
       {{"training", "ema"}, {"0.9", "0.8"}},
       {{"training", "mtp_loss"}, {"0.3", "0.1"}},
+      {{"fp8", "gradient_tiles"}, {"1x128", "128x128"}},
+      {{"fp8", "scales"}, {"amax", "power_of_two"}},
+      {{"fp8", "swiglu_cache"}, {"fp8", "bf16"}},
+      {{"fp8", "attention_cache"}, {"e5m6", "fp8"}},
+      {{"fp8", "dispatch"}, {"fp8", "bf16"}},
+      {{"fp8", "products"}, {"tensor_core", "exact"}},
+      {{"fp8", "promotion"}, {"128", "256"}},
+      {{"fp8", "accumulator_bits"}, {"13", "14"}},
       {{"data", "text"}, {"text.txt", "copy.txt"}},
       {{"data", "document_separator"}, {"\"|\"", "\"&\""}},
       {{"data", "fim_rate"}, {"0.1", "0.2"}},
@@ -113,9 +121,11 @@ class Identity : public testing::Test {
     std::string text;
     std::string section;
     std::map<std::string, std::string> sections;
+    // Its choices are of cores.
+    if (changed.first == "fp8") return fp8_facts(changed);
     for (const auto& [key, value] : values()) {
       const std::string& now = key == changed ? value.other : value.saved;
-      if (now.empty()) continue;
+      if (now.empty() || key.first == "fp8") continue;
       // What goes with a change.
       if (changed == Key{"layout", "schedule"} && key.second == "chunks") continue;
       if (changed == Key{"expert_load", "kind"} && key.first == "expert_load" &&
@@ -133,6 +143,19 @@ class Identity : public testing::Test {
       sections["training"] += "  tokens: 2B tokens\n";
     }
     for (const auto& [name, lines] : sections) text += name + ":\n" + lines;
+    return facts_of_text(text);
+  }
+  std::vector<Fact> fp8_facts(const Key& changed) {
+    std::string text =
+        "model: model.yaml\ncluster: localhost.yaml\nlayout: {pp: 1}\ntraining: {micro_batches: 2, "
+        "micro_batch_size: 2, sequence_length: 64, precision: fp8}\nfp8:\n";
+    for (const auto& [key, value] : values()) {
+      if (key.first != "fp8") continue;
+      text += "  " + key.second + ": " + (key == changed ? value.other : value.saved) + "\n";
+    }
+    return facts_of_text(text);
+  }
+  std::vector<Fact> facts_of_text(const std::string& text) {
     put("plan.yaml", text);
     const Plan plan = load_plan((folder_ / "plan.yaml").string());
     return facts_of(plan, 9, 0x1234);
@@ -145,8 +168,8 @@ bool holds_others(const Key& key) {
   return key.first == "budget.phases" || key.second == "phases" ||
          key == Key{"expert_load", "file"} ||
          (key.first.empty() &&
-          (key.second == "layout" || key.second == "training" || key.second == "data" ||
-           key.second == "expert_load" || key.second == "budget"));
+          (key.second == "layout" || key.second == "training" || key.second == "fp8" ||
+           key.second == "data" || key.second == "expert_load" || key.second == "budget"));
 }
 
 TEST_F(Identity, EveryKeyOfAPlanChangedOnce) {
@@ -164,8 +187,11 @@ TEST_F(Identity, EveryKeyOfAPlanChangedOnce) {
                  rule->why);
       if (holds_others(key)) continue;
       ASSERT_TRUE(values().contains(key)) << "no values of " << key.first << "." << key.second;
-      const std::vector<Difference> found = differences(saved, facts(key));
-      const bool by_name_alone = key == Key{"", "model"} || key == Key{"data", "text"};
+      const std::vector<Difference> found =
+          differences(key.first == "fp8" ? fp8_facts({}) : saved, facts(key));
+      // By another name the same; and what is computed again matters under FP8 alone (below).
+      const bool by_name_alone = key == Key{"", "model"} || key == Key{"data", "text"} ||
+                                 key == Key{"training", "recompute"};
       if (rule->on_change == OnResume::kNothing || by_name_alone) {
         EXPECT_TRUE(found.empty()) << key.second << ": " << to_string(found);
         continue;
@@ -175,6 +201,22 @@ TEST_F(Identity, EveryKeyOfAPlanChangedOnce) {
       EXPECT_TRUE(own) << key.first << "." << key.second << ": " << to_string(found);
     }
   }
+}
+
+TEST_F(Identity, WhatIsComputedAgainMattersToFp8Alone) {
+  const auto facts_with = [&](const char* precision, const char* again) {
+    return facts_of_text(
+        fmt::format("model: model.yaml\ncluster: localhost.yaml\nlayout: {{pp: 1}}\ntraining: "
+                    "{{micro_batches: 2, micro_batch_size: 2, sequence_length: 64, precision: {}, "
+                    "recompute: {}}}\n",
+                    precision,
+                    again));
+  };
+  EXPECT_TRUE(differences(facts_with("bf16", "none"), facts_with("bf16", "[activations]")).empty());
+  EXPECT_TRUE(differences(facts_with("fp8", "none"), facts_with("fp8", "[norms]")).empty());
+  const auto found = differences(facts_with("fp8", "none"), facts_with("fp8", "[activations]"));
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].on_change, OnResume::kRecipe);
 }
 
 // Each number of a model that changes a result.

@@ -9,17 +9,23 @@
 namespace rehearse {
 namespace {
 
-// A row of a message: values of one type, then others that stay FP32. Wide, it is all FP32.
+// A row of a message: values of one type, of scaled ones codes and then scales, then others that
+// stay FP32. Wide, it is all FP32.
 struct RowFormat {
   DType type = DType::kFp32;
   int64_t width = 0;
   int64_t exact = 0;
 
   int64_t wide() const { return width + exact; }
-  int64_t exact_at() const { return width * element_bytes(type); }  // bytes
+  int64_t scales_at() const {  // bytes; scales are aligned
+    const int64_t codes = Extent{type, 1, width}.row_bytes();
+    return is_scaled(type) ? (codes + 3) / 4 * 4 : codes;
+  }
+  int64_t exact_at() const { return scales_at() + Extent{type, 1, width}.tiles() * 4; }
   int64_t bytes() const { return exact_at() + exact * 4; }
   Message message(int64_t rows) const {
-    return Message({type, rows, bytes() / element_bytes(type)});
+    const DType carrier = is_scaled(type) ? DType::kInt32 : type;
+    return Message({carrier, rows, bytes() / element_bytes(carrier)});
   }
 };
 
@@ -32,6 +38,24 @@ const std::byte* row_of(const Message& m, const RowFormat& f, int64_t row) {
 std::byte* put(std::byte* at, const void* from, int64_t bytes) {
   std::memcpy(at, from, static_cast<size_t>(bytes));
   return at + bytes;
+}
+
+// The values of a row of an array, scales behind their codes, into a message; and out of one.
+std::byte* put_values(const RowFormat& f, const ConstArray& x, int64_t row, std::byte* at) {
+  const int64_t bytes = x.extent.row_bytes();
+  std::memcpy(at, static_cast<const std::byte*>(x.data) + row * bytes, static_cast<size_t>(bytes));
+  std::byte* scale = at + f.scales_at();
+  for (int64_t t = 0; t < x.extent.tiles(); ++t) {
+    scale = put(scale, x.scales + t * x.scale_stride + row, 4);
+  }
+  return at + f.exact_at();
+}
+void take_values(const RowFormat& f, const std::byte* from, const Array& x, int64_t row) {
+  const int64_t bytes = x.extent.row_bytes();
+  std::memcpy(static_cast<std::byte*>(x.data) + row * bytes, from, static_cast<size_t>(bytes));
+  for (int64_t t = 0; t < x.extent.tiles(); ++t) {
+    std::memcpy(x.scales + t * x.scale_stride + row, from + f.scales_at() + t * 4, 4);
+  }
 }
 
 // A wide row into a message's, rounded; and added from one.
@@ -117,7 +141,6 @@ Arrived Exchange::dispatch(const ExchangeOp& call,
   const ExpertGroup& g = call.group;
   const int64_t active = weights.extent.columns;
   const RowFormat f{x.extent.type, x.extent.columns, 2 * active};
-  const auto* const values = static_cast<const std::byte*>(x.data);
   const int32_t* const choices = chosen.int32();
   tokens_ = x.extent.rows;
   to_node_.assign(static_cast<size_t>(g.nodes), {});
@@ -136,7 +159,7 @@ Arrived Exchange::dispatch(const ExchangeOp& call,
     outgoing.push_back(f.message(static_cast<int64_t>(tokens.size())));
     std::byte* at = row_of(outgoing.back(), f, 0);
     for (const int32_t t : tokens) {
-      at = put(at, values + t * f.exact_at(), f.exact_at());
+      at = put_values(f, x, t, at);
       at = put(at, weights.fp32() + t * active, active * 4);
       at = put(at, choices + t * active, active * 4);
     }
@@ -178,13 +201,13 @@ Arrived Exchange::dispatch(const ExchangeOp& call,
                  .weights = Tensor(call.pool, rows, active)};
   std::fill_n(result.slots.int32(), result.slots.size(), -1);
   const int64_t first_slot = g.me * g.experts_per_member;
-  auto* to = static_cast<std::byte*>(result.x.array().data);
+  const Array to = result.x;
   int64_t i = 0;
   for (size_t p = 0; p < arrived.size(); ++p) {
     from_position_[p] = arrived[p].rows();
     for (int64_t r = 0; r < arrived[p].rows(); ++r, ++i) {
       const std::byte* const row = row_of(arrived[p], f, r);
-      to = put(to, row, f.exact_at());
+      take_values(f, row, to, i);
       std::memcpy(result.weights.data() + i * active,
                   row + f.exact_at(),
                   static_cast<size_t>(active) * sizeof(float));
@@ -202,19 +225,21 @@ Arrived Exchange::dispatch(const ExchangeOp& call,
 Tensor Exchange::spread(const ExchangeOp& call, const ConstArray& x) const {
   CHECK(x.extent.rows == tokens_) << x.extent.rows << " tokens, dispatched " << tokens_;
   const RowFormat f{x.extent.type, x.extent.columns};
-  const auto* const values = static_cast<const std::byte*>(x.data);
   std::vector<Message> outgoing;
   for (const RowList& tokens : to_node_) {
     outgoing.push_back(f.message(static_cast<int64_t>(tokens.size())));
     std::byte* at = row_of(outgoing.back(), f, 0);
-    for (const int32_t t : tokens) at = put(at, values + t * f.bytes(), f.bytes());
+    for (const int32_t t : tokens) at = put_values(f, x, t, at);
   }
   const std::vector<Message> from_nodes = across(call, std::move(outgoing), first_ready(call));
   const std::vector<Message> arrived =
       within(call, forward(forward_, f, from_nodes), second_ready(call));
   Tensor all(call.pool, rows_of(arrived), f.width, f.type);
-  auto* at = static_cast<std::byte*>(all.array().data);
-  for (const Message& m : arrived) at = put(at, row_of(m, f, 0), m.rows() * f.bytes());
+  const Array to = all;
+  int64_t i = 0;
+  for (const Message& m : arrived) {
+    for (int64_t r = 0; r < m.rows(); ++r, ++i) take_values(f, row_of(m, f, r), to, i);
+  }
   return all;
 }
 
@@ -222,6 +247,7 @@ Tensor Exchange::reduce(const ExchangeOp& call,
                         const ConstArray& partial,
                         DType type,
                         int64_t exact) const {
+  CHECK(!is_scaled(type)) << "sums have no scales";
   const RowFormat f{type, partial.extent.columns - exact, exact};
   std::vector<Message> back;
   const float* wide = partial.fp32();

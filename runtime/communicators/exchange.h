@@ -5,9 +5,9 @@
 // position, and from there to the ranks of that node (report, section 3.2.2). dispatch makes the
 // routes of one layer and micro-batch; spread sends more along them (the gradient of combine);
 // reduce comes back (combine, and the gradient of dispatch), summing first within nodes, then
-// across them, in the order of ranks. Values travel in the type they are kept in, a token's
-// weights, their gradients and its choices exactly; sums are made in FP32 and rounded where they
-// travel on.
+// across them, in the order of ranks. Values travel in the type they are given in, of scaled types
+// with their scales; a token's weights, their gradients and its choices exactly. Sums are made in
+// FP32 and rounded where they travel on.
 
 #include <vector>
 

@@ -49,6 +49,14 @@ struct ExpertRows {
   int64_t active() const { return row_of.extent.columns; }
 };
 
+// What becomes of the operands of a weight gradient, [tokens, columns], before they are multiplied:
+// E4M3 along tokens, a scale per column and 128 tokens, from an expert's first row on (DeepSeek-V3
+// report, section 3.3.2); or they are taken as they come.
+struct AlongTokens {
+  bool fp8 = false;
+  kernels::ScaleRule dy, x;
+};
+
 // Some columns of a matrix.
 struct Columns {
   int64_t first = 0;
@@ -162,8 +170,12 @@ class Compute {
   virtual Tensor make(int64_t rows, int64_t columns, DType type) const = 0;  // whatever is in it
   virtual Tensor zeros(int64_t rows, int64_t columns) const = 0;             // FP32
   // x in another type; x itself where it is of it.
-  virtual Tensor in_type(Tensor x, DType type) const = 0;
+  virtual Tensor in_type(Tensor x, const Encoding& type) const = 0;
   virtual void copy(const ConstArray& from, const Array& to) const = 0;
+  // The same values in another type.
+  virtual void encode(const ConstArray& from,
+                      const Array& to,
+                      const kernels::ScaleRule& rule) const = 0;
   virtual void clear(const Array& x) const = 0;  // to zeros
   // From the host's memory, taken over before the call returns: [n, 1].
   virtual Tensor from_host(std::span<const int32_t> values) const = 0;
@@ -174,24 +186,28 @@ class Compute {
   // y = x w^T + addend.
   virtual Tensor product(const ConstArray& x,
                          const ConstArray& w,
-                         DType type,
+                         const Encoding& type,
                          const ConstArray& addend = {}) const = 0;
   // dx = dy w, FP32; and added to dx.
   virtual Tensor product_input(const ConstArray& dy, const ConstArray& w) const = 0;
   virtual Tensor add_product_input(const ConstArray& dy, const ConstArray& w, Tensor dx) const = 0;
   // dw += dy^T x.
-  virtual void product_weight(const ConstArray& dy, const ConstArray& x, const Array& dw) const = 0;
+  virtual void product_weight(const ConstArray& dy,
+                              const ConstArray& x,
+                              const AlongTokens& rounded,
+                              const Array& dw) const = 0;
   // The same for rows of experts, each with a matrix of its own: one operation.
   virtual Tensor grouped_product(const ConstArray& x,
                                  std::span<const ConstArray> w,
                                  const ExpertRows& rows,
-                                 DType type) const = 0;
+                                 const Encoding& type) const = 0;
   virtual Tensor grouped_product_input(const ConstArray& dy,
                                        std::span<const ConstArray> w,
                                        const ExpertRows& rows,
-                                       DType type) const = 0;
+                                       const Encoding& type) const = 0;
   virtual void grouped_product_weight(const ConstArray& dy,
                                       const ConstArray& x,
+                                      const AlongTokens& rounded,
                                       const ExpertRows& rows,
                                       std::span<const Array> dw) const = 0;
 
@@ -199,16 +215,19 @@ class Compute {
   virtual Normed norm(const ConstArray& x,
                       const ConstArray& gain,
                       double eps,
-                      DType type) const = 0;
+                      const Encoding& type) const = 0;
   virtual Tensor norm_input(const NormBack& n, double eps) const = 0;  // FP32
   // Into the first columns of dx, FP32.
   virtual void norm_input_into(const NormBack& n, double eps, const Array& dx) const = 0;
 
   // --- attention
-  virtual Tensor turned(Tensor x, const Rotation& r, kernels::Turn turn, DType type) const = 0;
+  virtual Tensor turned(Tensor x,
+                        const Rotation& r,
+                        kernels::Turn turn,
+                        const Encoding& type) const = 0;
   virtual Attended attention(const kernels::AttentionShape& s,
                              const AttentionOperands& a,
-                             DType type) const = 0;
+                             const Encoding& type) const = 0;
   virtual AttentionBack attention_input(const kernels::AttentionShape& s,
                                         const ConstArray& d_o,
                                         const AttentionOperands& a,
@@ -253,7 +272,7 @@ class Compute {
                            const ConstArray& x,
                            const ConstArray& first,
                            const ConstArray& second,
-                           DType type) const = 0;
+                           const Encoding& type) const = 0;
   // Entries of [tokens, active] of the rows, [R, 1]; and back, 0 where a choice has no row here.
   virtual Tensor of_rows(const ExpertRows& rows, const ConstArray& choices) const = 0;
   virtual Tensor of_choices(const ExpertRows& rows, const ConstArray& x) const = 0;
@@ -268,13 +287,17 @@ class Compute {
     ExpertRows rows;
     ConstArray weights;  // [R, 1]
   };
-  virtual Tensor swiglu(const ConstArray& gate_up, const Weighted* rows, DType type) const = 0;
+  virtual Tensor swiglu(const ConstArray& gate_up,
+                        const Weighted* rows,
+                        const Encoding& type) const = 0;
   virtual SwigluBack swiglu_input(const ConstArray& d_activated,
                                   const ConstArray& gate_up,
                                   const Weighted* rows,
-                                  DType type) const = 0;
+                                  const Encoding& type) const = 0;
   // x and the addends that there are, one after the other.
-  virtual Tensor sum(Tensor x, std::initializer_list<ConstArray> addends, DType type) const = 0;
+  virtual Tensor sum(Tensor x,
+                     std::initializer_list<ConstArray> addends,
+                     const Encoding& type) const = 0;
   // gradient += x.
   virtual void accumulate(const ConstArray& x, const Array& gradient) const = 0;
   // count [1], INT64: one more where not all of x is finite.
@@ -282,7 +305,9 @@ class Compute {
 
   // --- the model's ends
   // tokens, targets: [T, 1], INT32; a target is negative where there is none.
-  virtual Tensor embedding(const ConstArray& tokens, const ConstArray& table, DType type) const = 0;
+  virtual Tensor embedding(const ConstArray& tokens,
+                           const ConstArray& table,
+                           const Encoding& type) const = 0;
   virtual void embedding_weight(const ConstArray& tokens,
                                 const ConstArray& dx,
                                 const Array& d_table) const = 0;

@@ -20,14 +20,61 @@ TEST(Recipe, FollowsFromThePlan) {
   EXPECT_EQ(r.kept, DType::kBf16);
   EXPECT_EQ(r.sent, DType::kBf16);
   EXPECT_EQ(r.weights, DType::kBf16);
-  EXPECT_EQ(r.products.gradient, DType::kBf16);
+  EXPECT_EQ(r.products.gradient, Encoding(DType::kBf16));
   EXPECT_EQ(r.weight_gradients, DType::kFp32);
   EXPECT_EQ(r.moments, DType::kFp32);
   EXPECT_TRUE(r.masters());
   t.moments = Moments::kBf16;
   EXPECT_EQ(recipe_of(t).moments, DType::kBf16);
+}
+
+// Report, section 3.3: what is FP8 and with which tiles, what stays BF16; and each deviation alone.
+TEST(Recipe, OfFp8IsTheReports) {
+  Training t;
   t.precision = Precision::kFp8;
-  EXPECT_THROW(recipe_of(t), InternalError);
+  const PrecisionRecipe r = recipe_of(t);
+  constexpr kernels::ScaleRule kPowers{.power_of_two = true};
+  EXPECT_EQ(r.products.activation, Encoding(DType::kFp8));
+  EXPECT_EQ(r.products.gradient, Encoding(DType::kFp8));
+  EXPECT_EQ(r.products.weight.type, DType::kFp8Blocks);
+  EXPECT_EQ(r.kept, DType::kBf16);
+  EXPECT_EQ(r.sent, DType::kBf16);
+  EXPECT_EQ(r.tokens_sent, Encoding(DType::kFp8, kPowers));
+  EXPECT_EQ(r.gradients_sent, Encoding(DType::kFp8, kPowers));
+  EXPECT_EQ(r.swiglu_inputs, Encoding(DType::kFp8));
+  EXPECT_EQ(r.attention_output, Encoding(DType::kE5m6, kPowers));
+  EXPECT_EQ(r.weight_gradients, DType::kFp32);
+  EXPECT_EQ(r.moments, DType::kBf16);
+  EXPECT_TRUE(r.masters());
+  EXPECT_FALSE(r.accumulation);
+  const auto with = [&](auto change) {
+    Training other = t;
+    change(other.fp8);
+    return recipe_of(other);
+  };
+  PrecisionRecipe blocks = with([](Fp8Choices& c) { c.gradient_tiles = GradientTiles::kBlocks; });
+  EXPECT_EQ(blocks.products.gradient.scales.rows, 128);
+  EXPECT_EQ(blocks.gradients_sent.scales.rows, 128);
+  blocks.products.gradient = r.products.gradient;
+  blocks.gradients_sent = r.gradients_sent;
+  EXPECT_EQ(blocks, r) << "and nothing else";
+  const PrecisionRecipe cores = with([](Fp8Choices& c) {
+    c.products = Fp8Products::kTensorCore;
+    c.promotion = 0;
+    c.accumulator_bits = 14;
+  });
+  EXPECT_EQ(cores.accumulation, (kernels::Accumulation{.bits = 14, .promotion = 0}));
+  EXPECT_EQ(with([](Fp8Choices& c) { c.attention_cache = AttentionCache::kBf16; }).attention_output,
+            Encoding(DType::kBf16));
+  EXPECT_EQ(with([](Fp8Choices& c) { c.swiglu_cache = SwigluCache::kBf16; }).swiglu_inputs,
+            Encoding(DType::kBf16));
+  EXPECT_EQ(with([](Fp8Choices& c) { c.dispatch = Fp8Message::kBf16; }).tokens_sent,
+            Encoding(DType::kBf16));
+  EXPECT_TRUE(with([](Fp8Choices& c) {
+                c.scales = Fp8Scales::kPowerOfTwo;
+              }).products.weight.scales.power_of_two);
+  t.moments = Moments::kFp32;
+  EXPECT_EQ(recipe_of(t).moments, DType::kFp32);
 }
 
 // Each operation reads arrays of the type that they have, weights of another one than activations:

@@ -5,10 +5,11 @@
 //   forward   attn.F  (dispatch.F)  mlp.F  (combine.F)
 //   backward  (combine.B)  mlp.B  (dispatch.B)  attn.B      for inputs
 //             mlp.W, attn.W                                 for weights, any time after their B
-// Tensors are of the type that the recipe keeps; of FP32 whatever that is: inverses and log-sums,
-// scores, weights, logits, and gradients of these and of gains.
-// An op reads and writes only fields that the Program's dependencies order, since the compute and
-// the a2a lane of a rank run at the same time.
+// Tensors are of the type that the recipe keeps; what products alone read is as these take it, what
+// SwiGLU and the core's backward wait for as the recipe says; of FP32 whatever that is: inverses
+// and log-sums, scores, weights, logits, and gradients of these and of gains. An op reads and
+// writes only fields that the Program's dependencies order, since the compute and the a2a lane of a
+// rank run at the same time.
 
 #include "runtime/communicators/lanes.h"
 #include "runtime/compute/compute.h"
@@ -36,11 +37,28 @@ struct LayerContext {
   ConstArray slot_of = {};    // [experts], of the layer; none: experts stand in order
 
   int64_t tokens() const { return sequences * length; }
+  // x as a product's operand or a message; itself where it is of that type.
+  class Operand {
+   public:
+    Operand(const Tensor& x) : view_(x) {}
+    Operand(Tensor&& own) : own_(std::move(own)), view_(own_) {}
+    Operand(const Operand&) = delete;
+    Operand& operator=(const Operand&) = delete;
+    operator ConstArray() const { return view_; }
+
+   private:
+    Tensor own_;
+    ConstArray view_;
+  };
+  Operand as(const Tensor& x, const Encoding& type) const;
   bool latent() const { return model.attention == AttentionKind::kLatent; }
   kernels::AttentionShape attention_shape() const;
   kernels::GateShape gate_shape() const;
-  // What a result becomes that other ops read.
+  // What a result becomes that other ops read; and what a gradient does that products alone take.
   Tensor kept(Tensor x) const { return compute.in_type(std::move(x), recipe.kept); }
+  Tensor gradient(Tensor x) const {
+    return compute.in_type(std::move(x), recipe.products.gradient);
+  }
 };
 
 // Weights and gradients of one layer.
@@ -49,6 +67,8 @@ struct LayerWeights {
   const ParameterValues& weights;
   ParameterValues& gradients;
   ConstArray expert_bias = {};  // [experts], or none
+
+  ConstArray operand(ParameterId id) const { return weights.operand(id); }  // of a product
 };
 
 // Of a gated feed-forward network; T is tokens or rows.

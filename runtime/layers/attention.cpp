@@ -44,13 +44,21 @@ GainOffsets::GainOffsets(const Architecture& m) {
   size = post + m.hidden;
 }
 
+LayerContext::Operand LayerContext::as(const Tensor& x, const Encoding& type) const {
+  if (x.type() == type.type) return Operand(x);
+  Tensor own = compute.make(x.rows(), x.columns(), type.type);
+  compute.encode(x, own, type.scales);
+  return Operand(std::move(own));
+}
+
 void norm(const LayerContext& c,
           const LayerWeights& w,
           ParameterId gain,
           const Tensor& x,
           Tensor& y,
           Tensor& inverse) {
-  Normed n = c.compute.norm(x, w.weights.array(gain), c.model.norm_eps, c.recipe.kept);
+  Normed n =
+      c.compute.norm(x, w.weights.array(gain), c.model.norm_eps, c.recipe.products.activation);
   y = std::move(n.y);
   inverse = std::move(n.inverse);
 }
@@ -68,11 +76,19 @@ void add_gain(const LayerContext& c,
   c.compute.accumulate(gain_gradient(a, offset, gradient.extent.size()), gradient);
 }
 
-void post_norm_again(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  if (a.h_norm.empty()) norm(c, w, w.ids.post_norm, a.h, a.h_norm, a.h_inverse);
-}
-
 namespace {
+
+// h_norm: the router takes it as it is kept, and it is made an operand where it is sent and
+// multiplied; without one a product alone takes it.
+void post_norm(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
+  const PrecisionRecipe& r = c.recipe;
+  Normed n = c.compute.norm(a.h,
+                            w.weights.array(w.ids.post_norm),
+                            c.model.norm_eps,
+                            w.ids.gate ? Encoding(r.kept) : r.products.activation);
+  a.h_norm = std::move(n.y);
+  a.h_inverse = std::move(n.inverse);
+}
 
 AttentionOperands operands(const LayerContext& c, const LayerActivations& a) {
   return {.q = a.q,
@@ -111,10 +127,11 @@ void attention_forward(const LayerContext& c, const LayerWeights& w, LayerActiva
   norm(c, w, ids.input_norm, a.x, a.x_norm, a.x_inverse);
   c.latent() ? latent_forward(c, w, a) : grouped_forward(c, w, a);
   Attended attended = c.compute.attention(c.attention_shape(), operands(c, a), c.recipe.kept);
-  a.o = std::move(attended.o);
   a.lse = std::move(attended.lse);
-  a.h = c.compute.product(a.o, w.weights.array(ids.o), c.recipe.kept, a.x);
-  norm(c, w, ids.post_norm, a.h, a.h_norm, a.h_inverse);
+  a.h = c.compute.product(
+      c.as(attended.o, c.recipe.products.activation), w.operand(ids.o), c.recipe.kept, a.x);
+  a.o = c.compute.in_type(std::move(attended.o), c.recipe.attention_output);
+  post_norm(c, w, a);
   if (ids.gate) gate_forward(c, w, a);
   if (c.again.norms) {
     for (Tensor* normed : {&a.x_norm, &a.q_a_norm, &a.kv_a_norm}) normed->release();
@@ -123,6 +140,10 @@ void attention_forward(const LayerContext& c, const LayerWeights& w, LayerActiva
     a.q.release();
     a.kv.release();
   }
+}
+
+void post_norm_again(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
+  if (a.h_norm.empty()) post_norm(c, w, a);
 }
 
 Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
@@ -143,7 +164,8 @@ Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActiva
                                c.model.norm_eps);
   a.d_h_norm.release();
   a.d_h = c.kept(std::move(a.d_h));
-  const Tensor d_o = c.compute.product_input(a.d_h, w.weights.array(ids.o));
+  const Tensor d_o =
+      c.compute.product_input(c.as(a.d_h, c.recipe.products.gradient), w.operand(ids.o));
   AttentionBack back =
       c.compute.attention_input(c.attention_shape(), d_o, operands(c, a), a.o, a.lse);
   a.d_q = std::move(back.dq);
@@ -162,9 +184,13 @@ Tensor attention_input(const LayerContext& c, const LayerWeights& w, LayerActiva
 void attention_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   const LayerIds& ids = w.ids;
   const GainOffsets gains(c.model);
-  if (ids.gate) c.compute.product_weight(a.d_logits, a.h_norm, w.gradients.array(*ids.gate));
+  if (ids.gate) c.compute.product_weight(a.d_logits, a.h_norm, {}, w.gradients.array(*ids.gate));
   add_gain(c, w, a, ids.post_norm, gains.post);
-  c.compute.product_weight(a.d_h, a.o, w.gradients.array(ids.o));
+  c.compute.product_weight(
+      a.d_h,
+      a.o,
+      c.recipe.along_tokens(c.recipe.products.gradient, c.recipe.attention_output),
+      w.gradients.array(ids.o));
   c.latent() ? latent_weight(c, w, a) : grouped_weight(c, w, a);
   add_gain(c, w, a, ids.input_norm, gains.input);
 }

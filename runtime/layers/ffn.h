@@ -10,7 +10,7 @@ namespace rehearse {
 Tensor ffn_forward(const LayerContext& c,
                    const FfnIds& ids,
                    const LayerWeights& w,
-                   const Tensor& x,
+                   const ConstArray& x,
                    const ConstArray& addend,
                    FfnActivations& a);
 // dy -> returns dx.
@@ -19,11 +19,11 @@ Tensor ffn_input(const LayerContext& c,
                  const LayerWeights& w,
                  const Tensor& dy,
                  FfnActivations& a);
-// x, dy: the network's input and its output's gradient.
+// x, dy: the network's input, as its product took it, and its output's gradient.
 void ffn_weight(const LayerContext& c,
                 const FfnIds& ids,
                 const LayerWeights& w,
-                const Tensor& x,
+                const ConstArray& x,
                 const Tensor& dy,
                 const FfnActivations& a);
 

@@ -75,7 +75,7 @@ void grouped_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
   const HeadsShape s = heads_of(c.model);
   const bool normed = c.model.head_norm != HeadNorm::kNone;
   Split parts = c.compute.split_heads(
-      s, c.compute.product(a.x_norm, w.weights.array(w.ids.qkv), DType::kFp32), normed);
+      s, c.compute.product(a.x_norm, w.operand(w.ids.qkv), DType::kFp32), normed);
   if (normed) {
     a.q_raw = c.kept(std::move(parts.q));
     a.k_raw = c.kept(std::move(parts.k));
@@ -105,12 +105,16 @@ Tensor grouped_input(const LayerContext& c, const LayerWeights& w, LayerActivati
                                           a.kv_a_inverse);
     c.compute.put_keys(s, d_k, a.d_kv);
   }
-  a.d_qkv = c.kept(c.compute.join_heads(s, std::move(a.d_q), std::move(a.d_kv)));
-  return c.compute.product_input(a.d_qkv, w.weights.array(w.ids.qkv));
+  a.d_qkv = c.gradient(c.compute.join_heads(s, std::move(a.d_q), std::move(a.d_kv)));
+  return c.compute.product_input(a.d_qkv, w.operand(w.ids.qkv));
 }
 
 void grouped_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  c.compute.product_weight(a.d_qkv, a.x_norm, w.gradients.array(w.ids.qkv));
+  const ProductFormats& p = c.recipe.products;
+  c.compute.product_weight(a.d_qkv,
+                           a.x_norm,
+                           c.recipe.along_tokens(p.gradient, p.activation),
+                           w.gradients.array(w.ids.qkv));
   if (c.model.head_norm == HeadNorm::kNone) return;
   const GainOffsets gains(c.model);
   add_gain(c, w, a, *w.ids.q_head_norm, gains.query);

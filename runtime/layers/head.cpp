@@ -48,7 +48,7 @@ Tensor head_input(const LayerContext& c,
 }
 
 void head_weight(const LayerContext& c, const HeadWeights& w, HeadActivations& a) {
-  c.compute.product_weight(a.logits, a.x_norm, w.gradients.array(w.projection));
+  c.compute.product_weight(a.logits, a.x_norm, {}, w.gradients.array(w.projection));
   c.compute.accumulate(a.d_gain, w.gradients.array(w.norm));
 }
 

@@ -26,22 +26,21 @@ void norm_compressions(const LayerContext& c, const LayerWeights& w, LayerActiva
 void expand(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   if (a.q.empty()) {
     a.q = c.compute.turned(
-        c.compute.product(
-            w.ids.q_a ? a.q_a_norm : a.x_norm, w.weights.array(w.ids.q), DType::kFp32),
+        c.compute.product(w.ids.q_a ? a.q_a_norm : a.x_norm, w.operand(w.ids.q), DType::kFp32),
         of_queries(c.model),
         kernels::Turn::kForward,
         c.recipe.kept);
   }
   if (a.kv.empty()) {
-    a.kv = c.compute.product(a.kv_a_norm, w.weights.array(w.ids.kv_b), c.recipe.kept);
+    a.kv = c.compute.product(a.kv_a_norm, w.operand(w.ids.kv_b), c.recipe.kept);
   }
 }
 
 }  // namespace
 
 void latent_forward(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
-  if (w.ids.q_a) a.q_a = c.compute.product(a.x_norm, w.weights.array(*w.ids.q_a), c.recipe.kept);
-  a.kv_a = c.compute.turned(c.compute.product(a.x_norm, w.weights.array(w.ids.kv_a), DType::kFp32),
+  if (w.ids.q_a) a.q_a = c.compute.product(a.x_norm, w.operand(*w.ids.q_a), c.recipe.kept);
+  a.kv_a = c.compute.turned(c.compute.product(a.x_norm, w.operand(w.ids.kv_a), DType::kFp32),
                             of_key(c.model),
                             kernels::Turn::kForward,
                             c.recipe.kept);
@@ -72,30 +71,32 @@ Tensor latent_input(const LayerContext& c, const LayerWeights& w, LayerActivatio
                     .d_gain = gain_gradient(a, offset, g.extent.size())};
   };
   a.d_q = c.compute.turned(
-      std::move(a.d_q), of_queries(c.model), kernels::Turn::kBackward, c.recipe.kept);
+      std::move(a.d_q), of_queries(c.model), kernels::Turn::kBackward, c.recipe.products.gradient);
   a.d_kv_a = c.compute.turned(
       std::move(a.d_kv_a), of_key(c.model), kernels::Turn::kBackward, DType::kFp32);
-  a.d_kv = c.kept(std::move(a.d_kv));
-  const Tensor d_kv_a_norm = c.compute.product_input(a.d_kv, w.weights.array(ids.kv_b));
+  a.d_kv = c.gradient(std::move(a.d_kv));
+  const Tensor d_kv_a_norm = c.compute.product_input(a.d_kv, w.operand(ids.kv_b));
   c.compute.norm_input_into(back(ids.kv_a_norm, gains.key, d_kv_a_norm, a.kv_a, a.kv_a_inverse),
                             c.model.norm_eps,
                             a.d_kv_a);
-  a.d_kv_a = c.kept(std::move(a.d_kv_a));
-  Tensor d_x_norm = c.compute.product_input(a.d_kv_a, w.weights.array(ids.kv_a));
+  a.d_kv_a = c.gradient(std::move(a.d_kv_a));
+  Tensor d_x_norm = c.compute.product_input(a.d_kv_a, w.operand(ids.kv_a));
   if (!ids.q_a) {
-    return c.compute.add_product_input(a.d_q, w.weights.array(ids.q), std::move(d_x_norm));
+    return c.compute.add_product_input(a.d_q, w.operand(ids.q), std::move(d_x_norm));
   }
-  const Tensor d_q_a_norm = c.compute.product_input(a.d_q, w.weights.array(ids.q));
-  a.d_q_a = c.kept(c.compute.norm_input(
+  const Tensor d_q_a_norm = c.compute.product_input(a.d_q, w.operand(ids.q));
+  a.d_q_a = c.gradient(c.compute.norm_input(
       back(*ids.q_a_norm, gains.query, d_q_a_norm, a.q_a, a.q_a_inverse), c.model.norm_eps));
-  return c.compute.add_product_input(a.d_q_a, w.weights.array(*ids.q_a), std::move(d_x_norm));
+  return c.compute.add_product_input(a.d_q_a, w.operand(*ids.q_a), std::move(d_x_norm));
 }
 
 void latent_weight(const LayerContext& c, const LayerWeights& w, LayerActivations& a) {
   const LayerIds& ids = w.ids;
   const GainOffsets gains(c.model);
   const auto product = [&](const Tensor& dy, const Tensor& x, ParameterId id) {
-    c.compute.product_weight(dy, x, w.gradients.array(id));
+    const ProductFormats& p = c.recipe.products;
+    c.compute.product_weight(
+        dy, x, c.recipe.along_tokens(p.gradient, p.activation), w.gradients.array(id));
   };
   product(a.d_kv, a.kv_a_norm, ids.kv_b);
   add_gain(c, w, a, ids.kv_a_norm, gains.key);

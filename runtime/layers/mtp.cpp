@@ -17,8 +17,8 @@ Tensor mtp_forward(const LayerContext& c,
   };
   norm_half(w.ids.embedding_norm, 0, a.embedded, a.embedded_inverse);
   norm_half(w.ids.hidden_norm, d, hidden, a.hidden_inverse);
-  a.both = c.kept(std::move(a.both));
-  return c.compute.product(a.both, w.weights.array(w.ids.projection), c.recipe.kept);
+  a.both = c.compute.in_type(std::move(a.both), c.recipe.products.activation);
+  return c.compute.product(a.both, w.weights.operand(w.ids.projection), c.recipe.kept);
 }
 
 void mtp_input(const LayerContext& c,
@@ -26,7 +26,8 @@ void mtp_input(const LayerContext& c,
                const Tensor& hidden,
                MtpActivations& a) {
   const int64_t d = c.model.hidden;
-  const Tensor d_both = c.compute.product_input(a.d_x, w.weights.array(w.ids.projection));
+  const Tensor d_both = c.compute.product_input(c.as(a.d_x, c.recipe.products.gradient),
+                                                w.weights.operand(w.ids.projection));
   a.d_gains = c.compute.zeros(1, 2 * d);
   const auto norm_back =
       [&](ParameterId gain, int64_t first, const Tensor& x, const Tensor& inverse) {
@@ -46,7 +47,11 @@ void mtp_input(const LayerContext& c,
 
 void mtp_weight(const LayerContext& c, const MtpWeights& w, MtpActivations& a) {
   const int64_t d = c.model.hidden;
-  c.compute.product_weight(a.d_x, a.both, w.gradients.array(w.ids.projection));
+  const ProductFormats& p = c.recipe.products;
+  c.compute.product_weight(a.d_x,
+                           a.both,
+                           c.recipe.along_tokens(p.gradient, p.activation),
+                           w.gradients.array(w.ids.projection));
   c.compute.accumulate(part_of(a.d_gains.array(), 0, d), w.gradients.array(w.ids.embedding_norm));
   c.compute.accumulate(part_of(a.d_gains.array(), d, d), w.gradients.array(w.ids.hidden_norm));
   embedding_weight(c, a.tokens, a.d_embedded, w.table_gradients.array(w.embedding));

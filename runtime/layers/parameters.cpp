@@ -93,6 +93,7 @@ StageParameters::StageParameters(const Plan& plan,
       module.embedding_norm = gain(prefix + "enorm", a.hidden);
       module.hidden_norm = gain(prefix + "hnorm", a.hidden);
       module.projection = add(prefix + "eh_proj", Arena::kDense, a.hidden, 2 * a.hidden);
+      list.back().is_linear = true;
       module.head_norm = gain(prefix + "shared_head.norm", a.hidden);
       mtp.push_back(module);
     }
@@ -105,11 +106,14 @@ StageParameters::StageParameters(const Plan& plan,
         ids.set(norm->part, gain(name(norm->part), norm->width));
       } else if (const auto* linear = std::get_if<Linear>(&step)) {
         ids.set(linear->part, add(name(linear->part), Arena::kDense, linear->out, linear->in));
+        list.back().is_linear = linear->part != Part::kRouter;
       }
     }
     const auto ffn = [&](const Ffn& f) {
       const auto matrix = [&](const Linear& w) {
-        return add(name(w.part), Arena::kDense, w.out, w.in);
+        const ParameterId id = add(name(w.part), Arena::kDense, w.out, w.in);
+        list.back().is_linear = true;
+        return id;
       };
       const ParameterId gate_up = matrix(f.gate_up);
       return FfnIds{gate_up, matrix(f.down)};
@@ -121,7 +125,9 @@ StageParameters::StageParameters(const Plan& plan,
     for (int64_t slot = ep_rank * experts; slot < (ep_rank + 1) * experts; ++slot) {
       const int64_t e = placed == nullptr ? slot : placed->expert_of[static_cast<size_t>(slot)];
       const auto matrix = [&](const Linear& w) {
-        return add(prefix + expert_name(w.part, e), Arena::kExpert, w.out, w.in);
+        const ParameterId id = add(prefix + expert_name(w.part, e), Arena::kExpert, w.out, w.in);
+        list.back().is_linear = true;
+        return id;
       };
       const ParameterId gate_up = matrix(layer.experts->gate_up);
       ids.experts.push_back({gate_up, matrix(layer.experts->down)});
@@ -131,6 +137,45 @@ StageParameters::StageParameters(const Plan& plan,
   if (l.is_last(stage)) {
     final_norm = gain("model.norm", a.hidden);
     head = add("lm_head", Arena::kDense, a.vocabulary, a.hidden);
+  }
+}
+
+ParameterValues::ParameterValues(const StageParameters& where,
+                                 DType type,
+                                 const Encoding& operands,
+                                 Memory& memory)
+    : where_(&where),
+      dense_(type, where.dense_size, memory),
+      expert_(type, where.expert_size, memory),
+      operand_type_(operands) {
+  if (operands.type == type) return;
+  constexpr int64_t kWord = 8;  // that the copies' memory is told in, and a line's share of it
+  constexpr int64_t kLine = 64;
+  int64_t bytes = 0;
+  for (const Parameter& p : where.list) {
+    copies_.push_back(bytes);
+    if (!p.is_linear) continue;
+    const auto size = static_cast<int64_t>(Extent{operands.type, p.rows, p.columns}.buffer_bytes());
+    bytes += (size + kLine - 1) / kLine * kLine;
+  }
+  operands_ = FlatValues(DType::kInt64, bytes / kWord, memory);
+}
+
+Array ParameterValues::copy_of(ParameterId id) const {
+  const Parameter& p = at(id);
+  const auto* const all = static_cast<const std::byte*>(operands_.array().data);
+  return Array::in_buffer({operand_type_.type, p.rows, p.columns},
+                          const_cast<std::byte*>(all) + copies_[static_cast<size_t>(id)]);
+}
+
+void ParameterValues::encode_operands(const Compute& compute, Arena a) const {
+  if (operands_.empty()) return;
+  for (size_t i = 0; i < where_->list.size(); ++i) {
+    const Parameter& p = where_->list[i];
+    const auto id = static_cast<ParameterId>(i);
+    if (p.arena == a && p.is_linear) {
+      compute.encode(array(id), copy_of(id), operand_type_.scales);
+    }
   }
 }
 

@@ -10,6 +10,7 @@
 #include "cost/layer.h"
 #include "plan/plan.h"
 #include "plan/routing/replicas.h"
+#include "runtime/compute/compute.h"
 #include "runtime/memory/flat_values.h"
 
 namespace rehearse {
@@ -22,7 +23,8 @@ struct Parameter {
   int64_t offset = 0;  // in the arena, elements
   int64_t rows = 1;
   int64_t columns = 0;
-  bool is_gain = false;  // of a norm: starts at 1, is not decayed
+  bool is_gain = false;    // of a norm: starts at 1, is not decayed
+  bool is_linear = false;  // whose products are in the recipe's format: not the router, not an end
   int64_t size() const { return rows * columns; }
 };
 
@@ -86,10 +88,11 @@ struct StageParameters {
 // Values for every parameter of a stage: weights, or gradients.
 class ParameterValues {
  public:
-  ParameterValues(const StageParameters& where, DType type, Memory& memory)
-      : where_(&where),
-        dense_(type, where.dense_size, memory),
-        expert_(type, where.expert_size, memory) {}
+  // operands: of linears, where it is another type: copies that products read.
+  ParameterValues(const StageParameters& where,
+                  DType type,
+                  const Encoding& operands,
+                  Memory& memory);
 
   Array array(ParameterId id) {
     const Parameter& p = at(id);
@@ -99,10 +102,16 @@ class ParameterValues {
     const Parameter& p = at(id);
     return arena(p.arena).array(p.offset, p.rows, p.columns);
   }
+  // As products read it; it follows from the values where encode_operands is called.
+  ConstArray operand(ParameterId id) const {
+    return operands_.empty() || !at(id).is_linear ? array(id) : ConstArray(copy_of(id));
+  }
+  void encode_operands(const Compute& compute, Arena a) const;
+  Bytes operand_bytes() const { return Bytes(operands_.size() * element_bytes(operands_.type())); }
   // Of every network one matrix, such as &FfnIds::down.
-  std::vector<ConstArray> arrays(std::span<const FfnIds> of, ParameterId FfnIds::*which) const {
+  std::vector<ConstArray> operands(std::span<const FfnIds> of, ParameterId FfnIds::*which) const {
     std::vector<ConstArray> all;
-    for (const FfnIds& ids : of) all.push_back(array(ids.*which));
+    for (const FfnIds& ids : of) all.push_back(operand(ids.*which));
     return all;
   }
   std::vector<Array> arrays(std::span<const FfnIds> of, ParameterId FfnIds::*which) {
@@ -116,8 +125,13 @@ class ParameterValues {
  private:
   const Parameter& at(ParameterId id) const { return where_->list[static_cast<size_t>(id)]; }
 
+  Array copy_of(ParameterId id) const;
+
   const StageParameters* where_;
   FlatValues dense_, expert_;
+  Encoding operand_type_;
+  std::vector<int64_t> copies_;  // by parameter, bytes: where its copy begins
+  FlatValues operands_;          // all copies
 };
 
 // A parameter's first values: of gains 1, of every other one normal with `std`, drawn from a stream

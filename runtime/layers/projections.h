@@ -14,7 +14,7 @@ struct GainOffsets {
   int64_t post, size;
 };
 
-// The norm of x by the gain, into y and inverse.
+// The norm of x by the gain, into y, as a product takes it, and inverse.
 void norm(const LayerContext& c,
           const LayerWeights& w,
           ParameterId gain,

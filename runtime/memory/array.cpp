@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -15,47 +14,48 @@ namespace {
 
 using kernels::Bf16;
 
-// The values of a row, from column `first` on, as FP32.
-void read(const ConstArray& a, int64_t row, int64_t first, std::span<float> out) {
-  const int64_t at = row * a.extent.columns + first;
-  switch (a.extent.type) {
+// Values of FP32 of whole rows.
+void read_rows(const ConstArray& a, float* out) {
+  const Extent& e = a.extent;
+  switch (e.type) {
     case DType::kFp32:
-      std::copy_n(a.fp32() + at, out.size(), out.data());
+      std::copy_n(a.fp32(), e.size(), out);
       return;
     case DType::kBf16:
-      kernels::convert(static_cast<int64_t>(out.size()), a.bf16() + at, out.data());
+      kernels::convert(e.size(), a.bf16(), out);
       return;
-    case DType::kFp8: {
-      const float scale = a.scales[row * a.extent.tiles() + first / kernels::kScaleBlock];
-      kernels::decode_e4m3(static_cast<int64_t>(out.size()), a.codes() + at, scale, out.data());
+    case DType::kFp8:
+      kernels::dequantize_rows(e.rows, e.columns, a.codes(), a.scales, a.scale_stride, out);
       return;
-    }
+    case DType::kFp8Blocks:
+      kernels::dequantize_blocks(0, e.rows, e.columns, a.codes(), a.scales, out);
+      return;
+    case DType::kE5m6:
+      kernels::unpack_e5m6(e.rows, e.columns, a.codes(), a.scales, a.scale_stride, out);
+      return;
     default:
-      CHECK(false) << "no values of FP32 in " << to_string(a.extent);
+      CHECK(false) << "no values of FP32 in " << to_string(e);
   }
 }
 
-// The other way; `values` are of one tile.
-void write(const Array& a, int64_t row, int64_t first, std::span<const float> values) {
-  const int64_t at = row * a.extent.columns + first;
-  switch (a.extent.type) {
+// The other way.
+void write_rows(const float* values, const Array& a, const kernels::ScaleRule& rule) {
+  const Extent& e = a.extent;
+  switch (e.type) {
     case DType::kFp32:
-      std::copy(values.begin(), values.end(), a.fp32() + at);
+      std::copy_n(values, e.size(), a.fp32());
       return;
     case DType::kBf16:
-      kernels::convert(static_cast<int64_t>(values.size()), values.data(), a.bf16() + at);
+      kernels::convert(e.size(), values, a.bf16());
       return;
-    case DType::kFp8: {
-      const auto count = static_cast<int64_t>(values.size());
-      const float amax = kernels::largest_magnitude(count, values.data());
-      const float scale = kernels::e4m3_scale(amax, false);
-      const float inverse = kernels::e4m3_inverse(amax, scale, false);
-      a.scales[row * a.extent.tiles() + first / kernels::kScaleBlock] = scale;
-      kernels::encode_e4m3(count, values.data(), inverse, a.codes() + at);
+    case DType::kFp8:
+      kernels::quantize_rows(e.rows, e.columns, values, rule, a.codes(), a.scales, a.scale_stride);
       return;
-    }
+    case DType::kE5m6:
+      kernels::pack_e5m6(e.rows, e.columns, values, a.codes(), a.scales, a.scale_stride);
+      return;
     default:
-      CHECK(false) << "no values of FP32 for " << to_string(a.extent);
+      CHECK(false) << "no values of FP32 for " << to_string(e);
   }
 }
 
@@ -86,65 +86,96 @@ void sum_bf16(std::span<const ConstArray> copies, Bf16* to, int64_t elements) {
 }  // namespace
 
 std::string to_string(const Extent& e) {
-  constexpr std::array<const char*, 6> kNames = {"fp32", "bf16", "fp8", "fp64", "int32", "int64"};
+  constexpr std::array<const char*, 8> kNames = {
+      "fp32", "bf16", "fp8", "fp8 blocks", "e5m6", "fp64", "int32", "int64"};
   return fmt::format("{} [{}, {}]", kNames[static_cast<size_t>(e.type)], e.rows, e.columns);
 }
 
 ConstArray reshaped(ConstArray a, int64_t rows, int64_t columns) {
-  CHECK(rows * columns == a.extent.size() && a.extent.tiles() == 0) << to_string(a.extent);
+  CHECK(rows * columns == a.extent.size() && !is_scaled(a.extent.type)) << to_string(a.extent);
   a.extent = {a.extent.type, rows, columns};
   return a;
+}
+
+ConstArray rows_of(const ConstArray& a, int64_t first, int64_t count) {
+  const Extent& e = a.extent;
+  CHECK(e.type != DType::kFp8Blocks) << to_string(e);
+  return {{e.type, count, e.columns},
+          static_cast<const std::byte*>(a.data) + first * e.row_bytes(),
+          is_scaled(e.type) ? a.scales + first : nullptr,
+          a.scale_stride};
+}
+
+Array rows_of(const Array& a, int64_t first, int64_t count) {
+  const ConstArray part = rows_of(ConstArray(a), first, count);
+  return {part.extent,
+          const_cast<void*>(part.data),
+          const_cast<float*>(part.scales),
+          part.scale_stride};
 }
 
 void copy(const ConstArray& from, const Array& to) {
   CHECK(from.extent == to.extent) << to_string(from.extent) << " to " << to_string(to.extent);
   const Extent& e = from.extent;
   if (e.size() == 0) return;
-  std::memcpy(to.data, from.data, static_cast<size_t>(e.size() * element_bytes(e.type)));
-  std::copy_n(from.scales, e.rows * e.tiles(), to.scales);
+  std::memcpy(to.data, from.data, static_cast<size_t>(e.element_bytes_of_all()));
+  if (e.type == DType::kFp8Blocks) {
+    std::copy_n(from.scales, e.scale_count(), to.scales);
+    return;
+  }
+  for (int64_t t = 0; t < e.tiles(); ++t) {
+    std::copy_n(from.scales + t * from.scale_stride, e.rows, to.scales + t * to.scale_stride);
+  }
 }
 
 int64_t shard_units(const Extent& e) {
-  return e.type == DType::kFp8 ? e.rows : e.size();
+  return is_scaled(e.type) ? e.rows : e.size();
 }
 
 int64_t shard_unit_bytes(const Extent& e) {
-  return e.type == DType::kFp8 ? e.columns + 4 * e.tiles() : element_bytes(e.type);
+  return is_scaled(e.type) ? e.row_bytes() + 4 * e.tiles() : element_bytes(e.type);
 }
 
 ConstArray part_of(const ConstArray& a, int64_t first, int64_t count) {
   const Extent& e = a.extent;
-  const auto* bytes = static_cast<const std::byte*>(a.data);
-  if (e.type == DType::kFp8) {
-    return {{e.type, count, e.columns}, bytes + first * e.columns, a.scales + first * e.tiles()};
-  }
-  return {{e.type, count, 1}, bytes + first * element_bytes(e.type)};
+  if (is_scaled(e.type)) return rows_of(a, first, count);
+  return {{e.type, count, 1},
+          static_cast<const std::byte*>(a.data) + first * element_bytes(e.type)};
 }
 
 Array part_of(const Array& a, int64_t first, int64_t count) {
   const ConstArray part = part_of(ConstArray(a), first, count);
-  return {part.extent, const_cast<void*>(part.data), const_cast<float*>(part.scales)};
+  return {part.extent,
+          const_cast<void*>(part.data),
+          const_cast<float*>(part.scales),
+          part.scale_stride};
 }
 
-void convert(const ConstArray& from, const Array& to) {
+void convert(const ConstArray& from, const Array& to, const kernels::ScaleRule& rule) {
   const Extent& e = from.extent;
+  const DType type = to.extent.type;
   CHECK(e.rows == to.extent.rows && e.columns == to.extent.columns)
       << to_string(e) << " to " << to_string(to.extent);
   if (e == to.extent) return copy(from, to);
-  const auto plain = [](DType t) { return t == DType::kFp32 || t == DType::kBf16; };
-  if (plain(e.type) && plain(to.extent.type)) {
-    e.type == DType::kBf16 ? kernels::convert(e.size(), from.bf16(), to.fp32())
-                           : kernels::convert(e.size(), from.fp32(), to.bf16());
+  if (type == DType::kFp32) return read_rows(from, to.fp32());
+  if (e.type == DType::kFp32) return write_rows(from.fp32(), to, rule);
+  if (type == DType::kFp8Blocks) {
+    kernels::quantize_blocks(
+        e.rows, e.columns, from.bf16(), rule.power_of_two, to.codes(), to.scales);
     return;
   }
-  std::array<float, kernels::kScaleBlock> values;
-  for (int64_t row = 0; row < e.rows; ++row) {
-    for (int64_t first = 0; first < e.columns; first += kernels::kScaleBlock) {
-      const auto n = std::min<int64_t>(kernels::kScaleBlock, e.columns - first);
-      const auto tile = std::span(values).first(static_cast<size_t>(n));
-      read(from, row, first, tile);
-      write(to, row, first, tile);
-    }
+  if (e.type == DType::kBf16 && type == DType::kFp8) {
+    kernels::quantize_rows(
+        e.rows, e.columns, from.bf16(), rule, to.codes(), to.scales, to.scale_stride);
+    return;
+  }
+  // By way of FP32, as many rows at a time as share a scale.
+  const int64_t band = rule.rows;
+  std::vector<float> values(static_cast<size_t>(std::min(band, e.rows) * e.columns));
+  for (int64_t first = 0; first < e.rows; first += band) {
+    const int64_t n = std::min(band, e.rows - first);
+    read_rows(rows_of(from, first, n), values.data());
+    write_rows(values.data(), rows_of(to, first, n), rule);
   }
 }
 
@@ -170,6 +201,8 @@ void sum_in_order(std::span<const ConstArray> copies, const Array& to) {
     case DType::kInt64:
       return sum_exactly(copies, to.int64(), elements);
     case DType::kFp8:
+    case DType::kFp8Blocks:
+    case DType::kE5m6:
       CHECK(false) << "FP8 cannot be summed, only sent and gathered: " << to_string(to.extent);
   }
 }

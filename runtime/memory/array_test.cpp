@@ -21,8 +21,12 @@ TEST(Array, BytesOfEveryType) {
   EXPECT_EQ(fp8.bytes(), Bytes(400 + 2 * 2 * 4));
   // In one buffer the scales begin on a line of their own.
   EXPECT_EQ(fp8.scales_offset(), 448u);
-  EXPECT_EQ(fp8.buffer_bytes(), 448u + 16u);
+  EXPECT_EQ(fp8.buffer_bytes(), 448u + 2u * 4u * 4u) << "the stride of scales is a multiple of 4";
   EXPECT_EQ(to_string(fp8), "fp8 [2, 200]");
+  // Blocks of 128 x 128: two rows and two columns of them.
+  EXPECT_EQ((Extent{DType::kFp8Blocks, 200, 130}).bytes(), Bytes(200 * 130 + 2 * 2 * 4));
+  // Twelve bits each, rows in whole bytes.
+  EXPECT_EQ((Extent{DType::kE5m6, 3, 131}).bytes(), Bytes(3 * 197 + 3 * 2 * 4));
 }
 
 TEST(Array, TensorsHoldTheirTypeAndRefuseTheOthers) {
@@ -62,10 +66,11 @@ TEST(Array, ToFp8ScalesEveryTileByItself) {
   x.data()[129] = 0x1p-20f;  // row 0, tile 1: scale 2^-20 / 448
   x.data()[130 + 5] = 224;   // row 1, tile 0: scale 1/2
   const Tensor y = converted(x, DType::kFp8, pool);
-  EXPECT_EQ(y.scales()[0], 2.0f);
-  EXPECT_EQ(y.scales()[1], 0x1p-20f / 448);
-  EXPECT_EQ(y.scales()[2], 0.5f);
-  EXPECT_EQ(y.scales()[3], 1.0f) << "a tile of zeros";
+  const auto scale = [&](int64_t row, int64_t t) { return y.scales()[t * 4 + row]; };
+  EXPECT_EQ(scale(0, 0), 2.0f);
+  EXPECT_EQ(scale(0, 1), 0x1p-20f / 448);
+  EXPECT_EQ(scale(1, 0), 0.5f);
+  EXPECT_EQ(scale(1, 1), 1.0f) << "a tile of zeros";
   EXPECT_EQ(y.codes()[0], 0x7e) << "448";
   EXPECT_EQ(y.codes()[1], 0xb8) << "-1";
   EXPECT_EQ(y.codes()[129], 0x7e);
@@ -110,10 +115,44 @@ TEST(Array, PartsOfFp8AreRowsWithTheirScales) {
   const ConstArray part = part_of(x.array(), 1, 2);
   EXPECT_EQ(part.extent, (Extent{DType::kFp8, 2, 200}));
   EXPECT_EQ(part.codes(), x.codes() + 200);
-  EXPECT_EQ(part.scales, x.scales() + 2);
+  EXPECT_EQ(part.scales, x.scales() + 1);
+  EXPECT_EQ(part.scale_stride, 4);
   Tensor y(pool, 3, 5, DType::kBf16);
   EXPECT_EQ(shard_units(y.extent()), 15);
   EXPECT_EQ(part_of(y.array(), 4, 3).bf16(), y.bf16() + 4);
+}
+
+// Every way between the types, of rows and of parts of them: as by FP32, and as it was.
+TEST(Array, EveryWayBetweenTypesIsTheOneByFp32) {
+  BufferPool pool;
+  Tensor x(pool, 130, 200);
+  for (int64_t i = 0; i < x.size(); ++i) {
+    x.data()[i] = std::sin(static_cast<float>(i)) * std::exp2(static_cast<float>(i % 17) - 8);
+  }
+  const auto fp32 = [&](const ConstArray& a) { return converted(a, DType::kFp32, pool); };
+  const auto same = [](const Tensor& a, const Tensor& b) {
+    return std::equal(a.data(), a.data() + a.size(), b.data());
+  };
+  constexpr DType kTypes[] = {DType::kBf16, DType::kFp8, DType::kE5m6};
+  for (const DType from : kTypes) {
+    const Tensor a = converted(x, from, pool);
+    for (const DType to : kTypes) {
+      for (const kernels::ScaleRule rule :
+           {kernels::ScaleRule{false, 1}, {true, 1}, {false, 128}}) {
+        if (to == DType::kE5m6 && rule.rows > 1) continue;
+        const Tensor direct = converted(a, {to, rule}, pool);
+        const Tensor by_fp32 = from == to ? fp32(a) : fp32(converted(fp32(a), {to, rule}, pool));
+        EXPECT_TRUE(same(fp32(direct), by_fp32))
+            << to_string(a.extent()) << " to " << to_string(direct.extent());
+        const Tensor part = fp32(rows_of(direct.array(), 126, 3));
+        EXPECT_TRUE(std::equal(part.data(), part.data() + part.size(), by_fp32.data() + 126 * 200));
+      }
+    }
+  }
+  const Tensor bf16 = converted(x, DType::kBf16, pool);
+  const Tensor blocks = converted(bf16, DType::kFp8Blocks, pool);
+  // As rows whose scales are shared by 128: the same values.
+  EXPECT_TRUE(same(fp32(blocks), fp32(converted(bf16, {DType::kFp8, {false, 128}}, pool))));
 }
 
 }  // namespace

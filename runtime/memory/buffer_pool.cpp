@@ -9,11 +9,16 @@ namespace {
 constexpr size_t kSlab = size_t{16} << 20;  // bytes: eight huge pages
 constexpr size_t kLine = 64;                // bytes of a cache line, which no two buffers share
 
-// Up to the next of four sizes per power of two, so that nearly equal requests share buffers.
+// Up to the next of sixteen sizes per power of two: of codes whose scales come on top of a power of
+// two a coarser step would leave a fifth unused.
 size_t rounded(size_t bytes) {
   const size_t least = std::max(bytes, kLine);
-  const size_t step = std::max(std::bit_floor(least) / 4, kLine);
+  const size_t step = std::max(std::bit_floor(least) / 16, kLine);
   return (least + step - 1) / step * step;
+}
+// A free buffer that is larger by a quarter is taken too, so that nearly equal requests share.
+size_t largest_for(size_t capacity) {
+  return capacity + capacity / 4;
 }
 
 }  // namespace
@@ -40,17 +45,21 @@ std::byte* BufferPool::carve(size_t bytes) {
 BufferPool::Buffer BufferPool::take(size_t bytes) {
   const size_t capacity = rounded(bytes);
   const std::lock_guard lock(mutex_);
-  in_use_ += capacity;
-  peak_ = std::max(peak_, in_use_);
-  std::vector<Free>& free = free_[capacity];
   Buffer taken{nullptr, capacity};
-  for (size_t i = free.size(); i-- > 0 && taken.data == nullptr;) {
-    if (order_ != nullptr && !order_->behind(free[i].last_use)) continue;
-    taken.data = free[i].data;
-    free.erase(free.begin() + static_cast<std::ptrdiff_t>(i));
+  for (auto size = free_.lower_bound(capacity);
+       size != free_.end() && size->first <= largest_for(capacity) && taken.data == nullptr;
+       ++size) {
+    std::vector<Free>& free = size->second;
+    for (size_t i = free.size(); i-- > 0 && taken.data == nullptr;) {
+      if (order_ != nullptr && !order_->behind(free[i].last_use)) continue;
+      taken = {free[i].data, size->first};
+      free.erase(free.begin() + static_cast<std::ptrdiff_t>(i));
+    }
   }
   if (taken.data == nullptr) taken.data = carve(capacity);
-  if (order_ != nullptr) order_->taken(taken.data, capacity);
+  in_use_ += taken.capacity;
+  peak_ = std::max(peak_, in_use_);
+  if (order_ != nullptr) order_->taken(taken.data, taken.capacity);
   return taken;
 }
 

@@ -9,7 +9,7 @@ FlatValues::~FlatValues() {
 }
 
 void FlatValues::resize(int64_t size) {
-  CHECK(type_ != DType::kFp8) << "flat values have no scales";
+  CHECK(!is_scaled(type_)) << "flat values have no scales";
   if (size == size_) return;
   const auto bytes = [&](int64_t n) { return static_cast<size_t>(n * element_bytes(type_)); };
   std::byte* data = nullptr;

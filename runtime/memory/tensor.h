@@ -35,7 +35,7 @@ class Tensor {
   const uint8_t* codes() const { return array().codes(); }
   int32_t* int32() { return array().int32(); }
   const int32_t* int32() const { return array().int32(); }
-  float* scales() { return array().scales; }  // [rows, tiles] of FP8, else null
+  float* scales() { return array().scales; }  // of scaled types, else null
   const float* scales() const { return array().scales; }
 
   Array array() { return Array::in_buffer(extent_, buffer_.data); }
@@ -52,7 +52,7 @@ class Tensor {
   void fill(float value);  // REQUIRES: FP32
   // The same elements as rows of another length. REQUIRES: as many, and no scales.
   void reshape(int64_t rows, int64_t columns) {
-    CHECK(rows * columns == size() && extent_.tiles() == 0) << to_string(extent_);
+    CHECK(rows * columns == size() && !is_scaled(extent_.type)) << to_string(extent_);
     extent_ = {extent_.type, rows, columns};
   }
   void release() { *this = Tensor(); }
@@ -70,7 +70,7 @@ class Tensor {
 };
 
 // The same values in another type, on `pool`.
-Tensor converted(const ConstArray& x, DType type, BufferPool& pool);
+Tensor converted(const ConstArray& x, const Encoding& to, BufferPool& pool);
 
 // Values as kernels read them: of an FP32 array its own, of another one a copy on the pool that
 // lives as long as this. Must not outlive the array.

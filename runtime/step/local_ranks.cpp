@@ -33,7 +33,7 @@ LocalRanks::LocalRanks(const Plan& plan,
                                 l.stage_of(p.pp_rank, slot),
                                 l.expert_index_of(p.data_rank),
                                 placements);
-      start_weights(plan, recipe_, program, p, rank->copies.back());
+      start_weights(plan, recipe_, program, p, rank->compute, rank->copies.back());
     }
     if (l.ep > 1) rank->experts.emplace(plan, p.pp_rank, p.data_rank);
     ranks_[static_cast<size_t>(global)] = std::move(rank);

@@ -16,8 +16,8 @@ Stage::Stage(const Plan& plan,
       first_layer(plan.layout.first_layer(stage)),
       main_layers(static_cast<size_t>(plan.layout.end_layer(stage) - first_layer)),
       where(plan, stage, ep_rank, placements),
-      weights(where, recipe.weights, memory),
-      gradients(where, recipe.weight_gradients, memory),
+      weights(where, recipe.weights, recipe.products.weight, memory),
+      gradients(where, recipe.weight_gradients, recipe.weight_gradients, memory),
       chunks(static_cast<size_t>(plan.training.micro_batches)) {
   for (const size_t arena : {0, 1}) {
     m[arena] = FlatValues(recipe.moments, 0, memory);

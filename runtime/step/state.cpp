@@ -196,6 +196,9 @@ void LocalRanks::set_state(StateKind kind, const TensorLookup& lookup) {
         }
       }
       if (kind != StateKind::kWeights) continue;
+      for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
+        s.weights.encode_operands(rank_at(global).compute, arena);
+      }
       for (size_t i = 0; i < s.expert_bias.size(); ++i) {
         if (s.expert_bias[i].empty()) continue;
         s.expert_bias[i].set(

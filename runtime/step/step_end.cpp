@@ -45,10 +45,10 @@ void reduce_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
 
 void gather_weights(const StepEnd& s, const Op& op, const Ready& ready) {
   const std::vector<int64_t> members = ranks_of(s, op);
-  s.lanes.all_gather({members, key_of(op)},
-                     rank_of(s, op),
-                     stage_of(s, op).weights.arena(arena_of(op)).array(),
-                     ready);
+  ParameterValues& weights = stage_of(s, op).weights;
+  s.lanes.all_gather(
+      {members, key_of(op)}, rank_of(s, op), weights.arena(arena_of(op)).array(), ready);
+  weights.encode_operands(s.rank.compute, arena_of(op));
 }
 
 void norm_gradients(const StepEnd& s, const Op& op, const Ready& ready) {
@@ -105,6 +105,8 @@ void optimize(const StepEnd& s, const Op& op) {
                    .v = stage.v[a].array(),
                    .average = stage.average[a].array()});
     compute.clear(gradients.array());
+    // Of an arena in shards when they are together again.
+    if (size == stage.where.arena_size(arena)) stage.weights.encode_operands(compute, arena);
   }
 }
 
@@ -163,6 +165,7 @@ void start_weights(const Plan& plan,
                    const PrecisionRecipe& recipe,
                    const Program& program,
                    Place place,
+                   const Compute& compute,
                    Stage& stage) {
   cut_segments(plan, program, place, stage);
   Shard shards[2];
@@ -176,6 +179,9 @@ void start_weights(const Plan& plan,
                       p.offset,
                       first_values(p, plan.training.seed, plan.model.init_std),
                       shards[static_cast<size_t>(p.arena)]);
+  }
+  for (const Arena arena : {Arena::kDense, Arena::kExpert}) {
+    stage.weights.encode_operands(compute, arena);
   }
 }
 

@@ -28,6 +28,7 @@ void start_weights(const Plan& plan,
                    const PrecisionRecipe& recipe,
                    const Program& program,
                    Place place,
+                   const Compute& compute,
                    Stage& stage);
 
 // The part of an arena whose masters, moments and averages that rank holds: its shard, or without

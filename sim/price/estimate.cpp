@@ -71,6 +71,10 @@ const std::vector<Axis>& grid_axes(Kernel kernel) {
     case Kernel::kCopy:
     case Kernel::kFill:
     case Kernel::kConvert:
+    case Kernel::kQuantize:
+    case Kernel::kDequantize:
+    case Kernel::kPackE5m6:
+    case Kernel::kUnpackE5m6:
       return by_elements;
     case Kernel::kRmsNorm:
     case Kernel::kRmsNormBackward:
@@ -80,6 +84,7 @@ const std::vector<Axis>& grid_axes(Kernel kernel) {
     case Kernel::kAdd:
     case Kernel::kEmbedding:
     case Kernel::kEmbeddingBackward:
+    case Kernel::kRoundColumns:
       return by_rows;
   }
   CHECK(false) << "kernel " << static_cast<int>(kernel);

@@ -141,8 +141,8 @@ void LocalCommunicator::reduce_scatter(const Collective& c,
                                        const Array& data,
                                        const Ready& ready) {
   const Extent& extent = data.extent;
-  CHECK(extent.type != DType::kFp8)
-      << "FP8 cannot be summed, only sent and gathered: " << to_string(extent);
+  CHECK(!is_scaled(extent.type)) << "FP8 cannot be summed, only sent and gathered: "
+                                 << to_string(extent);
   const Shard mine = shard_of_member(c, extent, index_of(c, rank));
   const int64_t size = mine.end - mine.begin;
   meet(c, rank, &data, ready, [&](const std::vector<const void*>& all) {

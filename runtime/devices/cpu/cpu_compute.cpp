@@ -6,27 +6,13 @@
 #include "kernels/add/add.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/embedding/embedding.h"
-#include "kernels/matmul/matmul.h"
 #include "kernels/rmsnorm/rmsnorm.h"
 #include "kernels/swiglu/swiglu.h"
 #include "runtime/devices/cpu/cpu_rows.h"
 
 namespace rehearse {
 
-using kernels::MatmulShape;
-using kernels::Store;
-
 namespace {
-
-kernels::WeightMatrix matrix(const ConstArray& w) {
-  if (w.extent.type == DType::kBf16) return w.bf16();
-  return w.fp32();
-}
-
-// y [m, n] of x [m, k] and w [n, k].
-MatmulShape product_of(const ConstArray& y, const ConstArray& w) {
-  return {.m = y.extent.rows, .n = w.extent.rows, .k = w.extent.columns};
-}
 
 kernels::RmsNormShape norm_shape(const ConstArray& x, const ConstArray& gain, double eps) {
   return {
@@ -56,12 +42,6 @@ std::vector<int32_t> some_targets(const ConstArray& targets) {
 
 }  // namespace
 
-Fp32Values CpuCompute::fp32(const ConstArray& x, int64_t first, int64_t rows) const {
-  ConstArray part = part_of(x, first * x.extent.columns, rows * x.extent.columns);
-  part.extent = {x.extent.type, rows, x.extent.columns};
-  return {part, pool_};
-}
-
 Tensor CpuCompute::make(int64_t rows, int64_t columns, DType type) const {
   return {pool_, rows, columns, type};
 }
@@ -72,8 +52,27 @@ Tensor CpuCompute::zeros(int64_t rows, int64_t columns) const {
   return x;
 }
 
-Tensor CpuCompute::in_type(Tensor x, DType type) const {
-  return x.type() == type ? std::move(x) : converted(x, type, pool_);
+Tensor CpuCompute::in_type(Tensor x, const Encoding& type) const {
+  return x.type() == type.type ? std::move(x) : converted(x, type, pool_);
+}
+
+// Where rows share scales, an expert's with its own alone.
+Tensor CpuCompute::in_type(Tensor x, const Encoding& type, const ExpertRows& rows) const {
+  if (type.scales.rows == 1) return in_type(std::move(x), type);
+  Tensor y = make(x.rows(), x.columns(), type.type);
+  int64_t first = 0;
+  for (int64_t e = 0; e < rows.expert_rows.extent.size(); ++e) {
+    const int64_t count = rows.expert_rows.int32()[e];
+    convert(rows_of(x.array(), first, count), rows_of(y.array(), first, count), type.scales);
+    first += count;
+  }
+  return y;
+}
+
+void CpuCompute::encode(const ConstArray& from,
+                        const Array& to,
+                        const kernels::ScaleRule& rule) const {
+  convert(from, to, rule);
 }
 
 void CpuCompute::copy(const ConstArray& from, const Array& to) const {
@@ -94,92 +93,12 @@ void CpuCompute::to_host(const ConstArray& x, void* to) const {
   pool_.memory().read(x.data, to, x.extent.buffer_bytes());
 }
 
-// --- products
-
-Tensor CpuCompute::product(const ConstArray& x,
-                           const ConstArray& w,
-                           DType type,
-                           const ConstArray& addend) const {
-  Tensor y = wide(x.extent.rows, w.extent.rows);
-  kernels::matmul(product_of(x, w), fp32(x), matrix(w), y.data());
-  if (addend.data != nullptr) kernels::add(y.size(), y.data(), fp32(addend), y.data());
-  return in_type(std::move(y), type);
-}
-
-Tensor CpuCompute::product_input(const ConstArray& dy, const ConstArray& w) const {
-  Tensor dx = wide(dy.extent.rows, w.extent.columns);
-  kernels::matmul_grad_input(product_of(dy, w), fp32(dy), matrix(w), dx.data(), Store::kOverwrite);
-  return dx;
-}
-
-Tensor CpuCompute::add_product_input(const ConstArray& dy, const ConstArray& w, Tensor dx) const {
-  dx = in_type(std::move(dx), DType::kFp32);
-  kernels::matmul_grad_input(product_of(dy, w), fp32(dy), matrix(w), dx.data(), Store::kAccumulate);
-  return dx;
-}
-
-void CpuCompute::product_weight(const ConstArray& dy, const ConstArray& x, const Array& dw) const {
-  kernels::matmul_grad_weight({.m = dy.extent.rows, .n = dy.extent.columns, .k = x.extent.columns},
-                              fp32(dy),
-                              fp32(x),
-                              dw.fp32());
-}
-
-Tensor CpuCompute::grouped_product(const ConstArray& x,
-                                   std::span<const ConstArray> w,
-                                   const ExpertRows& rows,
-                                   DType type) const {
-  const int64_t n = w.front().extent.rows;
-  Tensor y = wide(x.extent.rows, n);
-  int64_t first = 0;
-  for (size_t e = 0; e < w.size(); ++e) {
-    const int64_t count = rows.expert_rows.int32()[e];
-    kernels::matmul({.m = count, .n = n, .k = w[e].extent.columns},
-                    fp32(x, first, count),
-                    matrix(w[e]),
-                    y.data() + first * n);
-    first += count;
-  }
-  return in_type(std::move(y), type);
-}
-
-Tensor CpuCompute::grouped_product_input(const ConstArray& dy,
-                                         std::span<const ConstArray> w,
-                                         const ExpertRows& rows,
-                                         DType type) const {
-  const int64_t k = w.front().extent.columns;
-  Tensor dx = wide(dy.extent.rows, k);
-  int64_t first = 0;
-  for (size_t e = 0; e < w.size(); ++e) {
-    const int64_t count = rows.expert_rows.int32()[e];
-    kernels::matmul_grad_input({.m = count, .n = w[e].extent.rows, .k = k},
-                               fp32(dy, first, count),
-                               matrix(w[e]),
-                               dx.data() + first * k,
-                               Store::kOverwrite);
-    first += count;
-  }
-  return in_type(std::move(dx), type);
-}
-
-void CpuCompute::grouped_product_weight(const ConstArray& dy,
-                                        const ConstArray& x,
-                                        const ExpertRows& rows,
-                                        std::span<const Array> dw) const {
-  int64_t first = 0;
-  for (size_t e = 0; e < dw.size(); ++e) {
-    const int64_t count = rows.expert_rows.int32()[e];
-    kernels::matmul_grad_weight({.m = count, .n = dy.extent.columns, .k = x.extent.columns},
-                                fp32(dy, first, count),
-                                fp32(x, first, count),
-                                dw[e].fp32());
-    first += count;
-  }
-}
-
 // --- norms
 
-Normed CpuCompute::norm(const ConstArray& x, const ConstArray& gain, double eps, DType type) const {
+Normed CpuCompute::norm(const ConstArray& x,
+                        const ConstArray& gain,
+                        double eps,
+                        const Encoding& type) const {
   const kernels::RmsNormShape shape = norm_shape(x, gain, eps);
   Normed n{.y = wide(shape.rows, shape.width), .inverse = wide(shape.rows, 1)};
   kernels::rmsnorm(shape, fp32(x), fp32(gain), n.y.data(), n.inverse.data());
@@ -206,7 +125,10 @@ void CpuCompute::norm_input_into(const NormBack& n, double eps, const Array& dx)
 
 // --- attention
 
-Tensor CpuCompute::turned(Tensor x, const Rotation& r, kernels::Turn turn, DType type) const {
+Tensor CpuCompute::turned(Tensor x,
+                          const Rotation& r,
+                          kernels::Turn turn,
+                          const Encoding& type) const {
   kernels::rope({.rows = x.rows(),
                  .heads = r.heads,
                  .row_stride = x.columns(),
@@ -220,7 +142,7 @@ Tensor CpuCompute::turned(Tensor x, const Rotation& r, kernels::Turn turn, DType
 
 Attended CpuCompute::attention(const kernels::AttentionShape& s,
                                const AttentionOperands& a,
-                               DType type) const {
+                               const Encoding& type) const {
   Attended out{.o = wide(s.tokens(), s.heads * s.v_head), .lse = wide(s.tokens(), s.heads)};
   kernels::attention(
       s, fp32(a.q), fp32(a.kv), shared_key(a, fp32(a.shared)), out.o.data(), out.lse.data());
@@ -253,16 +175,18 @@ AttentionBack CpuCompute::attention_input(const kernels::AttentionShape& s,
 
 // --- elementwise
 
-Tensor CpuCompute::swiglu(const ConstArray& gate_up, const Weighted* rows, DType type) const {
+Tensor CpuCompute::swiglu(const ConstArray& gate_up,
+                          const Weighted* rows,
+                          const Encoding& type) const {
   Tensor y = wide(gate_up.extent.rows, gate_up.extent.columns / 2);
   kernels::swiglu(swiglu_shape(gate_up, rows), fp32(gate_up), row_weights(rows), y.data());
-  return in_type(std::move(y), type);
+  return rows == nullptr ? in_type(std::move(y), type) : in_type(std::move(y), type, rows->rows);
 }
 
 SwigluBack CpuCompute::swiglu_input(const ConstArray& d_activated,
                                     const ConstArray& gate_up,
                                     const Weighted* rows,
-                                    DType type) const {
+                                    const Encoding& type) const {
   SwigluBack d;
   if (rows != nullptr) d.d_row_weights = wide(gate_up.extent.rows, 1);
   d.d_gate_up = wide(gate_up.extent.rows, gate_up.extent.columns);
@@ -272,11 +196,14 @@ SwigluBack CpuCompute::swiglu_input(const ConstArray& d_activated,
                            row_weights(rows),
                            d.d_gate_up.data(),
                            rows != nullptr ? d.d_row_weights.data() : nullptr);
-  d.d_gate_up = in_type(std::move(d.d_gate_up), type);
+  d.d_gate_up = rows == nullptr ? in_type(std::move(d.d_gate_up), type)
+                                : in_type(std::move(d.d_gate_up), type, rows->rows);
   return d;
 }
 
-Tensor CpuCompute::sum(Tensor x, std::initializer_list<ConstArray> addends, DType type) const {
+Tensor CpuCompute::sum(Tensor x,
+                       std::initializer_list<ConstArray> addends,
+                       const Encoding& type) const {
   for (const ConstArray& addend : addends) {
     if (addend.data != nullptr) kernels::add(x.size(), x.data(), fp32(addend), x.data());
   }
@@ -302,7 +229,9 @@ void CpuCompute::count_bad(const ConstArray& x, const Array& count) const {
 
 // --- the model's ends
 
-Tensor CpuCompute::embedding(const ConstArray& tokens, const ConstArray& table, DType type) const {
+Tensor CpuCompute::embedding(const ConstArray& tokens,
+                             const ConstArray& table,
+                             const Encoding& type) const {
   const std::span ids(tokens.int32(), static_cast<size_t>(tokens.extent.size()));
   const int64_t width = table.extent.columns;
   Tensor x(pool_, tokens.extent.size(), width, table.extent.type);

@@ -2,6 +2,10 @@
 // The typed operations on cores: this project's FP32 kernels on FP32 values, copies of what is of
 // another type being made on the way, and results rounded once.
 
+#include <optional>
+
+#include "kernels/fp8_accumulation/fp8_accumulation.h"
+#include "kernels/matmul/matmul.h"
 #include "kernels/permute/permute.h"
 #include "runtime/compute/compute.h"
 
@@ -9,42 +13,59 @@ namespace rehearse {
 
 class CpuCompute : public Compute {
  public:
-  // Both must outlive it.
-  CpuCompute(BufferPool& pool, const kernels::RopeTable& rope) : pool_(pool), rope_(rope) {}
+  // Pool and table must outlive it. accumulation: of FP8 products, as tensor cores make them; none:
+  // FP32 sums of what the codes stand for.
+  CpuCompute(BufferPool& pool,
+             const kernels::RopeTable& rope,
+             std::optional<kernels::Accumulation> accumulation = {})
+      : pool_(pool), rope_(rope), accumulation_(accumulation) {}
 
   Tensor make(int64_t rows, int64_t columns, DType type) const override;
   Tensor zeros(int64_t rows, int64_t columns) const override;
-  Tensor in_type(Tensor x, DType type) const override;
+  Tensor in_type(Tensor x, const Encoding& type) const override;
   void copy(const ConstArray& from, const Array& to) const override;
+  void encode(const ConstArray& from,
+              const Array& to,
+              const kernels::ScaleRule& rule) const override;
   void clear(const Array& x) const override;
   Tensor from_host(std::span<const int32_t> values) const override;
   void to_host(const ConstArray& x, void* to) const override;
   Tensor product(const ConstArray& x,
                  const ConstArray& w,
-                 DType type,
+                 const Encoding& type,
                  const ConstArray& addend) const override;
   Tensor product_input(const ConstArray& dy, const ConstArray& w) const override;
   Tensor add_product_input(const ConstArray& dy, const ConstArray& w, Tensor dx) const override;
-  void product_weight(const ConstArray& dy, const ConstArray& x, const Array& dw) const override;
+  void product_weight(const ConstArray& dy,
+                      const ConstArray& x,
+                      const AlongTokens& rounded,
+                      const Array& dw) const override;
   Tensor grouped_product(const ConstArray& x,
                          std::span<const ConstArray> w,
                          const ExpertRows& rows,
-                         DType type) const override;
+                         const Encoding& type) const override;
   Tensor grouped_product_input(const ConstArray& dy,
                                std::span<const ConstArray> w,
                                const ExpertRows& rows,
-                               DType type) const override;
+                               const Encoding& type) const override;
   void grouped_product_weight(const ConstArray& dy,
                               const ConstArray& x,
+                              const AlongTokens& rounded,
                               const ExpertRows& rows,
                               std::span<const Array> dw) const override;
-  Normed norm(const ConstArray& x, const ConstArray& gain, double eps, DType type) const override;
+  Normed norm(const ConstArray& x,
+              const ConstArray& gain,
+              double eps,
+              const Encoding& type) const override;
   Tensor norm_input(const NormBack& n, double eps) const override;
   void norm_input_into(const NormBack& n, double eps, const Array& dx) const override;
-  Tensor turned(Tensor x, const Rotation& r, kernels::Turn turn, DType type) const override;
+  Tensor turned(Tensor x,
+                const Rotation& r,
+                kernels::Turn turn,
+                const Encoding& type) const override;
   Attended attention(const kernels::AttentionShape& s,
                      const AttentionOperands& a,
-                     DType type) const override;
+                     const Encoding& type) const override;
   AttentionBack attention_input(const kernels::AttentionShape& s,
                                 const ConstArray& d_o,
                                 const AttentionOperands& a,
@@ -74,21 +95,27 @@ class CpuCompute : public Compute {
                    const ConstArray& x,
                    const ConstArray& first,
                    const ConstArray& second,
-                   DType type) const override;
+                   const Encoding& type) const override;
   Tensor of_rows(const ExpertRows& rows, const ConstArray& choices) const override;
   Tensor of_choices(const ExpertRows& rows, const ConstArray& x) const override;
   Tensor beside(const ExpertRows& rows, const ConstArray& x, const ConstArray& y) const override;
   Tensor columns(const ConstArray& x, Columns c) const override;
   void put_columns(const ConstArray& x, int64_t first, const Array& into) const override;
-  Tensor swiglu(const ConstArray& gate_up, const Weighted* rows, DType type) const override;
+  Tensor swiglu(const ConstArray& gate_up,
+                const Weighted* rows,
+                const Encoding& type) const override;
   SwigluBack swiglu_input(const ConstArray& d_activated,
                           const ConstArray& gate_up,
                           const Weighted* rows,
-                          DType type) const override;
-  Tensor sum(Tensor x, std::initializer_list<ConstArray> addends, DType type) const override;
+                          const Encoding& type) const override;
+  Tensor sum(Tensor x,
+             std::initializer_list<ConstArray> addends,
+             const Encoding& type) const override;
   void accumulate(const ConstArray& x, const Array& gradient) const override;
   void count_bad(const ConstArray& x, const Array& count) const override;
-  Tensor embedding(const ConstArray& tokens, const ConstArray& table, DType type) const override;
+  Tensor embedding(const ConstArray& tokens,
+                   const ConstArray& table,
+                   const Encoding& type) const override;
   void embedding_weight(const ConstArray& tokens,
                         const ConstArray& dx,
                         const Array& d_table) const override;
@@ -108,11 +135,22 @@ class CpuCompute : public Compute {
  private:
   Tensor wide(int64_t rows, int64_t columns) const { return {pool_, rows, columns}; }
   Fp32Values fp32(const ConstArray& x) const { return {x, pool_}; }
-  // Some rows of a matrix.
-  Fp32Values fp32(const ConstArray& x, int64_t first, int64_t rows) const;
+  // Rows of experts in another type.
+  Tensor in_type(Tensor x, const Encoding& type, const ExpertRows& rows) const;
+  // y = x w^T, dx (+)= dy w, dw += dy^T x: of FP32 y, dx and dw.
+  void multiply(const ConstArray& x, const ConstArray& w, float* y) const;
+  void multiply_input(const ConstArray& dy,
+                      const ConstArray& w,
+                      kernels::Store store,
+                      float* dx) const;
+  void multiply_weight(const ConstArray& dy,
+                       const ConstArray& x,
+                       const AlongTokens& rounded,
+                       float* dw) const;
 
   BufferPool& pool_;
   const kernels::RopeTable& rope_;
+  std::optional<kernels::Accumulation> accumulation_;
 };
 
 }  // namespace rehearse

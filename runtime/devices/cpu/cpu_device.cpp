@@ -13,8 +13,9 @@ CpuDevice::CpuDevice(const Plan& plan, Communicator& communicator)
       rope_(rope_table(plan)),
       lanes_(communicator),
       ranks_(static_cast<size_t>(plan.layout.world())) {
+  const PrecisionRecipe recipe = recipe_of(plan.training);
   for (const int64_t rank : communicator.local_ranks()) {
-    ranks_[static_cast<size_t>(rank)] = std::make_unique<Rank>(rope_);
+    ranks_[static_cast<size_t>(rank)] = std::make_unique<Rank>(rope_, recipe);
   }
 }
 

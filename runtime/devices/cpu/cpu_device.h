@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "runtime/communicators/host_lanes.h"
+#include "runtime/compute/recipe.h"
 #include "runtime/devices/cpu/cpu_compute.h"
 #include "runtime/devices/device.h"
 
@@ -22,7 +23,8 @@ class CpuDevice : public TrainingDevice {
 
  private:
   struct Rank {
-    explicit Rank(const kernels::RopeTable& rope) : compute(pool, rope) {}
+    Rank(const kernels::RopeTable& rope, const PrecisionRecipe& recipe)
+        : compute(pool, rope, recipe.accumulation) {}
     BufferPool pool;
     CpuCompute compute;
   };

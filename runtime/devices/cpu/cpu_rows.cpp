@@ -193,6 +193,12 @@ Tensor CpuCompute::permute(const ExpertRows& rows, const ConstArray& x) const {
   const auto tokens = values(rows.token_of_row).first(static_cast<size_t>(rows_of(rows)));
   if (x.extent.type == DType::kBf16) {
     kernels::permute(tokens, width, x.bf16(), y.bf16());
+  } else if (x.extent.type == DType::kFp8) {
+    kernels::permute(tokens, width, x.codes(), y.codes());
+    const Array to = y;
+    for (int64_t t = 0; t < x.extent.tiles(); ++t) {
+      kernels::permute(tokens, 1, x.scales + t * x.scale_stride, to.scales + t * to.scale_stride);
+    }
   } else {
     kernels::permute(tokens, width, x.fp32(), y.data());
   }
@@ -203,7 +209,7 @@ Tensor CpuCompute::unpermute(const ExpertRows& rows,
                              const ConstArray& x,
                              const ConstArray& first,
                              const ConstArray& second,
-                             DType type) const {
+                             const Encoding& type) const {
   const kernels::UnpermuteShape shape{
       .tokens = rows.tokens(), .active = rows.active(), .width = x.extent.columns};
   Tensor y = wide(shape.tokens, shape.width);

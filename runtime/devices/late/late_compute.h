@@ -20,14 +20,21 @@ class LateCompute : public NullCompute {
     LateCompute::clear(x);
     return x;
   }
-  Tensor in_type(Tensor x, DType type) const override {
-    if (x.type() == type) return x;
-    Tensor y = make(x.rows(), x.columns(), type);
-    later({x}, {y}, [from = ConstArray(x), to = y.array()] { convert(from, to); });
+  Tensor in_type(Tensor x, const Encoding& type) const override {
+    if (x.type() == type.type) return x;
+    Tensor y = make(x.rows(), x.columns(), type.type);
+    later({x}, {y}, [rule = type.scales, from = ConstArray(x), to = y.array()] {
+      convert(from, to, rule);
+    });
     return y;
   }
   void copy(const ConstArray& from, const Array& to) const override {
     later({from}, {to}, [=] { rehearse::copy(from, to); });
+  }
+  void encode(const ConstArray& from,
+              const Array& to,
+              const kernels::ScaleRule& rule) const override {
+    later({from}, {to}, [=] { convert(from, to, rule); });
   }
   void clear(const Array& x) const override {
     later({}, {x}, [this, x] { cores_.clear(x); });
@@ -45,7 +52,7 @@ class LateCompute : public NullCompute {
 
   Tensor product(const ConstArray& x,
                  const ConstArray& w,
-                 DType type,
+                 const Encoding& type,
                  const ConstArray& addend) const override {
     return made_later(NullCompute::product(x, w, type, addend), {x, w, addend}, [=, this] {
       return cores_.product(x, w, type, addend);
@@ -63,13 +70,16 @@ class LateCompute : public NullCompute {
     });
     return y;
   }
-  void product_weight(const ConstArray& dy, const ConstArray& x, const Array& dw) const override {
-    later({dy, x}, {dw}, [=, this] { cores_.product_weight(dy, x, dw); });
+  void product_weight(const ConstArray& dy,
+                      const ConstArray& x,
+                      const AlongTokens& rounded,
+                      const Array& dw) const override {
+    later({dy, x}, {dw}, [=, this] { cores_.product_weight(dy, x, rounded, dw); });
   }
   Tensor grouped_product(const ConstArray& x,
                          std::span<const ConstArray> w,
                          const ExpertRows& rows,
-                         DType type) const override {
+                         const Encoding& type) const override {
     return made_later(
         NullCompute::grouped_product(x, w, rows, type),
         with(with(of(rows), w), {&x, 1}),
@@ -78,7 +88,7 @@ class LateCompute : public NullCompute {
   Tensor grouped_product_input(const ConstArray& dy,
                                std::span<const ConstArray> w,
                                const ExpertRows& rows,
-                               DType type) const override {
+                               const Encoding& type) const override {
     return made_later(NullCompute::grouped_product_input(dy, w, rows, type),
                       with(with(of(rows), w), {&dy, 1}),
                       [=, this, all = vector_of(w)] {
@@ -87,15 +97,20 @@ class LateCompute : public NullCompute {
   }
   void grouped_product_weight(const ConstArray& dy,
                               const ConstArray& x,
+                              const AlongTokens& rounded,
                               const ExpertRows& rows,
                               std::span<const Array> dw) const override {
     const ConstArray both[] = {dy, x};
     const std::vector<Array> all(dw.begin(), dw.end());
-    later(
-        with(of(rows), both), all, [=, this] { cores_.grouped_product_weight(dy, x, rows, all); });
+    later(with(of(rows), both), all, [=, this] {
+      cores_.grouped_product_weight(dy, x, rounded, rows, all);
+    });
   }
 
-  Normed norm(const ConstArray& x, const ConstArray& gain, double eps, DType type) const override {
+  Normed norm(const ConstArray& x,
+              const ConstArray& gain,
+              double eps,
+              const Encoding& type) const override {
     Normed n = NullCompute::norm(x, gain, eps, type);
     later({x, gain}, {n.y, n.inverse}, [=, this, y = n.y.array(), inverse = n.inverse.array()] {
       Normed done = cores_.norm(x, gain, eps, type);
@@ -114,8 +129,11 @@ class LateCompute : public NullCompute {
     later(of(n), {dx, n.d_gain}, [=, this] { cores_.norm_input_into(n, eps, dx); });
   }
 
-  Tensor turned(Tensor x, const Rotation& r, kernels::Turn turn, DType type) const override {
-    Tensor y = make(x.rows(), x.columns(), type);
+  Tensor turned(Tensor x,
+                const Rotation& r,
+                kernels::Turn turn,
+                const Encoding& type) const override {
+    Tensor y = make(x.rows(), x.columns(), type.type);
     later({x}, {y}, [=, this, from = ConstArray(x), to = y.array()] {
       put(cores_.turned(copied(from), r, turn, type), to);
     });
@@ -123,7 +141,7 @@ class LateCompute : public NullCompute {
   }
   Attended attention(const kernels::AttentionShape& s,
                      const AttentionOperands& a,
-                     DType type) const override {
+                     const Encoding& type) const override {
     Attended out = NullCompute::attention(s, a, type);
     later({a.q, a.kv, a.shared},
           {out.o, out.lse},
@@ -250,7 +268,7 @@ class LateCompute : public NullCompute {
                    const ConstArray& x,
                    const ConstArray& first,
                    const ConstArray& second,
-                   DType type) const override {
+                   const Encoding& type) const override {
     const ConstArray all[] = {x, first, second};
     return made_later(NullCompute::unpermute(rows, x, first, second, type),
                       with(of(rows), all),
@@ -279,7 +297,9 @@ class LateCompute : public NullCompute {
     later({x}, {into}, [=, this] { cores_.put_columns(x, first, into); });
   }
 
-  Tensor swiglu(const ConstArray& gate_up, const Weighted* rows, DType type) const override {
+  Tensor swiglu(const ConstArray& gate_up,
+                const Weighted* rows,
+                const Encoding& type) const override {
     return made_later(NullCompute::swiglu(gate_up, rows, type),
                       with(of(rows), {&gate_up, 1}),
                       [=, this, own = copy_of(rows)] {
@@ -289,7 +309,7 @@ class LateCompute : public NullCompute {
   SwigluBack swiglu_input(const ConstArray& d_activated,
                           const ConstArray& gate_up,
                           const Weighted* rows,
-                          DType type) const override {
+                          const Encoding& type) const override {
     SwigluBack d = NullCompute::swiglu_input(d_activated, gate_up, rows, type);
     const Array weights = d.d_row_weights.empty() ? Array() : d.d_row_weights.array();
     const ConstArray both[] = {d_activated, gate_up};
@@ -303,8 +323,10 @@ class LateCompute : public NullCompute {
           });
     return d;
   }
-  Tensor sum(Tensor x, std::initializer_list<ConstArray> addends, DType type) const override {
-    Tensor y = make(x.rows(), x.columns(), type);
+  Tensor sum(Tensor x,
+             std::initializer_list<ConstArray> addends,
+             const Encoding& type) const override {
+    Tensor y = make(x.rows(), x.columns(), type.type);
     std::vector<ConstArray> reads(addends);
     reads.push_back(x);
     later(reads, {y}, [=, this, from = ConstArray(x), to = y.array()] {
@@ -323,7 +345,9 @@ class LateCompute : public NullCompute {
     later({x}, {count}, [=, this] { cores_.count_bad(x, count); });
   }
 
-  Tensor embedding(const ConstArray& tokens, const ConstArray& table, DType type) const override {
+  Tensor embedding(const ConstArray& tokens,
+                   const ConstArray& table,
+                   const Encoding& type) const override {
     return made_later(NullCompute::embedding(tokens, table, type), {tokens, table}, [=, this] {
       return cores_.embedding(tokens, table, type);
     });

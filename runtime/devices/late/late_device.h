@@ -165,7 +165,7 @@ class LateDevice : public TrainingDevice {
         communicator_(communicator),
         queue_(static_cast<int32_t>(plan.layout.world() * kLanes), options.seed, options.faults),
         rope_(rope_table(plan)),
-        cores_(scratch_, rope_),
+        cores_(scratch_, rope_, recipe_of(plan.training).accumulation),
         lanes_(queue_, communicator, scratch_),
         random_(options.seed) {
     for (int64_t r = 0; r < plan.layout.world(); ++r) ranks_.emplace_back(*this);

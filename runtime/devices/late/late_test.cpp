@@ -81,7 +81,7 @@ Bits done_late(const Plan& plan, LateOptions options) {
 class Late : public testing::TestWithParam<Layout> {};
 
 TEST_P(Late, GivesTheSameBitsInAnyOrder) {
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kFp8}) {
     const Plan plan = late_plan(GetParam(), precision);
     const Bits want = on_cores(plan);
     for (const uint64_t seed : {0, 1, 2, 3}) {

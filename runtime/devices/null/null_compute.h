@@ -15,10 +15,11 @@ class NullCompute : public Compute {
     return {pool_, rows, columns, type};
   }
   Tensor zeros(int64_t rows, int64_t columns) const override { return wide(rows, columns); }
-  Tensor in_type(Tensor x, DType type) const override {
-    return x.type() == type ? std::move(x) : make(x.rows(), x.columns(), type);
+  Tensor in_type(Tensor x, const Encoding& type) const override {
+    return x.type() == type.type ? std::move(x) : make(x.rows(), x.columns(), type.type);
   }
   void copy(const ConstArray&, const Array&) const override {}
+  void encode(const ConstArray&, const Array&, const kernels::ScaleRule&) const override {}
   void clear(const Array&) const override {}
   Tensor from_host(std::span<const int32_t> values) const override {
     return make(std::ssize(values), 1, DType::kInt32);
@@ -27,9 +28,9 @@ class NullCompute : public Compute {
 
   Tensor product(const ConstArray& x,
                  const ConstArray& w,
-                 DType type,
+                 const Encoding& type,
                  const ConstArray&) const override {
-    return make(x.extent.rows, w.extent.rows, type);
+    return make(x.extent.rows, w.extent.rows, type.type);
   }
   Tensor product_input(const ConstArray& dy, const ConstArray& w) const override {
     return wide(dy.extent.rows, w.extent.columns);
@@ -37,39 +38,46 @@ class NullCompute : public Compute {
   Tensor add_product_input(const ConstArray&, const ConstArray&, Tensor dx) const override {
     return NullCompute::in_type(std::move(dx), DType::kFp32);
   }
-  void product_weight(const ConstArray&, const ConstArray&, const Array&) const override {}
+  void product_weight(const ConstArray&,
+                      const ConstArray&,
+                      const AlongTokens&,
+                      const Array&) const override {}
   Tensor grouped_product(const ConstArray& x,
                          std::span<const ConstArray> w,
                          const ExpertRows&,
-                         DType type) const override {
-    return make(x.extent.rows, w.front().extent.rows, type);
+                         const Encoding& type) const override {
+    return make(x.extent.rows, w.front().extent.rows, type.type);
   }
   Tensor grouped_product_input(const ConstArray& dy,
                                std::span<const ConstArray> w,
                                const ExpertRows&,
-                               DType type) const override {
-    return make(dy.extent.rows, w.front().extent.columns, type);
+                               const Encoding& type) const override {
+    return make(dy.extent.rows, w.front().extent.columns, type.type);
   }
   void grouped_product_weight(const ConstArray&,
                               const ConstArray&,
+                              const AlongTokens&,
                               const ExpertRows&,
                               std::span<const Array>) const override {}
 
-  Normed norm(const ConstArray& x, const ConstArray& gain, double, DType type) const override {
-    return {make(x.extent.rows, gain.extent.size(), type), wide(x.extent.rows, 1)};
+  Normed norm(const ConstArray& x,
+              const ConstArray& gain,
+              double,
+              const Encoding& type) const override {
+    return {make(x.extent.rows, gain.extent.size(), type.type), wide(x.extent.rows, 1)};
   }
   Tensor norm_input(const NormBack& n, double) const override {
     return wide(n.x.extent.rows, n.x.extent.columns);
   }
   void norm_input_into(const NormBack&, double, const Array&) const override {}
 
-  Tensor turned(Tensor x, const Rotation&, kernels::Turn, DType type) const override {
+  Tensor turned(Tensor x, const Rotation&, kernels::Turn, const Encoding& type) const override {
     return NullCompute::in_type(std::move(x), type);
   }
   Attended attention(const kernels::AttentionShape& s,
                      const AttentionOperands&,
-                     DType type) const override {
-    return {make(s.tokens(), s.heads * s.v_head, type), wide(s.tokens(), s.heads)};
+                     const Encoding& type) const override {
+    return {make(s.tokens(), s.heads * s.v_head, type.type), wide(s.tokens(), s.heads)};
   }
   AttentionBack attention_input(const kernels::AttentionShape&,
                                 const ConstArray&,
@@ -125,8 +133,8 @@ class NullCompute : public Compute {
                    const ConstArray& x,
                    const ConstArray&,
                    const ConstArray&,
-                   DType type) const override {
-    return make(rows.tokens(), x.extent.columns, type);
+                   const Encoding& type) const override {
+    return make(rows.tokens(), x.extent.columns, type.type);
   }
   Tensor of_rows(const ExpertRows& rows, const ConstArray&) const override {
     return wide(rows.capacity(), 1);
@@ -142,24 +150,26 @@ class NullCompute : public Compute {
   }
   void put_columns(const ConstArray&, int64_t, const Array&) const override {}
 
-  Tensor swiglu(const ConstArray& gate_up, const Weighted*, DType type) const override {
-    return make(gate_up.extent.rows, gate_up.extent.columns / 2, type);
+  Tensor swiglu(const ConstArray& gate_up, const Weighted*, const Encoding& type) const override {
+    return make(gate_up.extent.rows, gate_up.extent.columns / 2, type.type);
   }
   SwigluBack swiglu_input(const ConstArray&,
                           const ConstArray& gate_up,
                           const Weighted* rows,
-                          DType type) const override {
-    return {make(gate_up.extent.rows, gate_up.extent.columns, type),
+                          const Encoding& type) const override {
+    return {make(gate_up.extent.rows, gate_up.extent.columns, type.type),
             rows == nullptr ? Tensor() : wide(gate_up.extent.rows, 1)};
   }
-  Tensor sum(Tensor x, std::initializer_list<ConstArray>, DType type) const override {
+  Tensor sum(Tensor x, std::initializer_list<ConstArray>, const Encoding& type) const override {
     return NullCompute::in_type(std::move(x), type);
   }
   void accumulate(const ConstArray&, const Array&) const override {}
   void count_bad(const ConstArray&, const Array&) const override {}
 
-  Tensor embedding(const ConstArray& tokens, const ConstArray& table, DType type) const override {
-    return make(tokens.extent.size(), table.extent.columns, type);
+  Tensor embedding(const ConstArray& tokens,
+                   const ConstArray& table,
+                   const Encoding& type) const override {
+    return make(tokens.extent.size(), table.extent.columns, type.type);
   }
   void embedding_weight(const ConstArray&, const ConstArray&, const Array&) const override {}
   Losses cross_entropy(const ConstArray& targets, const ConstArray&, const Array&) const override {
