@@ -151,6 +151,10 @@ void add_options(Options& options) {
           "balance loss, unclipped, under the weights' names, as safetensors")
       .value(
           "validate-every", "N", "validate after every so many steps (0: after the last one)", "0")
+      .value("validation-tokens",
+             "N",
+             "held-out tokens that a validation takes, at least, in whole batches (default: four "
+             "batches)")
       .value("stop-on-spike",
              "NATS",
              "end with exit code 1 when a loss is so far above the mean of the 20 before it; the "
@@ -228,6 +232,9 @@ TrainingRunOptions request_of(const Options& options, const Plan& plan, const Ar
                   ? options.integer("until", {.min = 1, .max = plan.training.steps})
                   : plan.training.steps;
   run.validate_every = options.integer("validate-every", {.min = 0});
+  if (options.has("validation-tokens")) {
+    run.validation_tokens = options.integer("validation-tokens", {.min = 1});
+  }
   run.checkpoint_every = options.integer("checkpoint-every", {.min = 0});
   run.keep = options.integer("keep", {.min = 1, .max = 1'000'000});
   run.save_on_signal = !options.has("no-save-on-signal");

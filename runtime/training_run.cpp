@@ -9,6 +9,7 @@
 
 #include "base/call_files.h"
 #include "base/file.h"
+#include "base/integers.h"
 #include "base/interrupt.h"
 #include "runtime/record_routing.h"
 #include "runtime/tensorboard.h"
@@ -193,6 +194,27 @@ void TrainingRun::save(int64_t steps, double loss) {
   saver.save(trainer_->ranks(), info_);
 }
 
+// Batches of a validation.
+int64_t TrainingRun::validation_steps() const {
+  if (!options_.validation_tokens) return TrainOptions{}.validation_steps;
+  const Training& t = plan_.training;
+  const int64_t batch =
+      t.micro_batches * t.micro_batch_size * t.sequence_length * plan_.layout.dp;
+  const int64_t steps = ceil_div(*options_.validation_tokens, batch);
+  const int64_t there =
+      trainer_->data().validation_sequences() * t.sequence_length / batch;
+  if (steps > there) {
+    throw InputError(fmt::format(
+        "--validation-tokens {}: {} held-out batches of {} tokens, and the text has {}; a larger "
+        "data.validation_fraction holds out more",
+        *options_.validation_tokens,
+        steps,
+        batch,
+        there));
+  }
+  return steps;
+}
+
 void TrainingRun::say_what_is_at_stake(int64_t steps) const {
   const auto saved = outputs_->saver ? outputs_->saver->last_step() : std::nullopt;
   const int64_t safe = saved.value_or(result_.resumed_from.empty() ? 0 : result_.first_step);
@@ -251,6 +273,7 @@ TrainingRunResult TrainingRun::train() {
   result_.trained = trainer_->train({.steps = options_.until,
                                      .first_step = result_.first_step,
                                      .validate_every = options_.validate_every,
+                                     .validation_steps = validation_steps(),
                                      .spike = options_.spike,
                                      .on_step = [&](const StepLog& step) { after_step(step); },
                                      .stop = [] { return interrupted().has_value(); }});

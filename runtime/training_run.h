@@ -20,6 +20,7 @@ struct TrainingRunOptions {
   std::string who;               // for others who find the folder locked
   int64_t until = 0;             // end after so many steps of all
   int64_t validate_every = 0;    // 0: after the last alone
+  std::optional<int64_t> validation_tokens;  // at least; none: of four batches
   int64_t checkpoint_every = 0;  // 0: only on a signal
   int64_t keep = 3;              // checkpoints that stay
   bool save_on_signal = true;
@@ -72,6 +73,7 @@ class TrainingRun {
   void save(int64_t steps, double loss);
   void after_step(const StepLog& step);
   void say_what_is_at_stake(int64_t steps) const;
+  int64_t validation_steps() const;
   std::string begin_of_log() const;
 
   const Plan& plan_;

@@ -177,17 +177,40 @@ TEST_F(BadInput, TruncatedCalibration) {
 }
 
 TEST_F(BadInput, WhatCannotBeRunIsRefusedByName) {
-  write("plan.yaml", plan_with("training:\n", "training:\n  precision: fp8\n"));
+  write("plan.yaml", plan_with("localhost.yaml", "h100-1024.yaml") + "  precision: bf16\n");
   const CommandResult r = rehearse("train plan.yaml --data text.txt");
   EXPECT_EQ(r.exit_code, 1);
   EXPECT_EQ(r.err,
-            "plan.yaml: this version cannot run a plan with precision fp8; `rehearse inspect "
+            "plan.yaml: this version cannot run a plan with cluster of GPUs; `rehearse inspect "
             "--capabilities` lists what it can\n");
   write("plan.yaml", plan_with("  pp: 2\n", "  pp: 2\n  tp: 2\n"));
   EXPECT_EQ(
       rehearse("train plan.yaml --data text.txt").err,
       "plan.yaml:5:7: layout.tp: is simulated on clusters of GPUs alone, and 'localhost' is of "
       "cores\n      tp: 2\n          ^\n");
+}
+
+// What a plan says of FP8 is used, or refused: no key of it is read and dropped.
+TEST_F(BadInput, ChoicesOfFp8GoWithFp8) {
+  const auto error = [&](const std::string& precision, const std::string& choices) {
+    write("plan.yaml",
+          plan_with("training:\n", "training:\n  precision: " + precision + "\n") + "fp8: {" +
+              choices + "}\n");
+    const CommandResult r = rehearse("inspect plan.yaml");
+    EXPECT_EQ(r.exit_code, r.err.empty() ? 0 : 1);
+    const size_t at = r.err.find("fp8.");
+    return at == std::string::npos ? r.err : r.err.substr(at, r.err.find('\n') - at);
+  };
+  EXPECT_EQ(error("bf16", "gradient_tiles: 128x128"),
+            "fp8.gradient_tiles: is of training.precision: fp8, and here it is bf16");
+  EXPECT_EQ(error("fp8", "promotion: 256"),
+            "fp8.promotion: is of products: tensor_core, and here they are exact");
+  EXPECT_EQ(error("fp8", "products: tensor_core, promotion: 48"),
+            "fp8.promotion: 48 is no multiple of 32, the products of one instruction");
+  EXPECT_EQ(error("fp8", "attention_cache: e4m3"),
+            "fp8.attention_cache: expected one of e5m6, fp8, bf16, found 'e4m3'");
+  EXPECT_EQ(error("bf16", "gradient_tiles: 1x128"), "") << "the report's own is of any precision";
+  EXPECT_EQ(error("fp8", "products: tensor_core, promotion: 0, accumulator_bits: 14"), "");
 }
 
 TEST_F(BadInput, WrongUsageIsExitCodeTwo) {

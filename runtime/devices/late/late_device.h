@@ -115,7 +115,7 @@ class LateLanes : public NullLanes {
   // The first rows, of which the others are nobody's.
   static void put_rows(const ConstArray& from, const Array& to) {
     CHECK(from.extent.rows <= to.extent.rows) << "more rows than could come";
-    copy(from, {from.extent, to.data});
+    copy(from, rows_of(to, 0, from.extent.rows));
   }
   LaneQueue::Meeting meeting(std::span<const int64_t> ranks, uint64_t key) const {
     LaneQueue::Meeting m{.key = key, .lanes = {}};
