@@ -2,6 +2,10 @@
 
 #include <bit>
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 namespace rehearse::kernels {
 
 void convert(int64_t elements, const Bf16* from, float* to) {
@@ -14,25 +18,69 @@ void convert(int64_t elements, const float* from, Bf16* to) {
   for (int64_t i = 0; i < elements; ++i) to[i] = to_bf16(from[i]);
 }
 
-// What to_e4m3 does, without branches, so that it runs on whole registers.
+// What to_e4m3 does, without branches: adding 2^20 times the power of two at or below a value (of
+// subnormals the smallest normal) leaves its multiple of 2^-3 of that, rounded to nearest even, in
+// the last bits; beside it stands the exponent in eighths.
+namespace {
+
+constexpr int32_t kNan = 0x7f800000;  // magnitudes above it
+constexpr int32_t kMost = std::bit_cast<int32_t>(kE4m3Max);
+constexpr int32_t kNormal = std::bit_cast<int32_t>(0x1p-6f);
+constexpr int32_t kUp = 20 << 23;  // of the exponent
+
+#ifdef __AVX2__
+// Eight at a time; compilers take twice as long for the loop below.
+__m256i encode_eight(const float* from, __m256 inverse) {
+  const auto all = [](int32_t x) { return _mm256_set1_epi32(x); };
+  const __m256i bits = _mm256_castps_si256(_mm256_mul_ps(_mm256_loadu_ps(from), inverse));
+  const __m256i magnitude = _mm256_and_si256(bits, all(0x7fffffff));
+  const __m256i value = _mm256_min_epi32(magnitude, all(kMost));
+  const __m256i power = _mm256_max_epi32(_mm256_and_si256(value, all(0x7f800000)), all(kNormal));
+  const __m256i large = _mm256_add_epi32(power, all(kUp));
+  const __m256i sum =
+      _mm256_castps_si256(_mm256_add_ps(_mm256_castsi256_ps(value), _mm256_castsi256_ps(large)));
+  const __m256i exponent = _mm256_srli_epi32(_mm256_sub_epi32(power, all(kNormal)), 20);
+  const __m256i code = _mm256_add_epi32(exponent, _mm256_sub_epi32(sum, large));
+  const __m256i sign = _mm256_and_si256(_mm256_srli_epi32(bits, 24), all(0x80));
+  const __m256i nan = _mm256_cmpgt_epi32(magnitude, all(kNan));
+  return _mm256_blendv_epi8(_mm256_or_si256(code, sign), all(0x7f), nan);
+}
+
+int64_t encode_most(int64_t elements, const float* from, float inverse, uint8_t* codes) {
+  const __m256 by = _mm256_set1_ps(inverse);
+  int64_t i = 0;
+  for (; i + 32 <= elements; i += 32) {
+    const __m256i low =
+        _mm256_packus_epi32(encode_eight(from + i, by), encode_eight(from + i + 8, by));
+    const __m256i high =
+        _mm256_packus_epi32(encode_eight(from + i + 16, by), encode_eight(from + i + 24, by));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packs go by halves
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i),
+                        _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
+  }
+  return i;
+}
+#else
+int64_t encode_most(int64_t, const float*, float, uint8_t*) {
+  return 0;
+}
+#endif
+
+}  // namespace
+
 void encode_e4m3(int64_t elements, const float* from, float inverse, uint8_t* codes) {
-  constexpr uint32_t kNan = 0x7f800000;  // magnitudes above it
-  constexpr uint32_t kMost = std::bit_cast<uint32_t>(kE4m3Max);
-  constexpr uint32_t kNormal = std::bit_cast<uint32_t>(0x1p-6f);
-  // Adding it leaves a multiple of 2^-9, rounded to nearest even, in the last bits.
-  constexpr float kSteps = 0x1p14f;
 #pragma omp simd
-  for (int64_t i = 0; i < elements; ++i) {
-    const auto bits = std::bit_cast<uint32_t>(from[i] * inverse);
-    const uint32_t magnitude = bits & 0x7fffffff;
-    const uint32_t sign = (bits >> 24) & 0x80;
-    const uint32_t normal = ((magnitude + 0x7ffff + ((magnitude >> 20) & 1)) >> 20) - (120u << 3);
-    const uint32_t small = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + kSteps) -
-                           std::bit_cast<uint32_t>(kSteps);
-    uint32_t code = magnitude < kNormal ? small : normal;
-    code = magnitude >= kMost ? 0x7e : code;
-    code = magnitude > kNan ? 0x7f : code | sign;
-    codes[i] = static_cast<uint8_t>(code);
+  for (int64_t i = encode_most(elements, from, inverse, codes); i < elements; ++i) {
+    const auto bits = std::bit_cast<int32_t>(from[i] * inverse);
+    const int32_t magnitude = bits & 0x7fffffff;
+    const int32_t value = magnitude < kMost ? magnitude : kMost;
+    const int32_t exponent = value & 0x7f800000;
+    const int32_t power = exponent > kNormal ? exponent : kNormal;
+    const int32_t large = power + kUp;
+    const int32_t steps =
+        std::bit_cast<int32_t>(std::bit_cast<float>(value) + std::bit_cast<float>(large)) - large;
+    const int32_t code = (((power - kNormal) >> 20) + steps) | ((bits >> 24) & 0x80);
+    codes[i] = static_cast<uint8_t>(magnitude > kNan ? 0x7f : code);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 #include <vector>
 
 #include "kernels/convert/convert.h"
@@ -36,6 +37,19 @@ void quantize(int64_t rows,
               float* scales,
               int64_t stride) {
   std::array<float, kTile> scratch;
+  if (rule.rows == 1) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t first = 0; first < columns; first += kTile) {
+        const int64_t n = std::min(kTile, columns - first);
+        const int64_t at = r * columns + first;
+        const float* const values = fp32(n, x + at, scratch.data());
+        const Scale scale(largest_magnitude(n, values), rule.power_of_two);
+        scales[first / kTile * stride + r] = scale.value;
+        encode_e4m3(n, values, scale.inverse, codes + at);
+      }
+    }
+    return;
+  }
   for (int64_t band = 0; band < rows; band += rule.rows) {
     const int64_t end = std::min(rows, band + rule.rows);
     for (int64_t first = 0; first < columns; first += kTile) {
@@ -271,11 +285,18 @@ void pack_e5m6(
       encode_e5m6(n, from, 1 / scale, codes.data());
       uint8_t* to = packed + r * e5m6_bytes(columns) + e5m6_bytes(first);
       if (n % 2 == 1) codes[static_cast<size_t>(n)] = 0;
-      for (size_t i = 0; i < static_cast<size_t>(n); i += 2) {
+      size_t i = 0;
+      for (; i + 4 <= static_cast<size_t>(n); i += 4, to += 6) {  // four codes, six bytes
+        const uint64_t four = codes[i] | static_cast<uint64_t>(codes[i + 1]) << 12 |
+                              static_cast<uint64_t>(codes[i + 2]) << 24 |
+                              static_cast<uint64_t>(codes[i + 3]) << 36;
+        std::memcpy(to, &four, 6);
+      }
+      for (; i < static_cast<size_t>(n); i += 2) {
         const uint32_t both = codes[i] | static_cast<uint32_t>(codes[i + 1]) << 12;
-        *to++ = static_cast<uint8_t>(both);
-        *to++ = static_cast<uint8_t>(both >> 8);
-        if (i + 1 < static_cast<size_t>(n)) *to++ = static_cast<uint8_t>(both >> 16);
+        const size_t bytes = i + 1 < static_cast<size_t>(n) ? 3 : 2;
+        std::memcpy(to, &both, bytes);
+        to += bytes;
       }
     }
   }
@@ -292,7 +313,19 @@ void unpack_e5m6(int64_t rows,
     for (int64_t first = 0; first < columns; first += kTile) {
       const int64_t n = std::min(kTile, columns - first);
       const uint8_t* from = packed + r * e5m6_bytes(columns) + e5m6_bytes(first);
-      for (size_t i = 0; i < static_cast<size_t>(n); i += 2) {
+      size_t i = 0;
+      for (; i + 4 <= static_cast<size_t>(n); i += 4, from += 6) {
+        uint32_t low;
+        uint16_t high;
+        std::memcpy(&low, from, 4);
+        std::memcpy(&high, from + 4, 2);
+        const uint64_t four = low | static_cast<uint64_t>(high) << 32;
+        codes[i] = four & 0xfff;
+        codes[i + 1] = (four >> 12) & 0xfff;
+        codes[i + 2] = (four >> 24) & 0xfff;
+        codes[i + 3] = static_cast<uint16_t>(four >> 36);
+      }
+      for (; i < static_cast<size_t>(n); i += 2) {
         const bool pair = i + 1 < static_cast<size_t>(n);
         const uint32_t both = from[0] | static_cast<uint32_t>(from[1]) << 8 |
                               (pair ? static_cast<uint32_t>(from[2]) << 16 : 0);
