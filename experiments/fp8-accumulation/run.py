@@ -15,10 +15,12 @@ ROOT = HERE.parents[1]
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--print", action="store_true", help="write nothing")
     parser.add_argument("--program", default=str(ROOT / "build/bench/fp8_accumulation"))
     args = parser.parse_args()
     text = subprocess.run([args.program], check=True, stdout=subprocess.PIPE, text=True).stdout
-    (HERE / "errors.csv").write_text(text)
+    if not args.print:
+        (HERE / "errors.csv").write_text(text)
     rows = {(r["values"], int(r["k"]), int(r["bits"]), int(r["promotion"])): (float(r["rms"]), float(r["largest"]))
             for r in csv.DictReader(io.StringIO(text))}
     promotions = [32, 64, 128, 256, 512, 1024, 4096, 0]
@@ -40,7 +42,8 @@ def main():
         for metric, name in enumerate(("root mean square", "largest relative")):
             if k == 4096 and promotion == 0 and 0.015 <= errors[metric] <= 0.025:
                 print(f"  {values}, {bits} bits, {name}: {errors[metric]:.2%}")
-    draw(rows)
+    if not args.print:
+        draw(rows)
 
 
 def draw(rows):
