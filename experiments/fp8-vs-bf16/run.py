@@ -30,7 +30,7 @@ ALSO = {"fp8-block-gradients": ("fp8", "one", "fp8: {gradient_tiles: 128x128}\n"
 FIELDS = ["model", "steps", "tokens_per_step", "seed", "kind", "validation_tokens", "validation_loss", "last_100",
           "cpu_seconds"]
 PLAN = """model: {model}
-cluster: localhost.yaml
+cluster: {cluster}
 layout: {layout}
 training:
   micro_batches: {micro_batches}
@@ -68,7 +68,7 @@ def train(args, seed, kind):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         plan = folder / "plan.yaml"
-        plan.write_text(PLAN.format(model=args.model, layout=LAYOUTS[layout], micro_batches=args.batch // args.size // ranks,
+        plan.write_text(PLAN.format(model=args.model, cluster=args.cluster, layout=LAYOUTS[layout], micro_batches=args.batch // args.size // ranks,
                                     size=args.size, length=args.length, steps=args.steps, seed=seed,
                                     precision=precision, warmup=max(1, args.steps // 20)) + choices)
         process = subprocess.Popen([args.rehearse, "train", plan, "--data", args.text.resolve(), "--out", folder / "run",
@@ -160,6 +160,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--model", default="tiny-v3")
+    parser.add_argument("--cluster", default="localhost")
     parser.add_argument("--batch", type=int, default=8, help="sequences")
     parser.add_argument("--size", type=int, default=4, help="sequences of a micro-batch")
     parser.add_argument("--length", type=int, default=128, help="tokens of a sequence")

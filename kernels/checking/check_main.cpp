@@ -15,6 +15,7 @@
 #include "kernels/checking/supervisor.h"
 #include "kernels/fp8_cast/fp8_cast_check.h"
 #include "kernels/fp8_gemm/fp8_gemm_check.h"
+#include "kernels/layer_gpu/layer_check.h"
 
 namespace {
 
@@ -205,6 +206,16 @@ std::vector<Job> jobs_of(const Options& options, Process& process) {
     jobs.push_back({c.name, [c, &process](const Emit& emit) {
                       emit(result_of(check_cast(c, *process.program.target)));
                     }});
+  }
+  if (options.gemm.empty() && options.gradient.empty() && options.random == 0) {
+    std::set<std::string> seen;
+    for (const LayerCheck& c : layer_checks()) {
+      const bool first = seen.insert(c.name.substr(0, c.name.find(' '))).second;
+      if (!wanted(c.name) || (options.first && !first)) continue;
+      jobs.push_back({c.name, [c, &process](const Emit& emit) {
+                        emit(result_of(c.run(*process.program.target)));
+                      }});
+    }
   }
   for (const GemmCase& c : cases.gemms) {
     if (!wanted(c.name)) continue;

@@ -141,7 +141,14 @@ std::unique_ptr<Target> gpu_target() {
                      gpu::fp8_weight_gradient,
                      gpu::cast_rows,
                      gpu::cast_columns,
-                     gpu::cast_blocks});
+                     gpu::cast_blocks,
+                     gpu::rmsnorm,
+                     gpu::rmsnorm_backward,
+                     gpu::swiglu,
+                     gpu::swiglu_backward,
+                     gpu::rope,
+                     gpu::cross_entropy,
+                     gpu::cross_entropy_backward});
 }
 
 }  // namespace rehearse::kernels

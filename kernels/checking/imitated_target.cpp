@@ -52,7 +52,14 @@ std::unique_ptr<Target> imitated_target() {
                           imitated::fp8_weight_gradient,
                           imitated::cast_rows,
                           imitated::cast_columns,
-                          imitated::cast_blocks});
+                          imitated::cast_blocks,
+                          imitated::rmsnorm,
+                          imitated::rmsnorm_backward,
+                          imitated::swiglu,
+                          imitated::swiglu_backward,
+                          imitated::rope,
+                          imitated::cross_entropy,
+                          imitated::cross_entropy_backward});
 }
 
 }  // namespace rehearse::kernels

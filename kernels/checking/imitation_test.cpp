@@ -4,6 +4,7 @@
 
 #include "kernels/fp8_cast/fp8_cast_check.h"
 #include "kernels/fp8_gemm/fp8_gemm_check.h"
+#include "kernels/layer_gpu/layer_check.h"
 
 namespace rehearse::kernels {
 namespace {
@@ -42,6 +43,14 @@ TEST(CastImitated, EqualsTheReferenceToTheBit) {
   const auto target = imitated_target();
   for (const CastCase& c : small_cast_cases()) {
     const Outcome o = check_cast(c, *target);
+    EXPECT_TRUE(o.passed) << o.name << ": " << o.found;
+  }
+}
+
+TEST(LayerImitated, EveryKernelIsWithinItsBound) {
+  const auto target = imitated_target();
+  for (const LayerCheck& c : layer_checks()) {
+    const Outcome o = c.run(*target);
     EXPECT_TRUE(o.passed) << o.name << ": " << o.found;
   }
 }

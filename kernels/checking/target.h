@@ -8,6 +8,10 @@
 
 #include "kernels/fp8_cast/fp8_cast.h"
 #include "kernels/fp8_gemm/fp8_gemm.h"
+#include "kernels/layer_gpu/cross_entropy.h"
+#include "kernels/layer_gpu/rmsnorm.h"
+#include "kernels/layer_gpu/rope.h"
+#include "kernels/layer_gpu/swiglu.h"
 
 namespace rehearse::kernels {
 
@@ -18,6 +22,13 @@ struct KernelSet {
   void (*cast_rows)(const CastRows&, Stream) = nullptr;
   void (*cast_columns)(const CastColumns&, Stream) = nullptr;
   void (*cast_blocks)(const CastBlocks&, Stream) = nullptr;
+  void (*rmsnorm)(const GpuRmsNorm&, Stream) = nullptr;
+  void (*rmsnorm_backward)(const GpuRmsNormBackward&, Stream) = nullptr;
+  void (*swiglu)(const GpuSwiglu&, Stream) = nullptr;
+  void (*swiglu_backward)(const GpuSwigluBackward&, Stream) = nullptr;
+  void (*rope)(const GpuRope&, Stream) = nullptr;
+  void (*cross_entropy)(const GpuCrossEntropy&, Stream) = nullptr;
+  void (*cross_entropy_backward)(const GpuCrossEntropyBackward&, Stream) = nullptr;
 };
 
 class Target {

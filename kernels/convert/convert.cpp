@@ -29,10 +29,19 @@ constexpr int32_t kNormal = std::bit_cast<int32_t>(0x1p-6f);
 constexpr int32_t kUp = 20 << 23;  // of the exponent
 
 #ifdef __AVX2__
+__m256 load_eight(const float* from) {
+  return _mm256_loadu_ps(from);
+}
+__m256 load_eight(const Bf16* from) {
+  const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight), 16));
+}
+
 // Eight at a time; compilers take twice as long for the loop below.
-__m256i encode_eight(const float* from, __m256 inverse) {
+template <typename T>
+__m256i encode_eight(const T* from, __m256 inverse) {
   const auto all = [](int32_t x) { return _mm256_set1_epi32(x); };
-  const __m256i bits = _mm256_castps_si256(_mm256_mul_ps(_mm256_loadu_ps(from), inverse));
+  const __m256i bits = _mm256_castps_si256(_mm256_mul_ps(load_eight(from), inverse));
   const __m256i magnitude = _mm256_and_si256(bits, all(0x7fffffff));
   const __m256i value = _mm256_min_epi32(magnitude, all(kMost));
   const __m256i power = _mm256_max_epi32(_mm256_and_si256(value, all(0x7f800000)), all(kNormal));
@@ -46,7 +55,8 @@ __m256i encode_eight(const float* from, __m256 inverse) {
   return _mm256_blendv_epi8(_mm256_or_si256(code, sign), all(0x7f), nan);
 }
 
-int64_t encode_most(int64_t elements, const float* from, float inverse, uint8_t* codes) {
+template <typename T>
+int64_t encode_most(int64_t elements, const T* from, float inverse, uint8_t* codes) {
   const __m256 by = _mm256_set1_ps(inverse);
   int64_t i = 0;
   for (; i + 32 <= elements; i += 32) {
@@ -61,17 +71,24 @@ int64_t encode_most(int64_t elements, const float* from, float inverse, uint8_t*
   return i;
 }
 #else
-int64_t encode_most(int64_t, const float*, float, uint8_t*) {
+template <typename T>
+int64_t encode_most(int64_t, const T*, float, uint8_t*) {
   return 0;
 }
 #endif
 
-}  // namespace
+float value_of(float x) {
+  return x;
+}
+float value_of(Bf16 x) {
+  return to_float(x);
+}
 
-void encode_e4m3(int64_t elements, const float* from, float inverse, uint8_t* codes) {
+template <typename T>
+void encode(int64_t elements, const T* from, float inverse, uint8_t* codes) {
 #pragma omp simd
   for (int64_t i = encode_most(elements, from, inverse, codes); i < elements; ++i) {
-    const auto bits = std::bit_cast<int32_t>(from[i] * inverse);
+    const auto bits = std::bit_cast<int32_t>(value_of(from[i]) * inverse);
     const int32_t magnitude = bits & 0x7fffffff;
     const int32_t value = magnitude < kMost ? magnitude : kMost;
     const int32_t exponent = value & 0x7f800000;
@@ -82,6 +99,15 @@ void encode_e4m3(int64_t elements, const float* from, float inverse, uint8_t* co
     const int32_t code = (((power - kNormal) >> 20) + steps) | ((bits >> 24) & 0x80);
     codes[i] = static_cast<uint8_t>(magnitude > kNan ? 0x7f : code);
   }
+}
+
+}  // namespace
+
+void encode_e4m3(int64_t elements, const float* from, float inverse, uint8_t* codes) {
+  encode(elements, from, inverse, codes);
+}
+void encode_e4m3(int64_t elements, const Bf16* from, float inverse, uint8_t* codes) {
+  encode(elements, from, inverse, codes);
 }
 
 void decode_e4m3(int64_t elements, const uint8_t* codes, float scale, float* to) {
@@ -108,6 +134,17 @@ float largest_magnitude(int64_t elements, const float* x) {
     most = counted > most ? counted : most;
   }
   return std::bit_cast<float>(most);
+}
+
+float largest_magnitude(int64_t elements, const Bf16* x) {
+  int16_t most = 0;
+#pragma omp simd reduction(max : most)
+  for (int64_t i = 0; i < elements; ++i) {
+    const auto magnitude = static_cast<int16_t>(x[i].bits & 0x7fff);
+    const int16_t counted = magnitude > 0x7f80 ? int16_t{0} : magnitude;
+    most = counted > most ? counted : most;
+  }
+  return to_float({static_cast<uint16_t>(most)});
 }
 
 }  // namespace rehearse::kernels

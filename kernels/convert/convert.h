@@ -16,7 +16,9 @@ void convert(int64_t elements, const float* from, Bf16* to);
 void decode_e4m3(int64_t elements, const uint8_t* codes, float scale, float* to);
 // Codes of values times `inverse`: the same as to_e4m3(x * inverse).
 void encode_e4m3(int64_t elements, const float* from, float inverse, uint8_t* codes);
+void encode_e4m3(int64_t elements, const Bf16* from, float inverse, uint8_t* codes);
 // The largest magnitude, NaN left out: what a group's scale follows from. 0 of nothing.
 float largest_magnitude(int64_t elements, const float* x);
+float largest_magnitude(int64_t elements, const Bf16* x);
 
 }  // namespace rehearse::kernels

@@ -52,6 +52,16 @@ TEST(Convert, E4m3OfManyIsThatOfEach) {
     int64_t wrong = 0;
     for (size_t i = 0; i < values.size(); ++i) wrong += codes[i] != to_e4m3(values[i] * inverse);
     EXPECT_EQ(wrong, 0) << inverse;
+    // Of every BF16, of an odd number of them.
+    std::vector<Bf16> narrow;
+    for (uint32_t bits = 0; bits < 0x10000; ++bits) narrow.push_back({static_cast<uint16_t>(bits)});
+    narrow.push_back({0x3f80});
+    std::vector<uint8_t> of_narrow(narrow.size());
+    encode_e4m3(std::ssize(narrow), narrow.data(), inverse, of_narrow.data());
+    for (size_t i = 0; i < narrow.size(); ++i) {
+      wrong += of_narrow[i] != to_e4m3(to_float(narrow[i]) * inverse);
+    }
+    EXPECT_EQ(wrong, 0) << inverse << " of BF16";
   }
   std::vector<uint8_t> codes(256);
   for (size_t c = 0; c < 256; ++c) codes[c] = static_cast<uint8_t>(c);
@@ -71,6 +81,12 @@ TEST(Convert, E4m3OfManyIsThatOfEach) {
   EXPECT_EQ(largest_magnitude(0, some.data()), 0);
   const std::vector<float> infinite = {1, -INFINITY, NAN};
   EXPECT_EQ(largest_magnitude(3, infinite.data()), INFINITY);
+  const std::vector<Bf16> narrow = {
+      to_bf16(1), to_bf16(NAN), to_bf16(-3), to_bf16(2), Bf16{0xffff}};
+  EXPECT_EQ(largest_magnitude(5, narrow.data()), 3);
+  EXPECT_EQ(largest_magnitude(0, narrow.data()), 0);
+  const std::vector<Bf16> none = {to_bf16(1), to_bf16(-INFINITY)};
+  EXPECT_EQ(largest_magnitude(2, none.data()), INFINITY);
 }
 
 TEST(Convert, TheLargestFloatBecomesInfinite) {

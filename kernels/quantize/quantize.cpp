@@ -13,15 +13,6 @@ namespace {
 
 constexpr int64_t kTile = kScaleBlock;
 
-// Values as FP32, where they are not: of one tile at a time.
-const float* fp32(int64_t, const float* x, float*) {
-  return x;
-}
-const float* fp32(int64_t count, const Bf16* x, float* scratch) {
-  convert(count, x, scratch);
-  return scratch;
-}
-
 struct Scale {
   Scale(float amax, bool power_of_two)
       : value(e4m3_scale(amax, power_of_two)), inverse(e4m3_inverse(amax, value, power_of_two)) {}
@@ -36,34 +27,19 @@ void quantize(int64_t rows,
               uint8_t* codes,
               float* scales,
               int64_t stride) {
-  std::array<float, kTile> scratch;
-  if (rule.rows == 1) {
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t first = 0; first < columns; first += kTile) {
-        const int64_t n = std::min(kTile, columns - first);
-        const int64_t at = r * columns + first;
-        const float* const values = fp32(n, x + at, scratch.data());
-        const Scale scale(largest_magnitude(n, values), rule.power_of_two);
-        scales[first / kTile * stride + r] = scale.value;
-        encode_e4m3(n, values, scale.inverse, codes + at);
-      }
-    }
-    return;
-  }
   for (int64_t band = 0; band < rows; band += rule.rows) {
     const int64_t end = std::min(rows, band + rule.rows);
     for (int64_t first = 0; first < columns; first += kTile) {
       const int64_t n = std::min(kTile, columns - first);
       float amax = 0;
       for (int64_t r = band; r < end; ++r) {
-        amax =
-            std::max(amax, largest_magnitude(n, fp32(n, x + r * columns + first, scratch.data())));
+        amax = std::max(amax, largest_magnitude(n, x + r * columns + first));
       }
       const Scale scale(amax, rule.power_of_two);
       for (int64_t r = band; r < end; ++r) {
         const int64_t at = r * columns + first;
         scales[first / kTile * stride + r] = scale.value;
-        encode_e4m3(n, fp32(n, x + at, scratch.data()), scale.inverse, codes + at);
+        encode_e4m3(n, x + at, scale.inverse, codes + at);
       }
     }
   }
@@ -238,19 +214,18 @@ void quantize_blocks(int64_t rows,
                      uint8_t* codes,
                      float* scales) {
   const int64_t across = (columns + kTile - 1) / kTile;
-  std::vector<float> band(static_cast<size_t>(std::min(rows, kTile) * kTile));
   for (int64_t top = 0; top < rows; top += kTile) {
-    const int64_t height = std::min(kTile, rows - top);
+    const int64_t end = std::min(rows, top + kTile);
     for (int64_t left = 0; left < columns; left += kTile) {
       const int64_t width = std::min(kTile, columns - left);
-      for (int64_t r = 0; r < height; ++r) {
-        convert(width, x + (top + r) * columns + left, band.data() + r * width);
+      float amax = 0;
+      for (int64_t r = top; r < end; ++r) {
+        amax = std::max(amax, largest_magnitude(width, x + r * columns + left));
       }
-      const Scale scale(largest_magnitude(height * width, band.data()), power_of_two);
+      const Scale scale(amax, power_of_two);
       scales[top / kTile * across + left / kTile] = scale.value;
-      for (int64_t r = 0; r < height; ++r) {
-        encode_e4m3(
-            width, band.data() + r * width, scale.inverse, codes + (top + r) * columns + left);
+      for (int64_t r = top; r < end; ++r) {
+        encode_e4m3(width, x + r * columns + left, scale.inverse, codes + r * columns + left);
       }
     }
   }

@@ -85,6 +85,12 @@ __device__ __forceinline__ T load_global(const T* p) {
   }
 }
 
+// Device memory that this thread alone writes in the kernel, and later.
+template <class T>
+__device__ __forceinline__ T load_own(const T* p) {
+  return *p;
+}
+
 template <class T>
 __device__ __forceinline__ void store_global(T* p, const T& value) {
   *p = value;

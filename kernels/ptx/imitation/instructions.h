@@ -78,6 +78,10 @@ T load_global(const T* p, Where where = Where::current()) {
   return value;
 }
 template <class T>
+T load_own(const T* p, Where where = Where::current()) {
+  return load_global(p, where);
+}
+template <class T>
 void store_global(T* p, const T& value, Where where = Where::current()) {
   write_global(p, &value, sizeof(T), where);
 }

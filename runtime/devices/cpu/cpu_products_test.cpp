@@ -113,7 +113,8 @@ struct Shape {
 // Of every linear of a model's layers.
 std::set<Shape> linears_of(const std::string& model) {
   const Layers layers(load_model(find_shared(model, "models")).architecture);
-  std::set<Shape> shapes;
+  const int64_t hidden = layers.architecture.hidden;
+  std::set<Shape> shapes = {{hidden, 2 * hidden}};  // an MTP module's
   const auto add = [&](const Linear& l) { shapes.insert({l.out, l.in}); };
   for (const bool moe : {false, true}) {
     const Layer& layer = layers.of(moe);

@@ -1,0 +1,515 @@
+#include "kernels/layer_gpu/layer_check.h"
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <random>
+
+namespace rehearse::kernels {
+namespace {
+
+constexpr double kEpsilon = 0x1p-24;  // of FP32, rounded to nearest
+
+// Numbers on a target in one of the types, and what they are there.
+class Numbers {
+ public:
+  Numbers(Target& target, std::vector<float> values, bool narrow) : values_(std::move(values)) {
+    if (!narrow) {
+      wide_ = std::make_unique<DeviceArray<float>>(target, values_);
+      return;
+    }
+    std::vector<Bf16> bits;
+    for (float& v : values_) {
+      bits.push_back(to_bf16(v));
+      v = to_float(bits.back());
+    }
+    narrow_ = std::make_unique<DeviceArray<Bf16>>(target, bits);
+  }
+  // Not written yet.
+  Numbers(Target& target, size_t count, bool narrow) {
+    if (narrow) {
+      narrow_ = std::make_unique<DeviceArray<Bf16>>(target, count);
+    } else {
+      wide_ = std::make_unique<DeviceArray<float>>(target, count);
+    }
+  }
+  operator ConstValues() const {
+    return narrow_ ? ConstValues(narrow_->get()) : ConstValues(wide_->get());
+  }
+  Values to() const { return narrow_ ? Values(narrow_->get()) : Values(wide_->get()); }
+  const float* fp32() const { return wide_->get(); }
+  float* fp32() { return wide_->get(); }
+  double operator[](int64_t i) const {
+    return static_cast<double>(values_[static_cast<size_t>(i)]);
+  }
+
+  std::vector<float> read(size_t first, size_t count) const {
+    if (wide_) return wide_->values(first, count);
+    std::vector<float> out;
+    for (const Bf16 b : narrow_->values(first, count)) out.push_back(to_float(b));
+    return out;
+  }
+  void check_guards() const { wide_ ? wide_->check_guards() : narrow_->check_guards(); }
+
+ private:
+  std::vector<float> values_;
+  std::unique_ptr<DeviceArray<float>> wide_;
+  std::unique_ptr<DeviceArray<Bf16>> narrow_;
+};
+
+// What is wrong is worst where it is the largest share of what it may be.
+class Judge {
+ public:
+  explicit Judge(std::string name) { outcome_.name = std::move(name); }
+
+  // error: of FP32's arithmetic, absolute; a stored BF16 is rounded once more.
+  void expect(const char* what, double got, double exact, double error, bool narrow) {
+    const double bound = error + (narrow ? (std::abs(exact) + error) * 0x1p-8 : 0) + 1e-37;
+    const double share = std::isfinite(got) ? std::abs(got - exact) / bound : INFINITY;
+    if (share <= outcome_.worst) return;
+    outcome_.worst = share;
+    worst_ = std::string(what) + " " + std::to_string(got) + ", exact " + std::to_string(exact);
+  }
+  void expect_bits(bool same) {
+    if (!same) wrong_ = "the second run gave other bits";
+  }
+  Outcome outcome() {
+    outcome_.passed = wrong_.empty() && outcome_.worst <= 1;
+    char text[48];
+    std::snprintf(text, sizeof(text), "%.2f of the bound: ", outcome_.worst);
+    outcome_.found = wrong_.empty() ? text + worst_ : wrong_;
+    return outcome_;
+  }
+
+ private:
+  Outcome outcome_;
+  std::string worst_, wrong_;
+};
+
+class Draw {
+ public:
+  explicit Draw(const std::string& name) : random_(random_of(name)) {}
+  std::vector<float> normal(int64_t count, double scale = 1) {
+    std::normal_distribution<float> d(0, static_cast<float>(scale));
+    std::vector<float> x(static_cast<size_t>(count));
+    for (float& v : x) v = d(random_);
+    return x;
+  }
+  int64_t below(int64_t n) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
+
+ private:
+  std::mt19937_64 random_;
+};
+
+// Runs `start` twice, in two orders of events, and compares what it wrote.
+template <typename Start, typename Read>
+std::vector<float> twice(Target& target, Judge& judge, Start start, Read read) {
+  std::vector<float> first;
+  for (int run = 0; run < 2; ++run) {
+    target.vary(run);
+    start();
+    target.synchronize();
+    const std::vector<float> now = read();
+    if (run == 1) {
+      judge.expect_bits(std::memcmp(first.data(), now.data(), now.size() * sizeof(float)) == 0);
+    }
+    first = now;
+  }
+  return first;
+}
+
+std::string named(const char* kernel, int64_t rows, int64_t width, bool narrow) {
+  return std::string(kernel) + " " + std::to_string(rows) + " x " + std::to_string(width) +
+         (narrow ? " BF16" : " FP32");
+}
+
+Outcome rmsnorm_check(Target& target, int64_t rows, int64_t width, int64_t stride, bool narrow) {
+  const std::string name = named("rmsnorm", rows, width, narrow);
+  Judge judge(name);
+  Draw draw(name);
+  const auto count = static_cast<size_t>(rows * width);
+  const Numbers x(target, draw.normal(rows * stride, 3), narrow);
+  const Numbers gain(target, draw.normal(width), narrow);
+  Numbers y(target, count, narrow), inverse(target, static_cast<size_t>(rows), false);
+  const GpuRmsNorm n{.x = x,
+                     .gain = gain,
+                     .y = y.to(),
+                     .inverse = inverse.fp32(),
+                     .rows = rows,
+                     .width = width,
+                     .x_stride = stride,
+                     .eps = 1e-6f};
+  const std::vector<float> got = twice(
+      target, judge, [&] { target.kernels.rmsnorm(n, {}); }, [&] { return y.read(0, count); });
+  for (int64_t r = 0; r < rows; ++r) {
+    double squares = 0;
+    for (int64_t c = 0; c < width; ++c) squares += x[r * stride + c] * x[r * stride + c];
+    const double exact = 1 / std::sqrt(squares / static_cast<double>(width) + 1e-6);
+    for (int64_t c = 0; c < width; ++c) {
+      const double want = x[r * stride + c] * exact * gain[c];
+      // A sum of `width` squares, all of one sign; root, division and two products.
+      const double error = std::abs(want) * (static_cast<double>(width) + 8) * kEpsilon;
+      judge.expect(
+          "y", static_cast<double>(got[static_cast<size_t>(r * width + c)]), want, error, narrow);
+    }
+  }
+  return judge.outcome();
+}
+
+Outcome rmsnorm_backward_check(
+    Target& target, int64_t rows, int64_t width, int64_t stride, bool narrow, bool addend) {
+  const std::string name =
+      named("rmsnorm_backward", rows, width, narrow) + (addend ? " + addend" : "");
+  Judge judge(name);
+  Draw draw(name);
+  const Numbers x(target, draw.normal(rows * stride, 3), narrow);
+  const Numbers gain(target, draw.normal(width), narrow);
+  const Numbers dy(target, draw.normal(rows * width, 1e-3), narrow);
+  const Numbers more(target, draw.normal(rows * stride, 1e-3), narrow);
+  std::vector<float> inverses;
+  for (int64_t r = 0; r < rows; ++r) {
+    double squares = 0;
+    for (int64_t c = 0; c < width; ++c) squares += x[r * stride + c] * x[r * stride + c];
+    inverses.push_back(static_cast<float>(1 / std::sqrt(squares / static_cast<double>(width))));
+  }
+  const Numbers inverse(target, inverses, false);
+  const std::vector<float> before = draw.normal(width, 1e-2);
+  Numbers dx(target, static_cast<size_t>(rows * stride), narrow);
+  Numbers partial(target, static_cast<size_t>(rmsnorm_chunks(rows) * width), false);
+  std::unique_ptr<Numbers> d_gain;
+  std::vector<float> gains;
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        d_gain = std::make_unique<Numbers>(target, before, false);
+        target.kernels.rmsnorm_backward({.dy = dy,
+                                         .x = x,
+                                         .gain = gain,
+                                         .inverse = inverse.fp32(),
+                                         .addend = addend ? ConstValues(more) : ConstValues(),
+                                         .dx = dx.to(),
+                                         .partial = partial.fp32(),
+                                         .d_gain = d_gain->fp32(),
+                                         .rows = rows,
+                                         .width = width,
+                                         .x_stride = stride},
+                                        {});
+      },
+      [&] {
+        std::vector<float> all = d_gain->read(0, static_cast<size_t>(width));
+        for (int64_t r = 0; r < rows; ++r) {
+          const auto row = dx.read(static_cast<size_t>(r * stride), static_cast<size_t>(width));
+          all.insert(all.end(), row.begin(), row.end());
+        }
+        return all;
+      });
+  const auto w = static_cast<double>(width);
+  for (int64_t r = 0; r < rows; ++r) {
+    double dot = 0, magnitude = 0;
+    for (int64_t c = 0; c < width; ++c) {
+      const double product = dy[r * width + c] * gain[c] * x[r * stride + c] * inverse[r];
+      dot += product;
+      magnitude += std::abs(product);
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      const double g = dy[r * width + c] * gain[c];
+      const double hat = x[r * stride + c] * inverse[r];
+      const double own = inverse[r] * (g - hat * dot / w);
+      const double want = own + (addend ? more[r * stride + c] : 0);
+      const double error =
+          kEpsilon * (6 * (std::abs(inverse[r] * g) + std::abs(inverse[r] * hat * dot / w)) +
+                      (w + 4) * std::abs(inverse[r] * hat) * magnitude / w + std::abs(want));
+      judge.expect("dx",
+                   static_cast<double>(got[static_cast<size_t>(width + r * width + c)]),
+                   want,
+                   error,
+                   narrow);
+    }
+  }
+  for (int64_t c = 0; c < width; ++c) {
+    double want = static_cast<double>(before[static_cast<size_t>(c)]);
+    double magnitude = std::abs(want);
+    for (int64_t r = 0; r < rows; ++r) {
+      const double product = dy[r * width + c] * x[r * stride + c] * inverse[r];
+      want += product;
+      magnitude += std::abs(product);
+    }
+    judge.expect("d_gain",
+                 static_cast<double>(got[static_cast<size_t>(c)]),
+                 want,
+                 magnitude * (static_cast<double>(rows) + 3) * kEpsilon,
+                 false);
+  }
+  return judge.outcome();
+}
+
+// Rows behind those that there are must stay as they were: NaN, as targets leave them.
+Outcome swiglu_check(Target& target, int64_t rows, int64_t width, bool narrow, bool experts) {
+  const std::string name = named("swiglu", rows, width, narrow) + (experts ? " of experts" : "");
+  Judge judge(name);
+  Draw draw(name);
+  const int64_t here = experts ? rows - rows / 3 : rows;  // the others are room
+  const std::vector<int32_t> counts = {
+      static_cast<int32_t>(here / 2), 0, static_cast<int32_t>(here - here / 2)};
+  const DeviceArray<int32_t> of_experts(target, counts);
+  const RowCounts limit = experts ? RowCounts{of_experts.get(), 3} : RowCounts{};
+  const Numbers gate_up(target, draw.normal(rows * 2 * width, 2), narrow);
+  const Numbers weights(target, draw.normal(rows), false);
+  const Numbers dy(target, draw.normal(rows * width), narrow);
+  Numbers y(target, static_cast<size_t>(rows * width), narrow);
+  Numbers d(target, static_cast<size_t>(rows * 2 * width), narrow);
+  Numbers dw(target, static_cast<size_t>(rows), false);
+  const auto all = [&] {
+    std::vector<float> out = y.read(0, static_cast<size_t>(here * width));
+    for (const Numbers* more : {&d, &dw}) {
+      if (more == &dw && !experts) continue;
+      const auto n = static_cast<size_t>(more == &d ? here * 2 * width : here);
+      const std::vector<float> part = more->read(0, n);
+      out.insert(out.end(), part.begin(), part.end());
+    }
+    return out;
+  };
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        const float* const w = experts ? weights.fp32() : nullptr;
+        target.kernels.swiglu({.gate_up = gate_up,
+                               .row_weights = w,
+                               .y = y.to(),
+                               .rows = rows,
+                               .width = width,
+                               .counts = limit},
+                              {});
+        target.kernels.swiglu_backward({.dy = dy,
+                                        .gate_up = gate_up,
+                                        .row_weights = w,
+                                        .d_gate_up = d.to(),
+                                        .d_row_weights = experts ? dw.fp32() : nullptr,
+                                        .rows = rows,
+                                        .width = width,
+                                        .counts = limit},
+                                       {});
+      },
+      all);
+  // expf is good to two last places on a GPU; a sigmoid of it, and a few products.
+  const double few = 16 * kEpsilon;
+  const auto at = [&](int64_t i) { return static_cast<double>(got[static_cast<size_t>(i)]); };
+  for (int64_t r = 0; r < here; ++r) {
+    const double w = experts ? weights[r] : 1;
+    double sum = 0, magnitude = 0;
+    for (int64_t c = 0; c < width; ++c) {
+      const double g = gate_up[r * 2 * width + c];
+      const double u = gate_up[(r * 2 + 1) * width + c];
+      const double s = 1 / (1 + std::exp(-g));
+      const double grad = dy[r * width + c];
+      judge.expect("y", at(r * width + c), w * g * s * u, std::abs(w * g * s * u) * few, narrow);
+      const int64_t back = here * width + r * 2 * width + c;
+      const double dg = grad * w * u * s * (1 + g * (1 - s));
+      const double parts = std::abs(grad * w * u * s) * (1 + std::abs(g));
+      judge.expect("d_gate", at(back), dg, parts * few, narrow);
+      judge.expect(
+          "d_up", at(back + width), grad * w * g * s, std::abs(grad * w * g * s) * few, narrow);
+      sum += grad * g * s * u;
+      magnitude += std::abs(grad * g * s * u);
+    }
+    if (experts) {
+      judge.expect("d_row_weight",
+                   at(here * 3 * width + r),
+                   sum,
+                   magnitude * (static_cast<double>(width) * kEpsilon + few),
+                   false);
+    }
+  }
+  return judge.outcome();
+}
+
+Outcome cross_entropy_check(Target& target, int64_t tokens, int64_t vocabulary) {
+  const std::string name = named("cross_entropy", tokens, vocabulary, false);
+  Judge judge(name);
+  Draw draw(name);
+  const std::vector<float> values = draw.normal(tokens * vocabulary, 4);
+  std::vector<int32_t> targets;
+  for (int64_t t = 0; t < tokens; ++t) {
+    targets.push_back(t % 5 == 3 ? -1 : static_cast<int32_t>(draw.below(vocabulary)));
+  }
+  const DeviceArray<int32_t> wanted(target, targets);
+  std::unique_ptr<Numbers> logits;
+  Numbers losses(target, static_cast<size_t>(tokens), false),
+      lse(target, static_cast<size_t>(tokens), false);
+  constexpr float kScale = 0.01f;
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        logits = std::make_unique<Numbers>(target, values, false);
+        target.kernels.cross_entropy({.targets = wanted.get(),
+                                      .logits = logits->fp32(),
+                                      .losses = losses.fp32(),
+                                      .lse = lse.fp32(),
+                                      .tokens = tokens,
+                                      .vocabulary = vocabulary},
+                                     {});
+        target.kernels.cross_entropy_backward({.targets = wanted.get(),
+                                               .lse = lse.fp32(),
+                                               .logits = logits->fp32(),
+                                               .scale = kScale,
+                                               .tokens = tokens,
+                                               .vocabulary = vocabulary},
+                                              {});
+      },
+      [&] {
+        std::vector<float> all = losses.read(0, static_cast<size_t>(tokens));
+        const auto back = logits->read(0, static_cast<size_t>(tokens * vocabulary));
+        all.insert(all.end(), back.begin(), back.end());
+        return all;
+      });
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float* const row = values.data() + t * vocabulary;
+    double sum = 0;
+    for (int64_t v = 0; v < vocabulary; ++v) sum += std::exp(static_cast<double>(row[v]));
+    const double exact = std::log(sum);
+    const int32_t own = targets[static_cast<size_t>(t)];
+    // The largest is at most 40; its logarithm's sum is of one sign.
+    const double error = (40 + static_cast<double>(vocabulary) / 256 + 20) * kEpsilon;
+    judge.expect("loss",
+                 static_cast<double>(got[static_cast<size_t>(t)]),
+                 own < 0 ? 0 : exact - static_cast<double>(row[own]),
+                 error,
+                 false);
+    for (int64_t v = 0; v < vocabulary; ++v) {
+      const double p = std::exp(static_cast<double>(row[v]) - exact);
+      const double want = own < 0 ? 0 : static_cast<double>(kScale) * (v == own ? p - 1 : p);
+      judge.expect(
+          "gradient",
+          static_cast<double>(got[static_cast<size_t>(tokens + t * vocabulary + v)]),
+          want,
+          static_cast<double>(kScale) * (p * 2 * error + kEpsilon * (v == own ? 2 : p * 80)),
+          false);
+    }
+  }
+  return judge.outcome();
+}
+
+struct RopeCase {
+  int64_t rows, columns, length, heads, head_stride, first, width;
+  RopePairs pairs;
+  bool narrow;
+};
+Outcome rope_check(Target& target, const RopeCase& c) {
+  const std::string name =
+      named("rope", c.rows, c.columns, c.narrow) + (c.pairs == RopePairs::kHalves ? " halves" : "");
+  Judge judge(name);
+  Draw draw(name);
+  const RopeTable table(c.length, c.width, 10000);
+  const DeviceArray<float> cosine(target, table.cosine), sine(target, table.sine);
+  const std::vector<float> values = draw.normal(c.rows * c.columns);
+  const auto count = static_cast<size_t>(c.rows * c.columns);
+  const Numbers x(target, values, false);
+  for (const Turn turn : {Turn::kForward, Turn::kBackward}) {
+    Numbers y(target, count, c.narrow);
+    const std::vector<float> got = twice(
+        target,
+        judge,
+        [&] {
+          target.kernels.rope({.x = x,
+                               .y = y.to(),
+                               .cosine = cosine.get(),
+                               .sine = sine.get(),
+                               .rows = c.rows,
+                               .columns = c.columns,
+                               .length = c.length,
+                               .heads = c.heads,
+                               .head_stride = c.head_stride,
+                               .first = c.first,
+                               .width = c.width,
+                               .pairs = c.pairs,
+                               .turn = turn},
+                              {});
+        },
+        [&] { return y.read(0, count); });
+    // The host's kernel, held to FP64 by its own test, on the same values.
+    std::vector<float> want = values;
+    rope({.rows = c.rows,
+          .heads = c.heads,
+          .row_stride = c.columns,
+          .head_stride = c.head_stride,
+          .pairs = c.pairs},
+         table,
+         turn,
+         want.data() + c.first);
+    for (size_t i = 0; i < count; ++i) {
+      judge.expect("y",
+                   static_cast<double>(got[i]),
+                   static_cast<double>(want[i]),
+                   8 * kEpsilon * (std::abs(static_cast<double>(want[i])) + 4),
+                   c.narrow);
+    }
+  }
+  return judge.outcome();
+}
+
+}  // namespace
+
+std::vector<LayerCheck> layer_checks() {
+  std::vector<LayerCheck> all;
+  const auto add = [&](std::string name, auto run) { all.push_back({std::move(name), run}); };
+  struct Shape {
+    int64_t rows, width, stride;
+  };
+  for (const bool narrow : {false, true}) {
+    for (const Shape& s :
+         {Shape{1, 1, 1}, {3, 96, 96}, {130, 64, 80}, {5, 513, 520}, {2, 1536, 1536}}) {
+      add(named("rmsnorm", s.rows, s.width, narrow),
+          [=](Target& t) { return rmsnorm_check(t, s.rows, s.width, s.stride, narrow); });
+      for (const bool addend : {false, true}) {
+        add(named("rmsnorm_backward", s.rows, s.width, narrow), [=](Target& t) {
+          return rmsnorm_backward_check(t, s.rows, s.width, s.stride, narrow, addend);
+        });
+      }
+    }
+    for (const Shape& s : {Shape{1, 1, 0}, {7, 96, 0}, {12, 300, 0}}) {
+      for (const bool experts : {false, true}) {
+        add(named("swiglu", s.rows, s.width, narrow),
+            [=](Target& t) { return swiglu_check(t, s.rows, s.width, narrow, experts); });
+      }
+    }
+    for (const RopePairs pairs : {RopePairs::kNeighbours, RopePairs::kHalves}) {
+      for (const RopeCase& c : {RopeCase{.rows = 9,
+                               .columns = 4 * 48,
+                               .length = 4,
+                               .heads = 4,
+                               .head_stride = 48,
+                               .first = 32,
+                               .width = 16},
+                                RopeCase{.rows = 3,
+                                .columns = 80,
+                                .length = 5,
+                                .heads = 1,
+                                .head_stride = 0,
+                                .first = 64,
+                                .width = 16},
+                                RopeCase{.rows = 2,
+                                .columns = 6 * 12 + 3,
+                                .length = 2,
+                                .heads = 6,
+                                .head_stride = 12,
+                                .first = 0,
+                                .width = 12}}) {
+        RopeCase own = c;
+        own.pairs = pairs;
+        own.narrow = narrow;
+        add(named("rope", c.rows, c.columns, narrow),
+            [=](Target& t) { return rope_check(t, own); });
+      }
+    }
+  }
+  for (const Shape& s : {Shape{1, 2, 0}, {6, 257, 0}, {3, 1031, 0}}) {
+    add(named("cross_entropy", s.rows, s.width, false),
+        [=](Target& t) { return cross_entropy_check(t, s.rows, s.width); });
+  }
+  return all;
+}
+
+}  // namespace rehearse::kernels
