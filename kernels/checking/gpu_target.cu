@@ -148,7 +148,11 @@ std::unique_ptr<Target> gpu_target() {
                      gpu::swiglu_backward,
                      gpu::rope,
                      gpu::cross_entropy,
-                     gpu::cross_entropy_backward});
+                     gpu::cross_entropy_backward,
+                     gpu::sum,
+                     gpu::embedding,
+                     gpu::embedding_backward,
+                     gpu::adamw});
 }
 
 }  // namespace rehearse::kernels

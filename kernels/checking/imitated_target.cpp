@@ -59,7 +59,11 @@ std::unique_ptr<Target> imitated_target() {
                           imitated::swiglu_backward,
                           imitated::rope,
                           imitated::cross_entropy,
-                          imitated::cross_entropy_backward});
+                          imitated::cross_entropy_backward,
+                          imitated::sum,
+                          imitated::embedding,
+                          imitated::embedding_backward,
+                          imitated::adamw});
 }
 
 }  // namespace rehearse::kernels

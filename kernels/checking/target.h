@@ -9,6 +9,7 @@
 #include "kernels/fp8_cast/fp8_cast.h"
 #include "kernels/fp8_gemm/fp8_gemm.h"
 #include "kernels/layer_gpu/cross_entropy.h"
+#include "kernels/layer_gpu/elements.h"
 #include "kernels/layer_gpu/rmsnorm.h"
 #include "kernels/layer_gpu/rope.h"
 #include "kernels/layer_gpu/swiglu.h"
@@ -29,6 +30,10 @@ struct KernelSet {
   void (*rope)(const GpuRope&, Stream) = nullptr;
   void (*cross_entropy)(const GpuCrossEntropy&, Stream) = nullptr;
   void (*cross_entropy_backward)(const GpuCrossEntropyBackward&, Stream) = nullptr;
+  void (*sum)(const GpuSum&, Stream) = nullptr;
+  void (*embedding)(const GpuEmbedding&, Stream) = nullptr;
+  void (*embedding_backward)(const GpuEmbeddingBackward&, Stream) = nullptr;
+  void (*adamw)(const GpuAdamW&, Stream) = nullptr;
 };
 
 class Target {

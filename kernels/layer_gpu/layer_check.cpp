@@ -1,5 +1,6 @@
 #include "kernels/layer_gpu/layer_check.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -392,6 +393,175 @@ Outcome cross_entropy_check(Target& target, int64_t tokens, int64_t vocabulary) 
   return judge.outcome();
 }
 
+Outcome sum_check(Target& target, int64_t count, int addends, bool narrow, bool to_narrow) {
+  const std::string name =
+      named("sum", addends, count, narrow) + (to_narrow ? " to BF16" : " to FP32");
+  Judge judge(name);
+  Draw draw(name);
+  const Numbers x(target, draw.normal(count), narrow);
+  const Numbers first(target, draw.normal(count), false),
+      second(target, draw.normal(count), narrow);
+  Numbers y(target, static_cast<size_t>(count), to_narrow);
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        target.kernels.sum({.x = x,
+                            .first = addends > 0 ? ConstValues(first) : ConstValues(),
+                            .second = addends > 1 ? ConstValues(second) : ConstValues(),
+                            .y = y.to(),
+                            .elements = count},
+                           {});
+      },
+      [&] { return y.read(0, static_cast<size_t>(count)); });
+  for (int64_t i = 0; i < count; ++i) {
+    const double want = x[i] + (addends > 0 ? first[i] : 0) + (addends > 1 ? second[i] : 0);
+    const double error =
+        addends * kEpsilon * (std::abs(x[i]) + std::abs(first[i]) + std::abs(second[i]));
+    judge.expect("y", static_cast<double>(got[static_cast<size_t>(i)]), want, error, to_narrow);
+  }
+  return judge.outcome();
+}
+
+// Tokens that come several times, some not at all.
+Outcome embedding_check(Target& target, int64_t count, int64_t width, bool narrow) {
+  const std::string name = named("embedding", count, width, narrow);
+  Judge judge(name);
+  Draw draw(name);
+  const int64_t vocabulary = std::max<int64_t>(2, count / 2);
+  std::vector<int32_t> ids;
+  for (int64_t t = 0; t < count; ++t) ids.push_back(static_cast<int32_t>(draw.below(vocabulary)));
+  const DeviceArray<int32_t> tokens(target, ids);
+  const Numbers table(target, draw.normal(vocabulary * width), narrow);
+  const Numbers dx(target, draw.normal(count * width), narrow);
+  const std::vector<float> before = draw.normal(vocabulary * width);
+  Numbers x(target, static_cast<size_t>(count * width), narrow);
+  std::unique_ptr<Numbers> d_table;
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        d_table = std::make_unique<Numbers>(target, before, false);
+        target.kernels.embedding(
+            {.tokens = tokens.get(), .table = table, .x = x.to(), .count = count, .width = width},
+            {});
+        target.kernels.embedding_backward({.tokens = tokens.get(),
+                                           .dx = dx,
+                                           .d_table = d_table->fp32(),
+                                           .count = count,
+                                           .width = width},
+                                          {});
+      },
+      [&] {
+        std::vector<float> all = x.read(0, static_cast<size_t>(count * width));
+        const auto back = d_table->read(0, static_cast<size_t>(vocabulary * width));
+        all.insert(all.end(), back.begin(), back.end());
+        return all;
+      });
+  std::vector<double> sums(before.begin(), before.end()), magnitudes(sums.size());
+  for (size_t i = 0; i < sums.size(); ++i) magnitudes[i] = std::abs(sums[i]);
+  for (int64_t t = 0; t < count; ++t) {
+    for (int64_t c = 0; c < width; ++c) {
+      const int64_t at = ids[static_cast<size_t>(t)] * width + c;
+      judge.expect(
+          "x", static_cast<double>(got[static_cast<size_t>(t * width + c)]), table[at], 0, narrow);
+      sums[static_cast<size_t>(at)] += dx[t * width + c];
+      magnitudes[static_cast<size_t>(at)] += std::abs(dx[t * width + c]);
+    }
+  }
+  for (size_t i = 0; i < sums.size(); ++i) {
+    judge.expect("d_table",
+                 static_cast<double>(got[static_cast<size_t>(count * width) + i]),
+                 sums[i],
+                 magnitudes[i] * static_cast<double>(count) * kEpsilon,
+                 false);
+  }
+  return judge.outcome();
+}
+
+// Three segments with a gap; a step that is not to be applied changes nothing.
+Outcome adamw_check(Target& target, int64_t count, bool narrow, bool applies) {
+  const std::string name =
+      named("adamw", 1, count, narrow) + (applies ? "" : " of a step that is not applied");
+  Judge judge(name);
+  Draw draw(name);
+  const std::vector<GpuAdamW::Segment> list = {
+      {0, count / 3, 0.9f}, {count / 3, count / 2, 1}, {count / 2 + 1, count, 0.99f}};
+  const DeviceArray<GpuAdamW::Segment> segments(target, list);
+  const std::vector<double> state = {64.0, applies ? 0.0 : 1.0};  // a norm of 8
+  const DeviceArray<double> status(target, state);
+  const std::vector<float> g = draw.normal(count), w = draw.normal(count),
+                           first = draw.normal(count, 0.1), a = draw.normal(count);
+  std::vector<float> second = draw.normal(count, 0.1);
+  for (float& v : second) v = v * v;
+  const Numbers gradients(target, g, false);
+  std::unique_ptr<Numbers> weights, m, v, average, rounded;
+  const AdamWSettings settings{.learning_rate = 1e-2, .step = 7};
+  const auto n = static_cast<size_t>(count);
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        weights = std::make_unique<Numbers>(target, w, false);
+        m = std::make_unique<Numbers>(target, first, narrow);
+        v = std::make_unique<Numbers>(target, second, narrow);
+        average = std::make_unique<Numbers>(target, a, false);
+        rounded = std::make_unique<Numbers>(target, w, true);
+        target.kernels.adamw({.settings = settings,
+                              .clip = 2,
+                              .status = status.get(),
+                              .status_size = 2,
+                              .segments = segments.get(),
+                              .segment_count = 3,
+                              .gradients = gradients.fp32(),
+                              .weights = weights->fp32(),
+                              .m = m->to(),
+                              .v = v->to(),
+                              .rounded = rounded->to(),
+                              .average = average->fp32(),
+                              .average_decay = 0.9f,
+                              .elements = count},
+                             {});
+      },
+      [&] {
+        std::vector<float> all;
+        for (const Numbers* x : {&*weights, &*m, &*v, &*average, &*rounded}) {
+          const std::vector<float> part = x->read(0, n);
+          all.insert(all.end(), part.begin(), part.end());
+        }
+        return all;
+      });
+  const double correct1 = 1 - std::pow(settings.beta1, 7),
+               correct2 = 1 - std::pow(settings.beta2, 7);
+  for (int64_t i = 0; i < count; ++i) {
+    const auto at = static_cast<size_t>(i);
+    const auto gap = i == count / 2;
+    double weight = static_cast<double>(w[at]), keep = i < count / 3   ? 0.9
+                                                       : i < count / 2 ? 1
+                                                                       : 0.99;
+    double one = (*m)[i], two = (*v)[i], mean = static_cast<double>(a[at]);
+    if (applies && !gap) {
+      const double gradient = static_cast<double>(g[at]) * 2 / 8;
+      one = settings.beta1 * one + (1 - settings.beta1) * gradient;
+      two = settings.beta2 * two + (1 - settings.beta2) * gradient * gradient;
+      weight = weight * keep -
+               settings.learning_rate / correct1 * one / (std::sqrt(two / correct2) + settings.eps);
+      mean = 0.9 * mean + 0.1 * weight;
+    }
+    const double few = 12 * kEpsilon;
+    const double change = settings.learning_rate / correct1 * (std::abs(one) + 0.2) /
+                          (std::sqrt(two / correct2) + settings.eps);
+    const double error = few * (std::abs(weight) + std::abs(static_cast<double>(w[at])) + change);
+    const auto value = [&](size_t of) { return static_cast<double>(got[of * n + at]); };
+    judge.expect("weight", value(0), weight, error, false);
+    judge.expect("m", value(1), one, few * (std::abs(one) + 0.2), narrow);
+    judge.expect("v", value(2), two, few * (two + 0.2), narrow);
+    judge.expect("average", value(3), mean, error + few * std::abs(mean), false);
+    judge.expect("rounded", value(4), weight, error, true);
+  }
+  return judge.outcome();
+}
+
 struct RopeCase {
   int64_t rows, columns, length, heads, head_stride, first, width;
   RopePairs pairs;
@@ -503,6 +673,22 @@ std::vector<LayerCheck> layer_checks() {
         add(named("rope", c.rows, c.columns, narrow),
             [=](Target& t) { return rope_check(t, own); });
       }
+    }
+  }
+  for (const bool narrow : {false, true}) {
+    for (const int addends : {0, 1, 2}) {
+      for (const bool to_narrow : {false, true}) {
+        add(named("sum", addends, 700, narrow),
+            [=](Target& t) { return sum_check(t, 700, addends, narrow, to_narrow); });
+      }
+    }
+    for (const Shape& s : {Shape{1, 3, 0}, {40, 70, 0}}) {
+      add(named("embedding", s.rows, s.width, narrow),
+          [=](Target& t) { return embedding_check(t, s.rows, s.width, narrow); });
+    }
+    for (const bool applies : {true, false}) {
+      add(named("adamw", 1, 900, narrow),
+          [=](Target& t) { return adamw_check(t, 900, narrow, applies); });
     }
   }
   for (const Shape& s : {Shape{1, 2, 0}, {6, 257, 0}, {3, 1031, 0}}) {

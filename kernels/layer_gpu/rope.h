@@ -10,7 +10,7 @@ namespace rehearse::kernels {
 
 struct GpuRope {
   ConstValues x;                  // [rows, columns]
-  Values y;                       // likewise; may be x where the types are the same
+  Values y;                       // likewise, another array
   const float* cosine = nullptr;  // [length, width / 2]
   const float* sine = nullptr;
   int64_t rows = 0, columns = 0;

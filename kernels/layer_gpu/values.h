@@ -20,7 +20,12 @@ struct Values {
   Values() = default;
   Values(float* p) : fp32(p) {}
   Values(Bf16* p) : bf16(p) {}
-  operator ConstValues() const { return bf16 != nullptr ? ConstValues(bf16) : ConstValues(fp32); }
+  REHEARSE_HOST_DEVICE operator ConstValues() const {
+    ConstValues v;
+    v.fp32 = fp32;
+    v.bf16 = bf16;
+    return v;
+  }
   float* fp32 = nullptr;
   Bf16* bf16 = nullptr;
 };

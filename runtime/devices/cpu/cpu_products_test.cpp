@@ -10,7 +10,7 @@
 #include "base/random.h"
 #include "cost/layer.h"
 #include "kernels/fp8_gemm/fp8_gemm.h"
-#include "plan/model.h"
+#include "plan/plan.h"
 #include "runtime/devices/cpu/cpu_compute.h"
 
 namespace rehearse {
