@@ -152,7 +152,12 @@ std::unique_ptr<Target> gpu_target() {
                      gpu::sum,
                      gpu::embedding,
                      gpu::embedding_backward,
-                     gpu::adamw});
+                     gpu::adamw,
+                     gpu::map_rows,
+                     gpu::permute,
+                     gpu::unpermute,
+                     gpu::gate,
+                     gpu::gate_backward});
 }
 
 }  // namespace rehearse::kernels

@@ -63,7 +63,12 @@ std::unique_ptr<Target> imitated_target() {
                           imitated::sum,
                           imitated::embedding,
                           imitated::embedding_backward,
-                          imitated::adamw});
+                          imitated::adamw,
+                          imitated::map_rows,
+                          imitated::permute,
+                          imitated::unpermute,
+                          imitated::gate,
+                          imitated::gate_backward});
 }
 
 }  // namespace rehearse::kernels

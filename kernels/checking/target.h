@@ -10,6 +10,7 @@
 #include "kernels/fp8_gemm/fp8_gemm.h"
 #include "kernels/layer_gpu/cross_entropy.h"
 #include "kernels/layer_gpu/elements.h"
+#include "kernels/layer_gpu/experts.h"
 #include "kernels/layer_gpu/rmsnorm.h"
 #include "kernels/layer_gpu/rope.h"
 #include "kernels/layer_gpu/swiglu.h"
@@ -34,6 +35,11 @@ struct KernelSet {
   void (*embedding)(const GpuEmbedding&, Stream) = nullptr;
   void (*embedding_backward)(const GpuEmbeddingBackward&, Stream) = nullptr;
   void (*adamw)(const GpuAdamW&, Stream) = nullptr;
+  void (*map_rows)(const GpuRowMap&, Stream) = nullptr;
+  void (*permute)(const GpuPermute&, Stream) = nullptr;
+  void (*unpermute)(const GpuUnpermute&, Stream) = nullptr;
+  void (*gate)(const GpuGate&, Stream) = nullptr;
+  void (*gate_backward)(const GpuGateBackward&, Stream) = nullptr;
 };
 
 class Target {

@@ -6,6 +6,8 @@
 #include <map>
 #include <random>
 
+#include "kernels/gate/gate.h"
+
 namespace rehearse::kernels {
 namespace {
 
@@ -245,14 +247,21 @@ Outcome rmsnorm_backward_check(
   return judge.outcome();
 }
 
-// Rows behind those that there are must stay as they were: NaN, as targets leave them.
-Outcome swiglu_check(Target& target, int64_t rows, int64_t width, bool narrow, bool experts) {
-  const std::string name = named("swiglu", rows, width, narrow) + (experts ? " of experts" : "");
+// Of experts: some of 130 rows, none, and the rest, each padded; rows that are not there stay as
+// they were.
+Outcome swiglu_check(Target& target, int64_t tokens, int64_t width, bool narrow, bool experts) {
+  const std::string name = named("swiglu", tokens, width, narrow) + (experts ? " of experts" : "");
   Judge judge(name);
   Draw draw(name);
-  const int64_t here = experts ? rows - rows / 3 : rows;  // the others are room
-  const std::vector<int32_t> counts = {
-      static_cast<int32_t>(here / 2), 0, static_cast<int32_t>(here - here / 2)};
+  const std::vector<int32_t> counts = {130, 0, static_cast<int32_t>(tokens)};
+  std::vector<int64_t> there;  // rows
+  if (experts) {
+    for (int64_t r = 0; r < 130; ++r) there.push_back(r);
+    for (int64_t r = 0; r < tokens; ++r) there.push_back(256 + r);
+  } else {
+    for (int64_t r = 0; r < tokens; ++r) there.push_back(r);
+  }
+  const int64_t rows = experts ? 256 + 128 : tokens;
   const DeviceArray<int32_t> of_experts(target, counts);
   const RowCounts limit = experts ? RowCounts{of_experts.get(), 3} : RowCounts{};
   const Numbers gate_up(target, draw.normal(rows * 2 * width, 2), narrow);
@@ -262,12 +271,15 @@ Outcome swiglu_check(Target& target, int64_t rows, int64_t width, bool narrow, b
   Numbers d(target, static_cast<size_t>(rows * 2 * width), narrow);
   Numbers dw(target, static_cast<size_t>(rows), false);
   const auto all = [&] {
-    std::vector<float> out = y.read(0, static_cast<size_t>(here * width));
-    for (const Numbers* more : {&d, &dw}) {
-      if (more == &dw && !experts) continue;
-      const auto n = static_cast<size_t>(more == &d ? here * 2 * width : here);
-      const std::vector<float> part = more->read(0, n);
-      out.insert(out.end(), part.begin(), part.end());
+    std::vector<float> out;
+    for (const int64_t r : there) {
+      const auto add = [&](const Numbers& of, int64_t n) {
+        const auto part = of.read(static_cast<size_t>(r * n), static_cast<size_t>(n));
+        out.insert(out.end(), part.begin(), part.end());
+      };
+      add(y, width);
+      add(d, 2 * width);
+      if (experts) add(dw, 1);
     }
     return out;
   };
@@ -296,8 +308,11 @@ Outcome swiglu_check(Target& target, int64_t rows, int64_t width, bool narrow, b
       all);
   // expf is good to two last places on a GPU; a sigmoid of it, and a few products.
   const double few = 16 * kEpsilon;
-  const auto at = [&](int64_t i) { return static_cast<double>(got[static_cast<size_t>(i)]); };
-  for (int64_t r = 0; r < here; ++r) {
+  size_t next = 0;
+  for (const int64_t r : there) {
+    const float* const own = got.data() + next;
+    next += static_cast<size_t>(3 * width + (experts ? 1 : 0));
+    const auto at = [&](int64_t i) { return static_cast<double>(own[i]); };
     const double w = experts ? weights[r] : 1;
     double sum = 0, magnitude = 0;
     for (int64_t c = 0; c < width; ++c) {
@@ -305,19 +320,18 @@ Outcome swiglu_check(Target& target, int64_t rows, int64_t width, bool narrow, b
       const double u = gate_up[(r * 2 + 1) * width + c];
       const double s = 1 / (1 + std::exp(-g));
       const double grad = dy[r * width + c];
-      judge.expect("y", at(r * width + c), w * g * s * u, std::abs(w * g * s * u) * few, narrow);
-      const int64_t back = here * width + r * 2 * width + c;
+      judge.expect("y", at(c), w * g * s * u, std::abs(w * g * s * u) * few, narrow);
       const double dg = grad * w * u * s * (1 + g * (1 - s));
       const double parts = std::abs(grad * w * u * s) * (1 + std::abs(g));
-      judge.expect("d_gate", at(back), dg, parts * few, narrow);
-      judge.expect(
-          "d_up", at(back + width), grad * w * g * s, std::abs(grad * w * g * s) * few, narrow);
+      judge.expect("d_gate", at(width + c), dg, parts * few, narrow);
+      const double du = grad * w * g * s;
+      judge.expect("d_up", at(2 * width + c), du, std::abs(du) * few, narrow);
       sum += grad * g * s * u;
       magnitude += std::abs(grad * g * s * u);
     }
     if (experts) {
       judge.expect("d_row_weight",
-                   at(here * 3 * width + r),
+                   at(3 * width),
                    sum,
                    magnitude * (static_cast<double>(width) * kEpsilon + few),
                    false);
@@ -562,6 +576,312 @@ Outcome adamw_check(Target& target, int64_t count, bool narrow, bool applies) {
   return judge.outcome();
 }
 
+// Choices of random experts, some of other ranks; with room for all, or for a part.
+Outcome map_rows_check(
+    Target& target, int64_t tokens, int64_t active, int64_t experts, int64_t capacity) {
+  const std::string name = named("map_rows", tokens, active, false) + " of " +
+                           std::to_string(experts) + " experts, room " + std::to_string(capacity);
+  Judge judge(name);
+  Draw draw(name);
+  std::vector<int32_t> slots;
+  for (int64_t i = 0; i < tokens * active; ++i) {
+    slots.push_back(static_cast<int32_t>(draw.below(experts + 2)) - 2);  // -2 and -1: elsewhere
+  }
+  const DeviceArray<int32_t> chosen(target, slots);
+  const auto choices = slots.size();
+  const auto n = static_cast<size_t>(experts), room = static_cast<size_t>(capacity);
+  const DeviceArray<int32_t> expert_rows(target, n), row_of(target, choices);
+  const DeviceArray<int32_t> starts(target,
+                                    static_cast<size_t>((map_chunks(tokens) + 1) * experts));
+  // What it may leave alone is 7 before.
+  const DeviceArray<int32_t> token_of_row(target, std::vector<int32_t>(room, 7)),
+      choice_of_row(target, std::vector<int32_t>(room, 7));
+  std::unique_ptr<DeviceArray<int64_t>> overflowed;
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        overflowed = std::make_unique<DeviceArray<int64_t>>(target, std::vector<int64_t>{100});
+        target.kernels.map_rows({.slots = chosen.get(),
+                                 .expert_rows = expert_rows.get(),
+                                 .token_of_row = token_of_row.get(),
+                                 .choice_of_row = choice_of_row.get(),
+                                 .row_of = row_of.get(),
+                                 .overflowed = overflowed->get(),
+                                 .starts = starts.get(),
+                                 .tokens = tokens,
+                                 .active = active,
+                                 .experts = experts,
+                                 .capacity = capacity},
+                                {});
+      },
+      [&] {
+        std::vector<float> all = {static_cast<float>(overflowed->values()[0])};
+        for (const auto* a : {&expert_rows, &row_of, &token_of_row, &choice_of_row}) {
+          for (const int32_t v : a->values()) all.push_back(static_cast<float>(v));
+        }
+        return all;
+      });
+  // Expert by expert, token by token.
+  std::vector<double> rows(n), where(choices, -1), token(room, 7), choice(room, 7);
+  int64_t first = 0, lost = 0;
+  for (int64_t e = 0; e < experts; ++e) {
+    const int64_t left = std::max<int64_t>(0, capacity - first);
+    int64_t own = 0;
+    for (size_t i = 0; i < choices; ++i) {
+      if (slots[i] != e) continue;
+      if (own == left) {
+        ++lost;
+        continue;
+      }
+      where[i] = static_cast<double>(first + own);
+      token[static_cast<size_t>(first + own)] =
+          static_cast<double>(static_cast<int64_t>(i) / active);
+      choice[static_cast<size_t>(first + own)] =
+          static_cast<double>(static_cast<int64_t>(i) % active);
+      ++own;
+    }
+    rows[static_cast<size_t>(e)] = static_cast<double>(own);
+    for (; own % 128 != 0; ++own) token[static_cast<size_t>(first + own)] = -1;
+    first += own;
+  }
+  size_t at = 0;
+  judge.expect(
+      "overflow", static_cast<double>(got[at++]), static_cast<double>(100 + lost), 0, false);
+  for (const auto* want : {&rows, &where, &token, &choice}) {
+    for (const double w : *want) judge.expect("place", static_cast<double>(got[at++]), w, 0, false);
+  }
+  return judge.outcome();
+}
+
+// Values of either type, or codes with their scales, to rows of three experts and back.
+Outcome permute_check(Target& target, int64_t width, bool narrow, bool codes) {
+  const std::string name = named("permute", 5, width, narrow) + (codes ? " codes" : "");
+  Judge judge(name);
+  Draw draw(name);
+  const std::vector<int32_t> counts = {2, 0, 3};
+  const std::vector<int64_t> there = {0, 1, 128, 129, 130};
+  std::vector<int32_t> token_of_row(256, -1);
+  const int32_t tokens_of[] = {4, 0, 1, 4, 3};
+  for (size_t i = 0; i < there.size(); ++i)
+    token_of_row[static_cast<size_t>(there[i])] = tokens_of[i];
+  const std::vector<int32_t> row_of = {1, -1, 128, -1, -1, -1, 130, -1, 0, 129};
+  const DeviceArray<int32_t> of_experts(target, counts), token(target, token_of_row),
+      row(target, row_of);
+  const RowCounts limit{of_experts.get(), 3};
+  const Numbers x(target, draw.normal(5 * width), narrow);
+  const Numbers first(target, draw.normal(5 * width), narrow),
+      second(target, draw.normal(5 * width), false);
+  const auto tiles = static_cast<size_t>((width + kScaleBlock - 1) / kScaleBlock);
+  std::vector<uint8_t> bytes;
+  for (int64_t i = 0; i < 5 * width; ++i) bytes.push_back(static_cast<uint8_t>(draw.below(256)));
+  const DeviceArray<uint8_t> x_codes(target, bytes),
+      row_codes(target, static_cast<size_t>(256 * width));
+  const std::vector<float> scales = draw.normal(static_cast<int64_t>(tiles) * 8);
+  const DeviceArray<float> x_scales(target, scales), row_scales(target, tiles * 256);
+  Numbers rows(target, static_cast<size_t>(256 * width), narrow),
+      y(target, static_cast<size_t>(5 * width), narrow);
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        GpuPermute p{.token_of_row = token.get(), .counts = limit, .width = width, .capacity = 256};
+        if (codes) {
+          p.x_codes = x_codes.get();
+          p.row_codes = row_codes.get();
+          p.x_scales = x_scales.get();
+          p.row_scales = row_scales.get();
+          p.x_scale_stride = 8;
+          p.row_scale_stride = 256;
+          target.kernels.permute(p, {});
+          return;
+        }
+        p.x = x;
+        p.rows = rows.to();
+        target.kernels.permute(p, {});
+        target.kernels.unpermute({.row_of = row.get(),
+                                  .rows = rows,
+                                  .first = first,
+                                  .second = second,
+                                  .y = y.to(),
+                                  .tokens = 5,
+                                  .active = 2,
+                                  .width = width},
+                                 {});
+      },
+      [&] {
+        std::vector<float> all;
+        for (const int64_t r : there) {
+          const auto from = static_cast<size_t>(r * width), n = static_cast<size_t>(width);
+          if (codes) {
+            for (const uint8_t c : row_codes.values(from, n)) all.push_back(c);
+            for (size_t t = 0; t < tiles; ++t) {
+              all.push_back(row_scales.values(t * 256 + static_cast<size_t>(r), 1)[0]);
+            }
+          } else {
+            const auto part = rows.read(from, n);
+            all.insert(all.end(), part.begin(), part.end());
+          }
+        }
+        if (codes) return all;
+        const auto sums = y.read(0, static_cast<size_t>(5 * width));
+        all.insert(all.end(), sums.begin(), sums.end());
+        return all;
+      });
+  size_t at = 0;
+  for (size_t i = 0; i < there.size(); ++i) {
+    const int64_t t = tokens_of[i];
+    for (int64_t c = 0; c < width; ++c) {
+      const double want = codes ? bytes[static_cast<size_t>(t * width + c)] : x[t * width + c];
+      judge.expect("row", static_cast<double>(got[at++]), want, 0, false);
+    }
+    for (size_t tile = 0; codes && tile < tiles; ++tile) {
+      judge.expect("scale",
+                   static_cast<double>(got[at++]),
+                   static_cast<double>(scales[tile * 8 + static_cast<size_t>(t)]),
+                   0,
+                   false);
+    }
+  }
+  for (int64_t t = 0; t < 5 && !codes; ++t) {
+    for (int64_t c = 0; c < width; ++c) {
+      double want = first[t * width + c] + second[t * width + c];
+      double magnitude = std::abs(first[t * width + c]) + std::abs(second[t * width + c]);
+      for (const int64_t k : {0, 1}) {
+        if (row_of[static_cast<size_t>(t * 2 + k)] < 0) continue;
+        want += x[t * width + c];  // each of its rows is the token
+        magnitude += std::abs(x[t * width + c]);
+      }
+      judge.expect("sum", static_cast<double>(got[at++]), want, 4 * kEpsilon * magnitude, narrow);
+    }
+  }
+  return judge.outcome();
+}
+
+// Choices as the reference's, but for experts whose choice is as good to a few last places; then
+// the gradient of these.
+Outcome gate_check(Target& target, const GateShape& s, bool biased, double coefficient) {
+  const std::string name = named("gate", s.tokens, s.experts, false) + " top " +
+                           std::to_string(s.active) + (s.sigmoid ? " sigmoid" : " softmax") +
+                           (biased ? " biased" : "");
+  Judge judge(name);
+  Draw draw(name);
+  const Numbers logits(target, draw.normal(s.tokens * s.experts, 2), false);
+  const Numbers bias(target, draw.normal(s.experts, 0.1), false);
+  const Numbers d_weights(target, draw.normal(s.tokens * s.active), false);
+  const auto all = static_cast<size_t>(s.tokens * s.experts),
+             picks = static_cast<size_t>(s.tokens * s.active);
+  const BalanceLoss loss{.length = s.tokens / 2, .coefficient = coefficient};
+  Numbers scores(target, all, false), weights(target, picks, false), d_logits(target, all, false),
+      frequency(target, static_cast<size_t>(2 * s.experts), false);
+  const DeviceArray<int32_t> chosen(target, picks);
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        target.kernels.gate({.shape = s,
+                             .logits = logits.fp32(),
+                             .bias = biased ? bias.fp32() : nullptr,
+                             .scores = scores.fp32(),
+                             .chosen = chosen.get(),
+                             .weights = weights.fp32()},
+                            {});
+        target.kernels.gate_backward({.shape = s,
+                                      .loss = loss,
+                                      .d_weights = d_weights.fp32(),
+                                      .scores = scores.fp32(),
+                                      .chosen = chosen.get(),
+                                      .frequency = frequency.fp32(),
+                                      .d_logits = d_logits.fp32()},
+                                     {});
+      },
+      [&] {
+        std::vector<float> out = scores.read(0, all);
+        for (const auto& part : {weights.read(0, picks), d_logits.read(0, all)}) {
+          out.insert(out.end(), part.begin(), part.end());
+        }
+        for (const int32_t e : chosen.values()) out.push_back(static_cast<float>(e));
+        return out;
+      });
+  const float* const got_weights = got.data() + all;
+  const float* const got_d = got_weights + picks;
+  const float* const got_chosen = got_d + all;
+  std::vector<double> wide(all), wide_bias(static_cast<size_t>(s.experts)), want(all),
+      want_weights(picks);
+  for (size_t i = 0; i < all; ++i) wide[i] = logits[static_cast<int64_t>(i)];
+  for (int64_t e = 0; e < s.experts; ++e) wide_bias[static_cast<size_t>(e)] = bias[e];
+  std::vector<int32_t> want_chosen(picks), same(picks);
+  const double* const b = biased ? wide_bias.data() : nullptr;
+  gate_reference(s, wide.data(), b, false, want.data(), want_chosen.data(), want_weights.data());
+  const double few = 40 * kEpsilon;
+  for (size_t i = 0; i < picks; ++i) {
+    same[i] = static_cast<int32_t>(got_chosen[i]);
+    const auto choice = [&](int32_t e) {
+      const size_t row = i / static_cast<size_t>(s.active) * static_cast<size_t>(s.experts);
+      return want[row + static_cast<size_t>(e)] + (biased ? wide_bias[static_cast<size_t>(e)] : 0);
+    };
+    judge.expect("choice", choice(same[i]), choice(want_chosen[i]), few, false);
+  }
+  gate_reference(s, wide.data(), b, true, want.data(), same.data(), want_weights.data());
+  for (size_t i = 0; i < all; ++i) {
+    judge.expect("score", static_cast<double>(got[i]), want[i], few * want[i], false);
+  }
+  for (size_t i = 0; i < picks; ++i) {
+    judge.expect("weight",
+                 static_cast<double>(got_weights[i]),
+                 want_weights[i],
+                 few * want_weights[i],
+                 false);
+  }
+  for (int64_t t = 0; t < s.tokens; ++t) {
+    const double* const score = want.data() + t * s.experts;
+    std::vector<double> d(static_cast<size_t>(s.experts)), f(d.size());
+    double sum = 0, dot = 0, size = 0;
+    for (int64_t k = 0; k < s.active; ++k) {
+      const double own = score[same[static_cast<size_t>(t * s.active + k)]];
+      sum += own;
+      dot += d_weights[t * s.active + k] * own;
+    }
+    if (coefficient != 0) {
+      const int64_t first = t / loss.length * loss.length;
+      for (int64_t i = first * s.active; i < (first + loss.length) * s.active; ++i) {
+        f[static_cast<size_t>(same[static_cast<size_t>(i)])] +=
+            static_cast<double>(s.experts) / static_cast<double>(s.active * loss.length);
+      }
+      double z = 0, mean = 0;
+      for (size_t e = 0; e < d.size(); ++e) {
+        z += score[e];
+        mean += f[e] * score[e];
+      }
+      const double share = coefficient / static_cast<double>(loss.length) / z;
+      for (size_t e = 0; e < d.size(); ++e) {
+        d[e] = share * (f[e] - mean / z);
+        size = std::max(size, share * (f[e] + mean / z));
+      }
+    }
+    for (int64_t k = 0; k < s.active; ++k) {
+      const double dw = d_weights[t * s.active + k];
+      const double term = s.normalize ? s.scaling * (dw - dot / sum) / sum : s.scaling * dw;
+      d[static_cast<size_t>(same[static_cast<size_t>(t * s.active + k)])] += term;
+      size = std::max(
+          size, s.scaling * (std::abs(dw) + std::abs(dot / sum) + 1) / (s.normalize ? sum : 1));
+    }
+    double all_of = 0;
+    for (size_t e = 0; e < d.size(); ++e) all_of += d[e] * score[e];
+    for (size_t e = 0; e < d.size(); ++e) {
+      const double exact =
+          s.sigmoid ? d[e] * score[e] * (1 - score[e]) : score[e] * (d[e] - all_of);
+      const double error = score[e] * size * (static_cast<double>(s.experts) + 60) * kEpsilon;
+      judge.expect("d_logit",
+                   static_cast<double>(got_d[static_cast<size_t>(t * s.experts) + e]),
+                   exact,
+                   error,
+                   false);
+    }
+  }
+  return judge.outcome();
+}
+
 struct RopeCase {
   int64_t rows, columns, length, heads, head_stride, first, width;
   RopePairs pairs;
@@ -689,6 +1009,45 @@ std::vector<LayerCheck> layer_checks() {
     for (const bool applies : {true, false}) {
       add(named("adamw", 1, 900, narrow),
           [=](Target& t) { return adamw_check(t, 900, narrow, applies); });
+    }
+  }
+  struct Choices {
+    int64_t tokens, active, experts, capacity;
+  };
+  // One token; several chunks; experts without rows; room for a part; none at all.
+  for (const Choices& c : {Choices{1, 1, 3, 384},
+                           {150, 2, 5, 1280},
+                           {70, 3, 300, 210 * 128},
+                           {200, 2, 3, 256},
+                           {3, 2, 4, 0}}) {
+    add(named("map_rows", c.tokens, c.active, false),
+        [=](Target& t) { return map_rows_check(t, c.tokens, c.active, c.experts, c.capacity); });
+  }
+  for (const bool narrow : {false, true}) {
+    for (const int64_t width : {1, 130, 300}) {
+      add(named("permute", 5, width, narrow),
+          [=](Target& t) { return permute_check(t, width, narrow, false); });
+      if (!narrow) {
+        add(named("permute codes", 5, width, false),
+            [=](Target& t) { return permute_check(t, width, false, true); });
+      }
+    }
+  }
+  // V3's gate and tiny-v3's, softmax without groups, top 1, groups of one expert.
+  for (const GateShape& s :
+       {GateShape{.tokens = 10,
+       .experts = 256,
+       .active = 8,
+       .groups = 8,
+       .kept_groups = 4,
+       .scaling = 2.5},
+        GateShape{.tokens = 18, .experts = 16, .active = 4, .groups = 4, .kept_groups = 2},
+        GateShape{.tokens = 6, .experts = 60, .active = 6, .sigmoid = false, .normalize = false},
+        GateShape{.tokens = 2, .experts = 5, .active = 1, .sigmoid = false},
+        GateShape{.tokens = 4, .experts = 8, .active = 2, .groups = 8, .kept_groups = 3}}) {
+    for (const bool biased : {false, true}) {
+      add(named("gate", s.tokens, s.experts, false),
+          [=](Target& t) { return gate_check(t, s, biased, biased ? 0 : 0.01); });
     }
   }
   for (const Shape& s : {Shape{1, 2, 0}, {6, 257, 0}, {3, 1031, 0}}) {

@@ -2,6 +2,7 @@
 // The frame of kernels that go over rows: a block per row, its threads over the columns, and sums
 // and maxima over the row in a fixed order, so that every run gives the same bits.
 
+#include "kernels/layer_gpu/row_counts.h"
 #include "kernels/layer_gpu/values.h"
 #include "kernels/ptx/ptx.cuh"
 
@@ -28,6 +29,18 @@ __device__ __forceinline__ void store(const Values& v, int64_t at, float x) {
   if (v.fp32 != nullptr) return ptx::store_global(v.fp32 + at, x);
   ptx::store_global(reinterpret_cast<uint16_t*>(v.bf16) + at,
                     static_cast<uint16_t>(ptx::to_bf16x2(x, 0)));
+}
+
+// Whether a row is an expert's, and no padding; all threads of a block ask for the same one.
+__device__ __forceinline__ bool is_row(int64_t row, const RowCounts& counts) {
+  if (counts.rows == nullptr) return true;
+  for (int e = 0; e < counts.experts; ++e) {
+    const int64_t own = ptx::load_global(counts.rows + e);
+    const int64_t padded = (own + kRowsPadded - 1) / kRowsPadded * kRowsPadded;
+    if (row < padded) return row < own;
+    row -= padded;
+  }
+  return false;
 }
 
 // Of the values that the block's threads give, in every thread: lanes by halves, then warps in

@@ -5,7 +5,7 @@ namespace rehearse::kernels::REHEARSE_TARGET {
 namespace {
 
 void require_counts(const Arguments& arguments, const RowCounts& counts) {
-  arguments.require(counts.rows == nullptr || counts.groups > 0, "counts of no groups");
+  arguments.require(counts.rows == nullptr || counts.experts > 0, "counts of no experts");
 }
 
 }  // namespace

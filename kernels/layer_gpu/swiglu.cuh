@@ -6,14 +6,6 @@
 
 namespace rehearse::kernels::REHEARSE_TARGET {
 
-// Whether a row is there; all threads of a block ask for the same one.
-__device__ __forceinline__ bool is_row(int64_t row, const RowCounts& counts) {
-  if (counts.rows == nullptr) return true;
-  int64_t all = 0;
-  for (int g = 0; g < counts.groups; ++g) all += ptx::load_global(counts.rows + g);
-  return row < all;
-}
-
 __device__ __forceinline__ float sigmoid(float x) {
   return 1 / (1 + expf(-x));
 }

@@ -1,16 +1,11 @@
 #pragma once
 // SwiGLU on a GPU (kernels/swiglu/ says what it is), times a row's weight, and back.
 
+#include "kernels/layer_gpu/row_counts.h"
 #include "kernels/layer_gpu/values.h"
 #include "kernels/ptx/tensor_map.h"
 
 namespace rehearse::kernels {
-
-// Rows that there are, known to the device alone: the sum of rows[0 .. groups); null: all.
-struct RowCounts {
-  const int32_t* rows = nullptr;
-  int groups = 0;
-};
 
 // y = weight silu(gate) up.
 struct GpuSwiglu {
