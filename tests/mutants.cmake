@@ -5,7 +5,8 @@
 set(mutants_dir ${CMAKE_CURRENT_BINARY_DIR}/mutants)
 set(mutants_table "")
 
-# rehearse_mutant(NAME KERNEL FILE WHAT FROM TO [SHAPE]): KERNEL is gemm, gradient or cast, FILE is
+# rehearse_mutant(NAME KERNEL FILE WHAT FROM TO [SHAPE]): KERNEL is gemm, gradient, cast or layer_X of
+# kernels/layer_gpu/X.cu, FILE is
 # relative to kernels/; WHAT says what is broken. Products are compiled and checked in one tile
 # SHAPE (width, halves, cluster, lead) of one kind: a sixteenth of what the kernel has.
 function(rehearse_mutant name kernel file what from to)
@@ -27,7 +28,10 @@ function(rehearse_mutant name kernel file what from to)
   string(REPLACE "${from}" "${to}" text "${text}")
   file(CONFIGURE OUTPUT ${mutants_dir}/${name}/kernels/${file} CONTENT "${text}" @ONLY)
   set(defines "#define REHEARSE_TARGET mutant_${name}\n")
-  if(kernel STREQUAL "cast")
+  if(kernel MATCHES "^layer_(.*)$")
+    set(source layer_gpu/${CMAKE_MATCH_1}.cu)
+    set(entry "MUTANT_${kernel}(${name}, \"${what}\")")
+  elseif(kernel STREQUAL "cast")
     set(source fp8_cast/fp8_cast.cu)
     set(entry "MUTANT_cast(${name}, \"${what}\")")
   else()
@@ -150,5 +154,51 @@ rehearse_mutant(half_the_maximum cast fp8_cast/fp8_cast.cuh "the largest of half
   "ptx::shuffle_xor(odd ? even : uneven, 4)" "odd ? even : uneven")
 rehearse_mutant(padding_read cast fp8_cast/fp8_cast.cuh "padding tokens are cast as they are"
   "if (row + i < limit.values && column < c.k)" "if (row + i < limit.written && column < c.k)")
+
+rehearse_mutant(no_wait_for_readers layer_cross_entropy layer_gpu/rows.cuh
+  "the second reduction overwrites what the first one's readers still read"
+  "ptx::sync_block();  // the last call's readers are done" "")
+rehearse_mutant(partial_read_early layer_rmsnorm layer_gpu/rows.cuh "warps' sums are read before they are there"
+  "own);\n  ptx::sync_block();" "own);")
+rehearse_mutant(mean_over_stride layer_rmsnorm layer_gpu/rmsnorm.cuh "the mean of more columns than are normed"
+  "sum_over_block(squares) / static_cast<float>(n.width)" "sum_over_block(squares) / static_cast<float>(n.x_stride)")
+rehearse_mutant(chunk_overruns layer_rmsnorm layer_gpu/rmsnorm.cuh "the last chunk goes beyond the last row"
+  "first + kRmsNormChunk < n.rows ? first + kRmsNormChunk : n.rows" "first + kRmsNormChunk")
+rehearse_mutant(gain_not_added_to layer_rmsnorm layer_gpu/rmsnorm.cuh "the gain's gradient is overwritten"
+  "float sum = ptx::load_own(n.d_gain + column);" "float sum = 0;")
+rehearse_mutant(silu_of_up layer_swiglu layer_gpu/swiglu.cuh "the gate's gradient without the sigmoid's own"
+  "(1 + gate * (1 - sig))" "(1 + gate)")
+rehearse_mutant(every_row layer_swiglu layer_gpu/rows.cuh "padding is taken for rows"
+  "if (row < padded) return row < own;" "if (row < padded) return true;")
+rehearse_mutant(padding_not_counted layer_swiglu layer_gpu/rows.cuh "experts' rows stand without padding"
+  "(own + kRowsPadded - 1) / kRowsPadded * kRowsPadded" "own")
+rehearse_mutant(turns_one_way layer_rope layer_gpu/rope.cuh "backward turns as forward does"
+  "r.turn == Turn::kForward ? angle : -angle" "angle")
+rehearse_mutant(halves_as_neighbours layer_rope layer_gpu/rope.cuh "one way of pairing alone"
+  "r.pairs == RopePairs::kHalves" "false")
+rehearse_mutant(no_target_counts layer_cross_entropy layer_gpu/cross_entropy.cuh "tokens without a target have a gradient"
+  "target < 0 ? 0 : d" "d")
+rehearse_mutant(every_occurrence layer_elements layer_gpu/elements.cuh "each of a token's occurrences writes its row"
+  "if (max_over_block(seen) > 0) return;" "")
+rehearse_mutant(bad_steps_applied layer_elements layer_gpu/elements.cuh "a step that found no room is applied"
+  "if (!applies) return;" "")
+rehearse_mutant(gaps_updated layer_elements layer_gpu/elements.cuh "what is between segments is updated"
+  "|| i < ptx::load_global(&a.segments[low].begin)" "")
+rehearse_mutant(chunks_from_the_first layer_experts layer_gpu/experts.cuh "every chunk gives an expert's first rows"
+  "for (int c = 1; c <= chunk; ++c) next +=" "for (int c = 1; c < chunk; ++c) next +=")
+rehearse_mutant(no_padding_marked layer_experts layer_gpu/experts.cuh "padding is not told"
+  "row < padded; ++row) ptx::store_global" "row < first; ++row) ptx::store_global")
+rehearse_mutant(overflow_unseen layer_experts layer_gpu/experts.cuh "choices without room are not counted"
+  "lost += count - here;" "")
+rehearse_mutant(rows_scales_layer layer_experts layer_gpu/experts.cuh "scales are read by the rows' stride"
+  "p.x_scales + t * p.x_scale_stride + token" "p.x_scales + t * p.row_scale_stride + token")
+rehearse_mutant(chosen_twice layer_experts layer_gpu/experts.cuh "an expert that was chosen stays a choice"
+  "ptx::store_shared(choices + best.index * 4, -INFINITY);" "{}")
+rehearse_mutant(one_of_a_group layer_experts layer_gpu/experts.cuh "a group's score is its best alone"
+  "two ? best + second : best" "best")
+rehearse_mutant(groups_unlimited layer_experts layer_gpu/experts.cuh "experts of all groups are chosen"
+  "if (g.shape.kept_groups < g.shape.groups) limit_groups" "if (false) limit_groups")
+rehearse_mutant(weights_not_normed layer_experts layer_gpu/experts.cuh "weights are scores"
+  "(g.shape.normalize ? sum : 1)" "1")
 
 file(CONFIGURE OUTPUT ${mutants_dir}/mutants.inc CONTENT "${mutants_table}" @ONLY)

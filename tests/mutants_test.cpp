@@ -10,6 +10,7 @@
 
 #include "kernels/fp8_cast/fp8_cast_check.h"
 #include "kernels/fp8_gemm/fp8_gemm_check.h"
+#include "kernels/layer_gpu/layer_check.h"
 
 #define MUTANT_gemm(name, ...)                                                               \
   namespace rehearse::kernels::mutant_##name {                                               \
@@ -23,10 +24,50 @@
     void cast_columns(const CastColumns& c, Stream stream); \
     void cast_blocks(const CastBlocks& c, Stream stream);   \
   }
+#define MUTANT_layer_rmsnorm(name, what)                               \
+  namespace rehearse::kernels::mutant_##name {                         \
+    void rmsnorm(const GpuRmsNorm& n, Stream stream);                  \
+    void rmsnorm_backward(const GpuRmsNormBackward& n, Stream stream); \
+  }
+#define MUTANT_layer_swiglu(name, what)                              \
+  namespace rehearse::kernels::mutant_##name {                       \
+    void swiglu(const GpuSwiglu& s, Stream stream);                  \
+    void swiglu_backward(const GpuSwigluBackward& s, Stream stream); \
+  }
+#define MUTANT_layer_rope(name, what)           \
+  namespace rehearse::kernels::mutant_##name {  \
+    void rope(const GpuRope& r, Stream stream); \
+  }
+#define MUTANT_layer_cross_entropy(name, what)                                    \
+  namespace rehearse::kernels::mutant_##name {                                    \
+    void cross_entropy(const GpuCrossEntropy& c, Stream stream);                  \
+    void cross_entropy_backward(const GpuCrossEntropyBackward& c, Stream stream); \
+  }
+#define MUTANT_layer_elements(name, what)                                  \
+  namespace rehearse::kernels::mutant_##name {                             \
+    void sum(const GpuSum& s, Stream stream);                              \
+    void embedding(const GpuEmbedding& e, Stream stream);                  \
+    void embedding_backward(const GpuEmbeddingBackward& e, Stream stream); \
+    void adamw(const GpuAdamW& a, Stream stream);                          \
+  }
+#define MUTANT_layer_experts(name, what)                         \
+  namespace rehearse::kernels::mutant_##name {                   \
+    void map_rows(const GpuRowMap& m, Stream stream);            \
+    void permute(const GpuPermute& p, Stream stream);            \
+    void unpermute(const GpuUnpermute& u, Stream stream);        \
+    void gate(const GpuGate& g, Stream stream);                  \
+    void gate_backward(const GpuGateBackward& g, Stream stream); \
+  }
 #include "mutants.inc"
 #undef MUTANT_gemm
 #undef MUTANT_gradient
 #undef MUTANT_cast
+#undef MUTANT_layer_rmsnorm
+#undef MUTANT_layer_swiglu
+#undef MUTANT_layer_rope
+#undef MUTANT_layer_cross_entropy
+#undef MUTANT_layer_elements
+#undef MUTANT_layer_experts
 
 namespace rehearse::kernels {
 namespace {
@@ -47,6 +88,35 @@ struct Mutant {
    {.cast_rows = mutant_##name::cast_rows,       \
     .cast_columns = mutant_##name::cast_columns, \
     .cast_blocks = mutant_##name::cast_blocks}},
+#define MUTANT_layer_rmsnorm(name, what) \
+  {#name,                                \
+   what,                                 \
+   {.rmsnorm = mutant_##name::rmsnorm, .rmsnorm_backward = mutant_##name::rmsnorm_backward}},
+#define MUTANT_layer_swiglu(name, what) \
+  {#name,                               \
+   what,                                \
+   {.swiglu = mutant_##name::swiglu, .swiglu_backward = mutant_##name::swiglu_backward}},
+#define MUTANT_layer_rope(name, what) {#name, what, {.rope = mutant_##name::rope}},
+#define MUTANT_layer_cross_entropy(name, what)     \
+  {#name,                                          \
+   what,                                           \
+   {.cross_entropy = mutant_##name::cross_entropy, \
+    .cross_entropy_backward = mutant_##name::cross_entropy_backward}},
+#define MUTANT_layer_elements(name, what)                    \
+  {#name,                                                    \
+   what,                                                     \
+   {.sum = mutant_##name::sum,                               \
+    .embedding = mutant_##name::embedding,                   \
+    .embedding_backward = mutant_##name::embedding_backward, \
+    .adamw = mutant_##name::adamw}},
+#define MUTANT_layer_experts(name, what)   \
+  {#name,                                  \
+   what,                                   \
+   {.map_rows = mutant_##name::map_rows,   \
+    .permute = mutant_##name::permute,     \
+    .unpermute = mutant_##name::unpermute, \
+    .gate = mutant_##name::gate,           \
+    .gate_backward = mutant_##name::gate_backward}},
 const std::vector<Mutant> kMutants = {
 #include "mutants.inc"
 };
@@ -57,6 +127,29 @@ std::string first_failure(const Mutant& mutant) {
   if (mutant.kernels.cast_rows) {
     for (const CastCase& c : small_cast_cases()) {
       const Outcome o = check_cast(c, *target);
+      if (!o.passed) return o.name + ": " + o.found;
+    }
+    return "";
+  }
+  const KernelSet& k = mutant.kernels;
+  if (!k.fp8_gemm && !k.fp8_weight_gradient) {
+    // Names begin with the kernel's.
+    const std::pair<const char*, bool> has[] = {{"rmsnorm", k.rmsnorm},
+                                                {"swiglu", k.swiglu},
+                                                {"rope", k.rope},
+                                                {"cross_entropy", k.cross_entropy},
+                                                {"sum", k.sum},
+                                                {"embedding", k.embedding},
+                                                {"adamw", k.adamw},
+                                                {"map_rows", k.map_rows},
+                                                {"permute", k.permute},
+                                                {"gate", k.gate}};
+    for (const LayerCheck& c : layer_checks()) {
+      const bool its_own = std::any_of(std::begin(has), std::end(has), [&](const auto& kernel) {
+        return kernel.second && c.name.starts_with(kernel.first);
+      });
+      if (!its_own) continue;
+      const Outcome o = c.run(*target);
       if (!o.passed) return o.name + ": " + o.found;
     }
     return "";

@@ -79,7 +79,7 @@ class Judge {
   Outcome outcome() {
     outcome_.passed = wrong_.empty() && outcome_.worst <= 1;
     char text[48];
-    std::snprintf(text, sizeof(text), "%.2f of the bound: ", outcome_.worst);
+    std::snprintf(text, sizeof(text), "%.3g of the bound: ", outcome_.worst);
     outcome_.found = wrong_.empty() ? text + worst_ : wrong_;
     return outcome_;
   }
@@ -267,19 +267,13 @@ Outcome swiglu_check(Target& target, int64_t tokens, int64_t width, bool narrow,
   const Numbers gate_up(target, draw.normal(rows * 2 * width, 2), narrow);
   const Numbers weights(target, draw.normal(rows), false);
   const Numbers dy(target, draw.normal(rows * width), narrow);
-  Numbers y(target, static_cast<size_t>(rows * width), narrow);
-  Numbers d(target, static_cast<size_t>(rows * 2 * width), narrow);
-  Numbers dw(target, static_cast<size_t>(rows), false);
+  std::unique_ptr<Numbers> y, d, dw;
   const auto all = [&] {
     std::vector<float> out;
-    for (const int64_t r : there) {
-      const auto add = [&](const Numbers& of, int64_t n) {
-        const auto part = of.read(static_cast<size_t>(r * n), static_cast<size_t>(n));
-        out.insert(out.end(), part.begin(), part.end());
-      };
-      add(y, width);
-      add(d, 2 * width);
-      if (experts) add(dw, 1);
+    for (const auto* of : {&y, &d, &dw}) {
+      const auto n = static_cast<size_t>(rows * (of == &y ? width : of == &d ? 2 * width : 1));
+      const std::vector<float> part = (*of)->read(0, n);
+      out.insert(out.end(), part.begin(), part.end());
     }
     return out;
   };
@@ -287,10 +281,16 @@ Outcome swiglu_check(Target& target, int64_t tokens, int64_t width, bool narrow,
       target,
       judge,
       [&] {
+        const auto sevens = [&](int64_t n) {
+          return std::vector<float>(static_cast<size_t>(n), 7);
+        };
+        y = std::make_unique<Numbers>(target, sevens(rows * width), narrow);
+        d = std::make_unique<Numbers>(target, sevens(rows * 2 * width), narrow);
+        dw = std::make_unique<Numbers>(target, sevens(rows), false);
         const float* const w = experts ? weights.fp32() : nullptr;
         target.kernels.swiglu({.gate_up = gate_up,
                                .row_weights = w,
-                               .y = y.to(),
+                               .y = y->to(),
                                .rows = rows,
                                .width = width,
                                .counts = limit},
@@ -298,8 +298,8 @@ Outcome swiglu_check(Target& target, int64_t tokens, int64_t width, bool narrow,
         target.kernels.swiglu_backward({.dy = dy,
                                         .gate_up = gate_up,
                                         .row_weights = w,
-                                        .d_gate_up = d.to(),
-                                        .d_row_weights = experts ? dw.fp32() : nullptr,
+                                        .d_gate_up = d->to(),
+                                        .d_row_weights = experts ? dw->fp32() : nullptr,
                                         .rows = rows,
                                         .width = width,
                                         .counts = limit},
@@ -308,11 +308,20 @@ Outcome swiglu_check(Target& target, int64_t tokens, int64_t width, bool narrow,
       all);
   // expf is good to two last places on a GPU; a sigmoid of it, and a few products.
   const double few = 16 * kEpsilon;
-  size_t next = 0;
-  for (const int64_t r : there) {
-    const float* const own = got.data() + next;
-    next += static_cast<size_t>(3 * width + (experts ? 1 : 0));
-    const auto at = [&](int64_t i) { return static_cast<double>(own[i]); };
+  std::vector<bool> is_there(static_cast<size_t>(rows));
+  for (const int64_t r : there) is_there[static_cast<size_t>(r)] = true;
+  for (int64_t r = 0; r < rows; ++r) {
+    // y, d_gate_up and d_row_weights, one behind the other.
+    const auto at = [&](int64_t i) {
+      const int64_t place = i < width       ? r * width + i
+                            : i < 3 * width ? (rows + 2 * r) * width + i - width
+                                            : 3 * rows * width + r;
+      return static_cast<double>(got[static_cast<size_t>(place)]);
+    };
+    if (!is_there[static_cast<size_t>(r)]) {
+      for (int64_t i = 0; i < 3 * width + 1; ++i) judge.expect("no row", at(i), 7, 0, false);
+      continue;
+    }
     const double w = experts ? weights[r] : 1;
     double sum = 0, magnitude = 0;
     for (int64_t c = 0; c < width; ++c) {
@@ -944,7 +953,15 @@ Outcome rope_check(Target& target, const RopeCase& c) {
 
 std::vector<LayerCheck> layer_checks() {
   std::vector<LayerCheck> all;
-  const auto add = [&](std::string name, auto run) { all.push_back({std::move(name), run}); };
+  const auto add = [&](const std::string& name, auto run) {
+    all.push_back({name, [=](Target& target) {
+                     try {
+                       return run(target);
+                     } catch (const std::exception& e) {
+                       return Outcome{.name = name, .found = e.what()};
+                     }
+                   }});
+  };
   struct Shape {
     int64_t rows, width, stride;
   };
