@@ -192,6 +192,16 @@ rehearse_mutant(overflow_unseen layer_experts layer_gpu/experts.cuh "choices wit
   "lost += count - here;" "")
 rehearse_mutant(rows_scales_layer layer_experts layer_gpu/experts.cuh "scales are read by the rows' stride"
   "p.x_scales + t * p.x_scale_stride + token" "p.x_scales + t * p.row_scale_stride + token")
+rehearse_mutant(tile_read_early layer_product layer_gpu/product.cuh "a tile is multiplied before all of it is there"
+  "ptx::sync_block();\n    const int depth" "const int depth")
+rehearse_mutant(tile_overwritten layer_product layer_gpu/product.cuh "the next tile overwrites one that is still read"
+  "    ptx::sync_block();\n  }\n  for (int i = 0; i < 2; ++i) {" "  }\n  for (int i = 0; i < 2; ++i) {")
+rehearse_mutant(expert_of_another layer_product layer_gpu/product.cuh "all rows are multiplied by the first expert's matrix"
+  "p.b_fp32_of + range.expert" "p.b_fp32_of")
+rehearse_mutant(gradient_of_padding layer_product layer_gpu/product.cuh "an expert's gradient takes padding rows in"
+  "k_end = range.first + range.rows;" "k_end = range.first + (range.rows + 127) / 128 * 128;")
+rehearse_mutant(edge_columns layer_product layer_gpu/product.cuh "columns behind the last are written"
+  "if (row >= rows_end || column >= p.n) continue;" "if (row >= rows_end) continue;")
 rehearse_mutant(chosen_twice layer_experts layer_gpu/experts.cuh "an expert that was chosen stays a choice"
   "ptx::store_shared(choices + best.index * 4, -INFINITY);" "{}")
 rehearse_mutant(one_of_a_group layer_experts layer_gpu/experts.cuh "a group's score is its best alone"

@@ -50,6 +50,10 @@
     void embedding_backward(const GpuEmbeddingBackward& e, Stream stream); \
     void adamw(const GpuAdamW& a, Stream stream);                          \
   }
+#define MUTANT_layer_product(name, what)              \
+  namespace rehearse::kernels::mutant_##name {        \
+    void product(const GpuProduct& p, Stream stream); \
+  }
 #define MUTANT_layer_experts(name, what)                         \
   namespace rehearse::kernels::mutant_##name {                   \
     void map_rows(const GpuRowMap& m, Stream stream);            \
@@ -68,6 +72,7 @@
 #undef MUTANT_layer_cross_entropy
 #undef MUTANT_layer_elements
 #undef MUTANT_layer_experts
+#undef MUTANT_layer_product
 
 namespace rehearse::kernels {
 namespace {
@@ -109,6 +114,7 @@ struct Mutant {
     .embedding = mutant_##name::embedding,                   \
     .embedding_backward = mutant_##name::embedding_backward, \
     .adamw = mutant_##name::adamw}},
+#define MUTANT_layer_product(name, what) {#name, what, {.product = mutant_##name::product}},
 #define MUTANT_layer_experts(name, what)   \
   {#name,                                  \
    what,                                   \
@@ -143,7 +149,8 @@ std::string first_failure(const Mutant& mutant) {
                                                 {"adamw", k.adamw},
                                                 {"map_rows", k.map_rows},
                                                 {"permute", k.permute},
-                                                {"gate", k.gate}};
+                                                {"gate", k.gate},
+                                                {"product", k.product}};
     for (const LayerCheck& c : layer_checks()) {
       const bool its_own = std::any_of(std::begin(has), std::end(has), [&](const auto& kernel) {
         return kernel.second && c.name.starts_with(kernel.first);

@@ -157,7 +157,8 @@ std::unique_ptr<Target> gpu_target() {
                      gpu::permute,
                      gpu::unpermute,
                      gpu::gate,
-                     gpu::gate_backward});
+                     gpu::gate_backward,
+                     gpu::product});
 }
 
 }  // namespace rehearse::kernels

@@ -68,7 +68,8 @@ std::unique_ptr<Target> imitated_target() {
                           imitated::permute,
                           imitated::unpermute,
                           imitated::gate,
-                          imitated::gate_backward});
+                          imitated::gate_backward,
+                          imitated::product});
 }
 
 }  // namespace rehearse::kernels

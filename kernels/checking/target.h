@@ -11,6 +11,7 @@
 #include "kernels/layer_gpu/cross_entropy.h"
 #include "kernels/layer_gpu/elements.h"
 #include "kernels/layer_gpu/experts.h"
+#include "kernels/layer_gpu/product.h"
 #include "kernels/layer_gpu/rmsnorm.h"
 #include "kernels/layer_gpu/rope.h"
 #include "kernels/layer_gpu/swiglu.h"
@@ -40,6 +41,7 @@ struct KernelSet {
   void (*unpermute)(const GpuUnpermute&, Stream) = nullptr;
   void (*gate)(const GpuGate&, Stream) = nullptr;
   void (*gate_backward)(const GpuGateBackward&, Stream) = nullptr;
+  void (*product)(const GpuProduct&, Stream) = nullptr;
 };
 
 class Target {

@@ -891,6 +891,172 @@ Outcome gate_check(Target& target, const GateShape& s, bool biased, double coeff
   return judge.outcome();
 }
 
+// What the three products of a linear are, of x [m, k], w [n, k] and dy [m, n].
+enum class Way { kForward, kInput, kWeight };
+Outcome product_check(Target& target, Way way, int64_t m, int64_t n, int64_t k, bool narrow) {
+  const std::string name = named("product", m, k, narrow) + " to " + std::to_string(n) +
+                           (way == Way::kForward ? ""
+                            : way == Way::kInput ? ", dx"
+                                                 : ", dw");
+  Judge judge(name);
+  Draw draw(name);
+  // a(i, l) b(j, l): rows, columns and length of the contraction.
+  const int64_t rows = way == Way::kWeight ? n : m;
+  const int64_t columns = way == Way::kForward ? n : k;
+  const int64_t length = way == Way::kForward ? k : way == Way::kInput ? n : m;
+  const Numbers a(target, draw.normal(rows * length), narrow),
+      b(target, draw.normal(columns * length), narrow);
+  const GpuOperand of_a = way == Way::kWeight ? GpuOperand{a, 1, rows} : GpuOperand{a, length, 1};
+  const GpuOperand of_b =
+      way == Way::kForward ? GpuOperand{b, length, 1} : GpuOperand{b, 1, columns};
+  const bool add = way == Way::kWeight;
+  const std::vector<float> before = draw.normal(rows * columns);
+  const Numbers addend(target, before, narrow);
+  std::unique_ptr<Numbers> c;
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        c = std::make_unique<Numbers>(target, before, narrow && !add);
+        target.kernels.product({.a = of_a,
+                                .b = of_b,
+                                .m = rows,
+                                .n = columns,
+                                .k = length,
+                                .c = c->to(),
+                                .addend = add ? ConstValues() : ConstValues(addend),
+                                .add = add},
+                               {});
+      },
+      [&] { return c->read(0, static_cast<size_t>(rows * columns)); });
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      const int64_t at = i * columns + j;
+      double want = add ? static_cast<double>(before[static_cast<size_t>(at)]) : addend[at];
+      double magnitude = std::abs(want);
+      for (int64_t l = 0; l < length; ++l) {
+        const double term =
+            a[i * of_a.row_stride + l * of_a.k_stride] * b[j * of_b.row_stride + l * of_b.k_stride];
+        want += term;
+        magnitude += std::abs(term);
+      }
+      judge.expect("c",
+                   static_cast<double>(got[static_cast<size_t>(at)]),
+                   want,
+                   magnitude * static_cast<double>(length + 2) * kEpsilon,
+                   narrow && !add);
+    }
+  }
+  return judge.outcome();
+}
+
+// Of three experts, one without rows: rows by their own matrices, and gradients of these.
+Outcome experts_product_check(Target& target, int64_t n, int64_t k, bool narrow) {
+  const std::string name = named("product of experts", 3, k, narrow) + " to " + std::to_string(n);
+  Judge judge(name);
+  Draw draw(name);
+  const std::vector<int32_t> counts = {33, 0, 130};
+  const int64_t firsts[] = {0, 128, 128};
+  constexpr int64_t kRoom = 128 + 256;
+  const DeviceArray<int32_t> of_experts(target, counts);
+  const RowCounts limit{of_experts.get(), 3};
+  const Numbers x(target, draw.normal(kRoom * k), narrow),
+      dy(target, draw.normal(kRoom * n), narrow);
+  std::vector<std::unique_ptr<Numbers>> w, dw;
+  std::vector<const float*> wide;
+  std::vector<const Bf16*> half;
+  for (int e = 0; e < 3; ++e) {
+    w.push_back(std::make_unique<Numbers>(target, draw.normal(n * k), narrow));
+    wide.push_back(ConstValues(*w.back()).fp32);
+    half.push_back(ConstValues(*w.back()).bf16);
+  }
+  const DeviceArray<const float*> wide_of(target, wide);
+  const DeviceArray<const Bf16*> half_of(target, half);
+  const std::vector<float> before = draw.normal(n * k);
+  const auto count = static_cast<size_t>(kRoom * n);
+  std::unique_ptr<Numbers> y;
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        y = std::make_unique<Numbers>(target, std::vector<float>(count, 7), false);
+        target.kernels.product({.a = {x, k, 1},
+                                .b = {{}, k, 1},
+                                .m = kRoom,
+                                .n = n,
+                                .k = k,
+                                .c = y->to(),
+                                .counts = limit,
+                                .b_fp32_of = narrow ? nullptr : wide_of.get(),
+                                .b_bf16_of = narrow ? half_of.get() : nullptr},
+                               {});
+        dw.clear();
+        std::vector<float*> to;
+        for (int e = 0; e < 3; ++e) {
+          dw.push_back(std::make_unique<Numbers>(target, before, false));
+          to.push_back(dw.back()->fp32());
+        }
+        const DeviceArray<float*> c_of(target, to);
+        target.kernels.product({.a = {dy, 1, n},
+                                .b = {x, 1, k},
+                                .m = n,
+                                .n = k,
+                                .k = kRoom,
+                                .add = true,
+                                .counts = limit,
+                                .c_of = c_of.get()},
+                               {});
+        target.synchronize();
+      },
+      [&] {
+        std::vector<float> all = y->read(0, count);
+        for (const auto& d : dw) {
+          const auto part = d->read(0, static_cast<size_t>(n * k));
+          all.insert(all.end(), part.begin(), part.end());
+        }
+        return all;
+      });
+  std::vector<bool> is_there(static_cast<size_t>(kRoom));
+  for (int64_t e = 0; e < 3; ++e) {
+    const int64_t own = counts[static_cast<size_t>(e)];
+    for (int64_t r = firsts[e]; r < firsts[e] + own; ++r) {
+      is_there[static_cast<size_t>(r)] = true;
+      for (int64_t j = 0; j < n; ++j) {
+        double want = 0, magnitude = 0;
+        for (int64_t l = 0; l < k; ++l) {
+          const double term = x[r * k + l] * (*w[static_cast<size_t>(e)])[j * k + l];
+          want += term;
+          magnitude += std::abs(term);
+        }
+        judge.expect("y",
+                     static_cast<double>(got[static_cast<size_t>(r * n + j)]),
+                     want,
+                     magnitude * static_cast<double>(k + 2) * kEpsilon,
+                     false);
+      }
+    }
+    for (int64_t i = 0; i < n * k; ++i) {
+      double want = static_cast<double>(before[static_cast<size_t>(i)]);
+      double magnitude = std::abs(want);
+      for (int64_t r = firsts[e]; r < firsts[e] + own; ++r) {
+        const double term = dy[r * n + i / k] * x[r * k + i % k];
+        want += term;
+        magnitude += std::abs(term);
+      }
+      judge.expect("dw",
+                   static_cast<double>(got[count + static_cast<size_t>(e * n * k + i)]),
+                   want,
+                   magnitude * static_cast<double>(own + 2) * kEpsilon,
+                   false);
+    }
+  }
+  for (int64_t i = 0; i < kRoom * n; ++i) {
+    if (is_there[static_cast<size_t>(i / n)]) continue;
+    judge.expect("no row", static_cast<double>(got[static_cast<size_t>(i)]), 7, 0, false);
+  }
+  return judge.outcome();
+}
+
 struct RopeCase {
   int64_t rows, columns, length, heads, head_stride, first, width;
   RopePairs pairs;
@@ -1027,6 +1193,19 @@ std::vector<LayerCheck> layer_checks() {
       add(named("adamw", 1, 900, narrow),
           [=](Target& t) { return adamw_check(t, 900, narrow, applies); });
     }
+  }
+  struct Linear {
+    int64_t m, n, k;
+  };
+  for (const bool narrow : {false, true}) {
+    for (const Linear& l : {Linear{1, 1, 1}, {5, 33, 70}, {64, 32, 32}}) {
+      for (const Way way : {Way::kForward, Way::kInput, Way::kWeight}) {
+        add(named("product", l.m, l.k, narrow),
+            [=](Target& t) { return product_check(t, way, l.m, l.n, l.k, narrow); });
+      }
+    }
+    add(named("product of experts", 3, 40, narrow),
+        [=](Target& t) { return experts_product_check(t, 21, 40, narrow); });
   }
   struct Choices {
     int64_t tokens, active, experts, capacity;
