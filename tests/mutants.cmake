@@ -202,6 +202,16 @@ rehearse_mutant(gradient_of_padding layer_product layer_gpu/product.cuh "an expe
   "k_end = range.first + range.rows;" "k_end = range.first + (range.rows + 127) / 128 * 128;")
 rehearse_mutant(edge_columns layer_product layer_gpu/product.cuh "columns behind the last are written"
   "if (row >= rows_end || column >= p.n) continue;" "if (row >= rows_end) continue;")
+rehearse_mutant(next_head_early layer_attention layer_gpu/attention.cuh "the next head's probabilities overwrite these"
+  "ptx::sync_block();  // before the next head's" "")
+rehearse_mutant(sees_the_next layer_attention layer_gpu/attention.cuh "queries of the output see one key less"
+  "const int64_t first = token + 1 - seen;\n  float most" "const int64_t first = token + 2 - seen;\n  float most")
+rehearse_mutant(heads_not_grouped layer_attention layer_gpu/attention.cuh "every head has the first key head"
+  "return static_cast<int>(head) / per_key;" "return 0;")
+rehearse_mutant(last_head_alone layer_attention layer_gpu/attention.cuh "of a group's heads the last one's gradient"
+  "head == of * h.per_key ? 0 : ptx::load_shared<float>(value_at(sums + c))" "0")
+rehearse_mutant(delta_left_out layer_attention layer_gpu/attention.cuh "the softmax's gradient without its mean"
+  "p * (dp - ptx::load_global(a.delta + row)) * h.scale" "p * dp * h.scale")
 rehearse_mutant(chosen_twice layer_experts layer_gpu/experts.cuh "an expert that was chosen stays a choice"
   "ptx::store_shared(choices + best.index * 4, -INFINITY);" "{}")
 rehearse_mutant(one_of_a_group layer_experts layer_gpu/experts.cuh "a group's score is its best alone"

@@ -50,6 +50,11 @@
     void embedding_backward(const GpuEmbeddingBackward& e, Stream stream); \
     void adamw(const GpuAdamW& a, Stream stream);                          \
   }
+#define MUTANT_layer_attention(name, what)                                 \
+  namespace rehearse::kernels::mutant_##name {                             \
+    void attention(const GpuAttention& a, Stream stream);                  \
+    void attention_backward(const GpuAttentionBackward& a, Stream stream); \
+  }
 #define MUTANT_layer_product(name, what)              \
   namespace rehearse::kernels::mutant_##name {        \
     void product(const GpuProduct& p, Stream stream); \
@@ -73,6 +78,7 @@
 #undef MUTANT_layer_elements
 #undef MUTANT_layer_experts
 #undef MUTANT_layer_product
+#undef MUTANT_layer_attention
 
 namespace rehearse::kernels {
 namespace {
@@ -114,6 +120,11 @@ struct Mutant {
     .embedding = mutant_##name::embedding,                   \
     .embedding_backward = mutant_##name::embedding_backward, \
     .adamw = mutant_##name::adamw}},
+#define MUTANT_layer_attention(name, what) \
+  {#name,                                  \
+   what,                                   \
+   {.attention = mutant_##name::attention, \
+    .attention_backward = mutant_##name::attention_backward}},
 #define MUTANT_layer_product(name, what) {#name, what, {.product = mutant_##name::product}},
 #define MUTANT_layer_experts(name, what)   \
   {#name,                                  \
@@ -150,7 +161,8 @@ std::string first_failure(const Mutant& mutant) {
                                                 {"map_rows", k.map_rows},
                                                 {"permute", k.permute},
                                                 {"gate", k.gate},
-                                                {"product", k.product}};
+                                                {"product", k.product},
+                                                {"attention", k.attention}};
     for (const LayerCheck& c : layer_checks()) {
       const bool its_own = std::any_of(std::begin(has), std::end(has), [&](const auto& kernel) {
         return kernel.second && c.name.starts_with(kernel.first);

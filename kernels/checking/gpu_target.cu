@@ -158,7 +158,9 @@ std::unique_ptr<Target> gpu_target() {
                      gpu::unpermute,
                      gpu::gate,
                      gpu::gate_backward,
-                     gpu::product});
+                     gpu::product,
+                     gpu::attention,
+                     gpu::attention_backward});
 }
 
 }  // namespace rehearse::kernels

@@ -69,7 +69,9 @@ std::unique_ptr<Target> imitated_target() {
                           imitated::unpermute,
                           imitated::gate,
                           imitated::gate_backward,
-                          imitated::product});
+                          imitated::product,
+                          imitated::attention,
+                          imitated::attention_backward});
 }
 
 }  // namespace rehearse::kernels

@@ -8,6 +8,7 @@
 
 #include "kernels/fp8_cast/fp8_cast.h"
 #include "kernels/fp8_gemm/fp8_gemm.h"
+#include "kernels/layer_gpu/attention.h"
 #include "kernels/layer_gpu/cross_entropy.h"
 #include "kernels/layer_gpu/elements.h"
 #include "kernels/layer_gpu/experts.h"
@@ -42,6 +43,8 @@ struct KernelSet {
   void (*gate)(const GpuGate&, Stream) = nullptr;
   void (*gate_backward)(const GpuGateBackward&, Stream) = nullptr;
   void (*product)(const GpuProduct&, Stream) = nullptr;
+  void (*attention)(const GpuAttention&, Stream) = nullptr;
+  void (*attention_backward)(const GpuAttentionBackward&, Stream) = nullptr;
 };
 
 class Target {

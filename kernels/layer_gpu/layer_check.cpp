@@ -1057,6 +1057,154 @@ Outcome experts_product_check(Target& target, int64_t n, int64_t k, bool narrow)
   return judge.outcome();
 }
 
+// Against FP64 that goes over all pairs. Scores are a few; an exponential doubles a score's error,
+// and the gradient of one takes it once more.
+Outcome attention_check(Target& target, const AttentionShape& s, bool narrow) {
+  const std::string name = named("attention", s.tokens(), s.length, narrow) + " heads " +
+                           std::to_string(s.heads) + " of " + std::to_string(s.qk_nope) + " + " +
+                           std::to_string(s.qk_rope) + ", " + std::to_string(s.v_head);
+  Judge judge(name);
+  Draw draw(name);
+  const int64_t tokens = s.tokens(), keys = s.keys(), qk = s.qk(), width = s.qk_nope + s.v_head;
+  const Numbers q(target, draw.normal(tokens * s.heads * qk), narrow),
+      kv(target, draw.normal(tokens * keys * width), narrow);
+  const bool shared = s.qk_rope > 0;
+  const Numbers rope(target, draw.normal(std::max<int64_t>(1, tokens * s.k_rope_stride)), narrow);
+  const Numbers d_o(target, draw.normal(tokens * s.heads * s.v_head), narrow);
+  const auto size = [](int64_t n) { return static_cast<size_t>(std::max<int64_t>(1, n)); };
+  Numbers o(target, size(tokens * s.heads * s.v_head), narrow),
+      lse(target, size(tokens * s.heads), false), delta(target, size(tokens * s.heads), false),
+      of_heads(target, size(tokens * s.heads * s.qk_rope), false),
+      dq(target, size(tokens * s.heads * qk), false),
+      dkv(target, size(tokens * keys * width), false),
+      dk_rope(target, size(tokens * s.k_rope_stride), false);
+  const std::vector<float> got = twice(
+      target,
+      judge,
+      [&] {
+        const ConstValues key = shared ? ConstValues(rope) : ConstValues();
+        target.kernels.attention(
+            {.shape = s, .q = q, .kv = kv, .k_rope = key, .o = o.to(), .lse = lse.fp32()}, {});
+        target.kernels.attention_backward({.shape = s,
+                                           .q = q,
+                                           .kv = kv,
+                                           .k_rope = key,
+                                           .o = o.to(),
+                                           .d_o = d_o,
+                                           .lse = lse.fp32(),
+                                           .dq = dq.fp32(),
+                                           .dkv = dkv.fp32(),
+                                           .dk_rope = shared ? dk_rope.fp32() : nullptr,
+                                           .delta = delta.fp32(),
+                                           .rope_of_heads = shared ? of_heads.fp32() : nullptr},
+                                          {});
+      },
+      [&] {
+        std::vector<float> all = o.read(0, size(tokens * s.heads * s.v_head));
+        for (const Numbers* more : {&dq, &dkv}) {
+          const auto part =
+              more->read(0, size(tokens * (more == &dq ? s.heads * qk : keys * width)));
+          all.insert(all.end(), part.begin(), part.end());
+        }
+        for (int64_t t = 0; shared && t < tokens; ++t) {
+          const auto row = dk_rope.read(static_cast<size_t>(t * s.k_rope_stride),
+                                        static_cast<size_t>(s.qk_rope));
+          all.insert(all.end(), row.begin(), row.end());
+        }
+        return all;
+      });
+  const auto n = [](int64_t count) { return std::vector<double>(static_cast<size_t>(count)); };
+  std::vector<double> want_o = n(tokens * s.heads * s.v_head), want_q = n(tokens * s.heads * qk),
+                      want_kv = n(tokens * keys * width), want_rope = n(tokens * s.qk_rope),
+                      size_q = want_q, size_kv = want_kv, size_rope = want_rope, size_o = want_o;
+  // A score is a sum of qk products of a few; what follows is its exponential, twice, and sums.
+  const double few = (40 * static_cast<double>(qk + s.v_head) / std::sqrt(static_cast<double>(qk)) +
+                      static_cast<double>(s.length) + 60) *
+                     kEpsilon;
+  const double scale = s.softmax_factor / std::sqrt(static_cast<double>(qk));
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t first = t / s.length * s.length;
+    for (int64_t h = 0; h < s.heads; ++h) {
+      const int64_t of = h / (s.heads / keys);
+      const auto key = [&](int64_t j, int64_t c) {
+        return c < s.qk_nope ? kv[(j * keys + of) * width + c]
+                             : rope[j * s.k_rope_stride + c - s.qk_nope];
+      };
+      const auto value = [&](int64_t j, int64_t c) {
+        return kv[(j * keys + of) * width + s.qk_nope + c];
+      };
+      std::vector<double> p, dp;
+      double sum = 0;
+      for (int64_t j = first; j <= t; ++j) {
+        double dot = 0, back = 0;
+        for (int64_t c = 0; c < qk; ++c) dot += q[(t * s.heads + h) * qk + c] * key(j, c);
+        for (int64_t c = 0; c < s.v_head; ++c)
+          back += d_o[(t * s.heads + h) * s.v_head + c] * value(j, c);
+        p.push_back(std::exp(dot * scale));
+        dp.push_back(back);
+        sum += p.back();
+      }
+      double delta_of = 0, delta_size = 0;
+      for (size_t j = 0; j < p.size(); ++j) {
+        p[j] /= sum;
+        delta_of += p[j] * dp[j];
+        delta_size += p[j] * std::abs(dp[j]);
+      }
+      double of_output = 0;
+      for (int64_t c = 0; narrow && c < s.v_head; ++c) {
+        double out = 0;
+        for (int64_t j = first; j <= t; ++j) out += p[static_cast<size_t>(j - first)] * value(j, c);
+        of_output += std::abs(d_o[(t * s.heads + h) * s.v_head + c] * out) * 0x1p-8;
+      }
+      for (int64_t j = first; j <= t; ++j) {
+        const auto at = static_cast<size_t>(j - first);
+        const double ds = p[at] * (dp[at] - delta_of) * scale;
+        // What the gradient's parts are; of_output: what a stored output that is rounded makes of
+        // delta, as a multiple of the error that is allowed for the others.
+        double parts = 0;
+        for (int64_t c = 0; c < s.v_head; ++c) {
+          parts += std::abs(d_o[(t * s.heads + h) * s.v_head + c] * value(j, c));
+        }
+        const double ds_size = p[at] * scale * (parts + delta_size + of_output / few);
+
+        for (int64_t c = 0; c < s.v_head; ++c) {
+          const auto out = static_cast<size_t>((t * s.heads + h) * s.v_head + c);
+          want_o[out] += p[at] * value(j, c);
+          size_o[out] += p[at] * std::abs(value(j, c));
+          const auto dv = static_cast<size_t>((j * keys + of) * width + s.qk_nope + c);
+          want_kv[dv] += p[at] * d_o[static_cast<int64_t>(out)];
+          size_kv[dv] += p[at] * std::abs(d_o[static_cast<int64_t>(out)]);
+        }
+        for (int64_t c = 0; c < qk; ++c) {
+          const auto own = static_cast<size_t>((t * s.heads + h) * qk + c);
+          want_q[own] += ds * key(j, c);
+          size_q[own] += ds_size * std::abs(key(j, c));
+          const bool apart = c < s.qk_nope;
+          const auto dk = static_cast<size_t>(apart ? (j * keys + of) * width + c
+                                                    : j * s.qk_rope + c - s.qk_nope);
+          (apart ? want_kv : want_rope)[dk] += ds * q[static_cast<int64_t>(own)];
+          (apart ? size_kv : size_rope)[dk] += ds_size * std::abs(q[static_cast<int64_t>(own)]);
+        }
+      }
+    }
+  }
+
+  size_t at = 0;
+  const auto hold = [&](const char* what,
+                        const std::vector<double>& want,
+                        const std::vector<double>& sizes,
+                        bool half) {
+    for (size_t i = 0; i < want.size(); ++i, ++at) {
+      judge.expect(what, static_cast<double>(got[at]), want[i], sizes[i] * few, half);
+    }
+  };
+  hold("o", want_o, size_o, narrow);
+  hold("dq", want_q, size_q, false);
+  hold("dkv", want_kv, size_kv, false);
+  hold("dk_rope", want_rope, size_rope, false);
+  return judge.outcome();
+}
+
 struct RopeCase {
   int64_t rows, columns, length, heads, head_stride, first, width;
   RopePairs pairs;
@@ -1206,6 +1354,31 @@ std::vector<LayerCheck> layer_checks() {
     }
     add(named("product of experts", 3, 40, narrow),
         [=](Target& t) { return experts_product_check(t, 21, 40, narrow); });
+  }
+  // MLA's shared key; grouped heads; one head of one token; YaRN's factor.
+  for (const AttentionShape& s :
+       {AttentionShape{.sequences = 2,
+       .length = 9,
+       .heads = 3,
+       .qk_nope = 16,
+       .qk_rope = 8,
+       .v_head = 12,
+       .k_rope_stride = 40},
+        AttentionShape{
+            .sequences = 1, .length = 21, .heads = 6, .qk_nope = 10, .v_head = 10, .kv_heads = 2},
+        AttentionShape{.sequences = 3, .length = 1, .heads = 1, .qk_nope = 1, .v_head = 1},
+        AttentionShape{.sequences = 1,
+        .length = 5,
+        .heads = 2,
+        .qk_nope = 4,
+        .qk_rope = 2,
+        .v_head = 300,
+        .k_rope_stride = 2,
+        .softmax_factor = 1.3}}) {
+    for (const bool narrow : {false, true}) {
+      add(named("attention", s.tokens(), s.length, narrow),
+          [=](Target& t) { return attention_check(t, s, narrow); });
+    }
   }
   struct Choices {
     int64_t tokens, active, experts, capacity;
