@@ -92,7 +92,7 @@ def interval(values):
     return statistics.mean(values), half
 
 
-def report(rows):
+def report(rows, picture):
     seeds = sorted({int(r["seed"]) for r in rows})
     loss = {(int(r["seed"]), r["kind"]): float(r["validation_loss"]) for r in rows}
     seeds = [s for s in seeds if all((s, k) in loss for k in KINDS)]
@@ -120,7 +120,8 @@ def report(rows):
         while t95(pairs - 1) * spread / math.sqrt(pairs) / level >= 0.0025:
             pairs += 1
         print(f"0.25% would be seen from {pairs} pairs on, at this size and length")
-    draw(seeds, loss)
+    if picture:
+        draw(seeds, loss)
 
 
 def report_also(rows):
@@ -170,6 +171,7 @@ def main():
     parser.add_argument("--runs", type=pathlib.Path, default=HERE / "runs.csv")
     parser.add_argument("--also", action="append", default=[], choices=ALSO)
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--print", action="store_true", help="no picture")
     args = parser.parse_args()
     of = {"model": args.model, "steps": str(args.steps), "tokens_per_step": str(args.batch * args.length)}
     if not args.report:
@@ -194,7 +196,7 @@ def main():
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(one, wanted))
     rows = [r for r in rows_of(args.runs) if all(r[k] == v for k, v in of.items())]
-    report(rows)
+    report(rows, not args.print)
     report_also(rows)
 
 

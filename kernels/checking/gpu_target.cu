@@ -160,7 +160,16 @@ std::unique_ptr<Target> gpu_target() {
                      gpu::gate_backward,
                      gpu::product,
                      gpu::attention,
-                     gpu::attention_backward});
+                     gpu::attention_backward,
+                     gpu::move,
+                     gpu::of_rows,
+                     gpu::of_choices,
+                     gpu::look_up,
+                     gpu::count,
+                     gpu::update_bias,
+                     gpu::weights_of_chosen,
+                     gpu::count_bad,
+                     gpu::total});
 }
 
 }  // namespace rehearse::kernels

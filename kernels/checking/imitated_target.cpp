@@ -71,7 +71,16 @@ std::unique_ptr<Target> imitated_target() {
                           imitated::gate_backward,
                           imitated::product,
                           imitated::attention,
-                          imitated::attention_backward});
+                          imitated::attention_backward,
+                          imitated::move,
+                          imitated::of_rows,
+                          imitated::of_choices,
+                          imitated::look_up,
+                          imitated::count,
+                          imitated::update_bias,
+                          imitated::weights_of_chosen,
+                          imitated::count_bad,
+                          imitated::total});
 }
 
 }  // namespace rehearse::kernels

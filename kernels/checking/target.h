@@ -9,9 +9,11 @@
 #include "kernels/fp8_cast/fp8_cast.h"
 #include "kernels/fp8_gemm/fp8_gemm.h"
 #include "kernels/layer_gpu/attention.h"
+#include "kernels/layer_gpu/counts.h"
 #include "kernels/layer_gpu/cross_entropy.h"
 #include "kernels/layer_gpu/elements.h"
 #include "kernels/layer_gpu/experts.h"
+#include "kernels/layer_gpu/moves.h"
 #include "kernels/layer_gpu/product.h"
 #include "kernels/layer_gpu/rmsnorm.h"
 #include "kernels/layer_gpu/rope.h"
@@ -45,6 +47,15 @@ struct KernelSet {
   void (*product)(const GpuProduct&, Stream) = nullptr;
   void (*attention)(const GpuAttention&, Stream) = nullptr;
   void (*attention_backward)(const GpuAttentionBackward&, Stream) = nullptr;
+  void (*move)(const GpuMove&, Stream) = nullptr;
+  void (*of_rows)(const GpuOfRows&, Stream) = nullptr;
+  void (*of_choices)(const GpuOfChoices&, Stream) = nullptr;
+  void (*look_up)(const GpuLookUp&, Stream) = nullptr;
+  void (*count)(const GpuCount&, Stream) = nullptr;
+  void (*update_bias)(const GpuUpdateBias&, Stream) = nullptr;
+  void (*weights_of_chosen)(const GpuWeightsOfChosen&, Stream) = nullptr;
+  void (*count_bad)(const GpuCountBad&, Stream) = nullptr;
+  void (*total)(const GpuTotal&, Stream) = nullptr;
 };
 
 class Target {
