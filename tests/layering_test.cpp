@@ -146,6 +146,8 @@ TEST(Layering, RuntimeRoomsIncludeOneWay) {
       {"runtime/devices", with(device, {"runtime/devices/cpu", "runtime/devices/emulated"})},
       {"runtime/devices/cpu", with(device, {"runtime/devices/cpu"})},
       {"runtime/devices/emulated", with(device, {"runtime/devices/emulated"})},
+      {"runtime/devices/cuda", with(device, {"runtime/devices/cuda", "runtime/devices/cuda/gpu"})},
+      {"runtime/devices/cuda/gpu", {"runtime/memory", "runtime/devices/cuda/gpu"}},
       {"runtime/devices/null", with(device, {"runtime/devices/null"})},
       {"runtime/devices/late",
        with(device, {"runtime/devices/cpu", "runtime/devices/null", "runtime/devices/late"})},

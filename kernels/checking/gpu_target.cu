@@ -136,8 +136,8 @@ std::unique_ptr<Target> gpu_target(const KernelSet& set) {
   return std::make_unique<GpuTarget>(set);
 }
 
-std::unique_ptr<Target> gpu_target() {
-  return gpu_target({gpu::fp8_gemm,
+KernelSet gpu_kernels() {
+  return {gpu::fp8_gemm,
                      gpu::fp8_weight_gradient,
                      gpu::cast_rows,
                      gpu::cast_columns,
@@ -169,7 +169,11 @@ std::unique_ptr<Target> gpu_target() {
                      gpu::update_bias,
                      gpu::weights_of_chosen,
                      gpu::count_bad,
-                     gpu::total});
+                     gpu::total};
+}
+
+std::unique_ptr<Target> gpu_target() {
+  return gpu_target(gpu_kernels());
 }
 
 }  // namespace rehearse::kernels

@@ -31,7 +31,8 @@ void permute(const GpuPermute& p, Stream stream) {
                         (p.x_codes == nullptr) == (p.row_scales == nullptr),
                     "codes and scales: some without the others");
   if (p.capacity == 0) return;
-  ptx::launch<permute_kernel<GpuPermute>>(grid_of(arguments, p.capacity, kRowThreads), stream, p);
+  ptx::launch<permute_kernel<GpuPermute>>(
+      grid_of(arguments, ceil_div(p.capacity, kExpertRowsPerBlock), kRowThreads), stream, p);
 }
 
 void unpermute(const GpuUnpermute& u, Stream stream) {

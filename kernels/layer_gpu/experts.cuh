@@ -96,22 +96,24 @@ __global__ void __launch_bounds__(kRowThreads)
 
 template <class Arguments>
 __global__ void __launch_bounds__(kRowThreads) permute_kernel(const __grid_constant__ Arguments p) {
-  const int64_t row = ptx::block_index();
-  if (!is_row(row, p.counts)) return;
-  const int64_t token = ptx::load_global(p.token_of_row + row);
-  if (p.x_codes == nullptr) {
-    for (int64_t c = ptx::thread_index(); c < p.width; c += kRowThreads) {
-      store(p.rows, row * p.width + c, load(p.x, token * p.width + c));
+  const int64_t first = int64_t{ptx::block_index()} * kExpertRowsPerBlock;
+  for (int64_t row = first; row < first + kExpertRowsPerBlock && row < p.capacity; ++row) {
+    if (!is_row(row, p.counts)) continue;
+    const int64_t token = ptx::load_global(p.token_of_row + row);
+    if (p.x_codes == nullptr) {
+      for (int64_t c = ptx::thread_index(); c < p.width; c += kRowThreads) {
+        store(p.rows, row * p.width + c, load(p.x, token * p.width + c));
+      }
+      continue;
     }
-    return;
-  }
-  for (int64_t c = ptx::thread_index(); c < p.width; c += kRowThreads) {
-    ptx::store_global(p.row_codes + row * p.width + c,
-                      ptx::load_global(p.x_codes + token * p.width + c));
-  }
-  for (int64_t t = ptx::thread_index(); t * kScaleBlock < p.width; t += kRowThreads) {
-    ptx::store_global(p.row_scales + t * p.row_scale_stride + row,
-                      ptx::load_global(p.x_scales + t * p.x_scale_stride + token));
+    for (int64_t c = ptx::thread_index(); c < p.width; c += kRowThreads) {
+      ptx::store_global(p.row_codes + row * p.width + c,
+                        ptx::load_global(p.x_codes + token * p.width + c));
+    }
+    for (int64_t t = ptx::thread_index(); t * kScaleBlock < p.width; t += kRowThreads) {
+      ptx::store_global(p.row_scales + t * p.row_scale_stride + row,
+                        ptx::load_global(p.x_scales + t * p.x_scale_stride + token));
+    }
   }
 }
 

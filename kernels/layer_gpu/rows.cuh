@@ -11,6 +11,8 @@ namespace rehearse::kernels::REHEARSE_TARGET {
 inline constexpr int kRowThreads = 256;
 inline constexpr int kRowWarps = kRowThreads / 32;
 inline constexpr int kRowShared = kRowWarps * 4;  // bytes of a reduction
+// Of experts, many of which may be padding or room: rows of one block, one after the other.
+inline constexpr int kExpertRowsPerBlock = 8;
 
 __device__ __forceinline__ bool there(const ConstValues& v) {
   return v.fp32 != nullptr || v.bf16 != nullptr;

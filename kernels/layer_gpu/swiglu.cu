@@ -15,7 +15,8 @@ void swiglu(const GpuSwiglu& s, Stream stream) {
   arguments.require(s.width > 0, "no columns");
   require_counts(arguments, s.counts);
   if (s.rows == 0) return;
-  ptx::launch<swiglu_kernel<GpuSwiglu>>(grid_of(arguments, s.rows, kRowThreads), stream, s);
+  ptx::launch<swiglu_kernel<GpuSwiglu>>(
+      grid_of(arguments, ceil_div(s.rows, kExpertRowsPerBlock), kRowThreads), stream, s);
 }
 
 void swiglu_backward(const GpuSwigluBackward& s, Stream stream) {
@@ -26,7 +27,9 @@ void swiglu_backward(const GpuSwigluBackward& s, Stream stream) {
   require_counts(arguments, s.counts);
   if (s.rows == 0) return;
   ptx::launch<swiglu_input_kernel<GpuSwigluBackward>>(
-      grid_of(arguments, s.rows, kRowThreads, kRowShared), stream, s);
+      grid_of(arguments, ceil_div(s.rows, kExpertRowsPerBlock), kRowThreads, kRowShared),
+      stream,
+      s);
 }
 
 }  // namespace rehearse::kernels::REHEARSE_TARGET

@@ -52,12 +52,32 @@ class StackSwitch {
 
 Stack scheduler_stack;  // as the fibers found it
 
-// Boost's stacks with a guard page, telling where they are.
+// Boost's stacks with a guard page, kept for the next block's threads: to map and protect one takes
+// longer than most threads run.
+class Stacks {
+ public:
+  ~Stacks() {
+    for (boost::context::stack_context& c : free_) allocator_.deallocate(c);
+  }
+  boost::context::stack_context take() {
+    if (free_.empty()) return allocator_.allocate();
+    const boost::context::stack_context c = free_.back();
+    free_.pop_back();
+    return c;
+  }
+  void give(const boost::context::stack_context& c) { free_.push_back(c); }
+
+ private:
+  boost::context::protected_fixedsize_stack allocator_{kStackBytes};
+  std::vector<boost::context::stack_context> free_;
+};
+thread_local Stacks stacks;
+
+// One of them, telling where it is.
 struct KnownStack {
   Stack& known;
-  boost::context::protected_fixedsize_stack allocator{kStackBytes};
   boost::context::stack_context allocate() {
-    boost::context::stack_context c = allocator.allocate();
+    boost::context::stack_context c = stacks.take();
     known = {static_cast<char*>(c.sp) - c.size, c.size};
 #if defined(__SANITIZE_ADDRESS__)
     // Stacks come back at addresses of stacks before, of which marks may be left.
@@ -65,9 +85,7 @@ struct KnownStack {
 #endif
     return c;
   }
-  void deallocate(boost::context::stack_context& c) {
-    allocator.deallocate(c);
-  }
+  void deallocate(boost::context::stack_context& c) { stacks.give(c); }
 };
 
 std::string place(const Where& where) {
