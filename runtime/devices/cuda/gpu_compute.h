@@ -24,9 +24,10 @@ struct GpuRopeTable {
 
 class GpuCompute : public Compute {
  public:
-  // All must outlive it; the pool is of the card's memory.
-  GpuCompute(BufferPool& pool, Gpu& gpu, const GpuRopeTable& rope)
-      : pool_(pool), gpu_(gpu), k_(gpu.kernels), rope_(rope) {}
+  // All must outlive it; the pool is of the card's memory. room: for experts' rows, of a
+  // micro-batch's choices; what does not find any is counted, and the step not applied.
+  GpuCompute(BufferPool& pool, Gpu& gpu, const GpuRopeTable& rope, const double& room)
+      : pool_(pool), gpu_(gpu), k_(gpu.kernels), rope_(rope), room_(room) {}
 
   Tensor make(int64_t rows, int64_t columns, DType type) const override;
   Tensor zeros(int64_t rows, int64_t columns) const override;
@@ -151,6 +152,7 @@ class GpuCompute : public Compute {
   Gpu& gpu_;
   const kernels::KernelSet& k_;
   const GpuRopeTable& rope_;
+  const double& room_;
 };
 
 }  // namespace rehearse

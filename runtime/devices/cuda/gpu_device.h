@@ -1,6 +1,8 @@
 #pragma once
 // A card that one rank is trained on: one thread enqueues, one stream runs.
 
+#include <algorithm>
+
 #include "runtime/devices/cuda/gpu_compute.h"
 #include "runtime/devices/device.h"
 
@@ -50,16 +52,19 @@ class OneRankLanes : public LaneCommunicator {
 
 class GpuDevice : public TrainingDevice {
  public:
-  // The communicator must outlive it. rope: rotations of the plan's positions.
+  // The communicator must outlive it. rope: rotations of the plan's positions. room: for experts'
+  // rows, at first, of a micro-batch's choices.
   GpuDevice(const Plan& plan,
             Communicator& communicator,
             std::unique_ptr<Gpu> gpu,
-            const kernels::RopeTable& rope)
+            const kernels::RopeTable& rope,
+            double room = 1)
       : communicator_(communicator),
+        room_(room),
         gpu_(std::move(gpu)),
         rope_(*gpu_, rope),
         pool_(gpu_->memory()),
-        compute_(pool_, *gpu_, rope_) {
+        compute_(pool_, *gpu_, rope_, room_) {
     CHECK(plan.layout.world() == 1) << plan.layout.world() << " ranks on a card of one";
   }
 
@@ -71,10 +76,16 @@ class GpuDevice : public TrainingDevice {
     gpu_->finish();
     TrainingDevice::end_step(timeline);
   }
+  void make_room() override {
+    CHECK(room_ < 1) << "there is room for all choices";
+    room_ = std::min(1.0, 2 * room_);
+  }
+  double room() const { return room_; }
   void abort() override { communicator_.abort(); }
 
  private:
   Communicator& communicator_;
+  double room_;
   std::unique_ptr<Gpu> gpu_;
   GpuRopeTable rope_;
   BufferPool pool_;

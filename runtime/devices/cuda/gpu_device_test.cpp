@@ -83,6 +83,27 @@ TEST(GpuDevice, GivesTheSameBitsAgain) {
   }
 }
 
+// Rows that find no room: the step is repeated with more, and all is as if there had been.
+TEST(GpuDevice, AStepWithoutRoomIsRepeated) {
+  const Plan plan = gpu_plan();
+  GpuDevice* device = nullptr;
+  Trainer cramped(plan, test_text_path(), {.device = [&](const Plan& p, Communicator& c) {
+                    auto made = std::make_unique<GpuDevice>(
+                        p, c, std::make_unique<ImitatedGpu>(), rope_table(p), 0.3);
+                    device = made.get();
+                    return made;
+                  }});
+  const StepLog log = cramped.step(0);
+  EXPECT_GT(device->room(), 0.3) << "all found room: a weak test";
+  const Trained roomy = run(plan, card(), 1);
+  EXPECT_EQ(log.loss, roomy.losses.front());
+  EXPECT_EQ(log.gradient_norm, roomy.norms.front());
+  const std::vector<NamedTensor> weights = cramped.ranks().state(StateKind::kWeights);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    EXPECT_EQ(weights[i].values, roomy.weights[i].values) << weights[i].name;
+  }
+}
+
 TEST(GpuDevice, TrainsWithGroupedHeads) {
   Plan plan = gpu_plan();
   Architecture& a = plan.model.architecture;
