@@ -298,7 +298,12 @@ struct Workers::State {
   std::string hang_report() {
     std::string report =
         fmt::format("no op has ended for {}; step {}:", to_string(no_progress), step - 1);
-    if (one_thread()) report += "\n  the device has not ended what was enqueued";
+    for (const OpId id : device.under_way()) {
+      report += fmt::format("\n  rank {} lane {}: {} at work on the device, does not end",
+                            program.global_rank(id),
+                            name_of(program.op(id).lane),
+                            to_string(program.op(id)));
+    }
     for (const Place& place : local) {
       RankProgress& rank = progress(place);
       for (size_t lane = 0; lane < kLanes; ++lane) {
@@ -393,11 +398,12 @@ Timeline Workers::run_step() {
   const auto ended = [&] { return s.still_working == 0; };
   const auto limit = std::chrono::nanoseconds(s.no_progress.picoseconds() / 1000);
   const auto look = limit / kLooks;
-  int64_t seen = s.ops_done;
+  const auto progress = [&] { return s.ops_done + s.device.ended(); };
+  int64_t seen = progress();
   auto moved = Clock::now();
   while (!s.changed.wait_for(lock, look, ended)) {
-    if (s.ops_done != seen) {
-      seen = s.ops_done;
+    if (const int64_t now = progress(); now != seen) {
+      seen = now;
       moved = Clock::now();
     }
     if (s.failed || Clock::now() - moved < limit - look) continue;

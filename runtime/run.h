@@ -44,6 +44,10 @@ class Device {
   // When all ops are enqueued: returns when they have ended. Where one thread enqueues, the
   // timeline gets their spans, from the step's beginning.
   virtual void end_step(Timeline& /*timeline*/) {}
+  // Where one thread enqueues: ops that have begun and not ended, for hang reports. From any thread.
+  virtual std::vector<OpId> under_way() { return {}; }
+  // How many ops have ended in this step, where enqueue returns before they do; or 0.
+  virtual int64_t ended() { return 0; }
   // Makes ops that wait for other ranks throw, since one has failed.
   virtual void abort() = 0;
 };

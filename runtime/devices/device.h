@@ -25,10 +25,12 @@ class TrainingDevice {
   virtual const Compute& compute(int64_t rank) = 0;
   virtual LaneCommunicator& lanes() = 0;
 
-  // As Device's (runtime/run.h): who enqueues, what an op waits for, the step's end.
+  // As Device's (runtime/run.h): who enqueues, what an op waits for, the step's end, how far it is.
   virtual Enqueuing enqueuing() const { return Enqueuing::kLanes; }
   virtual void wait(const OpAt& at, int64_t rank, OpId dependency);
   virtual void end_step(Timeline& timeline);
+  virtual std::vector<OpId> under_way() { return {}; }
+  virtual int64_t ended() { return 0; }
   virtual void abort() {}
 
   // What is enqueued between them is the op's, of a rank. load: its rows of experts, once it has

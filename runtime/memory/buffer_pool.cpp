@@ -31,11 +31,13 @@ std::byte* BufferPool::carve(size_t bytes) {
   if (bytes > kSlab) {  // a slab of its own, behind the one being cut
     auto* own = memory_.allocate(bytes);
     slabs_.insert(slabs_.begin(), own);
+    held_ += bytes;
     return own;
   }
   if (slab_left_ < bytes) {
     slabs_.push_back(memory_.allocate(kSlab));
     slab_left_ = kSlab;
+    held_ += kSlab;
   }
   std::byte* data = slabs_.back() + (kSlab - slab_left_);
   slab_left_ -= bytes;
@@ -73,6 +75,11 @@ void BufferPool::give(Buffer buffer) {
 Bytes BufferPool::peak() const {
   const std::lock_guard lock(mutex_);
   return Bytes(static_cast<int64_t>(peak_));
+}
+
+// Also while a buffer is being taken, by the same thread.
+size_t BufferPool::held() const {
+  return held_;
 }
 
 }  // namespace rehearse

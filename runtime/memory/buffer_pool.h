@@ -35,7 +35,8 @@ class BufferPool {
   void give(Buffer buffer);
 
   Memory& memory() const { return memory_; }
-  Bytes peak() const;  // the most that was in use at once
+  Bytes peak() const;         // the most that was in use at once
+  size_t held() const;        // bytes of the Memory, in use or not
 
  private:
   struct Free {
@@ -49,6 +50,7 @@ class BufferPool {
   mutable std::mutex mutex_;
   std::map<size_t, std::vector<Free>> free_;  // by capacity
   std::vector<std::byte*> slabs_;             // what the buffers are cut from
+  size_t held_ = 0;                           // their bytes
   size_t slab_left_ = 0;                      // bytes of the last slab not yet cut
   size_t in_use_ = 0;
   size_t peak_ = 0;

@@ -35,6 +35,8 @@ class LocalRanks : public Device {
   void enqueue(const OpAt& at, const Ready& ready) override;
   void wait(const OpAt& at, OpId dependency) override;
   void end_step(Timeline& timeline) override;
+  std::vector<OpId> under_way() override { return device_.under_way(); }
+  int64_t ended() override { return device_.ended(); }
   void abort() override;
   // After it: what it left behind, in the entries of this process's ranks.
   StepResults results() const;

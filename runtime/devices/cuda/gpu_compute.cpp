@@ -84,7 +84,7 @@ void GpuCompute::copy(const ConstArray& from, const Array& to) const {
 void GpuCompute::encode(const ConstArray& from, const Array& to, const kernels::ScaleRule&) const {
   CHECK(!is_scaled(from.extent.type) && !is_scaled(to.extent.type))
       << to_string(from.extent) << " to " << to_string(to.extent);
-  k_.sum({.x = on_card(from), .y = on_card(to), .elements = from.extent.size()}, gpu_.stream());
+  start(k_.sum, {.x = on_card(from), .y = on_card(to), .elements = from.extent.size()});
 }
 
 void GpuCompute::clear(const Array& x) const {
@@ -122,39 +122,39 @@ Tensor GpuCompute::product(const ConstArray& x,
                            const ConstArray& addend) const {
   const int64_t k = w.extent.columns;
   Tensor y = make(x.extent.rows, w.extent.rows, type.type);
-  k_.product({.a = {on_card(x), k, 1},
-              .b = {on_card(w), k, 1},
-              .m = y.rows(),
-              .n = y.columns(),
-              .k = k,
-              .c = on_card(y),
-              .addend = on_card(addend)},
-             gpu_.stream());
+  start(k_.product,
+        {.a = {on_card(x), k, 1},
+         .b = {on_card(w), k, 1},
+         .m = y.rows(),
+         .n = y.columns(),
+         .k = k,
+         .c = on_card(y),
+         .addend = on_card(addend)});
   return y;
 }
 
 Tensor GpuCompute::product_input(const ConstArray& dy, const ConstArray& w) const {
   Tensor dx = wide(dy.extent.rows, w.extent.columns);
-  k_.product({.a = {on_card(dy), w.extent.rows, 1},
-              .b = {on_card(w), 1, w.extent.columns},
-              .m = dx.rows(),
-              .n = dx.columns(),
-              .k = w.extent.rows,
-              .c = on_card(dx)},
-             gpu_.stream());
+  start(k_.product,
+        {.a = {on_card(dy), w.extent.rows, 1},
+         .b = {on_card(w), 1, w.extent.columns},
+         .m = dx.rows(),
+         .n = dx.columns(),
+         .k = w.extent.rows,
+         .c = on_card(dx)});
   return dx;
 }
 
 Tensor GpuCompute::add_product_input(const ConstArray& dy, const ConstArray& w, Tensor dx) const {
   dx = in_type(std::move(dx), DType::kFp32);
-  k_.product({.a = {on_card(dy), w.extent.rows, 1},
-              .b = {on_card(w), 1, w.extent.columns},
-              .m = dx.rows(),
-              .n = dx.columns(),
-              .k = w.extent.rows,
-              .c = on_card(dx),
-              .add = true},
-             gpu_.stream());
+  start(k_.product,
+        {.a = {on_card(dy), w.extent.rows, 1},
+         .b = {on_card(w), 1, w.extent.columns},
+         .m = dx.rows(),
+         .n = dx.columns(),
+         .k = w.extent.rows,
+         .c = on_card(dx),
+         .add = true});
   return dx;
 }
 
@@ -165,14 +165,14 @@ void GpuCompute::product_weight(const ConstArray& dy,
   CHECK(!rounded.fp8) << "products of FP8 on a card";
   const int64_t n = dy.extent.columns;
   const int64_t k = x.extent.columns;
-  k_.product({.a = {on_card(dy), 1, n},
-              .b = {on_card(x), 1, k},
-              .m = n,
-              .n = k,
-              .k = dy.extent.rows,
-              .c = on_card(dw),
-              .add = true},
-             gpu_.stream());
+  start(k_.product,
+        {.a = {on_card(dy), 1, n},
+         .b = {on_card(x), 1, k},
+         .m = n,
+         .n = k,
+         .k = dy.extent.rows,
+         .c = on_card(dw),
+         .add = true});
 }
 
 Tensor GpuCompute::grouped_product(const ConstArray& x,
@@ -184,16 +184,16 @@ Tensor GpuCompute::grouped_product(const ConstArray& x,
   const Tensor matrices = pointers(w);
   const void* const list = matrices.array().data;
   const bool narrow = of.type == DType::kBf16;
-  k_.product({.a = {on_card(x), of.columns, 1},
-              .b = {{}, of.columns, 1},
-              .m = y.rows(),
-              .n = of.rows,
-              .k = of.columns,
-              .c = on_card(y),
-              .counts = counts_of(rows),
-              .b_fp32_of = narrow ? nullptr : static_cast<const float* const*>(list),
-              .b_bf16_of = narrow ? static_cast<const kernels::Bf16* const*>(list) : nullptr},
-             gpu_.stream());
+  start(k_.product,
+        {.a = {on_card(x), of.columns, 1},
+         .b = {{}, of.columns, 1},
+         .m = y.rows(),
+         .n = of.rows,
+         .k = of.columns,
+         .c = on_card(y),
+         .counts = counts_of(rows),
+         .b_fp32_of = narrow ? nullptr : static_cast<const float* const*>(list),
+         .b_bf16_of = narrow ? static_cast<const kernels::Bf16* const*>(list) : nullptr});
   return y;
 }
 
@@ -206,16 +206,16 @@ Tensor GpuCompute::grouped_product_input(const ConstArray& dy,
   const Tensor matrices = pointers(w);
   const void* const list = matrices.array().data;
   const bool narrow = of.type == DType::kBf16;
-  k_.product({.a = {on_card(dy), of.rows, 1},
-              .b = {{}, 1, of.columns},
-              .m = dx.rows(),
-              .n = of.columns,
-              .k = of.rows,
-              .c = on_card(dx),
-              .counts = counts_of(rows),
-              .b_fp32_of = narrow ? nullptr : static_cast<const float* const*>(list),
-              .b_bf16_of = narrow ? static_cast<const kernels::Bf16* const*>(list) : nullptr},
-             gpu_.stream());
+  start(k_.product,
+        {.a = {on_card(dy), of.rows, 1},
+         .b = {{}, 1, of.columns},
+         .m = dx.rows(),
+         .n = of.columns,
+         .k = of.rows,
+         .c = on_card(dx),
+         .counts = counts_of(rows),
+         .b_fp32_of = narrow ? nullptr : static_cast<const float* const*>(list),
+         .b_bf16_of = narrow ? static_cast<const kernels::Bf16* const*>(list) : nullptr});
   return dx;
 }
 
@@ -229,15 +229,15 @@ void GpuCompute::grouped_product_weight(const ConstArray& dy,
   const Tensor matrices = pointers(to);
   const int64_t n = dy.extent.columns;
   const int64_t k = x.extent.columns;
-  k_.product({.a = {on_card(dy), 1, n},
-              .b = {on_card(x), 1, k},
-              .m = n,
-              .n = k,
-              .k = dy.extent.rows,
-              .add = true,
-              .counts = counts_of(rows),
-              .c_of = static_cast<float* const*>(matrices.array().data)},
-             gpu_.stream());
+  start(k_.product,
+        {.a = {on_card(dy), 1, n},
+         .b = {on_card(x), 1, k},
+         .m = n,
+         .n = k,
+         .k = dy.extent.rows,
+         .add = true,
+         .counts = counts_of(rows),
+         .c_of = static_cast<float* const*>(matrices.array().data)});
 }
 
 // --- norms
@@ -248,15 +248,15 @@ Normed GpuCompute::norm(const ConstArray& x,
                         const Encoding& type) const {
   const int64_t width = gain.extent.size();
   Normed n{.y = make(x.extent.rows, width, type.type), .inverse = wide(x.extent.rows, 1)};
-  k_.rmsnorm({.x = on_card(x),
-              .gain = on_card(gain),
-              .y = on_card(n.y),
-              .inverse = n.inverse.data(),
-              .rows = x.extent.rows,
-              .width = width,
-              .x_stride = x.extent.columns,
-              .eps = static_cast<float>(eps)},
-             gpu_.stream());
+  start(k_.rmsnorm,
+        {.x = on_card(x),
+         .gain = on_card(gain),
+         .y = on_card(n.y),
+         .inverse = n.inverse.data(),
+         .rows = x.extent.rows,
+         .width = width,
+         .x_stride = x.extent.columns,
+         .eps = static_cast<float>(eps)});
   return n;
 }
 
@@ -269,18 +269,18 @@ Tensor GpuCompute::norm_input(const NormBack& n, double eps) const {
 void GpuCompute::norm_input_into(const NormBack& n, double, const Array& dx) const {
   const int64_t width = n.gain.extent.size();
   Tensor partial = wide(kernels::rmsnorm_chunks(n.x.extent.rows), width);
-  k_.rmsnorm_backward({.dy = on_card(n.dy),
-                       .x = on_card(n.x),
-                       .gain = on_card(n.gain),
-                       .inverse = n.inverse.fp32(),
-                       .addend = on_card(n.addend),
-                       .dx = on_card(dx),
-                       .partial = partial.data(),
-                       .d_gain = n.d_gain.fp32(),
-                       .rows = n.x.extent.rows,
-                       .width = width,
-                       .x_stride = n.x.extent.columns},
-                      gpu_.stream());
+  start(k_.rmsnorm_backward,
+        {.dy = on_card(n.dy),
+         .x = on_card(n.x),
+         .gain = on_card(n.gain),
+         .inverse = n.inverse.fp32(),
+         .addend = on_card(n.addend),
+         .dx = on_card(dx),
+         .partial = partial.data(),
+         .d_gain = n.d_gain.fp32(),
+         .rows = n.x.extent.rows,
+         .width = width,
+         .x_stride = n.x.extent.columns});
 }
 
 // --- attention
@@ -290,20 +290,20 @@ Tensor GpuCompute::turned(Tensor x,
                           kernels::Turn turn,
                           const Encoding& type) const {
   Tensor y = make(x.rows(), x.columns(), type.type);
-  k_.rope({.x = on_card(ConstArray(x)),
-           .y = on_card(y),
-           .cosine = rope_.cosine,
-           .sine = rope_.sine,
-           .rows = x.rows(),
-           .columns = x.columns(),
-           .length = rope_.length,
-           .heads = r.heads,
-           .head_stride = r.stride,
-           .first = r.first,
-           .width = rope_.width,
-           .pairs = r.pairs,
-           .turn = turn},
-          gpu_.stream());
+  start(k_.rope,
+        {.x = on_card(ConstArray(x)),
+         .y = on_card(y),
+         .cosine = rope_.cosine,
+         .sine = rope_.sine,
+         .rows = x.rows(),
+         .columns = x.columns(),
+         .length = rope_.length,
+         .heads = r.heads,
+         .head_stride = r.stride,
+         .first = r.first,
+         .width = rope_.width,
+         .pairs = r.pairs,
+         .turn = turn});
   return y;
 }
 
@@ -312,13 +312,13 @@ Attended GpuCompute::attention(const kernels::AttentionShape& s,
                                const Encoding& type) const {
   Attended out{.o = make(s.tokens(), s.heads * s.v_head, type.type),
                .lse = wide(s.tokens(), s.heads)};
-  k_.attention({.shape = s,
-                .q = on_card(a.q),
-                .kv = on_card(a.kv),
-                .k_rope = behind(on_card(a.shared), a.shared_first),
-                .o = on_card(out.o),
-                .lse = out.lse.data()},
-               gpu_.stream());
+  start(k_.attention,
+        {.shape = s,
+         .q = on_card(a.q),
+         .kv = on_card(a.kv),
+         .k_rope = behind(on_card(a.shared), a.shared_first),
+         .o = on_card(out.o),
+         .lse = out.lse.data()});
   return out;
 }
 
@@ -335,19 +335,19 @@ AttentionBack GpuCompute::attention_input(const kernels::AttentionShape& s,
   if (shared) d.d_shared = zeros(a.shared.extent.rows, a.shared.extent.columns);
   Tensor delta = wide(s.tokens(), s.heads);
   Tensor of_heads = wide(s.tokens(), std::max<int64_t>(1, s.heads * s.qk_rope));
-  k_.attention_backward({.shape = s,
-                         .q = on_card(a.q),
-                         .kv = on_card(a.kv),
-                         .k_rope = behind(on_card(a.shared), a.shared_first),
-                         .o = on_card(o),
-                         .d_o = on_card(d_o),
-                         .lse = lse.fp32(),
-                         .dq = d.dq.data(),
-                         .dkv = d.dkv.data(),
-                         .dk_rope = shared ? d.d_shared.data() + a.shared_first : nullptr,
-                         .delta = delta.data(),
-                         .rope_of_heads = of_heads.data()},
-                        gpu_.stream());
+  start(k_.attention_backward,
+        {.shape = s,
+         .q = on_card(a.q),
+         .kv = on_card(a.kv),
+         .k_rope = behind(on_card(a.shared), a.shared_first),
+         .o = on_card(o),
+         .d_o = on_card(d_o),
+         .lse = lse.fp32(),
+         .dq = d.dq.data(),
+         .dkv = d.dkv.data(),
+         .dk_rope = shared ? d.d_shared.data() + a.shared_first : nullptr,
+         .delta = delta.data(),
+         .rope_of_heads = of_heads.data()});
   return d;
 }
 
@@ -446,13 +446,13 @@ Gated GpuCompute::gate(const kernels::GateShape& s, Tensor logits, const ConstAr
   Gated g{.scores = wide(s.tokens, s.experts),
           .weights = wide(s.tokens, s.active),
           .chosen = make(s.tokens, s.active, DType::kInt32)};
-  k_.gate({.shape = s,
-           .logits = logits.data(),
-           .bias = bias.data == nullptr ? nullptr : bias.fp32(),
-           .scores = g.scores.data(),
-           .chosen = g.chosen.int32(),
-           .weights = g.weights.data()},
-          gpu_.stream());
+  start(k_.gate,
+        {.shape = s,
+         .logits = logits.data(),
+         .bias = bias.data == nullptr ? nullptr : bias.fp32(),
+         .scores = g.scores.data(),
+         .chosen = g.chosen.int32(),
+         .weights = g.weights.data()});
   return g;
 }
 
@@ -469,15 +469,15 @@ void GpuCompute::force_balanced(const Architecture& model,
         std::span(all).subspan(static_cast<size_t>(t * s.active), static_cast<size_t>(s.active)));
   }
   gpu_.upload(all.data(), chosen.data, all.size() * sizeof(int32_t));
-  k_.weights_of_chosen({.scores = scores.fp32(),
-                        .chosen = chosen.int32(),
-                        .weights = weights.fp32(),
-                        .tokens = s.tokens,
-                        .experts = s.experts,
-                        .active = s.active,
-                        .scaling = static_cast<float>(s.scaling),
-                        .normalize = s.normalize},
-                       gpu_.stream());
+  start(k_.weights_of_chosen,
+        {.scores = scores.fp32(),
+         .chosen = chosen.int32(),
+         .weights = weights.fp32(),
+         .tokens = s.tokens,
+         .experts = s.experts,
+         .active = s.active,
+         .scaling = static_cast<float>(s.scaling),
+         .normalize = s.normalize});
 }
 
 Tensor GpuCompute::gate_input(const kernels::GateShape& s,
@@ -488,39 +488,38 @@ Tensor GpuCompute::gate_input(const kernels::GateShape& s,
   Tensor d_logits = wide(s.tokens, s.experts);
   const bool balanced = loss.coefficient != 0;
   Tensor frequency = wide(balanced ? s.tokens / loss.length : 1, s.experts);
-  k_.gate_backward({.shape = s,
-                    .loss = loss,
-                    .d_weights = d_weights.fp32(),
-                    .scores = scores.fp32(),
-                    .chosen = chosen.int32(),
-                    .frequency = frequency.data(),
-                    .d_logits = d_logits.data()},
-                   gpu_.stream());
+  start(k_.gate_backward,
+        {.shape = s,
+         .loss = loss,
+         .d_weights = d_weights.fp32(),
+         .scores = scores.fp32(),
+         .chosen = chosen.int32(),
+         .frequency = frequency.data(),
+         .d_logits = d_logits.data()});
   return d_logits;
 }
 
 Tensor GpuCompute::slots(const ConstArray& chosen, const ConstArray& slot_of) const {
   Tensor placed = make(chosen.extent.rows, chosen.extent.columns, DType::kInt32);
-  k_.look_up({.from = chosen.int32(),
-              .table = slot_of.int32(),
-              .to = placed.int32(),
-              .count = placed.size()},
-             gpu_.stream());
+  start(k_.look_up,
+        {.from = chosen.int32(),
+         .table = slot_of.int32(),
+         .to = placed.int32(),
+         .count = placed.size()});
   return placed;
 }
 
 void GpuCompute::count(const ConstArray& chosen, const Array& load) const {
-  k_.count({.chosen = chosen.int32(),
-            .load = load.int64(),
-            .count = chosen.extent.size(),
-            .experts = load.extent.size()},
-           gpu_.stream());
+  start(k_.count,
+        {.chosen = chosen.int32(),
+         .load = load.int64(),
+         .count = chosen.extent.size(),
+         .experts = load.extent.size()});
 }
 
 void GpuCompute::update_bias(const ConstArray& load, double speed, const Array& bias) const {
-  k_.update_bias(
-      {.load = load.int64(), .bias = bias.fp32(), .experts = load.extent.size(), .speed = speed},
-      gpu_.stream());
+  start(k_.update_bias,
+        {.load = load.int64(), .bias = bias.fp32(), .experts = load.extent.size(), .speed = speed});
 }
 
 // --- rows of experts
@@ -544,30 +543,30 @@ RowMap GpuCompute::map_rows(const ConstArray& slots,
              .choice_of_row = make(capacity, 1, DType::kInt32),
              .row_of = make(tokens, active, DType::kInt32)};
   Tensor starts = make(kernels::map_chunks(tokens) + 1, experts, DType::kInt32);
-  k_.map_rows({.slots = slots.int32(),
-               .expert_rows = map.expert_rows.int32(),
-               .token_of_row = map.token_of_row.int32(),
-               .choice_of_row = map.choice_of_row.int32(),
-               .row_of = map.row_of.int32(),
-               .overflowed = overflowed.int64(),
-               .starts = starts.int32(),
-               .tokens = tokens,
-               .active = active,
-               .experts = experts,
-               .capacity = capacity},
-              gpu_.stream());
+  start(k_.map_rows,
+        {.slots = slots.int32(),
+         .expert_rows = map.expert_rows.int32(),
+         .token_of_row = map.token_of_row.int32(),
+         .choice_of_row = map.choice_of_row.int32(),
+         .row_of = map.row_of.int32(),
+         .overflowed = overflowed.int64(),
+         .starts = starts.int32(),
+         .tokens = tokens,
+         .active = active,
+         .experts = experts,
+         .capacity = capacity});
   return map;
 }
 
 Tensor GpuCompute::permute(const ExpertRows& rows, const ConstArray& x) const {
   Tensor y = make(rows.capacity(), x.extent.columns, x.extent.type);
-  k_.permute({.token_of_row = rows.token_of_row.int32(),
-              .counts = counts_of(rows),
-              .x = on_card(x),
-              .rows = on_card(y),
-              .width = x.extent.columns,
-              .capacity = rows.capacity()},
-             gpu_.stream());
+  start(k_.permute,
+        {.token_of_row = rows.token_of_row.int32(),
+         .counts = counts_of(rows),
+         .x = on_card(x),
+         .rows = on_card(y),
+         .width = x.extent.columns,
+         .capacity = rows.capacity()});
   return y;
 }
 
@@ -577,40 +576,40 @@ Tensor GpuCompute::unpermute(const ExpertRows& rows,
                              const ConstArray& second,
                              const Encoding& type) const {
   Tensor y = make(rows.tokens(), x.extent.columns, type.type);
-  k_.unpermute({.row_of = rows.row_of.int32(),
-                .rows = on_card(x),
-                .first = on_card(first),
-                .second = on_card(second),
-                .y = on_card(y),
-                .tokens = rows.tokens(),
-                .active = rows.active(),
-                .width = x.extent.columns},
-               gpu_.stream());
+  start(k_.unpermute,
+        {.row_of = rows.row_of.int32(),
+         .rows = on_card(x),
+         .first = on_card(first),
+         .second = on_card(second),
+         .y = on_card(y),
+         .tokens = rows.tokens(),
+         .active = rows.active(),
+         .width = x.extent.columns});
   return y;
 }
 
 Tensor GpuCompute::of_rows(const ExpertRows& rows, const ConstArray& choices) const {
   Tensor y = wide(rows.capacity(), 1);
-  k_.of_rows({.token_of_row = rows.token_of_row.int32(),
-              .choice_of_row = rows.choice_of_row.int32(),
-              .counts = counts_of(rows),
-              .choices = choices.fp32(),
-              .rows = y.data(),
-              .active = choices.extent.columns,
-              .capacity = rows.capacity()},
-             gpu_.stream());
+  start(k_.of_rows,
+        {.token_of_row = rows.token_of_row.int32(),
+         .choice_of_row = rows.choice_of_row.int32(),
+         .counts = counts_of(rows),
+         .choices = choices.fp32(),
+         .rows = y.data(),
+         .active = choices.extent.columns,
+         .capacity = rows.capacity()});
   return y;
 }
 
 Tensor GpuCompute::of_choices(const ExpertRows& rows, const ConstArray& x) const {
   Tensor y = wide(rows.tokens(), rows.active());
-  k_.of_choices({.row_of = rows.row_of.int32(),
-                 .rows = x.fp32(),
-                 .to = y.data(),
-                 .tokens = rows.tokens(),
-                 .active = rows.active(),
-                 .to_row = rows.active()},
-                gpu_.stream());
+  start(k_.of_choices,
+        {.row_of = rows.row_of.int32(),
+         .rows = x.fp32(),
+         .to = y.data(),
+         .tokens = rows.tokens(),
+         .active = rows.active(),
+         .to_row = rows.active()});
   return y;
 }
 
@@ -618,13 +617,13 @@ Tensor GpuCompute::beside(const ExpertRows& rows, const ConstArray& x, const Con
   const int64_t width = x.extent.columns;
   Tensor both = wide(x.extent.rows, width + rows.active());
   put_columns(x, 0, both);
-  k_.of_choices({.row_of = rows.row_of.int32(),
-                 .rows = y.fp32(),
-                 .to = both.data() + width,
-                 .tokens = rows.tokens(),
-                 .active = rows.active(),
-                 .to_row = both.columns()},
-                gpu_.stream());
+  start(k_.of_choices,
+        {.row_of = rows.row_of.int32(),
+         .rows = y.fp32(),
+         .to = both.data() + width,
+         .tokens = rows.tokens(),
+         .active = rows.active(),
+         .to_row = both.columns()});
   return both;
 }
 
@@ -654,13 +653,13 @@ Tensor GpuCompute::swiglu(const ConstArray& gate_up,
                           const Weighted* rows,
                           const Encoding& type) const {
   Tensor y = make(gate_up.extent.rows, gate_up.extent.columns / 2, type.type);
-  k_.swiglu({.gate_up = on_card(gate_up),
-             .row_weights = given_weights(rows),
-             .y = on_card(y),
-             .rows = y.rows(),
-             .width = y.columns(),
-             .counts = counts_of(rows)},
-            gpu_.stream());
+  start(k_.swiglu,
+        {.gate_up = on_card(gate_up),
+         .row_weights = given_weights(rows),
+         .y = on_card(y),
+         .rows = y.rows(),
+         .width = y.columns(),
+         .counts = counts_of(rows)});
   return y;
 }
 
@@ -670,15 +669,15 @@ SwigluBack GpuCompute::swiglu_input(const ConstArray& d_activated,
                                     const Encoding& type) const {
   SwigluBack d{.d_gate_up = make(gate_up.extent.rows, gate_up.extent.columns, type.type),
                .d_row_weights = rows == nullptr ? Tensor() : wide(gate_up.extent.rows, 1)};
-  k_.swiglu_backward({.dy = on_card(d_activated),
-                      .gate_up = on_card(gate_up),
-                      .row_weights = given_weights(rows),
-                      .d_gate_up = on_card(d.d_gate_up),
-                      .d_row_weights = rows == nullptr ? nullptr : d.d_row_weights.data(),
-                      .rows = gate_up.extent.rows,
-                      .width = gate_up.extent.columns / 2,
-                      .counts = counts_of(rows)},
-                     gpu_.stream());
+  start(k_.swiglu_backward,
+        {.dy = on_card(d_activated),
+         .gate_up = on_card(gate_up),
+         .row_weights = given_weights(rows),
+         .d_gate_up = on_card(d.d_gate_up),
+         .d_row_weights = rows == nullptr ? nullptr : d.d_row_weights.data(),
+         .rows = gate_up.extent.rows,
+         .width = gate_up.extent.columns / 2,
+         .counts = counts_of(rows)});
   return d;
 }
 
@@ -690,30 +689,30 @@ Tensor GpuCompute::sum(Tensor x,
   ConstValues more[2];
   std::transform(
       addends.begin(), addends.end(), more, [](const ConstArray& a) { return on_card(a); });
-  k_.sum({.x = on_card(ConstArray(x)),
-          .first = more[0],
-          .second = more[1],
-          .y = on_card(y),
-          .elements = x.size()},
-         gpu_.stream());
+  start(k_.sum,
+        {.x = on_card(ConstArray(x)),
+         .first = more[0],
+         .second = more[1],
+         .y = on_card(y),
+         .elements = x.size()});
   return y;
 }
 
 void GpuCompute::accumulate(const ConstArray& x, const Array& gradient) const {
-  k_.sum({.x = on_card(ConstArray(gradient)),
-          .first = on_card(x),
-          .y = on_card(gradient),
-          .elements = gradient.extent.size()},
-         gpu_.stream());
+  start(k_.sum,
+        {.x = on_card(ConstArray(gradient)),
+         .first = on_card(x),
+         .y = on_card(gradient),
+         .elements = gradient.extent.size()});
 }
 
 void GpuCompute::count_bad(const ConstArray& x, const Array& count) const {
   Tensor partial = wide(kernels::kBadBlocks, 1);
-  k_.count_bad({.x = on_card(x),
-                .elements = x.extent.size(),
-                .count = count.int64(),
-                .partial = partial.data()},
-               gpu_.stream());
+  start(k_.count_bad,
+        {.x = on_card(x),
+         .elements = x.extent.size(),
+         .count = count.int64(),
+         .partial = partial.data()});
 }
 
 // --- the model's ends
@@ -722,24 +721,24 @@ Tensor GpuCompute::embedding(const ConstArray& tokens,
                              const ConstArray& table,
                              const Encoding& type) const {
   Tensor x = make(tokens.extent.size(), table.extent.columns, type.type);
-  k_.embedding({.tokens = tokens.int32(),
-                .table = on_card(table),
-                .x = on_card(x),
-                .count = x.rows(),
-                .width = x.columns()},
-               gpu_.stream());
+  start(k_.embedding,
+        {.tokens = tokens.int32(),
+         .table = on_card(table),
+         .x = on_card(x),
+         .count = x.rows(),
+         .width = x.columns()});
   return x;
 }
 
 void GpuCompute::embedding_weight(const ConstArray& tokens,
                                   const ConstArray& dx,
                                   const Array& d_table) const {
-  k_.embedding_backward({.tokens = tokens.int32(),
-                         .dx = on_card(dx),
-                         .d_table = d_table.fp32(),
-                         .count = tokens.extent.size(),
-                         .width = dx.extent.columns},
-                        gpu_.stream());
+  start(k_.embedding_backward,
+        {.tokens = tokens.int32(),
+         .dx = on_card(dx),
+         .d_table = d_table.fp32(),
+         .count = tokens.extent.size(),
+         .width = dx.extent.columns});
 }
 
 Losses GpuCompute::cross_entropy(const ConstArray& targets,
@@ -747,14 +746,14 @@ Losses GpuCompute::cross_entropy(const ConstArray& targets,
                                  const Array& sum) const {
   const int64_t tokens = targets.extent.size();
   Losses l{.losses = wide(tokens, 1), .lse = wide(tokens, 1)};
-  k_.cross_entropy({.targets = targets.int32(),
-                    .logits = logits.fp32(),
-                    .losses = l.losses.data(),
-                    .lse = l.lse.data(),
-                    .tokens = tokens,
-                    .vocabulary = logits.extent.columns},
-                   gpu_.stream());
-  k_.total({.fp32 = l.losses.data(), .elements = tokens, .sum = sum.fp64()}, gpu_.stream());
+  start(k_.cross_entropy,
+        {.targets = targets.int32(),
+         .logits = logits.fp32(),
+         .losses = l.losses.data(),
+         .lse = l.lse.data(),
+         .tokens = tokens,
+         .vocabulary = logits.extent.columns});
+  start(k_.total, {.fp32 = l.losses.data(), .elements = tokens, .sum = sum.fp64()});
   return l;
 }
 
@@ -762,13 +761,13 @@ void GpuCompute::cross_entropy_input(const ConstArray& targets,
                                      double scale,
                                      const ConstArray& lse,
                                      const Array& logits) const {
-  k_.cross_entropy_backward({.targets = targets.int32(),
-                             .lse = lse.fp32(),
-                             .logits = logits.fp32(),
-                             .scale = static_cast<float>(scale),
-                             .tokens = targets.extent.size(),
-                             .vocabulary = logits.extent.columns},
-                            gpu_.stream());
+  start(k_.cross_entropy_backward,
+        {.targets = targets.int32(),
+         .lse = lse.fp32(),
+         .logits = logits.fp32(),
+         .scale = static_cast<float>(scale),
+         .tokens = targets.extent.size(),
+         .vocabulary = logits.extent.columns});
 }
 
 // --- the step's end
@@ -781,23 +780,22 @@ void GpuCompute::step_status(std::span<const ConstArray> gradients,
   clear(status);
   double* const s = status.fp64();
   for (const ConstArray& g : gradients) {
-    k_.total({.of = Of::kSquares,
-              .fp32 = g.fp32(),
-              .elements = g.extent.size(),
-              .sum = s + StepStatus::kSquares,
-              .add = true},
-             gpu_.stream());
+    start(k_.total,
+          {.of = Of::kSquares,
+           .fp32 = g.fp32(),
+           .elements = g.extent.size(),
+           .sum = s + StepStatus::kSquares,
+           .add = true});
   }
-  k_.total({.int64 = overflowed.int64(), .elements = 1, .sum = s + StepStatus::kOverflow},
-           gpu_.stream());
+  start(k_.total, {.int64 = overflowed.int64(), .elements = 1, .sum = s + StepStatus::kOverflow});
   for (const ConstArray& l : losses) {
     if (l.extent.size() == 0) continue;
-    k_.total({.of = Of::kNotFinite,
-              .fp64 = l.fp64(),
-              .elements = l.extent.size(),
-              .sum = s + StepStatus::kBadLosses,
-              .add = true},
-             gpu_.stream());
+    start(k_.total,
+          {.of = Of::kNotFinite,
+           .fp64 = l.fp64(),
+           .elements = l.extent.size(),
+           .sum = s + StepStatus::kBadLosses,
+           .add = true});
   }
 }
 
@@ -809,21 +807,21 @@ void GpuCompute::adamw(const AdamwCall& call) const {
   }
   if (segments.empty()) return;
   const Tensor list = uploaded(segments.data(), segments.size() * sizeof(segments.front()));
-  k_.adamw({.settings = call.settings,
-            .clip = call.clip,
-            .status = call.status.fp64(),
-            .status_size = StepStatus::kSize,
-            .segments = static_cast<const kernels::GpuAdamW::Segment*>(list.array().data),
-            .segment_count = std::ssize(segments),
-            .gradients = call.gradients.fp32(),
-            .weights = call.weights.fp32(),
-            .m = on_card(call.m),
-            .v = on_card(call.v),
-            .rounded = on_card(call.rounded),
-            .average = call.average.data == nullptr ? nullptr : call.average.fp32(),
-            .average_decay = static_cast<float>(call.ema),
-            .elements = segments.back().end},
-           gpu_.stream());
+  start(k_.adamw,
+        {.settings = call.settings,
+         .clip = call.clip,
+         .status = call.status.fp64(),
+         .status_size = StepStatus::kSize,
+         .segments = static_cast<const kernels::GpuAdamW::Segment*>(list.array().data),
+         .segment_count = std::ssize(segments),
+         .gradients = call.gradients.fp32(),
+         .weights = call.weights.fp32(),
+         .m = on_card(call.m),
+         .v = on_card(call.v),
+         .rounded = on_card(call.rounded),
+         .average = call.average.data == nullptr ? nullptr : call.average.fp32(),
+         .average_decay = static_cast<float>(call.ema),
+         .elements = segments.back().end});
 }
 
 }  // namespace rehearse

@@ -146,7 +146,12 @@ class GpuCompute : public Compute {
   // A few of the host's values, on the card.
   Tensor uploaded(const void* values, size_t bytes) const;
   Tensor pointers(std::span<const ConstArray> to) const;
-  void move(const kernels::GpuMove& m) const { k_.move(m, gpu_.stream()); }
+  template <typename Call>
+  void start(void (*kernel)(const Call&, kernels::Stream),
+             const std::type_identity_t<Call>& call) const {
+    gpu_.launch([=](kernels::Stream stream) { kernel(call, stream); });
+  }
+  void move(const kernels::GpuMove& m) const { start(k_.move, m); }
 
   BufferPool& pool_;
   Gpu& gpu_;

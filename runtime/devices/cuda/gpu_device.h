@@ -1,96 +1,67 @@
 #pragma once
-// A card that one rank is trained on: one thread enqueues, one stream runs.
+// A card on which ranks are trained: one thread enqueues all of them, every lane of a rank is a
+// lane of the card's, and what depends on another lane waits for its event.
 
-#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <unordered_map>
 
 #include "runtime/devices/cuda/gpu_compute.h"
+#include "runtime/devices/cuda/one_rank_lanes.h"
 #include "runtime/devices/device.h"
 
 namespace rehearse {
 
-// Of a rank by itself sums are what they are, and there is nobody to send to.
-class OneRankLanes : public LaneCommunicator {
- public:
-  void send(int64_t, int64_t, uint64_t, const ConstArray&) override { nobody(); }
-  void recv(int64_t, int64_t, uint64_t, const Array&, const Ready&) override { nobody(); }
-  void reduce_scatter(const Collective& c, int64_t, const Array&, const Ready& ready) override {
-    alone(c, ready);
-  }
-  void all_gather(const Collective& c, int64_t, const Array&, const Ready& ready) override {
-    alone(c, ready);
-  }
-  void all_reduce(const Collective& c, int64_t, const Array&, const Ready& ready) override {
-    alone(c, ready);
-  }
-  void sum(const Collective& c, int64_t, const Array&, const Ready& ready) override {
-    alone(c, ready);
-  }
-  Arrived dispatch(const ExchangeOp&,
-                   const ConstArray&,
-                   const ConstArray&,
-                   const ConstArray&,
-                   std::unique_ptr<Routes>&) override {
-    nobody();
-    return {};
-  }
-  Tensor spread(const ExchangeOp&, const Routes&, const ConstArray&) override {
-    nobody();
-    return {};
-  }
-  Tensor reduce(const ExchangeOp&, const Routes&, const ConstArray&, DType, int64_t) override {
-    nobody();
-    return {};
-  }
-
- private:
-  static void nobody() { CHECK(false) << "a message of a rank by itself"; }
-  static void alone(const Collective& c, const Ready& ready) {
-    CHECK(c.members.size() == 1) << c.members.size() << " ranks on a card of one";
-    ready();
-  }
+struct GpuOptions {
+  double room = 1;          // for experts' rows at first, of a micro-batch's choices
+  bool early_free = false;  // for tests: buffers that are given back wait for nobody
 };
 
 class GpuDevice : public TrainingDevice {
  public:
-  // The communicator must outlive it. rope: rotations of the plan's positions. room: for experts'
-  // rows, at first, of a micro-batch's choices.
+  // The communicator must outlive it. rope: rotations of the plan's positions.
   GpuDevice(const Plan& plan,
             Communicator& communicator,
             std::unique_ptr<Gpu> gpu,
             const kernels::RopeTable& rope,
-            double room = 1)
-      : communicator_(communicator),
-        room_(room),
-        gpu_(std::move(gpu)),
-        rope_(*gpu_, rope),
-        pool_(gpu_->memory()),
-        compute_(pool_, *gpu_, rope_, room_) {
-    CHECK(plan.layout.world() == 1) << plan.layout.world() << " ranks on a card of one";
-  }
+            GpuOptions options = {});
+  ~GpuDevice() override;
 
-  BufferPool& pool(int64_t) override { return pool_; }
-  const Compute& compute(int64_t) override { return compute_; }
+  BufferPool& pool(int64_t rank) override;
+  const Compute& compute(int64_t rank) override;
   LaneCommunicator& lanes() override { return lanes_; }
   Enqueuing enqueuing() const override { return Enqueuing::kOneThread; }
-  void end_step(Timeline& timeline) override {
-    gpu_->finish();
-    TrainingDevice::end_step(timeline);
-  }
-  void make_room() override {
-    CHECK(room_ < 1) << "there is room for all choices";
-    room_ = std::min(1.0, 2 * room_);
-  }
+  void begin_step() override;
+  void wait(const OpAt& at, int64_t rank, OpId dependency) override;
+  void begin(const OpAt& at, int64_t rank) override;
+  void end(const OpAt& at, int64_t rank, const std::function<MemberLoad()>& load) override;
+  void end_step(Timeline& timeline) override;
+  std::vector<OpId> under_way() override;
+  int64_t ended() override;
+  void abort() override;
+  void make_room() override;
+
   double room() const { return room_; }
-  void abort() override { communicator_.abort(); }
+  Gpu& gpu() { return *gpu_; }
 
  private:
+  struct Rank;
+  class Order;
+  static int32_t lane_of(const OpAt& at, int64_t rank);
+  void on(const OpAt& at, int64_t rank);
+
   Communicator& communicator_;
   double room_;
   std::unique_ptr<Gpu> gpu_;
+  std::unique_ptr<Order> order_;
   GpuRopeTable rope_;
-  BufferPool pool_;
-  GpuCompute compute_;
+  std::deque<Rank> ranks_;
   OneRankLanes lanes_;
+  std::unordered_map<OpId, LaneOrder::Snapshot> ends_;  // of this step's ops
+  std::vector<OpId> spans_;                             // its ops, in order
+  std::mutex mutex_;                                    // of what the watch reads: spans_
+  std::atomic<bool> aborted_ = false;
 };
 
 }  // namespace rehearse
