@@ -1,5 +1,5 @@
 # Everything from a fresh Debian or Ubuntu machine: set-up, build, demo, tests.
-.PHONY: setup configure build demo test test-asan test-tsan gpu-check fuzz format clean
+.PHONY: setup configure build demo test test-long test-asan test-tsan dist gpu-check fuzz format clean
 
 BUILD := build
 DEMO_TEXT := $(BUILD)/king-james-bible.txt
@@ -25,6 +25,14 @@ $(DEMO_TEXT): | setup
 
 test: build
 	@ctest --test-dir $(BUILD) --output-on-failure --parallel 2
+
+# What takes longer than a test should: the same tests with more cases, where they have more.
+test-long: build
+	@REHEARSE_LONG_TESTS=1 ctest --test-dir $(BUILD) --output-on-failure --parallel 2 --timeout 3600
+
+# A tarball for a machine that has a card and nothing of ours.
+dist: $(DEMO_TEXT)
+	@tools/dist.sh --text $(DEMO_TEXT)
 
 test-asan test-tsan: test-%: setup
 	@cmake --preset $* && cmake --build --preset $* && ctest --preset $*

@@ -307,7 +307,7 @@ int demo(const Arguments& args) {
   const std::string out = options.text("out");
   Plan plan = load_plan(options.has("plan") ? options.text("plan")
                                             : share_folder() + "/experiments/demo/plan.yaml");
-  require_run(plan);
+  require_train(plan, TrainOn::kCores);
   // Before minutes of work.
   const TextData check(text, plan);
   claim_output_folder(out);

@@ -9,6 +9,7 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/reports.h"
+#include "kernels/devices/devices.h"
 #include "plan/capabilities.h"
 #include "sim/bubble.h"
 #include "sim/exchange_speed.h"
@@ -34,10 +35,18 @@ void put_cell(Report& report, const Cell& cell, int64_t rank, const Layout& layo
 }
 
 Report capabilities_report() {
-  Report::Table table{.columns = {{"feature", ""}, {"simulate", "simulate"}, {"train", "train"}}};
-  for (const Capability& c : capabilities()) table.row({c.feature, c.simulate, c.run});
+  Report::Table table{.columns = {{"feature", ""},
+                                  {"simulate", "simulate"},
+                                  {"train_cpu", "train on cores"},
+                                  {"train_cuda", "train on a card"}}};
+  for (const Capability& c : capabilities()) table.row({c.feature, c.simulate, c.cores, c.card});
   Report r;
   r.table("capabilities", std::move(table));
+  const std::string why = why_no_gpu();
+  r.put("card", why.empty() ? Value(gpu_descriptions().front()) : Value());
+  r.put("no_card", why.empty() ? Value() : Value(why));
+  r.say(why.empty() ? fmt::format("\nthis machine's card: {}\n", gpu_descriptions().front())
+                    : fmt::format("\nno card to train on here: {}\n", why));
   return r;
 }
 

@@ -12,6 +12,8 @@
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/reports.h"
+#include "kernels/devices/devices.h"
+#include "kernels/devices/find_library.h"
 #include "plan/capabilities.h"
 #include "runtime/checkpoints/checkpoint.h"
 #include "runtime/checkpoints/safetensors.h"
@@ -169,6 +171,13 @@ void add_options(Options& options) {
           "plant-fault",
           "OP",
           "for trying hang reports: this op (an id of `inspect --ops`) never ends on data rank 0")
+      .value("device",
+             "cpu|cuda",
+             "what trains (default: a plan for GPUs on this machine's first card, others on cores)")
+      .value("library-path",
+             "FOLDER",
+             "where cuBLASLt is looked for first, then in the loader's folders, the CUDA toolkit's "
+             "and\nPython's packages; without it our own plain product takes its place")
       .value("out", "FOLDER", "output folder (default: out/<plan>)")
       .flag("force", "overwrite what a finished run left in the output folder")
       .value(
@@ -209,10 +218,37 @@ void put_run(Report& report, const Plan& plan, const TrainingRunResult& run) {
   report.put("stopped_by_signal", run.signal ? Value(*run.signal) : Value());
 }
 
+TrainOn device_of(const Options& options, const Plan& plan) {
+  if (options.has("library-path")) set_library_path(options.text("library-path"));
+  TrainOn on = trained_on(plan);
+  if (options.has("device")) {
+    const auto named = kTrainOn.find(options.text("device"));
+    if (!named) throw UsageError("train: --device is one of " + kTrainOn.list());
+    on = *named;
+  }
+  if (on == TrainOn::kCores) {
+    options.refuse({"library-path"}, "is for a card's libraries, and this trains on cores");
+  }
+  return on;
+}
+
+// Before anything is made. Throws InputError where the card that is asked for is not there.
+void require_card(const Options& options, const Plan& plan, TrainOn on) {
+  if (on == TrainOn::kCores) return;
+  const std::string why = why_no_gpu();
+  if (why.empty()) return;
+  throw InputError(fmt::format(
+      "{}: {} and there is none here to train on: {}; --device cpu trains the plan on cores",
+      plan.path,
+      options.has("device") ? "--device cuda asks for a card,"
+                            : fmt::format("its cluster '{}' is of GPUs,", plan.cluster.name),
+      why));
+}
+
 // The plan with what the command line says instead, checked.
 Plan plan_of(const Options& options, bool only_dumps) {
   Plan plan = load_plan(options.plan_path());
-  require_run(plan);
+  require_train(plan, device_of(options, plan));
   if (options.has("steps") && !only_dumps) {
     plan.training.steps = options.integer("steps", {.min = 1});
   }
@@ -225,6 +261,7 @@ Plan plan_of(const Options& options, bool only_dumps) {
 
 TrainingRunOptions request_of(const Options& options, const Plan& plan, const Arguments& args) {
   TrainingRunOptions run;
+  run.device = device_of(options, plan);
   run.text = options.has("data") ? options.text("data") : *plan.data.text;
   run.out = options.has("out") ? options.text("out") : default_out(plan);
   run.who = command_line(args);
@@ -264,7 +301,7 @@ int dump_only(const Options& options, const Plan& plan, const TrainingRunOptions
   options.refuse({"resume", "tensorboard", "record-routing", "until", "plant-fault"},
                  "is for steps, and --steps 0 has none");
   options.check_outputs();
-  Trainer trainer(plan, request.text, {.hang_timeout = request.hang_timeout});
+  Trainer trainer(plan, request.text, parts_of(request));
   if (request.from) load_weights(*request.from, trainer.ranks());
   dump(options, plan, trainer);
   return 0;
@@ -286,6 +323,7 @@ int train(const Arguments& args) {
   }
   const Plan plan = plan_of(options, only_dumps);
   TrainingRunOptions request = request_of(options, plan, args);
+  require_card(options, plan, request.device);
   if (only_dumps) return dump_only(options, plan, request);
   const RunFiles files(request.out);
   options.check_outputs({files.log, files.timeline, files.result});

@@ -239,7 +239,7 @@ int validate(const Arguments& args) {
   for (const std::string& path : options.plan_paths()) {
     plans.push_back(load_plan(path));
     const Plan& plan = plans.back();
-    require_run(plan);
+    require_train(plan, TrainOn::kCores);
     if (!plan.cluster.on_cores()) {
       throw InputError(
           fmt::format("{}: its cluster '{}' is not of CPU cores", path, plan.cluster.name));

@@ -1,6 +1,7 @@
 #pragma once
 // The GPU kernels as functions to call, so that one program runs them on a card or by imitation.
 
+#include "kernels/cublaslt/dense.h"
 #include "kernels/fp8_cast/fp8_cast.h"
 #include "kernels/fp8_gemm/fp8_gemm.h"
 #include "kernels/layer_gpu/attention.h"
@@ -40,6 +41,7 @@ struct KernelSet {
   void (*gate)(const GpuGate&, Stream) = nullptr;
   void (*gate_backward)(const GpuGateBackward&, Stream) = nullptr;
   void (*product)(const GpuProduct&, Stream) = nullptr;
+  void (*dense_product)(const GpuProduct&, Stream) = nullptr;  // not of experts
   void (*attention)(const GpuAttention&, Stream) = nullptr;
   void (*attention_backward)(const GpuAttentionBackward&, Stream) = nullptr;
   void (*move)(const GpuMove&, Stream) = nullptr;
@@ -53,7 +55,7 @@ struct KernelSet {
   void (*total)(const GpuTotal&, Stream) = nullptr;
 };
 
-KernelSet gpu_kernels();
-KernelSet imitated_kernels();
+KernelSet gpu_kernels();       // kernel_set.cu
+KernelSet imitated_kernels();  // checking/imitated_target.cpp
 
 }  // namespace rehearse::kernels

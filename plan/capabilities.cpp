@@ -37,12 +37,17 @@ const std::vector<Capability>& capabilities() {
       list.push_back(
           {.feature = fmt::format("schedule {}", n.name),
            .simulate = true,
-           .run = true,
+           .cores = true,
+           .card = true,
            .uses = [kind = n.value](const Plan& p) { return p.layout.schedule == kind; }});
     }
-    const auto add = [&](std::string feature, bool simulate, bool run, auto uses) {
-      list.push_back({std::move(feature), simulate, run, uses});
+    // trains: on both.
+    const auto add = [&](std::string feature, bool simulate, bool trains, auto uses) {
+      list.push_back({std::move(feature), simulate, trains, trains, uses});
     };
+    const auto not_on_a_card = [&] { list.back().card = false; };
+    add("several ranks", true, true, [](const Plan& p) { return p.layout.world() > 1; });
+    not_on_a_card();
     add("data parallelism (dp > 1)", true, true, [](const Plan& p) { return p.layout.dp > 1; });
     add("expert parallelism (ep > 1)", true, true, [](const Plan& p) { return p.layout.ep > 1; });
     add("tensor parallelism (tp > 1)", true, false, [](const Plan& p) { return p.layout.tp > 1; });
@@ -84,6 +89,7 @@ const std::vector<Capability>& capabilities() {
           true,
           true,
           [value = n.value](const Plan& p) { return p.training.precision == value; });
+      if (n.value == Precision::kFp8) not_on_a_card();
     }
     for (const ModelFeature& f : model_features()) {
       add(f.name, true, false, [uses = f.uses](const Plan& p) {
@@ -102,7 +108,8 @@ const std::vector<Capability>& capabilities() {
     });
     add("cluster of CPUs", true, true, [](const Plan& p) { return p.cluster.on_cores(); });
     add("emulated cluster", true, true, [](const Plan& p) { return p.cluster.emulated(); });
-    add("cluster of GPUs", true, false, [](const Plan& p) { return p.cluster.of_gpus(); });
+    not_on_a_card();
+    add("cluster of GPUs", true, true, [](const Plan& p) { return p.cluster.of_gpus(); });
     return list;
   }();
   return table;
@@ -110,7 +117,7 @@ const std::vector<Capability>& capabilities() {
 
 namespace {
 
-void require(const Plan& plan, bool Capability::*able, std::string_view verb) {
+void require(const Plan& plan, bool Capability::*able, std::string_view does) {
   std::vector<std::string> missing;
   for (const Capability& c : capabilities()) {
     if (!(c.*able) && c.uses(plan)) missing.push_back(c.feature);
@@ -120,17 +127,22 @@ void require(const Plan& plan, bool Capability::*able, std::string_view verb) {
       "{}: this version cannot {} a plan with {}; `rehearse inspect --capabilities` lists what it "
       "can",
       plan.path,
-      verb,
+      does,
       fmt::join(missing, ", ")));
 }
 
 }  // namespace
 
+TrainOn trained_on(const Plan& plan) {
+  return plan.cluster.of_gpus() ? TrainOn::kCard : TrainOn::kCores;
+}
+
 void require_simulate(const Plan& plan) {
   require(plan, &Capability::simulate, "simulate");
 }
-void require_run(const Plan& plan) {
-  require(plan, &Capability::run, "run");
+void require_train(const Plan& plan, TrainOn on) {
+  if (on == TrainOn::kCores) return require(plan, &Capability::cores, "train on cores");
+  require(plan, &Capability::card, "train on a card");
 }
 
 }  // namespace rehearse

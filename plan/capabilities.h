@@ -1,11 +1,12 @@
 #pragma once
-// What can be simulated and what can be run, in one table. `train` refuses by name what it cannot
-// run; `inspect` prints it.
+// What can be simulated and what can be trained, on cores and on a card, in one table. `train`
+// refuses by name what it cannot; `inspect` prints it.
 
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "base/names.h"
 #include "plan/plan.h"
 
 namespace rehearse {
@@ -18,17 +19,25 @@ struct ModelFeature {
 };
 const std::vector<ModelFeature>& model_features();
 
+// What trains.
+enum class TrainOn : uint8_t { kCores, kCard };
+inline constexpr NameTable kTrainOn{
+    std::to_array<Named<TrainOn>>({{TrainOn::kCores, "cpu"}, {TrainOn::kCard, "cuda"}})};
+static_assert(kTrainOn.complete());
+// Unless it is told: a plan for GPUs on a card, all others on cores.
+TrainOn trained_on(const Plan& plan);
+
 struct Capability {
   std::string feature;
   bool simulate = false;
-  bool run = false;
+  bool cores = false, card = false;       // trained on
   std::function<bool(const Plan&)> uses;  // whether a plan needs it
 };
 
 const std::vector<Capability>& capabilities();
 
-// Throws InputError naming the features of `plan` that cannot be simulated (run), and what can.
+// Throw InputError naming the features of `plan` that cannot be simulated (trained), and what can.
 void require_simulate(const Plan& plan);
-void require_run(const Plan& plan);
+void require_train(const Plan& plan, TrainOn on);
 
 }  // namespace rehearse

@@ -87,7 +87,8 @@ struct TrainResult {
 struct TrainerParts {
   // Whose local ranks are trained; null: of the plan's ranks, all in this process.
   std::unique_ptr<Communicator> communicator;
-  std::function<std::unique_ptr<TrainingDevice>(const Plan&, Communicator&)> device = make_device;
+  std::function<std::unique_ptr<TrainingDevice>(const Plan&, Communicator&)> device =
+      device_of_plan;
   std::optional<PrecisionRecipe> recipe;  // none: recipe_of the plan's training
   Duration hang_timeout = kDefaultHangTimeout;
 };

@@ -116,6 +116,13 @@ struct TrainingRun::Outputs {
   std::optional<CheckpointSaver> saver;
 };
 
+TrainerParts parts_of(const TrainingRunOptions& options) {
+  return {.device = [on = options.device](
+                        const Plan& plan,
+                        Communicator& communicator) { return make_device(plan, communicator, on); },
+          .hang_timeout = options.hang_timeout};
+}
+
 TrainingRun::TrainingRun(const Plan& plan, TrainingRunOptions options)
     : plan_(plan), options_(std::move(options)), files_(options_.out) {
   if (options_.lock) lock_.emplace(options_.out, options_.who);
@@ -126,8 +133,7 @@ TrainingRun::TrainingRun(const Plan& plan, TrainingRunOptions options)
     if (!options_.force) require_no_run(files_, options_.resume);
     claim_output_folder(files_.checkpoints);
   }
-  trainer_ = std::make_unique<Trainer>(
-      plan_, options_.text, TrainerParts{.hang_timeout = options_.hang_timeout});
+  trainer_ = std::make_unique<Trainer>(plan_, options_.text, parts_of(options_));
   if (options_.from) load_weights(*options_.from, trainer_->ranks());
   info_ = {
       .averages = plan_.training.ema > 0,
@@ -198,11 +204,9 @@ void TrainingRun::save(int64_t steps, double loss) {
 int64_t TrainingRun::validation_steps() const {
   if (!options_.validation_tokens) return TrainOptions{}.validation_steps;
   const Training& t = plan_.training;
-  const int64_t batch =
-      t.micro_batches * t.micro_batch_size * t.sequence_length * plan_.layout.dp;
+  const int64_t batch = t.micro_batches * t.micro_batch_size * t.sequence_length * plan_.layout.dp;
   const int64_t steps = ceil_div(*options_.validation_tokens, batch);
-  const int64_t there =
-      trainer_->data().validation_sequences() * t.sequence_length / batch;
+  const int64_t there = trainer_->data().validation_sequences() * t.sequence_length / batch;
   if (steps > there) {
     throw InputError(fmt::format(
         "--validation-tokens {}: {} held-out batches of {} tokens, and the text has {}; a larger "

@@ -15,6 +15,7 @@
 namespace rehearse {
 
 struct TrainingRunOptions {
+  TrainOn device = TrainOn::kCores;
   std::string text;              // the text's file
   std::string out;               // the folder
   std::string who;               // for others who find the folder locked
@@ -52,6 +53,9 @@ struct RunFiles {
   std::string log, timeline, result, checkpoints;
   explicit RunFiles(const std::string& folder);
 };
+
+// What its Trainer is made of.
+TrainerParts parts_of(const TrainingRunOptions& options);
 
 class TrainingRun {
  public:

@@ -224,7 +224,7 @@ void complete(const Plan& base, Scored& s) {
   s.memory = rank_memory(plan, s.fullest);
   s.fit = fit_of(s.memory.need(), plan.cluster.memory);
   try {
-    require_run(plan);
+    require_train(plan, trained_on(plan));
     s.runnable = true;
   } catch (const InputError& e) {
     s.not_runnable = e.what();

@@ -177,12 +177,18 @@ TEST_F(BadInput, TruncatedCalibration) {
 }
 
 TEST_F(BadInput, WhatCannotBeRunIsRefusedByName) {
-  write("plan.yaml", plan_with("localhost.yaml", "h100-1024.yaml") + "  precision: bf16\n");
-  const CommandResult r = rehearse("train plan.yaml --data text.txt");
-  EXPECT_EQ(r.exit_code, 1);
-  EXPECT_EQ(r.err,
-            "plan.yaml: this version cannot run a plan with cluster of GPUs; `rehearse inspect "
-            "--capabilities` lists what it can\n");
+  write("plan.yaml",
+        plan_with("localhost.yaml", "h100-1024.yaml") + "  precision: bf16\n  recompute: full\n");
+  for (const auto& [device, where] :
+       {std::pair<std::string, std::string>{"", "a card a plan with several ranks,"},
+        {" --device cpu", "cores a plan with"}}) {
+    const CommandResult r = rehearse("train plan.yaml --data text.txt" + device);
+    EXPECT_EQ(r.exit_code, 1);
+    EXPECT_EQ(r.err,
+              "plan.yaml: this version cannot train on " + where +
+                  " recomputation of whole layers or attention's core; `rehearse "
+                  "inspect --capabilities` lists what it can\n");
+  }
   write("plan.yaml", plan_with("  pp: 2\n", "  pp: 2\n  tp: 2\n"));
   EXPECT_EQ(
       rehearse("train plan.yaml --data text.txt").err,

@@ -143,7 +143,12 @@ TEST(Layering, RuntimeRoomsIncludeOneWay) {
        {"runtime", "runtime/memory", "runtime/communicators", "runtime/communicators/local"}},
       {"runtime/layers",
        {"runtime/memory", "runtime/compute", "runtime/communicators", "runtime/layers"}},
-      {"runtime/devices", with(device, {"runtime/devices/cpu", "runtime/devices/emulated"})},
+      {"runtime/devices",
+       with(device,
+            {"runtime/devices/cpu",
+             "runtime/devices/emulated",
+             "runtime/devices/cuda",
+             "runtime/devices/cuda/gpu"})},
       {"runtime/devices/cpu", with(device, {"runtime/devices/cpu"})},
       {"runtime/devices/emulated", with(device, {"runtime/devices/emulated"})},
       {"runtime/devices/cuda", with(device, {"runtime/devices/cuda", "runtime/devices/cuda/gpu"})},
@@ -159,7 +164,8 @@ TEST(Layering, RuntimeRoomsIncludeOneWay) {
   for (const auto& entry : fs::recursive_directory_iterator(root / "runtime")) {
     const std::string extension = entry.path().extension().string();
     const std::string stem = entry.path().stem().string();
-    if ((extension != ".h" && extension != ".cpp") || stem.ends_with("_test")) continue;
+    const bool source = extension == ".h" || extension == ".cpp" || extension == ".cu";
+    if (!source || stem.ends_with("_test")) continue;
     const std::string file = fs::relative(entry.path(), root).string();
     const std::string room = file.substr(0, file.rfind('/'));
     if (room == "runtime" || stem == "testing") continue;

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "kernels/checking/target.h"
+#include "kernels/devices/devices.h"
 #include "kernels/ptx/gpu/hang.cuh"
 #include "kernels/ptx/gpu/launch.cuh"
 
@@ -114,62 +115,9 @@ class GpuTarget : public Target {
 
 }  // namespace
 
-std::string why_no_gpu() {
-  int count = 0;
-  if (const cudaError_t e = cudaGetDeviceCount(&count); e != cudaSuccess) {
-    return cudaGetErrorString(e);
-  }
-  if (count == 0) return "no CUDA device";
-  cudaDeviceProp p;
-  if (const cudaError_t e = cudaGetDeviceProperties(&p, 0); e != cudaSuccess) {
-    return cudaGetErrorString(e);
-  }
-  if (p.major != 9 || p.minor != 0) {
-    return std::string(p.name) + " is of compute capability " + std::to_string(p.major) + "." +
-           std::to_string(p.minor) + "; the kernels are for 9.0";
-  }
-  return "";
-}
-
 std::unique_ptr<Target> gpu_target(const KernelSet& set) {
   if (const std::string why = why_no_gpu(); !why.empty()) throw std::runtime_error(why);
   return std::make_unique<GpuTarget>(set);
-}
-
-KernelSet gpu_kernels() {
-  return {gpu::fp8_gemm,
-                     gpu::fp8_weight_gradient,
-                     gpu::cast_rows,
-                     gpu::cast_columns,
-                     gpu::cast_blocks,
-                     gpu::rmsnorm,
-                     gpu::rmsnorm_backward,
-                     gpu::swiglu,
-                     gpu::swiglu_backward,
-                     gpu::rope,
-                     gpu::cross_entropy,
-                     gpu::cross_entropy_backward,
-                     gpu::sum,
-                     gpu::embedding,
-                     gpu::embedding_backward,
-                     gpu::adamw,
-                     gpu::map_rows,
-                     gpu::permute,
-                     gpu::unpermute,
-                     gpu::gate,
-                     gpu::gate_backward,
-                     gpu::product,
-                     gpu::attention,
-                     gpu::attention_backward,
-                     gpu::move,
-                     gpu::of_rows,
-                     gpu::of_choices,
-                     gpu::look_up,
-                     gpu::count,
-                     gpu::update_bias,
-                     gpu::weights_of_chosen,
-                     gpu::count_bad,
-                     gpu::total};
 }
 
 std::unique_ptr<Target> gpu_target() {

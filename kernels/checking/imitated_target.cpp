@@ -70,6 +70,7 @@ KernelSet imitated_kernels() {
           imitated::gate,
           imitated::gate_backward,
           imitated::product,
+          imitated::product,
           imitated::attention,
           imitated::attention_backward,
           imitated::move,

@@ -44,11 +44,9 @@ class Target {
 std::unique_ptr<Target> imitated_target();
 // With other kernels than the true ones, to see that checks find them out.
 std::unique_ptr<Target> imitated_target(const KernelSet& set);
-// Throws std::runtime_error where there is no GPU of compute capability 9.0.
+// Throws std::runtime_error where there is no such GPU (kernels/devices/devices.h).
 std::unique_ptr<Target> gpu_target();
 std::unique_ptr<Target> gpu_target(const KernelSet& set);
-// Why gpu_target() would throw, or nothing.
-std::string why_no_gpu();
 // Runs nothing and holds nothing: what checks cost the host.
 std::unique_ptr<Target> no_target();
 

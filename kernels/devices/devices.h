@@ -10,6 +10,10 @@ namespace rehearse {
 // driver, or no CUDA in this build.
 std::vector<std::string> gpu_descriptions();
 
+// Why kernels cannot run on the first of them, which is to be of compute capability 9.0; "" where
+// they can.
+std::string why_no_gpu();
+
 // "CUDA 13.0", or that this build has none.
 std::string cuda_description();
 

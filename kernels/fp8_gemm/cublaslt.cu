@@ -1,12 +1,9 @@
-#include <cstdlib>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
-#include <dlfcn.h>
-
 #ifdef REHEARSE_CUBLASLT
-#include <cublasLt.h>
+#include "kernels/cublaslt/library.h"
 #endif
 
 #include "kernels/fp8_gemm/cublaslt.h"
@@ -15,63 +12,6 @@
 namespace rehearse::kernels::gpu {
 #ifdef REHEARSE_CUBLASLT
 namespace {
-
-// The library's functions, loaded when first asked for, so that programs start without it: the
-// toolkit's copy or a Python wheel's, wherever the loader finds one, or the file that the
-// environment's REHEARSE_CUBLASLT names.
-struct Library {
-  void* handle = nullptr;
-#define REHEARSE_BLAS_FUNCTIONS(F)        \
-  F(cublasLtCreate)                       \
-  F(cublasLtDestroy)                      \
-  F(cublasLtGetVersion)                   \
-  F(cublasLtMatmul)                       \
-  F(cublasLtMatmulAlgoGetHeuristic)       \
-  F(cublasLtMatmulDescCreate)             \
-  F(cublasLtMatmulDescDestroy)            \
-  F(cublasLtMatmulDescSetAttribute)       \
-  F(cublasLtMatmulPreferenceCreate)       \
-  F(cublasLtMatmulPreferenceDestroy)      \
-  F(cublasLtMatmulPreferenceSetAttribute) \
-  F(cublasLtMatrixLayoutCreate)           \
-  F(cublasLtMatrixLayoutDestroy)
-#define REHEARSE_DECLARE(f) decltype(&::f) f = nullptr;
-  REHEARSE_BLAS_FUNCTIONS(REHEARSE_DECLARE)
-#undef REHEARSE_DECLARE
-
-  Library() {
-    const char* named = std::getenv("REHEARSE_CUBLASLT");
-    const std::string version = std::to_string(CUBLAS_VER_MAJOR);
-    for (const std::string& file : {named ? std::string(named) : std::string(),
-                                    "libcublasLt.so." + version,
-                                    "/usr/local/cuda/lib64/libcublasLt.so." + version}) {
-      if (!file.empty()) handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
-      if (handle) break;
-    }
-    if (!handle) return;
-#define REHEARSE_LOAD(f)                                   \
-  f = reinterpret_cast<decltype(&::f)>(dlsym(handle, #f)); \
-  if (!f) {                                                \
-    handle = nullptr;                                      \
-    return;                                                \
-  }
-    REHEARSE_BLAS_FUNCTIONS(REHEARSE_LOAD)
-#undef REHEARSE_LOAD
-#undef REHEARSE_BLAS_FUNCTIONS
-  }
-};
-
-const Library& library() {
-  static const Library loaded;
-  return loaded;
-}
-
-void check_blas(cublasStatus_t status, const char* what) {
-  if (status != CUBLAS_STATUS_SUCCESS) {
-    throw std::runtime_error(std::string(what) + ": cuBLAS status " + std::to_string(status));
-  }
-}
-#define REHEARSE_BLAS(call) check_blas(call, #call)
 
 constexpr size_t kWorkspace = 64 << 20;
 
@@ -89,29 +29,29 @@ struct CublasLtProduct::Plan {
 
   Plan(const Side& left, const Side& right, int64_t k, void* d, cudaDataType_t type, float add)
       : a(left.codes), b(right.codes), out(d), beta(add) {
-    REHEARSE_BLAS(library().cublasLtCreate(&handle));
-    REHEARSE_BLAS(library().cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    REHEARSE_BLAS(cublaslt().cublasLtCreate(&handle));
+    REHEARSE_BLAS(cublaslt().cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     set(CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, static_cast<int32_t>(left.mode));
     set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, static_cast<int32_t>(right.mode));
     set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, left.scales);
     set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, right.scales);
-    REHEARSE_BLAS(library().cublasLtMatrixLayoutCreate(
+    REHEARSE_BLAS(cublaslt().cublasLtMatrixLayoutCreate(
         &a_layout, CUDA_R_8F_E4M3, static_cast<uint64_t>(k), static_cast<uint64_t>(left.rows), k));
-    REHEARSE_BLAS(library().cublasLtMatrixLayoutCreate(
+    REHEARSE_BLAS(cublaslt().cublasLtMatrixLayoutCreate(
         &b_layout, CUDA_R_8F_E4M3, static_cast<uint64_t>(k), static_cast<uint64_t>(right.rows), k));
-    REHEARSE_BLAS(library().cublasLtMatrixLayoutCreate(&d_layout,
+    REHEARSE_BLAS(cublaslt().cublasLtMatrixLayoutCreate(&d_layout,
                                                        type,
                                                        static_cast<uint64_t>(left.rows),
                                                        static_cast<uint64_t>(right.rows),
                                                        left.rows));
-    REHEARSE_BLAS(library().cublasLtMatmulPreferenceCreate(&preference));
+    REHEARSE_BLAS(cublaslt().cublasLtMatmulPreferenceCreate(&preference));
     const size_t bytes = kWorkspace;
-    REHEARSE_BLAS(library().cublasLtMatmulPreferenceSetAttribute(
+    REHEARSE_BLAS(cublaslt().cublasLtMatmulPreferenceSetAttribute(
         preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof(bytes)));
     int found = 0;
-    const cublasStatus_t status = library().cublasLtMatmulAlgoGetHeuristic(
+    const cublasStatus_t status = cublaslt().cublasLtMatmulAlgoGetHeuristic(
         handle, desc, a_layout, b_layout, d_layout, d_layout, preference, 1, &algorithm, &found);
     if (status != CUBLAS_STATUS_SUCCESS || found == 0) {
       throw NoAlgorithm("cuBLASLt has no algorithm for this product (status " +
@@ -122,22 +62,22 @@ struct CublasLtProduct::Plan {
 
   ~Plan() {
     cudaFree(workspace);
-    library().cublasLtMatmulPreferenceDestroy(preference);
-    library().cublasLtMatrixLayoutDestroy(d_layout);
-    library().cublasLtMatrixLayoutDestroy(b_layout);
-    library().cublasLtMatrixLayoutDestroy(a_layout);
-    library().cublasLtMatmulDescDestroy(desc);
-    library().cublasLtDestroy(handle);
+    cublaslt().cublasLtMatmulPreferenceDestroy(preference);
+    cublaslt().cublasLtMatrixLayoutDestroy(d_layout);
+    cublaslt().cublasLtMatrixLayoutDestroy(b_layout);
+    cublaslt().cublasLtMatrixLayoutDestroy(a_layout);
+    cublaslt().cublasLtMatmulDescDestroy(desc);
+    cublaslt().cublasLtDestroy(handle);
   }
 
   template <class T>
   void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
-    REHEARSE_BLAS(library().cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof(value)));
+    REHEARSE_BLAS(cublaslt().cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof(value)));
   }
 
   void run(cudaStream_t stream) {
     const float alpha = 1;
-    REHEARSE_BLAS(library().cublasLtMatmul(handle,
+    REHEARSE_BLAS(cublaslt().cublasLtMatmul(handle,
                                            desc,
                                            &alpha,
                                            a,
@@ -168,12 +108,12 @@ struct CublasLtProduct::Plan {
 };
 
 bool cublaslt_does(const Fp8Product& p) {
-  return library().handle && !p.rows && p.m % 4 == 0 && p.n % 4 == 0 && p.k % 512 == 0 &&
+  return cublaslt().handle && !p.rows && p.m % 4 == 0 && p.n % 4 == 0 && p.k % 512 == 0 &&
          p.x_scale_stride == p.m;
 }
 
 bool cublaslt_does(const Fp8WeightGradient& p) {
-  return library().handle && !p.rows && p.m % 4 == 0 && p.n % 4 == 0 && p.tokens % 128 == 0 &&
+  return cublaslt().handle && !p.rows && p.m % 4 == 0 && p.n % 4 == 0 && p.tokens % 128 == 0 &&
          p.dy_scale_stride == p.m && p.x_scale_stride == p.n;
 }
 
@@ -200,8 +140,8 @@ void CublasLtProduct::run(Stream stream) {
 }
 
 std::string cublaslt_version() {
-  if (!library().handle) return "";
-  const size_t v = library().cublasLtGetVersion();
+  if (!cublaslt().handle) return "";
+  const size_t v = cublaslt().cublasLtGetVersion();
   return "cuBLASLt " + std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." +
          std::to_string(v % 100);
 }

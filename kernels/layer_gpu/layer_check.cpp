@@ -893,8 +893,10 @@ Outcome gate_check(Target& target, const GateShape& s, bool biased, double coeff
 
 // What the three products of a linear are, of x [m, k], w [n, k] and dy [m, n].
 enum class Way { kForward, kInput, kWeight };
-Outcome product_check(Target& target, Way way, int64_t m, int64_t n, int64_t k, bool narrow) {
-  const std::string name = named("product", m, k, narrow) + " to " + std::to_string(n) +
+Outcome product_check(
+    Target& target, bool dense, Way way, int64_t m, int64_t n, int64_t k, bool narrow) {
+  const std::string name = named(dense ? "dense product" : "product", m, k, narrow) + " to " +
+                           std::to_string(n) +
                            (way == Way::kForward ? ""
                             : way == Way::kInput ? ", dx"
                                                  : ", dw");
@@ -918,15 +920,16 @@ Outcome product_check(Target& target, Way way, int64_t m, int64_t n, int64_t k, 
       judge,
       [&] {
         c = std::make_unique<Numbers>(target, before, narrow && !add);
-        target.kernels.product({.a = of_a,
-                                .b = of_b,
-                                .m = rows,
-                                .n = columns,
-                                .k = length,
-                                .c = c->to(),
-                                .addend = add ? ConstValues() : ConstValues(addend),
-                                .add = add},
-                               {});
+        const auto product = dense ? target.kernels.dense_product : target.kernels.product;
+        product({.a = of_a,
+                 .b = of_b,
+                 .m = rows,
+                 .n = columns,
+                 .k = length,
+                 .c = c->to(),
+                 .addend = add ? ConstValues() : ConstValues(addend),
+                 .add = add},
+                {});
       },
       [&] { return c->read(0, static_cast<size_t>(rows * columns)); });
   for (int64_t i = 0; i < rows; ++i) {
@@ -1351,8 +1354,10 @@ std::vector<LayerCheck> layer_checks() {
   for (const bool narrow : {false, true}) {
     for (const Linear& l : {Linear{1, 1, 1}, {5, 33, 70}, {64, 32, 32}}) {
       for (const Way way : {Way::kForward, Way::kInput, Way::kWeight}) {
-        add(named("product", l.m, l.k, narrow),
-            [=](Target& t) { return product_check(t, way, l.m, l.n, l.k, narrow); });
+        for (const bool dense : {false, true}) {
+          add(named(dense ? "dense product" : "product", l.m, l.k, narrow),
+              [=](Target& t) { return product_check(t, dense, way, l.m, l.n, l.k, narrow); });
+        }
       }
     }
     add(named("product of experts", 3, 40, narrow),

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 
+#include "plan/capabilities.h"
 #include "plan/program/op_work.h"
 #include "runtime/communicators/lanes.h"
 #include "runtime/compute/compute.h"
@@ -46,7 +47,15 @@ class TrainingDevice {
   virtual Overruns overruns() const { return {}; }
 };
 
-// The device of the plan's cluster, for the communicator's local ranks. Both must outlive it.
-std::unique_ptr<TrainingDevice> make_device(const Plan& plan, Communicator& communicator);
+// The device for the communicator's local ranks. Both must outlive it. Throws InputError where a
+// card is asked for and there is none.
+std::unique_ptr<TrainingDevice> make_device(const Plan& plan,
+                                            Communicator& communicator,
+                                            TrainOn on);
+// As the plan's cluster has it.
+inline std::unique_ptr<TrainingDevice> device_of_plan(const Plan& plan,
+                                                      Communicator& communicator) {
+  return make_device(plan, communicator, trained_on(plan));
+}
 
 }  // namespace rehearse

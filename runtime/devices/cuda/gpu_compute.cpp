@@ -122,7 +122,7 @@ Tensor GpuCompute::product(const ConstArray& x,
                            const ConstArray& addend) const {
   const int64_t k = w.extent.columns;
   Tensor y = make(x.extent.rows, w.extent.rows, type.type);
-  start(k_.product,
+  start(k_.dense_product,
         {.a = {on_card(x), k, 1},
          .b = {on_card(w), k, 1},
          .m = y.rows(),
@@ -135,7 +135,7 @@ Tensor GpuCompute::product(const ConstArray& x,
 
 Tensor GpuCompute::product_input(const ConstArray& dy, const ConstArray& w) const {
   Tensor dx = wide(dy.extent.rows, w.extent.columns);
-  start(k_.product,
+  start(k_.dense_product,
         {.a = {on_card(dy), w.extent.rows, 1},
          .b = {on_card(w), 1, w.extent.columns},
          .m = dx.rows(),
@@ -147,7 +147,7 @@ Tensor GpuCompute::product_input(const ConstArray& dy, const ConstArray& w) cons
 
 Tensor GpuCompute::add_product_input(const ConstArray& dy, const ConstArray& w, Tensor dx) const {
   dx = in_type(std::move(dx), DType::kFp32);
-  start(k_.product,
+  start(k_.dense_product,
         {.a = {on_card(dy), w.extent.rows, 1},
          .b = {on_card(w), 1, w.extent.columns},
          .m = dx.rows(),
@@ -165,7 +165,7 @@ void GpuCompute::product_weight(const ConstArray& dy,
   CHECK(!rounded.fp8) << "products of FP8 on a card";
   const int64_t n = dy.extent.columns;
   const int64_t k = x.extent.columns;
-  start(k_.product,
+  start(k_.dense_product,
         {.a = {on_card(dy), 1, n},
          .b = {on_card(x), 1, k},
          .m = n,

@@ -53,8 +53,7 @@ GpuDevice::GpuDevice(const Plan& plan,
     : communicator_(communicator),
       room_(options.room),
       gpu_(std::move(gpu)),
-      order_(std::make_unique<Order>(
-          static_cast<int32_t>(plan.layout.world() * kLanes), *gpu_, options.early_free)),
+      order_(std::make_unique<Order>(lanes_of(plan), *gpu_, options.early_free)),
       rope_(*gpu_, rope) {
   CHECK(plan.layout.world() == 1) << plan.layout.world() << " ranks on a card of one";
   for (int64_t r = 0; r < plan.layout.world(); ++r) ranks_.emplace_back(*this, plan, r);

@@ -28,6 +28,11 @@ class GpuDevice : public TrainingDevice {
             GpuOptions options = {});
   ~GpuDevice() override;
 
+  // How many lanes its card must have.
+  static int32_t lanes_of(const Plan& plan) {
+    return static_cast<int32_t>(plan.layout.world() * kLanes);
+  }
+
   BufferPool& pool(int64_t rank) override;
   const Compute& compute(int64_t rank) override;
   LaneCommunicator& lanes() override { return lanes_; }

@@ -39,7 +39,7 @@ struct CardTrainer {
                 test_text_path(),
                 {.device =
                      [&](const Plan& p, Communicator& c) {
-                       imitated.lanes = static_cast<int32_t>(p.layout.world() * kLanes);
+                       imitated.lanes = GpuDevice::lanes_of(p);
                        auto card = std::make_unique<ImitatedGpu>(imitated);
                        gpu = card.get();
                        auto made = std::make_unique<GpuDevice>(
@@ -80,8 +80,15 @@ Trained run_on_cores(const Plan& plan, int64_t steps) {
   return run(cores, steps);
 }
 
-// share: of a value, that its two may differ by.
-void expect_alike(const Plan& plan, int64_t steps, double share) {
+// Three steps of 64 tokens. share: of a value, that its two may differ by. In FP32, sums of up to
+// some hundred terms in another order, each within 2^-24, through a dozen sums one behind the other:
+// 1e-5 leaves room for AdamW, which divides by small second moments. In BF16 values are kept within
+// 2^-9 of themselves; a loss is a mean over 64 tokens of sums over 8 and more such.
+constexpr double kFp32Share = 1e-5;
+constexpr double kBf16Share = 1e-3;
+void expect_alike(Plan plan, double share) {
+  constexpr int64_t steps = 3;
+  plan.training.micro_batches = 2;
   const Trained card = run_on_card(plan, steps, 1);
   const Trained cores = run_on_cores(plan, steps);
   for (size_t i = 0; i < cores.losses.size(); ++i) {
@@ -105,8 +112,7 @@ void expect_same_bits(const Trained& a, const Trained& b) {
 TEST(GpuDevice, TrainsWithLatentAttentionAndMtp) {
   Plan plan = gpu_plan();
   plan.model.architecture.mtp_depth = 1;
-  plan.training.micro_batches = 2;
-  expect_alike(plan, 3, 1e-5);
+  expect_alike(plan, kFp32Share);
 }
 
 // Whatever the order in which a card does what waits leave open.
@@ -135,20 +141,20 @@ TEST(GpuDevice, TrainsWithGroupedHeads) {
   a.head_norm = HeadNorm::kPerHead;
   a.score = ScoreFunction::kSoftmax;
   a.expert_bias = false;
-  expect_alike(plan, 2, 1e-5);
+  expect_alike(plan, kFp32Share);
 }
 
 TEST(GpuDevice, TrainsInBf16) {
   Plan plan = gpu_plan();
   plan.training.precision = Precision::kBf16;
   plan.training.moments = Moments::kBf16;
-  expect_alike(plan, 2, 1e-3);
+  expect_alike(plan, kBf16Share);
 }
 
 TEST(GpuDevice, TrainsOnForcedChoices) {
   Plan plan = gpu_plan();
   plan.routing = Routing::kBalanced;
-  expect_alike(plan, 2, 1e-5);
+  expect_alike(plan, kFp32Share);
 }
 
 // Gradients of the first step, every parameter's, within a ten thousandth of its largest.
@@ -225,12 +231,15 @@ TEST(GpuDevice, FindsALostWait) {
   whole.trainer.step(0);
   const int64_t waits = whole.gpu->waits();
   ASSERT_GT(waits, 8);
+  int64_t spare = 0;
   for (int64_t i = 0; i < waits; ++i) {
     // Both where the work ran too early and where it happened to run in time.
     CardTrainer late(plan, {.seed = static_cast<uint64_t>(i), .lost_wait = i});
     try {
       late.trainer.step(0);
-      ADD_FAILURE() << "wait " << i << " was lost and nobody noticed";
+      // Loads were counted long before, by what its lane is behind anyway.
+      EXPECT_EQ(late.gpu->lost(), "rank 0, bias_update s0 group replicas") << "nobody noticed";
+      ++spare;
     } catch (const kernels::imitation::ImitationError& e) {
       const std::string error = e.what();
       EXPECT_TRUE(error.find("waits for nothing behind that") != std::string::npos ||
@@ -238,6 +247,7 @@ TEST(GpuDevice, FindsALostWait) {
           << error;
     }
   }
+  EXPECT_LE(spare, 1);
 }
 
 TEST(GpuDevice, FindsAnEventThatIsNotRecorded) {
@@ -268,8 +278,11 @@ TEST(GpuDevice, FindsABufferThatIsFreedEarly) {
 
 TEST(GpuDevice, SaysWhatHoldsACardThatIsFull) {
   const Plan plan = gpu_plan();
+  CardTrainer roomy(plan);
+  roomy.trainer.step(0);
+  const Gpu::MemorySize size = roomy.gpu->memory_size();
   try {
-    CardTrainer full(plan, {.memory = size_t{20} << 20});
+    CardTrainer full(plan, {.memory = size.total - size.free - 1});
     full.trainer.step(0);
     FAIL() << "it had room";
   } catch (const InputError& e) {

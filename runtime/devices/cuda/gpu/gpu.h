@@ -10,7 +10,6 @@
 
 #include "base/units.h"
 #include "kernels/kernel_set.h"
-#include "runtime/devices/cuda/gpu/dense_product.h"
 #include "runtime/memory/memory.h"
 
 namespace rehearse {
@@ -54,9 +53,6 @@ class Gpu {
   virtual void finish(const std::function<void()>& watch) = 0;
   // Of the events between the last two calls of finish, since the first was recorded.
   virtual Duration time_of(int64_t event) = 0;
-
-  // Dense products by a library, or none.
-  virtual DenseProduct* library() { return nullptr; }
 
   const kernels::KernelSet kernels;
 };

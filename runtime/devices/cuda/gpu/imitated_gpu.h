@@ -89,7 +89,11 @@ class ImitatedGpu : public Gpu {
     const LaneOrder::Snapshot& there = found->second.there;
     bool matters = false;
     for (size_t i = 0; i < before.size(); ++i) matters = matters || there[i] > before[i];
-    if (!matters || waits_++ == options_.lost_wait) return;
+    if (!matters) return;
+    if (waits_++ == options_.lost_wait) {
+      lost_ = name_;
+      return;
+    }
     order_.wait(there);
     lane().push_back({.event = event, .waits = true});
   }
@@ -120,8 +124,9 @@ class ImitatedGpu : public Gpu {
   // A work's end is a nanosecond behind the last one's.
   Duration time_of(int64_t event) override { return Duration::nanoseconds(times_.at(event)); }
 
-  int64_t waits() const { return waits_; }        // that made a difference
-  int64_t launches() const { return launches_; }  // so far
+  int64_t waits() const { return waits_; }           // that made a difference
+  const std::string& lost() const { return lost_; }  // who should have waited
+  int64_t launches() const { return launches_; }     // so far
 
  private:
   struct Item {
@@ -247,7 +252,7 @@ class ImitatedGpu : public Gpu {
   LaneOrder order_;
   Random random_;
   std::vector<std::deque<Item>> lanes_;
-  std::string name_;
+  std::string name_, lost_;
   std::mutex mutex_;  // of what another thread asks: events_
   std::map<int64_t, Event> events_;
   std::map<int64_t, int64_t> times_;
