@@ -21,7 +21,7 @@ done
 
 cmake --preset dist >/dev/null
 cmake --build build-dist --target rehearse
-folder=build-dist/rehearse
+folder=$PWD/build-dist/package/rehearse
 rm -rf "$folder"
 cmake --install build-dist --prefix "$folder" --strip >/dev/null
 mkdir -p "$folder/lib" "$folder/share/rehearse/experiments" "$folder/text"
@@ -36,7 +36,7 @@ cp -r experiments/demo experiments/card-equals-cores "$folder/share/rehearse/exp
 cp "$text" "$folder/text/book.txt"
 cp LICENSE README.md "$folder/"
 mkdir -p "$(dirname "$out")"
-tar czf "$out.part" -C build-dist rehearse
+tar czf "$out.part" -C build-dist/package rehearse
 size=$(stat -c %s "$out.part")
 if [ "$size" -gt "$most" ]; then
   rm "$out.part"
