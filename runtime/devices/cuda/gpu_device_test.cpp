@@ -7,6 +7,7 @@
 
 #include "kernels/ptx/imitation/shared_memory.h"
 #include "plan/testing.h"
+#include "runtime/checkpoints/checkpoint.h"
 #include "runtime/devices/cpu/cpu_device.h"
 #include "runtime/devices/cuda/gpu/imitated_gpu.h"
 #include "runtime/testing.h"
@@ -81,9 +82,9 @@ Trained run_on_cores(const Plan& plan, int64_t steps) {
 }
 
 // Three steps of 64 tokens. share: of a value, that its two may differ by. In FP32, sums of up to
-// some hundred terms in another order, each within 2^-24, through a dozen sums one behind the other:
-// 1e-5 leaves room for AdamW, which divides by small second moments. In BF16 values are kept within
-// 2^-9 of themselves; a loss is a mean over 64 tokens of sums over 8 and more such.
+// some hundred terms in another order, each within 2^-24, through a dozen sums one behind the
+// other: 1e-5 leaves room for AdamW, which divides by small second moments. In BF16 values are kept
+// within 2^-9 of themselves; a loss is a mean over 64 tokens of sums over 8 and more such.
 constexpr double kFp32Share = 1e-5;
 constexpr double kBf16Share = 1e-3;
 void expect_alike(Plan plan, double share) {
@@ -180,8 +181,8 @@ TEST(GpuDevice, GradientsAreThoseOfCores) {
 }
 
 // Every tensor's gradient against the loss on both sides of the weights: along the gradient itself
-// the loss grows by its square. The choice of experts is forced, since it has no derivative. Some of
-// the tensors, all of them with REHEARSE_LONG_TESTS.
+// the loss grows by its square. The choice of experts is forced, since it has no derivative. Some
+// of the tensors, all of them with REHEARSE_LONG_TESTS.
 TEST(GpuDevice, GradientsAreDifferencesOfTheLoss) {
   Plan plan = gpu_plan();
   plan.routing = Routing::kBalanced;
@@ -193,9 +194,8 @@ TEST(GpuDevice, GradientsAreDifferencesOfTheLoss) {
   const auto loss_at = [&](const NamedTensor& along, float by) {
     card.trainer.ranks().set_state(
         StateKind::kWeights, [&](const std::string& name, const std::vector<int64_t>&) {
-          const auto found = std::find_if(weights.begin(), weights.end(), [&](const auto& t) {
-            return t.name == name;
-          });
+          const auto found = std::find_if(
+              weights.begin(), weights.end(), [&](const auto& t) { return t.name == name; });
           std::vector<float> moved = found->values;
           if (name == along.name) {
             for (size_t i = 0; i < moved.size(); ++i) moved[i] += by * along.values[i];
@@ -221,6 +221,35 @@ TEST(GpuDevice, GradientsAreDifferencesOfTheLoss) {
     ++tried;
   }
   EXPECT_GT(tried, 3);
+}
+
+// A checkpoint of one goes on on the other: the same bits in it, and the next step's loss.
+TEST(GpuDevice, ItsCheckpointsGoOnOnCoresAndBack) {
+  const Plan plan = gpu_plan();
+  CardTrainer card(plan), other_card(plan);
+  Trainer cores(plan, test_text_path()), other_cores(plan, test_text_path());
+  const auto hand_over = [](Trainer& from, Trainer& to, const std::string& folder) {
+    std::filesystem::remove_all(folder);
+    from.step(0);
+    CheckpointSaver saver(folder, 1);
+    saver.save(from.ranks(), {.step = 1, .averages = true, .model = "small"});
+    saver.finish();
+    std::vector<std::string> passed_over;
+    load_state(newest_checkpoint(folder, passed_over).value(), to.ranks());
+    for (const StateKind kind : {StateKind::kWeights,
+                                 StateKind::kFirstMoments,
+                                 StateKind::kSecondMoments,
+                                 StateKind::kAverages}) {
+      const auto there = from.ranks().state(kind), here = to.ranks().state(kind);
+      ASSERT_EQ(here.size(), there.size());
+      for (size_t i = 0; i < here.size(); ++i) EXPECT_EQ(here[i].values, there[i].values);
+    }
+    const double loss = from.step(1).loss;
+    EXPECT_NEAR(to.step(1).loss, loss, kFp32Share * loss);
+  };
+  const std::string folder = testing::TempDir() + "/rehearse_card_checkpoint";
+  hand_over(card.trainer, cores, folder);
+  hand_over(other_cores, other_card.trainer, folder);
 }
 
 // --- order
