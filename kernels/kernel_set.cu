@@ -36,7 +36,11 @@ KernelSet gpu_kernels() {
           gpu::update_bias,
           gpu::weights_of_chosen,
           gpu::count_bad,
-          gpu::total};
+          gpu::total,
+          gpu::destinations,
+          gpu::gather,
+          gpu::sum_parts,
+          gpu::sum_members};
 }
 
 }  // namespace rehearse::kernels

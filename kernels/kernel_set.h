@@ -8,6 +8,7 @@
 #include "kernels/layer_gpu/counts.h"
 #include "kernels/layer_gpu/cross_entropy.h"
 #include "kernels/layer_gpu/elements.h"
+#include "kernels/layer_gpu/exchange.h"
 #include "kernels/layer_gpu/experts.h"
 #include "kernels/layer_gpu/moves.h"
 #include "kernels/layer_gpu/product.h"
@@ -53,6 +54,10 @@ struct KernelSet {
   void (*weights_of_chosen)(const GpuWeightsOfChosen&, Stream) = nullptr;
   void (*count_bad)(const GpuCountBad&, Stream) = nullptr;
   void (*total)(const GpuTotal&, Stream) = nullptr;
+  void (*destinations)(const GpuDestinations&, Stream) = nullptr;
+  void (*gather)(const GpuGather&, Stream) = nullptr;
+  void (*sum_parts)(const GpuSumParts&, Stream) = nullptr;
+  void (*sum_members)(const GpuSumMembers&, Stream) = nullptr;
 };
 
 KernelSet gpu_kernels();       // kernel_set.cu

@@ -46,8 +46,6 @@ const std::vector<Capability>& capabilities() {
       list.push_back({std::move(feature), simulate, trains, trains, uses});
     };
     const auto not_on_a_card = [&] { list.back().card = false; };
-    add("several ranks", true, true, [](const Plan& p) { return p.layout.world() > 1; });
-    not_on_a_card();
     add("data parallelism (dp > 1)", true, true, [](const Plan& p) { return p.layout.dp > 1; });
     add("expert parallelism (ep > 1)", true, true, [](const Plan& p) { return p.layout.ep > 1; });
     add("tensor parallelism (tp > 1)", true, false, [](const Plan& p) { return p.layout.tp > 1; });

@@ -295,14 +295,27 @@ struct Workers::State {
            ("; on another process, unknown: rank" + elsewhere);
   }
 
+  // What an op waits for that has begun on a device where work is done later.
+  std::string on_device(OpId id) {
+    std::string absent;
+    if (program.op(id).group != Group::kNone) {
+      for (const OpId member : program.collective(id)) {
+        if (!device.has_begun(member)) absent += fmt::format(" {}", program.global_rank(member));
+      }
+    }
+    return absent.empty() ? "at work on the device, does not end"
+                          : "waits for rank" + absent + " to join";
+  }
+
   std::string hang_report() {
     std::string report =
         fmt::format("no op has ended for {}; step {}:", to_string(no_progress), step - 1);
     for (const OpId id : device.under_way()) {
-      report += fmt::format("\n  rank {} lane {}: {} at work on the device, does not end",
+      report += fmt::format("\n  rank {} lane {}: {} {}",
                             program.global_rank(id),
                             name_of(program.op(id).lane),
-                            to_string(program.op(id)));
+                            to_string(program.op(id)),
+                            on_device(id));
     }
     for (const Place& place : local) {
       RankProgress& rank = progress(place);

@@ -17,7 +17,7 @@ namespace rehearse {
 enum class Enqueuing : uint8_t {
   // A thread per lane of every rank, which waits until what an op depends on has ended: an op has
   // ended when enqueue returns.
-  kLanes,
+  kThreadPerLane,
   // One thread for all local ranks, in an order in which nothing comes before what it waits for;
   // the ops of a collective come one after the other with no other between. Work is done later: an
   // op waits where wait is called for it, and has ended when end_step returns.
@@ -35,7 +35,7 @@ struct OpAt {
 class Device {
  public:
   virtual ~Device() = default;
-  virtual Enqueuing enqueuing() const { return Enqueuing::kLanes; }
+  virtual Enqueuing enqueuing() const { return Enqueuing::kThreadPerLane; }
   // Calls `ready` when it has waited for other ranks and starts to work (ops that wait for nobody
   // need not).
   virtual void enqueue(const OpAt& at, const std::function<void()>& ready) = 0;
@@ -46,6 +46,7 @@ class Device {
   virtual void end_step(Timeline& /*timeline*/) {}
   // Where one thread enqueues: ops that have begun and not ended, for hang reports. From any thread.
   virtual std::vector<OpId> under_way() { return {}; }
+  virtual bool has_begun(OpId /*id*/) { return false; }
   // How many ops have ended in this step, where enqueue returns before they do; or 0.
   virtual int64_t ended() { return 0; }
   // Makes ops that wait for other ranks throw, since one has failed.

@@ -179,9 +179,8 @@ TEST_F(BadInput, TruncatedCalibration) {
 TEST_F(BadInput, WhatCannotBeRunIsRefusedByName) {
   write("plan.yaml",
         plan_with("localhost.yaml", "h100-1024.yaml") + "  precision: bf16\n  recompute: full\n");
-  for (const auto& [device, where] :
-       {std::pair<std::string, std::string>{"", "a card a plan with several ranks,"},
-        {" --device cpu", "cores a plan with"}}) {
+  for (const auto& [device, where] : {std::pair<std::string, std::string>{"", "a card a plan with"},
+                                      {" --device cpu", "cores a plan with"}}) {
     const CommandResult r = rehearse("train plan.yaml --data text.txt" + device);
     EXPECT_EQ(r.exit_code, 1);
     EXPECT_EQ(r.err,

@@ -159,6 +159,7 @@ TEST_F(GpuClusters, EveryFileThatComesAlongIsGood) {
     const std::string name = entry.path().filename().string();
     if (entry.is_directory()) continue;  // of devices
     if (name.ends_with(".calibration.yaml") || name.ends_with(".map.yaml")) continue;
+    if (name == "h200-1.yaml") continue;  // one device, of the experiments' plans below
     std::string text = plan(name, "balanced");
     if (entry.path().filename() == "localhost.yaml" ||
         entry.path().filename().string().starts_with("emulated")) {

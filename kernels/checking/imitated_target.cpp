@@ -81,7 +81,11 @@ KernelSet imitated_kernels() {
           imitated::update_bias,
           imitated::weights_of_chosen,
           imitated::count_bad,
-          imitated::total};
+          imitated::total,
+          imitated::destinations,
+          imitated::gather,
+          imitated::sum_parts,
+          imitated::sum_members};
 }
 
 std::unique_ptr<Target> imitated_target() {

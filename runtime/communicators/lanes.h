@@ -22,9 +22,10 @@ class Routes {
 // One all-to-all op: the group, who calls, and the key of its two phases.
 struct ExchangeOp {
   const ExpertGroup& group;
-  BufferPool& pool;    // of the rank
-  uint64_t key = 0;    // key and key + 1 are used
-  const Ready& ready;  // called when the first messages are there
+  BufferPool& pool;       // of the rank
+  uint64_t key = 0;       // key and key + 1 are used
+  const Ready& ready;     // called when the first messages are there
+  Array overflowed = {};  // [1], INT64: grows by the tokens that found no room, where there is less
 };
 
 // What came: n tokens that have an expert here, in arrays with room for as many or more.

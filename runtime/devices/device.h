@@ -27,10 +27,11 @@ class TrainingDevice {
   virtual LaneCommunicator& lanes() = 0;
 
   // As Device's (runtime/run.h): who enqueues, what an op waits for, the step's end, how far it is.
-  virtual Enqueuing enqueuing() const { return Enqueuing::kLanes; }
+  virtual Enqueuing enqueuing() const { return Enqueuing::kThreadPerLane; }
   virtual void wait(const OpAt& at, int64_t rank, OpId dependency);
   virtual void end_step(Timeline& timeline);
   virtual std::vector<OpId> under_way() { return {}; }
+  virtual bool has_begun(OpId /*id*/) { return false; }
   virtual int64_t ended() { return 0; }
   virtual void abort() {}
 

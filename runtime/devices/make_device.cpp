@@ -10,7 +10,7 @@ std::unique_ptr<TrainingDevice> make_device(const Plan& plan,
                                             TrainOn on) {
   if (on == TrainOn::kCard) {
     return std::make_unique<GpuDevice>(
-        plan, communicator, make_cuda_gpu(GpuDevice::lanes_of(plan)), rope_table(plan));
+        plan, communicator, make_cuda_gpu(GpuOptions().streams), rope_table(plan));
   }
   auto cores = std::make_unique<CpuDevice>(plan, communicator);
   if (!plan.cluster.emulated()) return cores;

@@ -36,6 +36,7 @@ class LocalRanks : public Device {
   void wait(const OpAt& at, OpId dependency) override;
   void end_step(Timeline& timeline) override;
   std::vector<OpId> under_way() override { return device_.under_way(); }
+  bool has_begun(OpId id) override { return device_.has_begun(id); }
   int64_t ended() override { return device_.ended(); }
   void abort() override;
   // After it: what it left behind, in the entries of this process's ranks.

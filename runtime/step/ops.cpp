@@ -251,8 +251,11 @@ void LocalRanks::all_to_all_op(const Op& op, RankState& rank, const Ready& ready
   if (plan_.routing == Routing::kLearned) c.slot_of = s.slot_of[local].array();
   std::optional<ExchangeOp> exchange;
   if (rank.experts) {
-    exchange.emplace(
-        ExchangeOp{.group = *rank.experts, .pool = rank.pool, .key = key_of(op), .ready = ready});
+    exchange.emplace(ExchangeOp{.group = *rank.experts,
+                                .pool = rank.pool,
+                                .key = key_of(op),
+                                .ready = ready,
+                                .overflowed = c.overflowed});
   }
   const ExchangeOp* call = exchange ? &*exchange : nullptr;
   const bool forward = op.pass == Pass::kForward;

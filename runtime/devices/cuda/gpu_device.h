@@ -5,16 +5,21 @@
 #include <atomic>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "runtime/devices/cuda/gpu_compute.h"
-#include "runtime/devices/cuda/one_rank_lanes.h"
+#include "runtime/devices/cuda/gpu_lanes.h"
 #include "runtime/devices/device.h"
 
 namespace rehearse {
 
 struct GpuOptions {
-  double room = 1;          // for experts' rows at first, of a micro-batch's choices
+  std::optional<double> room;  // for experts' rows at first (GpuRoom::share); none: twice the mean
+  // Of the card, at most: connections of the hardware are 32 (CUDA_DEVICE_MAX_CONNECTIONS), and
+  // streams that share one wait for each other unasked. Some are left for others.
+  int32_t streams = 28;
   bool early_free = false;  // for tests: buffers that are given back wait for nobody
 };
 
@@ -28,7 +33,9 @@ class GpuDevice : public TrainingDevice {
             GpuOptions options = {});
   ~GpuDevice() override;
 
-  // How many lanes its card must have.
+  // Every lane's stream, of at most so many: where there are fewer than lanes, messages share one
+  // per rank, then ranks share.
+  static std::vector<int32_t> streams_of(const Plan& plan, int32_t most);
   static int32_t lanes_of(const Plan& plan) {
     return static_cast<int32_t>(plan.layout.world() * kLanes);
   }
@@ -43,12 +50,14 @@ class GpuDevice : public TrainingDevice {
   void end(const OpAt& at, int64_t rank, const std::function<MemberLoad()>& load) override;
   void end_step(Timeline& timeline) override;
   std::vector<OpId> under_way() override;
+  bool has_begun(OpId id) override;
   int64_t ended() override;
   void abort() override;
   void make_room() override;
 
-  double room() const { return room_; }
-  Gpu& gpu() { return *gpu_; }
+  double room() const { return room_.share; }
+  // Bytes of exchanges of tokens that came to `to` from `from` in the last step.
+  int64_t traffic(int64_t from, int64_t to) const;
 
  private:
   struct Rank;
@@ -57,12 +66,17 @@ class GpuDevice : public TrainingDevice {
   void on(const OpAt& at, int64_t rank);
 
   Communicator& communicator_;
-  double room_;
-  std::unique_ptr<Gpu> gpu_;
+  const int64_t most_ranks_;  // that send one rank tokens
+  GpuRoom room_;
+  HeldLanes gpu_;
   std::unique_ptr<Order> order_;
   GpuRopeTable rope_;
   std::deque<Rank> ranks_;
-  OneRankLanes lanes_;
+  std::deque<GpuLanes::Rank> lane_ranks_;
+  GroupWork groups_;
+  GpuLanes lanes_;
+  std::vector<OpId> current_;        // op by lane
+  std::unordered_set<OpId> waited_;  // ops that told when they had waited for their peers
   std::unordered_map<OpId, LaneOrder::Snapshot> ends_;  // of this step's ops
   std::vector<OpId> spans_;                             // its ops, in order
   std::mutex mutex_;                                    // of what the watch reads: spans_

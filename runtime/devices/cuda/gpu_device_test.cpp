@@ -5,13 +5,9 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/ptx/imitation/shared_memory.h"
 #include "plan/testing.h"
 #include "runtime/checkpoints/checkpoint.h"
-#include "runtime/devices/cpu/cpu_device.h"
-#include "runtime/devices/cuda/gpu/imitated_gpu.h"
-#include "runtime/testing.h"
-#include "runtime/train.h"
+#include "runtime/devices/cuda/testing.h"
 
 namespace rehearse {
 namespace {
@@ -28,57 +24,6 @@ Plan gpu_plan() {
   plan.training.gradient_clip = 0.5;
   plan.training.ema = 0.9;
   return plan;
-}
-
-// A Trainer on an imitated card, and that card.
-struct CardTrainer {
-  explicit CardTrainer(const Plan& plan,
-                       ImitatedOptions imitated = {},
-                       GpuOptions options = {},
-                       Duration hang_timeout = kDefaultHangTimeout)
-      : trainer(plan,
-                test_text_path(),
-                {.device =
-                     [&](const Plan& p, Communicator& c) {
-                       imitated.lanes = GpuDevice::lanes_of(p);
-                       auto card = std::make_unique<ImitatedGpu>(imitated);
-                       gpu = card.get();
-                       auto made = std::make_unique<GpuDevice>(
-                           p, c, std::move(card), rope_table(p), options);
-                       device = made.get();
-                       return made;
-                     },
-                 .hang_timeout = hang_timeout}) {}
-  ImitatedGpu* gpu = nullptr;
-  GpuDevice* device = nullptr;
-  Trainer trainer;
-};
-
-struct Trained {
-  std::vector<double> losses, norms;
-  std::vector<std::vector<int64_t>> loads;
-  std::vector<NamedTensor> weights;
-};
-Trained run(Trainer& trainer, int64_t steps) {
-  Trained t;
-  for (int64_t i = 0; i < steps; ++i) {
-    const StepLog log = trainer.step(i);
-    t.losses.push_back(log.loss);
-    for (const double l : log.mtp_losses) t.losses.push_back(l);
-    t.norms.push_back(log.gradient_norm);
-    const auto load = trainer.last_results().load_of(1);
-    t.loads.emplace_back(load.begin(), load.end());
-  }
-  t.weights = trainer.ranks().state(StateKind::kWeights);
-  return t;
-}
-Trained run_on_card(const Plan& plan, int64_t steps, uint64_t seed) {
-  CardTrainer card(plan, {.seed = seed});
-  return run(card.trainer, steps);
-}
-Trained run_on_cores(const Plan& plan, int64_t steps) {
-  Trainer cores(plan, test_text_path());
-  return run(cores, steps);
 }
 
 // Three steps of 64 tokens. share: of a value, that its two may differ by. In FP32, sums of up to
@@ -99,15 +44,6 @@ void expect_alike(Plan plan, double share) {
     EXPECT_NEAR(card.norms[i], cores.norms[i], 20 * share * cores.norms[i]) << i;
   }
   EXPECT_EQ(card.loads.front(), cores.loads.front());
-}
-
-void expect_same_bits(const Trained& a, const Trained& b) {
-  EXPECT_EQ(a.losses, b.losses);
-  EXPECT_EQ(a.norms, b.norms);
-  ASSERT_EQ(a.weights.size(), b.weights.size());
-  for (size_t i = 0; i < a.weights.size(); ++i) {
-    EXPECT_EQ(a.weights[i].values, b.weights[i].values) << a.weights[i].name;
-  }
 }
 
 TEST(GpuDevice, TrainsWithLatentAttentionAndMtp) {

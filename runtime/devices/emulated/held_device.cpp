@@ -9,7 +9,7 @@ HeldDevice::HeldDevice(const Plan& plan, std::unique_ptr<TrainingDevice> inner)
       inner_(std::move(inner)),
       op_work_(plan),
       begins_(static_cast<size_t>(plan.layout.world())) {
-  CHECK(inner_->enqueuing() == Enqueuing::kLanes)
+  CHECK(inner_->enqueuing() == Enqueuing::kThreadPerLane)
       << "an op's end is not known when it is asked for";
 }
 

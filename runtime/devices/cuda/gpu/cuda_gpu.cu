@@ -1,4 +1,5 @@
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -91,8 +92,8 @@ class Staging {
 
 class CudaGpu : public Gpu {
  public:
-  explicit CudaGpu(int32_t lanes)
-      : Gpu(kernels::gpu_kernels()), streams_(static_cast<size_t>(lanes)) {
+  explicit CudaGpu(int32_t streams)
+      : Gpu(kernels::gpu_kernels()), streams_(static_cast<size_t>(streams)) {
     REHEARSE_CUDA(cudaStreamCreateWithFlags(&outside_, cudaStreamNonBlocking));
   }
   ~CudaGpu() override {
@@ -278,7 +279,7 @@ class CudaGpu : public Gpu {
 
   CudaMemory memory_;
   Staging staging_;
-  std::vector<cudaStream_t> streams_;  // by lane, made when used
+  std::vector<cudaStream_t> streams_;  // made when used
   cudaStream_t outside_ = nullptr;
   int32_t lane_ = -1;
   std::string name_;
@@ -293,11 +294,13 @@ class CudaGpu : public Gpu {
 
 }  // namespace
 
-std::unique_ptr<Gpu> make_cuda_gpu(int32_t lanes) {
+std::unique_ptr<Gpu> make_cuda_gpu(int32_t streams) {
+  // Before the driver is asked for anything: as many queues as the hardware has.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   if (const std::string why = why_no_gpu(); !why.empty()) {
     throw InputError("no card to train on: " + why);
   }
-  return std::make_unique<CudaGpu>(lanes);
+  return std::make_unique<CudaGpu>(streams);
 }
 
 }  // namespace rehearse

@@ -1,5 +1,5 @@
 #pragma once
-// A card, as thin as it can be: memory, lanes whose work is done in the order that it was asked,
+// A card, as thin as it can be: memory, streams whose work is done in the order that it was asked,
 // and events between them. CUDA is one (cuda_gpu.cu); an imitation on the host (imitated_gpu.h)
 // runs the same kernels, instruction by instruction, where there is no card.
 
@@ -25,9 +25,9 @@ class Gpu {
   };
   virtual MemorySize memory_size() = 0;
 
-  // The lane that is asked from now on, for work called `name`; of several lanes nothing is
+  // The stream that is asked from now on, for work called `name`; of several streams nothing is
   // promised but what waits say. Negative: none, and what is asked is done when the call returns.
-  virtual void on(int32_t lane, const std::string& name) = 0;
+  virtual void on(int32_t stream, const std::string& name) = 0;
 
   using Work = std::function<void(kernels::Stream)>;
   virtual void launch(Work work) = 0;
@@ -41,11 +41,11 @@ class Gpu {
   virtual void taken(void* at, size_t bytes) = 0;
 
   // Events are the caller's numbers, each recorded once between two calls of finish: the moment at
-  // which the lane has come so far. Throws ScheduleError for a wait for one that nobody has
+  // which the stream has come so far. Throws ScheduleError for a wait for one that nobody has
   // recorded, since a stream would wait for nothing.
   virtual void record(int64_t event) = 0;
   virtual void wait(int64_t event) = 0;
-  // Whether the lane has come to it. From any thread.
+  // Whether the stream has come to it. From any thread.
   virtual bool reached(int64_t event) = 0;
 
   // Returns when all is done; `watch` is called now and then meanwhile, and may throw. Throws what

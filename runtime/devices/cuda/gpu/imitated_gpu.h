@@ -1,7 +1,7 @@
 #pragma once
 // The card of tests: memory of the imitation, which knows what was written, what a launch may touch
-// and which work is behind which; lanes whose work is done in any order that waits allow: which
-// one, a seed says.
+// and which work is behind which; streams whose work is done in any order that waits allow:
+// which one, a seed says.
 
 #include <atomic>
 #include <cstring>
@@ -23,13 +23,14 @@
 namespace rehearse {
 
 struct ImitatedOptions {
-  int32_t lanes = 0;
+  int32_t streams = 28;
   uint64_t seed = 0;                // of the order; odd: work begins while more is asked
   size_t memory = size_t{1} << 40;  // bytes of the card
   // What is done wrong on purpose, of the n-th since the card was made.
   int64_t lost_wait = -1;    // a wait that makes a difference does not wait
   int64_t lost_record = -1;  // an event is not recorded
   int64_t stuck = -1;        // a launch never ends
+  int64_t lost_launch = -1;  // a launch does nothing
 };
 
 class ImitatedGpu : public Gpu {
@@ -38,9 +39,9 @@ class ImitatedGpu : public Gpu {
       : Gpu(kernels::imitated_kernels()),
         options_(options),
         memory_(*this),
-        order_(options.lanes),
+        order_(options.streams),
         random_(options.seed),
-        lanes_(static_cast<size_t>(options.lanes)) {}
+        lanes_(static_cast<size_t>(options.streams)) {}
 
   Memory& memory() override { return memory_; }
   MemorySize memory_size() override {
@@ -52,8 +53,9 @@ class ImitatedGpu : public Gpu {
     name_ = name;
   }
   void launch(Work work) override {
-    const bool stuck = launches_++ == options_.stuck;
-    ask([work = std::move(work)] { work({}); }, stuck);
+    const int64_t n = launches_++;
+    if (n == options_.lost_launch) return;
+    ask([work = std::move(work)] { work({}); }, n == options_.stuck);
   }
   void copy(const void* from, void* to, size_t bytes) override {
     ask([=] { device().copy(to, from, bytes); });
