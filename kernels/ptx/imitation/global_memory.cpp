@@ -41,16 +41,25 @@ void* GlobalMemory::allocate(size_t bytes) {
 }
 
 void GlobalMemory::release(void* p) {
+  last_ = nullptr;
   allocations_.erase(reinterpret_cast<uintptr_t>(p));
 }
 
 GlobalMemory::Allocation& GlobalMemory::find(const void* p, size_t bytes, const char* what) {
   const auto address = reinterpret_cast<uintptr_t>(p);
+  if (last_ != nullptr && address - last_begin_ < last_->size &&
+      address - last_begin_ + bytes <= last_->size) {
+    return *last_;
+  }
   auto it = allocations_.upper_bound(address);
   if (it != allocations_.begin()) {
     Allocation& a = std::prev(it)->second;
     const size_t offset = address - std::prev(it)->first;
-    if (offset + bytes <= a.size) return a;
+    if (offset + bytes <= a.size) {
+      last_ = &a;
+      last_begin_ = std::prev(it)->first;
+      return a;
+    }
     if (offset <= a.size + (size_t{1} << 20)) {
       throw ImitationError(std::string(what) + " " + std::to_string(bytes) +
                            " bytes of device memory at offset " + std::to_string(offset) +

@@ -85,6 +85,8 @@ class GlobalMemory {
   uint32_t beside(uint32_t others, uint64_t reader);
 
   std::map<uintptr_t, Allocation> allocations_;
+  Allocation* last_ = nullptr;  // that was asked for, and where it begins
+  uintptr_t last_begin_ = 0;
   uint64_t launch_ = 1;
   uint64_t cluster_ = 0;
   std::shared_ptr<const StreamWork> work_;

@@ -85,7 +85,9 @@ struct KnownStack {
 #endif
     return c;
   }
-  void deallocate(boost::context::stack_context& c) { stacks.give(c); }
+  void deallocate(boost::context::stack_context& c) {
+    stacks.give(c);
+  }
 };
 
 std::string place(const Where& where) {
@@ -249,7 +251,8 @@ void Cluster::wait_until(std::function<bool()> ready,
   }
 }
 
-void Cluster::meet(Meeting& m, int expected, const char* what, Where where, bool waits) {
+void Cluster::meet(
+    Meeting& m, int expected, const char* what, Where where, bool waits, bool orders) {
   Thread& t = self();
   if (m.arrived == 0) {
     m.expected = expected;
@@ -260,13 +263,13 @@ void Cluster::meet(Meeting& m, int expected, const char* what, Where where, bool
              " threads, others to " + m.what + " for " + std::to_string(m.expected),
          where);
   }
-  m.gathering.join(t.sight);
+  if (orders) m.gathering.join(t.sight);
   ++t.sight.all[t.agent];
   const int generation = m.generation;
   if (++m.arrived == expected) {
     m.arrived = 0;
     ++m.generation;
-    m.released = m.gathering;
+    if (orders) m.released = m.gathering;
     m.shown = m.given;
   }
   if (!waits) return;
@@ -276,7 +279,7 @@ void Cluster::meet(Meeting& m, int expected, const char* what, Where where, bool
                       std::to_string(m.expected) + " threads came";
              },
              where);
-  t.sight.join(m.released);
+  if (orders) t.sight.join(m.released);
 }
 
 // Threads that wait in one place for the same are one line, by the warps they fill.

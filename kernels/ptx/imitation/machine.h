@@ -137,8 +137,13 @@ class Cluster {
   // Returns when ready() holds; the thread's place and waits_for() go into a report of a deadlock.
   void wait_until(std::function<bool()> ready, std::function<std::string()> waits_for, Where where);
   // All `expected` threads of the meeting come; those that do not wait for the others learn nothing
-  // of them.
-  void meet(Meeting& meeting, int expected, const char* what, Where where, bool waits = true);
+  // of them. orders: what was done before is seen by all after; else no memory is ordered.
+  void meet(Meeting& meeting,
+            int expected,
+            const char* what,
+            Where where,
+            bool waits = true,
+            bool orders = true);
   // Throws ImitationError: place, thread, text.
   [[noreturn]] void fail(const std::string& what, Where where);
 

@@ -1,5 +1,8 @@
 #include "kernels/ptx/imitation/shared_memory.h"
 
+#include <algorithm>
+#include <map>
+
 namespace rehearse::kernels::imitation {
 
 SharedMemory::SharedMemory(int bytes)
@@ -45,21 +48,34 @@ void SharedMemory::look(uint32_t address, uint32_t bytes, const Access& access) 
   for (uint32_t w = offset / 4; w < (offset + bytes) / 4; ++w) check_read(w, access);
 }
 
+// Who reads again is mostly among the last. Others stand twice until there are many.
+void SharedMemory::note_reader(std::vector<Reader>& readers, const Reader& reader) {
+  constexpr size_t kLast = 4;
+  constexpr size_t kMany = 2048;
+  const auto same = [&](const Reader& r) { return r.epoch.agent == reader.epoch.agent; };
+  const size_t last = std::min(kLast, readers.size());
+  const auto found =
+      std::find_if(readers.rbegin(), readers.rbegin() + static_cast<long>(last), same);
+  if (found != readers.rbegin() + static_cast<long>(last)) {
+    *found = reader;
+    return;
+  }
+  if (readers.size() >= kMany) {  // of each agent the last
+    std::map<uint16_t, Reader> latest;
+    for (const Reader& r : readers) latest[r.epoch.agent] = r;
+    readers.clear();
+    for (const auto& [agent, r] : latest) readers.push_back(r);
+  }
+  readers.push_back(reader);
+}
+
 const uint8_t* SharedMemory::read(uint32_t address, uint32_t bytes, const Access& access) {
   check_range(address, bytes);
   const uint32_t offset = address - kBase;
   for (uint32_t w = offset / 4; w < (offset + bytes) / 4; ++w) {
     check_read(w, access);
     Word& word = words_[w];
-    bool known = false;
-    for (Reader& r : word.readers) {
-      if (r.epoch.agent == access.epoch.agent) {
-        r = {access.epoch, access.line};
-        known = true;
-        break;
-      }
-    }
-    if (!known) word.readers.push_back({access.epoch, access.line});
+    note_reader(word.readers, {access.epoch, access.line});
   }
   return bytes_.data() + offset;
 }

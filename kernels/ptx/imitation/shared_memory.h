@@ -55,6 +55,7 @@ class SharedMemory {
     bool async = false;
     std::vector<Reader> readers;  // since then
   };
+  static void note_reader(std::vector<Reader>& readers, const Reader& reader);
   void check_range(uint32_t address, uint32_t bytes) const;
   void check_read(uint32_t word, const Access& access) const;
 

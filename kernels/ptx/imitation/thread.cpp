@@ -60,11 +60,8 @@ namespace {
 const std::array<float, kWarp>& exchange(float value, const char* what, Where where) {
   Thread& t = Cluster::self();
   Meeting& m = t.block->warps[static_cast<size_t>(t.warp())];
-  const Sight before = t.sight;
   m.given[static_cast<size_t>(t.lane())] = value;
-  Cluster::current().meet(m, kWarp, what, where);
-  t.sight = before;
-  ++t.sight.all[t.agent];
+  Cluster::current().meet(m, kWarp, what, where, /*waits=*/true, /*orders=*/false);
   return m.shown;
 }
 }  // namespace
@@ -99,10 +96,12 @@ void set_registers(int count, bool increase, Where where) {
     c.fail("sets " + std::to_string(count) + " registers; 24 to 256 in steps of 8", where);
   }
   // All its warps change them or none may; the first thread acts for all. No memory is ordered.
-  const Sight before = t.sight;
-  c.meet(group.meeting, kWarpGroup, "a change of its warp group's registers", where);
-  t.sight = before;
-  ++t.sight.all[t.agent];
+  c.meet(group.meeting,
+         kWarpGroup,
+         "a change of its warp group's registers",
+         where,
+         /*waits=*/true,
+         /*orders=*/false);
   if (t.index % kWarpGroup == 0) {
     const int more = (count - group.registers) * kWarpGroup;
     if (increase != (more > 0)) {

@@ -78,6 +78,8 @@ struct Totals : GroupPart {
   Array values;
   Tensor summed;
   int stages() const override { return 2; }
+  // Behind the first stage nobody reads another's values.
+  bool waits_for(int s, size_t /*member*/) const override { return s < 2; }
   void stage(int s, Gpu& card, std::span<const std::unique_ptr<GroupPart>> all) override {
     if (s == 1) {
       card.copy(summed.array().data, values.data, values.extent.buffer_bytes());

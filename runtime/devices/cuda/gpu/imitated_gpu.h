@@ -54,7 +54,10 @@ class ImitatedGpu : public Gpu {
   }
   void launch(Work work) override {
     const int64_t n = launches_++;
-    if (n == options_.lost_launch) return;
+    if (n == options_.lost_launch) {
+      lost_ = name_;
+      return;
+    }
     ask([work = std::move(work)] { work({}); }, n == options_.stuck);
   }
   void copy(const void* from, void* to, size_t bytes) override {
@@ -127,7 +130,7 @@ class ImitatedGpu : public Gpu {
   Duration time_of(int64_t event) override { return Duration::nanoseconds(times_.at(event)); }
 
   int64_t waits() const { return waits_; }           // that made a difference
-  const std::string& lost() const { return lost_; }  // who should have waited
+  const std::string& lost() const { return lost_; }  // whose wait or launch
   int64_t launches() const { return launches_; }     // so far
 
  private:
