@@ -370,8 +370,8 @@ class TokenBytes {
       attention_ += f_.kept.bytes(residual->width);
     }
     if (const auto* gate = std::get_if<Gate>(&step)) {
-      attention_ += kFp32 * 2 * gate->active;  // choices, weights
-      attention_ += kFp32 * 4 * gate->active;  // by row: weight, token, choice; and its row of each
+      attention_ += kFp32 * 2 * gate->active;              // choices, weights
+      attention_ += kFp32 * (3 * active_ + gate->active);  // by row: weight, token, choice; its row
       gradients_ += kFp32 * gate->active;
     }
     if (const auto* core = std::get_if<Core>(&step)) {

@@ -206,8 +206,9 @@ struct RuntimeFormats {
   ElementFormat operand, gradient;  // what products alone read, and gradients of what they made
   ElementFormat swiglu, core;       // SwiGLU's inputs and the core's output, for backward
   ElementFormat tokens_sent, gradients_sent;  // to experts
+  bool widens = true;                         // kernels take narrow operands as FP32 alone
   // Whether operands of kernels are widened to FP32.
-  bool narrow() const { return kept.element < 4; }
+  bool narrow() const { return widens && kept.element < 4; }
 };
 
 // Bytes of one token in a layer of this project's runtime, experts balanced.
@@ -219,7 +220,7 @@ struct RuntimeBytes {
   int64_t waiting = 0;
   int64_t ending = 0;
 };
-// active: experts per token. ranks: that a token's experts stand on; 0: all are here.
+// active: rows of experts per token. ranks: that a token's experts stand on; 0: all are here.
 RuntimeBytes runtime_bytes(const Layer& layer,
                            int64_t hidden,
                            int64_t active,

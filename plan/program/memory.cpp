@@ -5,6 +5,7 @@
 
 #include "base/integers.h"
 #include "cost/gpu_tasks.h"
+#include "plan/program/card_room.h"
 #include "plan/program/op_work.h"
 #include "plan/program/schedule.h"
 
@@ -72,16 +73,17 @@ StageWeights stage_weights(const Plan& plan, int64_t stage) {
   return w;
 }
 
-MemoryParts::MemoryParts(const Plan& plan, double imbalance)
+MemoryParts::MemoryParts(const Plan& plan, double imbalance, bool on_card)
     : architecture_(plan.model.architecture),
       bytes_(bytes_of(plan.training)),
-      gpu_(plan.cluster.of_gpus()),
+      gpu_(plan.cluster.of_gpus() && !on_card),
       ema_(plan.training.ema > 0),
       tp_(plan.layout.tp),
       tokens_(static_cast<double>(plan.micro_batch_tokens())),
       gathered_tokens_(plan.gathered_tokens()),
       counts_(counts_of(plan)),
       formats_(runtime_formats(plan.training)) {
+  formats_.widens = !on_card;
   const bool coded = !gpu_ && plan.training.precision == Precision::kFp8;
   if (coded) bytes_.weight = 2;
   const Layers layers(architecture_, {.tp = plan.layout.tp, .etp = plan.layout.etp});
@@ -112,17 +114,24 @@ MemoryParts::MemoryParts(const Plan& plan, double imbalance)
       codes_[kind] = code_bytes(layers.of(moe, windowed), plan.layout.experts_per_rank(a.experts));
     }
     if (!gpu_) {
-      const RuntimeBytes b =
-          runtime_bytes(layers.of(moe, windowed),
-                        a.hidden,
-                        a.active_experts,
-                        plan.layout.ep > 1 ? std::min(plan.layout.ep, a.active_experts) : 0,
-                        recipe.recompute,
-                        formats_);
-      kept_[kind] = tokens_ * static_cast<double>(b.kept);
-      again_[kind] = tokens_ * static_cast<double>(b.backward);
-      waiting_[kind] = tokens_ * static_cast<double>(b.waiting);
-      ending_[kind] = tokens_ * static_cast<double>(b.ending);
+      // Rows of experts in whole tokens' worth, and between two of these.
+      const double active = static_cast<double>(a.active_experts) * (moe ? imbalance : 1);
+      const double above = active - std::floor(active);
+      for (const auto& [rows, share] :
+           {std::pair(std::floor(active), 1 - above), std::pair(std::floor(active) + 1, above)}) {
+        if (share == 0) continue;
+        const RuntimeBytes b =
+            runtime_bytes(layers.of(moe, windowed),
+                          a.hidden,
+                          static_cast<int64_t>(rows),
+                          plan.layout.ep > 1 ? std::min(plan.layout.ep, a.active_experts) : 0,
+                          recipe.recompute,
+                          formats_);
+        kept_[kind] += share * tokens_ * static_cast<double>(b.kept);
+        again_[kind] += share * tokens_ * static_cast<double>(b.backward);
+        waiting_[kind] += share * tokens_ * static_cast<double>(b.waiting);
+        ending_[kind] += share * tokens_ * static_cast<double>(b.ending);
+      }
       continue;
     }
     const auto kept = [&](const GpuRecipe& how) {
@@ -264,15 +273,39 @@ RankMemory MemoryParts::of(const Layout& l,
   return m;
 }
 
-RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
+namespace {
+
+RankMemory memory_of(const Plan& plan,
+                     int64_t pp_rank,
+                     double imbalance = 1,
+                     bool on_card = false) {
   const RankSchedule schedule = build_schedule(plan.layout, plan.training.micro_batches, pp_rank);
-  const MemoryParts parts(plan);
+  const MemoryParts parts(plan, imbalance, on_card);
   const std::vector<MemoryParts::Stage> stages = parts.stages(plan.layout);
   std::vector<const MemoryParts::Stage*> held;
   for (int64_t slot = 0; slot < plan.layout.slots(); ++slot) {
     held.push_back(&stages[static_cast<size_t>(plan.layout.stage_of(pp_rank, slot))]);
   }
   return parts.of(plan.layout, held, held_moments(schedule, held.size()));
+}
+
+}  // namespace
+
+RankMemory rank_memory(const Plan& plan, int64_t pp_rank) {
+  return memory_of(plan, pp_rank);
+}
+
+RankMemory card_memory(const Plan& plan, int64_t pp_rank) {
+  const Architecture& a = plan.model.architecture;
+  if (a.experts == 0) return memory_of(plan, pp_rank, 1, true);
+  const CardRoom room(plan);
+  const int64_t tokens = plan.micro_batch_tokens();
+  const int64_t rows = plan.layout.ep == 1 ? room.rows(tokens, a.active_experts, a.experts)
+                                           : room.rows(room.arrivals(tokens, plan.layout.ep),
+                                                       a.active_experts,
+                                                       plan.layout.experts_per_rank(a.experts));
+  return memory_of(
+      plan, pp_rank, static_cast<double>(rows) / static_cast<double>(room.balanced), true);
 }
 
 Fit fit_of(Bytes need, Bytes memory) {

@@ -43,7 +43,8 @@ class MemoryParts {
  public:
   // imbalance: rows of a rank's experts over the mean rank's; 1: balanced. What plan.layout says of
   // pipeline, schedule and ZeRO does not count.
-  explicit MemoryParts(const Plan& plan, double imbalance = 1);
+  // on_card: this program trains the plan on one.
+  explicit MemoryParts(const Plan& plan, double imbalance = 1, bool on_card = false);
 
   static constexpr size_t kKinds = 4;  // as Layers::of: 1 with experts, 2 with a window
   using Counts = std::array<int64_t, kKinds>;
@@ -89,6 +90,9 @@ class MemoryParts {
 
 // Of pipeline rank `pp_rank`, any data rank.
 RankMemory rank_memory(const Plan& plan, int64_t pp_rank);
+// The same where this program trains the plan on a card: in its own formats, with room for rows of
+// experts that may come (card_room.h).
+RankMemory card_memory(const Plan& plan, int64_t pp_rank);
 
 // What the most loaded device needs: on a CPU node all of its ranks share the memory.
 Bytes device_need(const Plan& plan);

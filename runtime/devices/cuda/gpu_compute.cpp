@@ -524,19 +524,12 @@ void GpuCompute::update_bias(const ConstArray& load, double speed, const Array& 
 
 // --- rows of experts
 
-// Room, and for the padding behind every expert that may have one.
 RowMap GpuCompute::map_rows(const ConstArray& slots,
                             int64_t experts,
                             const Array& overflowed) const {
   const int64_t tokens = slots.extent.rows;
   const int64_t active = slots.extent.columns;
-  const int64_t choices = tokens * active;
-  const int64_t padding = std::min(experts, choices) * (kernels::kRowsPadded - 1);
-  const auto padded =
-      static_cast<int64_t>(std::min(1.0, room_.share) * static_cast<double>(padding));
-  const int64_t capacity =
-      ceil_div(room_.of(tokens * std::min(active, experts)) + padded, kernels::kRowsPadded) *
-      kernels::kRowsPadded;
+  const int64_t capacity = room_.rows(tokens, active, experts);
   RowMap map{.expert_rows = make(experts, 1, DType::kInt32),
              .token_of_row = make(capacity, 1, DType::kInt32),
              .choice_of_row = make(capacity, 1, DType::kInt32),

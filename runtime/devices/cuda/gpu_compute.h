@@ -3,9 +3,7 @@
 // behind the other on the card's stream. Experts' rows are padded to 128 each, in arrays with room
 // for every choice.
 
-#include <algorithm>
-#include <cmath>
-
+#include "plan/program/card_room.h"
 #include "runtime/compute/compute.h"
 #include "runtime/devices/cuda/gpu/gpu.h"
 
@@ -25,21 +23,10 @@ struct GpuRopeTable {
   Memory& memory_;
 };
 
-// Room for what comes to a rank's experts, in what comes when all ranks get as much; what does not
-// find any is counted, and the step not applied.
-struct GpuRoom {
-  double share = 1;
-  int64_t balanced = 0;  // choices of a micro-batch's tokens
-  // Of at most so many.
-  int64_t of(int64_t most) const {
-    return std::min(most, static_cast<int64_t>(std::ceil(share * static_cast<double>(balanced))));
-  }
-};
-
 class GpuCompute : public Compute {
  public:
   // All must outlive it; the pool is of the card's memory.
-  GpuCompute(BufferPool& pool, Gpu& gpu, const GpuRopeTable& rope, const GpuRoom& room)
+  GpuCompute(BufferPool& pool, Gpu& gpu, const GpuRopeTable& rope, const CardRoom& room)
       : pool_(pool), gpu_(gpu), k_(gpu.kernels), rope_(rope), room_(room) {}
 
   Tensor make(int64_t rows, int64_t columns, DType type) const override;
@@ -170,7 +157,7 @@ class GpuCompute : public Compute {
   Gpu& gpu_;
   const kernels::KernelSet& k_;
   const GpuRopeTable& rope_;
-  const GpuRoom& room_;
+  const CardRoom& room_;
 };
 
 }  // namespace rehearse

@@ -58,8 +58,7 @@ GpuDevice::GpuDevice(const Plan& plan,
                      GpuOptions options)
     : communicator_(communicator),
       most_ranks_(plan.layout.ep),
-      room_{options.room.value_or(std::min<double>(2, static_cast<double>(plan.layout.ep))),
-            plan.micro_batch_tokens() * plan.model.architecture.active_experts},
+      room_(plan),
       gpu_(std::move(gpu), streams_of(plan, options.streams)),
       order_(std::make_unique<Order>(lanes_of(plan), gpu_, options.early_free)),
       rope_(gpu_, rope),
@@ -72,11 +71,10 @@ GpuDevice::GpuDevice(const Plan& plan,
               }),
       lanes_(gpu_, *order_, groups_, lane_ranks_),
       current_(static_cast<size_t>(lanes_of(plan))) {
+  if (options.room) room_.share = *options.room;
   for (int64_t r = 0; r < plan.layout.world(); ++r) {
     Rank& rank = ranks_.emplace_back(*this, plan, r);
-    lane_ranks_.push_back({.pool = rank.pool, .traffic = rank.traffic.array(), .arrivals = [this] {
-                             return room_.of(INT64_MAX);
-                           }});
+    lane_ranks_.push_back({.pool = rank.pool, .traffic = rank.traffic.array(), .room = room_});
   }
 }
 

@@ -16,7 +16,7 @@
 namespace rehearse {
 
 struct GpuOptions {
-  std::optional<double> room;  // for experts' rows at first (GpuRoom::share); none: twice the mean
+  std::optional<double> room;  // for experts' rows at first (CardRoom::share)
   // Of the card, at most: connections of the hardware are 32 (CUDA_DEVICE_MAX_CONNECTIONS), and
   // streams that share one wait for each other unasked. Some are left for others.
   int32_t streams = 28;
@@ -67,7 +67,7 @@ class GpuDevice : public TrainingDevice {
 
   Communicator& communicator_;
   const int64_t most_ranks_;  // that send one rank tokens
-  GpuRoom room_;
+  CardRoom room_;
   HeldLanes gpu_;
   std::unique_ptr<Order> order_;
   GpuRopeTable rope_;

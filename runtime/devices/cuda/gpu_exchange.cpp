@@ -201,10 +201,10 @@ GpuRoutes::GpuRoutes(const ExchangeOp& call, int64_t t, int64_t a)
 }
 
 std::unique_ptr<GroupPart> GpuExchange::dispatch(GpuRoutes& routes,
-                                            const ConstArray& x,
-                                            const ConstArray& slots,
-                                            const ConstArray& weights,
-                                            Arrived& arrived) {
+                                                 const ConstArray& x,
+                                                 const ConstArray& slots,
+                                                 const ConstArray& weights,
+                                                 Arrived& arrived) {
   const ExpertGroup& g = call_.group;
   const int64_t active = slots.extent.columns;
   const int64_t width = x.extent.columns;
@@ -251,8 +251,8 @@ std::unique_ptr<GroupPart> GpuExchange::dispatch(GpuRoutes& routes,
 }
 
 std::unique_ptr<GroupPart> GpuExchange::spread(const GpuRoutes& routes,
-                                          const ConstArray& x,
-                                          Tensor& out) {
+                                               const ConstArray& x,
+                                               Tensor& out) {
   CHECK(x.extent.rows == routes.tokens) << x.extent.rows << " tokens, dispatched " << routes.tokens;
   out = Tensor(call_.pool, routes.arrivals, x.extent.columns, x.extent.type);
   auto part = std::make_unique<Out>(call_, traffic_);
@@ -271,9 +271,9 @@ std::unique_ptr<GroupPart> GpuExchange::spread(const GpuRoutes& routes,
 }
 
 std::unique_ptr<GroupPart> GpuExchange::reduce(const GpuRoutes& routes,
-                                          const ConstArray& partial,
-                                          const Sums& sums,
-                                          Tensor& out) {
+                                               const ConstArray& partial,
+                                               const Sums& sums,
+                                               Tensor& out) {
   out = Tensor(call_.pool, routes.tokens, partial.extent.columns);
   auto part = std::make_unique<Back>(call_, traffic_);
   part->routes = &routes;

@@ -35,19 +35,19 @@ class GpuExchange {
       : gpu_(gpu), call_(call), traffic_(traffic) {}
 
   std::unique_ptr<GroupPart> dispatch(GpuRoutes& routes,
-                                 const ConstArray& x,
-                                 const ConstArray& slots,
-                                 const ConstArray& weights,
-                                 Arrived& arrived);
+                                      const ConstArray& x,
+                                      const ConstArray& slots,
+                                      const ConstArray& weights,
+                                      Arrived& arrived);
   std::unique_ptr<GroupPart> spread(const GpuRoutes& routes, const ConstArray& x, Tensor& out);
   struct Sums {
     bool in_bf16 = false;  // how they travel, but for the last `exact` columns
     int64_t exact = 0;
   };
   std::unique_ptr<GroupPart> reduce(const GpuRoutes& routes,
-                               const ConstArray& partial,
-                               const Sums& sums,
-                               Tensor& out);
+                                    const ConstArray& partial,
+                                    const Sums& sums,
+                                    Tensor& out);
 
  private:
   Gpu& gpu_;

@@ -174,7 +174,7 @@ Arrived GpuLanes::dispatch(const ExchangeOp& call,
       ranks_[static_cast<size_t>(call.group.ranks[static_cast<size_t>(call.group.me)])];
   GpuExchange exchange(gpu_, call, rank.traffic);
   auto made = std::make_unique<GpuRoutes>(
-      call, x.extent.rows, std::min(rank.arrivals(), x.extent.rows * call.group.size));
+      call, x.extent.rows, rank.room.arrivals(x.extent.rows, call.group.size));
   Arrived arrived;
   together(call, exchange.dispatch(*made, x, slots, weights, arrived));
   routes = std::move(made);

@@ -6,6 +6,7 @@
 #include <map>
 #include <tuple>
 
+#include "plan/program/card_room.h"
 #include "runtime/communicators/lanes.h"
 #include "runtime/devices/cuda/group_work.h"
 
@@ -14,11 +15,11 @@ namespace rehearse {
 class GpuLanes : public LaneCommunicator {
  public:
   // Of a rank: where it takes buffers, what came to it from every rank (bytes, [ranks], INT64; of
-  // exchanges of tokens), and how many tokens may come to it in one.
+  // exchanges of tokens), and for how many tokens there is room.
   struct Rank {
     BufferPool& pool;
     Array traffic;
-    std::function<int64_t()> arrivals;
+    const CardRoom& room;
   };
   // All must outlive it.
   GpuLanes(HeldLanes& gpu, LaneOrder& order, GroupWork& groups, std::deque<Rank>& ranks)

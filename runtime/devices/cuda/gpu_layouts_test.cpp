@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "plan/program/memory.h"
 #include "plan/program/op_work.h"
 #include "plan/routing/counts.h"
 #include "plan/testing.h"
@@ -215,5 +216,37 @@ TEST(CardFaults, AHangNamesTheOpAndItsPeers) {
   EXPECT_TRUE(peer_named);
 }
 
+}  // namespace
+}  // namespace rehearse
+namespace rehearse {
+namespace {
+TEST(CardMemoryTmp, Print) {
+  for (const Layout& l : {Layout{},
+                          Layout{.dp = 2, .ep = 2},
+                          Layout{.pp = 2, .schedule = ScheduleKind::kZB1P},
+                          Layout{.pp = 2, .dp = 2, .ep = 2, .schedule = ScheduleKind::kDualPipe}})
+    for (const Precision p : {Precision::kFp32, Precision::kBf16}) {
+      Plan plan = card_plan(l);
+      plan.training.precision = p;
+      plan.training.sequence_length = 64;
+      plan.routing = Routing::kBalanced;
+      CardTrainer card(plan);
+      card.trainer.step(0);
+      card.trainer.step(1);
+      for (int64_t r = 0; r < plan.layout.world(); ++r) {
+        const RankMemory m = card_memory(plan, plan.layout.place_of(r).pp_rank);
+        const int64_t peak =
+            card.trainer.last_results().peak_memory[static_cast<size_t>(r)].count();
+        printf("%s %d rank %ld: told act %ld held %ld ratio %.3f; flat told %ld\n",
+               layout_name({l, 0}).c_str(),
+               (int)p,
+               r,
+               m.activations.count(),
+               peak,
+               double(m.activations.count()) / double(peak),
+               (m.total().count() - m.activations.count()));
+      }
+    }
+}
 }  // namespace
 }  // namespace rehearse
