@@ -113,6 +113,29 @@ void add_head(Report& r, const Plan& plan, const Program& program) {
                   facts.parameters_text));
 }
 
+// Of all ranks, where one card trains them.
+void add_card(Report& r, const Plan& plan) {
+  try {
+    require_train(plan, TrainOn::kCard);
+  } catch (const InputError&) {
+    return;
+  }
+  Bytes all, fullest;
+  for (int64_t rank = 0; rank < plan.layout.pp; ++rank) {
+    const Bytes one = card_memory(plan, rank).total();
+    all += one * (plan.layout.world() / plan.layout.pp);
+    fullest = std::max(fullest, one);
+  }
+  Report& of_card = r.section("on_one_card");
+  of_card.put("memory_bytes", all);
+  of_card.put("fullest_rank_bytes", fullest);
+  of_card.say(
+      fmt::format("\ntrained on one card (--device cuda): {} for all {} ranks, the fullest {}\n",
+                  to_string(all),
+                  plan.layout.world(),
+                  to_string(fullest)));
+}
+
 Report inspect_report(const Plan& plan, const Program& program, std::optional<int64_t> only) {
   const Layout& l = plan.layout;
   Report r;
@@ -158,6 +181,9 @@ Report inspect_report(const Plan& plan, const Program& program, std::optional<in
     shown += "\n";
   }
   r.table("", std::move(table));
+  // As many as somebody would put on one.
+  constexpr int64_t kMostOnACard = 16;
+  if (l.world() <= kMostOnACard) add_card(r, plan);
   r.say(memory_warning(plan) +
         "\ncells (F: forward, B: backward, Bi: its input part, W: its weight part; "
         "direction.micro-batch)\n" +

@@ -220,5 +220,27 @@ rehearse_mutant(groups_unlimited layer_experts layer_gpu/experts.cuh "experts of
   "if (g.shape.kept_groups < g.shape.groups) limit_groups" "if (false) limit_groups")
 rehearse_mutant(weights_not_normed layer_experts layer_gpu/experts.cuh "weights are scores"
   "(g.shape.normalize ? sum : 1)" "1")
+rehearse_mutant(once_per_choice layer_exchange layer_gpu/exchange.cuh "a token goes to the part of its last choice alone"
+  "goes = goes || (slot" "goes = (slot")
+rehearse_mutant(no_expert_goes layer_exchange layer_gpu/exchange.cuh "choices of no expert go to the first part"
+  "(slot >= 0 && member >= 0" "(member >= 0")
+rehearse_mutant(rows_without_padding layer_exchange layer_gpu/exchange.cuh "a map's parts stand without padding"
+  "first += padded_to_tile(ptx::load_global(rows + p));" "first += ptx::load_global(rows + p);")
+rehearse_mutant(stale_slots layer_exchange layer_gpu/exchange.cuh "rows that nobody sent keep the slots they had"
+  "ptx::store_global(g.slots + to * active + k, -1);" "{}")
+rehearse_mutant(slots_of_others layer_exchange layer_gpu/exchange.cuh "slots of other members are taken for its own"
+  "if (slot < 0 || slot >= g.own_slots) slot = -1;" "if (slot < 0) slot = -1;")
+rehearse_mutant(lost_rows_uncounted layer_exchange layer_gpu/exchange.cuh "rows without room are not counted"
+  "total > capacity) {" "total > capacity + 1000) {")
+rehearse_mutant(own_rows_travel layer_exchange layer_gpu/exchange.cuh "what a member sends itself is counted"
+  "if (p == me) continue;" "")
+rehearse_mutant(rows_of_the_first layer_exchange layer_gpu/exchange.cuh "rows of peers before are not passed over on the way back"
+  "row += ptx::load_global(s.peer[p].rows + j);" "row += 0 * p;")
+rehearse_mutant(sums_unrounded layer_exchange layer_gpu/exchange.cuh "what travels in BF16 is not rounded"
+  "s.round_in && c < rounded ? through_bf16(x) : x" "x")
+rehearse_mutant(exact_rounded layer_exchange layer_gpu/exchange.cuh "columns that travel exactly are rounded"
+  "s.round_in && c < rounded ?" "s.round_in ?")
+rehearse_mutant(first_member_alone layer_exchange layer_gpu/exchange.cuh "BF16 sums are of the last member"
+  "m == 0 ? load(x, i) : sum + load(x, i)" "load(x, i)")
 
 file(CONFIGURE OUTPUT ${mutants_dir}/mutants.inc CONTENT "${mutants_table}" @ONLY)

@@ -67,6 +67,13 @@
     void gate(const GpuGate& g, Stream stream);                  \
     void gate_backward(const GpuGateBackward& g, Stream stream); \
   }
+#define MUTANT_layer_exchange(name, what)                       \
+  namespace rehearse::kernels::mutant_##name {                  \
+    void destinations(const GpuDestinations& d, Stream stream); \
+    void gather(const GpuGather& g, Stream stream);             \
+    void sum_parts(const GpuSumParts& s, Stream stream);        \
+    void sum_members(const GpuSumMembers& s, Stream stream);    \
+  }
 #include "mutants.inc"
 #undef MUTANT_gemm
 #undef MUTANT_gradient
@@ -79,6 +86,7 @@
 #undef MUTANT_layer_experts
 #undef MUTANT_layer_product
 #undef MUTANT_layer_attention
+#undef MUTANT_layer_exchange
 
 namespace rehearse::kernels {
 namespace {
@@ -134,6 +142,14 @@ struct Mutant {
     .unpermute = mutant_##name::unpermute, \
     .gate = mutant_##name::gate,           \
     .gate_backward = mutant_##name::gate_backward}},
+#define MUTANT_layer_exchange(name, what)          \
+  {#name,                                          \
+   what,                                           \
+   {.map_rows = imitated::map_rows,                \
+    .destinations = mutant_##name::destinations,   \
+    .gather = mutant_##name::gather,               \
+    .sum_parts = mutant_##name::sum_parts,         \
+    .sum_members = mutant_##name::sum_members}},
 const std::vector<Mutant> kMutants = {
 #include "mutants.inc"
 };
@@ -158,7 +174,9 @@ std::string first_failure(const Mutant& mutant) {
                                                 {"sum", k.sum},
                                                 {"embedding", k.embedding},
                                                 {"adamw", k.adamw},
-                                                {"map_rows", k.map_rows},
+                                                {"map_rows", k.map_rows && !k.gather},
+                                                {"exchange", k.gather},
+                                                {"members' sum", k.sum_members},
                                                 {"permute", k.permute},
                                                 {"gate", k.gate},
                                                 {"product", k.product},

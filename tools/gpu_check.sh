@@ -7,18 +7,20 @@
 #      barrier when they hang; then every small case and one large one in every tile shape
 #   4  training on the card held against cores: gradients, losses in FP32 and BF16, the same bits twice,
 #      checkpoints from one to the other and back
+#   6  ranks that share the card: layouts held against one rank, between card and cores, 2,000 steps of
+#      the demo's plan beside cores'
 #   2  all of DeepSeek-V3's shapes, checked and timed, beside cuBLASLt where it is found
 #   5  5,000 steps on the card: memory, speed beside two cores; a step under memcheck
 #   3  compute-sanitizer's memcheck, racecheck and synccheck on small cases; Nsight Compute's figures
 #      of three cases
 # Results stream into the folder as JSON lines, so that a run that is cut off loses nothing. Ends with
 # 1 when a check fails.
-#   tools/gpu_check.sh [--out FOLDER] [RUN...]      (default: build/gpu, runs 1 4 2 5 3)
+#   tools/gpu_check.sh [--out FOLDER] [RUN...]      (default: build/gpu, runs 1 4 6 2 5 3)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=build/gpu
 if [ "${1:-}" = --out ]; then out=$2; shift 2; fi
-runs=("${@:-1 4 2 5 3}")
+runs=("${@:-1 4 6 2 5 3}")
 mkdir -p "$out"
 generator=()
 command -v ninja >/dev/null && generator=(-G Ninja)
@@ -144,6 +146,33 @@ for run in ${runs[@]}; do
       trains resumed-cpu fp32 --device cuda --until 10 --resume
       for on in cuda cpu; do holds log "$out"/{resumed-$on,fp32-cpu}/log.jsonl --loss 1e-5; done
       ;;
+    6)
+      find_program
+      began "run 6: layouts on one card, FP32, ten steps, beside one rank on cores (1e-5)"
+      trains fp32-cpu fp32 --device cpu --until 10 --force
+      for plan in ep2 dualpipe pp4; do
+        for again in "" -again; do
+          trains "$plan$again" $plan --device cuda --until 10 --checkpoint-every 10 --force
+        done
+        holds log "$out"/{$plan,fp32-cpu}/log.jsonl --loss 1e-5
+        for f in "$out/$plan"/checkpoints/step-*/*.safetensors; do
+          holds tensors "$f" "${f/$out\/$plan/$out\/$plan-again}" --same-bits
+        done
+      done
+      began "run 6: resumed in another layout, from the card on cores and back"
+      rm -rf "$out"/resumed-*
+      cp -r "$out/dualpipe" "$out/resumed-on-cores"
+      cp -r "$out/pp4" "$out/resumed-on-card"
+      trains resumed-on-cores fp32 --device cpu --until 14 --resume
+      trains resumed-on-card dualpipe --device cuda --until 14 --resume
+      holds log "$out"/resumed-{on-card,on-cores}/log.jsonl --loss 1e-4
+      began "run 6: 2,000 steps of the demo's plan"
+      for on in cuda cpu; do
+        timeout 280 "$rehearse" train experiments/demo/plan.yaml --data "$text" --device $on --steps 2000 \
+          --out "$out/demo-$on" --force --quiet >"$out/demo-$on.log" 2>&1 || { failed=1; tail -5 "$out/demo-$on.log"; }
+      done
+      holds log "$out"/demo-{cuda,cpu}/log.jsonl --loss 0.05
+      ;;
     5)
       find_program
       began "run 5: 5,000 steps"
@@ -171,7 +200,7 @@ END
           experiments/card-equals-cores/plan.yaml --data "$text" --out "$out/memcheck" --until 1 --force --quiet
       fi
       ;;
-    *) echo "gpu_check.sh: no run $run; there are 1 to 5" >&2; exit 2 ;;
+    *) echo "gpu_check.sh: no run $run; there are 1 to 6" >&2; exit 2 ;;
   esac
 done
 exit $failed

@@ -1,5 +1,6 @@
 #include "runtime/devices/cuda/card_memory.h"
 
+#include <algorithm>
 #include <new>
 
 #include <fmt/format.h>
@@ -46,6 +47,31 @@ std::vector<Less> smaller(const Plan& plan) {
   return all;
 }
 
+// Of all ranks, on one card.
+Bytes need_of(const Plan& plan) {
+  Bytes all;
+  for (int64_t r = 0; r < plan.layout.pp; ++r) all += card_memory(plan, r).total();
+  return all * (plan.layout.world() / plan.layout.pp);
+}
+
+// The other plans that would do. share_left: of what is held now, that there is room for.
+std::string advice(const Plan& plan, double share_left) {
+  const auto now = static_cast<double>(need_of(plan).count());
+  std::vector<std::string> fit, less;
+  for (const Less& l : smaller(plan)) {
+    const Bytes need = need_of(l.plan);
+    const double share = static_cast<double>(need.count()) / now;
+    if (share >= 1) continue;
+    (share <= share_left ? fit : less).push_back(fmt::format("{} ({})", l.said, to_string(need)));
+  }
+  std::string text;
+  if (!fit.empty())
+    text += fmt::format("\nWould fit, as far as is known: {}.", fmt::join(fit, "; "));
+  if (!less.empty()) text += fmt::format("\nTakes less: {}.", fmt::join(less, "; "));
+  if (fit.empty()) text += "\nElse: fewer ranks on the card, or a smaller model.";
+  return text;
+}
+
 }  // namespace
 
 std::byte* CardMemory::allocate(size_t bytes) {
@@ -69,7 +95,7 @@ void CardMemory::release(std::byte* memory) noexcept {
 
 std::string CardMemory::no_more(size_t bytes) const {
   const size_t of_ops = pool_ == nullptr ? 0 : pool_->held();
-  const RankMemory now = rank_memory(plan_, plan_.layout.place_of(rank_).pp_rank);
+  const RankMemory now = card_memory(plan_, plan_.layout.place_of(rank_).pp_rank);
   std::string text = fmt::format(
       "{}: the card is out of memory: rank {} asks for {} beside the {} that it holds (weights, "
       "gradients and moments {}, buffers of ops {}); the card has {}, {} of them free.\nThe plan's "
@@ -86,24 +112,39 @@ std::string CardMemory::no_more(size_t bytes) const {
       to_string(now.gradients),
       to_string(now.optimizer),
       to_string(now.activations));
-  std::vector<std::string> fit, less;
-  for (const Less& l : smaller(plan_)) {
-    const Bytes need = rank_memory(l.plan, plan_.layout.place_of(rank_).pp_rank).total();
-    if (need >= now.total()) continue;
-    // The card holds what the count leaves out too: in the same proportion.
-    const double share =
-        static_cast<double>(need.count()) / static_cast<double>(now.total().count());
-    const double there = static_cast<double>(held_bytes_ + gpu_.memory_size().free);
-    const bool fits = share * static_cast<double>(held_bytes_ + bytes) <= there;
-    (fits ? fit : less).push_back(fmt::format("{} ({})", l.said, to_string(need)));
+  const double there = static_cast<double>(held_bytes_ + gpu_.memory_size().free);
+  return text + advice(plan_, there / static_cast<double>(held_bytes_ + bytes));
+}
+
+void require_room(const Plan& plan, Gpu& gpu) {
+  const Bytes need = need_of(plan);
+  const Gpu::MemorySize card = gpu.memory_size();
+  const Bytes free(static_cast<int64_t>(card.free));
+  if (need <= free) return;
+  int64_t fullest = 0;
+  for (int64_t r = 1; r < plan.layout.pp; ++r) {
+    if (card_memory(plan, r).total() > card_memory(plan, fullest).total()) fullest = r;
   }
-  if (!fit.empty())
-    text += fmt::format("\nWould fit, as far as is known: {}.", fmt::join(fit, "; "));
-  if (!less.empty()) text += fmt::format("\nTakes less: {}.", fmt::join(less, "; "));
-  if (fit.empty()) {
-    text += "\nElse: more ranks that share out the weights (ep, pp), or a smaller model.";
-  }
-  return text;
+  const RankMemory m = card_memory(plan, fullest);
+  const std::pair<Bytes, const char*> kinds[] = {{m.parameters, "weights"},
+                                                 {m.gradients, "gradients"},
+                                                 {m.optimizer, "moments and masters"},
+                                                 {m.activations, "activations"}};
+  const auto& most = *std::max_element(std::begin(kinds), std::end(kinds));
+  throw InputError(fmt::format(
+      "{}: {} ranks on one card need {}; the card has {}, {} of them free: of the fullest, rank "
+      "{}, "
+      "{}, most of it {} ({}).{}",
+      plan.path,
+      plan.layout.world(),
+      to_string(need),
+      text_of(card.total),
+      text_of(card.free),
+      plan.layout.rank_of({fullest, 0}),
+      to_string(m.total()),
+      most.second,
+      to_string(most.first),
+      advice(plan, static_cast<double>(free.count()) / static_cast<double>(need.count()))));
 }
 
 }  // namespace rehearse

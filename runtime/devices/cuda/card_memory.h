@@ -8,6 +8,10 @@
 
 namespace rehearse {
 
+// Before anything is allocated: throws InputError where the plan's ranks, all on this card, need more
+// than it has free.
+void require_room(const Plan& plan, Gpu& gpu);
+
 class CardMemory : public Memory {
  public:
   // All must outlive it.

@@ -22,6 +22,11 @@ int64_t end_of(OpId id) {
   return 3 * id + 2;
 }
 
+std::unique_ptr<Gpu> with_room(const Plan& plan, std::unique_ptr<Gpu> gpu) {
+  require_room(plan, *gpu);
+  return gpu;
+}
+
 }  // namespace
 
 // Who may use a buffer next, as waits have it.
@@ -59,7 +64,7 @@ GpuDevice::GpuDevice(const Plan& plan,
     : communicator_(communicator),
       most_ranks_(plan.layout.ep),
       room_(plan),
-      gpu_(std::move(gpu), streams_of(plan, options.streams)),
+      gpu_(with_room(plan, std::move(gpu)), streams_of(plan, options.streams)),
       order_(std::make_unique<Order>(lanes_of(plan), gpu_, options.early_free)),
       rope_(gpu_, rope),
       groups_(gpu_,
