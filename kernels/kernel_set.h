@@ -5,6 +5,7 @@
 #include "kernels/fp8_cast/fp8_cast.h"
 #include "kernels/fp8_gemm/fp8_gemm.h"
 #include "kernels/layer_gpu/attention.h"
+#include "kernels/layer_gpu/codes.h"
 #include "kernels/layer_gpu/counts.h"
 #include "kernels/layer_gpu/cross_entropy.h"
 #include "kernels/layer_gpu/elements.h"
@@ -54,6 +55,9 @@ struct KernelSet {
   void (*weights_of_chosen)(const GpuWeightsOfChosen&, Stream) = nullptr;
   void (*count_bad)(const GpuCountBad&, Stream) = nullptr;
   void (*total)(const GpuTotal&, Stream) = nullptr;
+  void (*encode)(const GpuEncode&, Stream) = nullptr;
+  void (*decode)(const GpuDecode&, Stream) = nullptr;
+  void (*round_columns)(const GpuRoundColumns&, Stream) = nullptr;
   void (*destinations)(const GpuDestinations&, Stream) = nullptr;
   void (*gather)(const GpuGather&, Stream) = nullptr;
   void (*sum_parts)(const GpuSumParts&, Stream) = nullptr;

@@ -87,8 +87,12 @@ const std::vector<Capability>& capabilities() {
           true,
           true,
           [value = n.value](const Plan& p) { return p.training.precision == value; });
-      if (n.value == Precision::kFp8) not_on_a_card();
     }
+    add("sums of tensor cores imitated (fp8.products: tensor_core)", true, true, [](const Plan& p) {
+      return p.training.precision == Precision::kFp8 &&
+             p.training.fp8.products == Fp8Products::kTensorCore;
+    });
+    not_on_a_card();
     for (const ModelFeature& f : model_features()) {
       add(f.name, true, false, [uses = f.uses](const Plan& p) {
         return uses(p.model.architecture);

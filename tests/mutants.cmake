@@ -242,5 +242,17 @@ rehearse_mutant(exact_rounded layer_exchange layer_gpu/exchange.cuh "columns tha
   "s.round_in && c < rounded ?" "s.round_in ?")
 rehearse_mutant(first_member_alone layer_exchange layer_gpu/exchange.cuh "BF16 sums are of the last member"
   "m == 0 ? load(x, i) : sum + load(x, i)" "load(x, i)")
+rehearse_mutant(tiles_of_others layer_codes layer_gpu/codes.cuh "a tile's largest is its first lanes' alone"
+  "for (int mask = 16; mask > 0; mask /= 2) {\n    amax" "for (int mask = 4; mask > 0; mask /= 2) {\n    amax")
+rehearse_mutant(odd_column_lost layer_codes layer_gpu/codes.cuh "the last of an odd number of columns is dropped"
+  "column + 1 < columns ? 3 : 2" "column + 1 < columns ? 3 : 0")
+rehearse_mutant(upper_nibble layer_codes layer_gpu/codes.cuh "of two packed codes the second loses its lower bits"
+  "low >> 4 | high << 4" "high << 4")
+rehearse_mutant(small_flushed layer_codes layer_gpu/codes.cuh "E5M6's small values are cut off"
+  "0x1p20f + 0x1p23f) & 0x7f" "0x1p20f + 0x1p23f) & 0x40")
+rehearse_mutant(scale_of_padding layer_codes layer_gpu/codes.cuh "rows that share a scale are the block's, padding too"
+  "if (block < blocks) return cut(own - block * kBlock);" "if (block < blocks) return kBlock;")
+rehearse_mutant(square_by_column layer_codes layer_gpu/codes.cuh "columns of a block have scales of their own"
+  "if (r.shared) amax = max_over_block(amax);" "")
 
 file(CONFIGURE OUTPUT ${mutants_dir}/mutants.inc CONTENT "${mutants_table}" @ONLY)

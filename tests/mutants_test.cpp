@@ -74,6 +74,12 @@
     void sum_parts(const GpuSumParts& s, Stream stream);        \
     void sum_members(const GpuSumMembers& s, Stream stream);    \
   }
+#define MUTANT_layer_codes(name, what)                           \
+  namespace rehearse::kernels::mutant_##name {                   \
+    void encode(const GpuEncode& e, Stream stream);              \
+    void decode(const GpuDecode& d, Stream stream);              \
+    void round_columns(const GpuRoundColumns& r, Stream stream); \
+  }
 #include "mutants.inc"
 #undef MUTANT_gemm
 #undef MUTANT_gradient
@@ -87,6 +93,7 @@
 #undef MUTANT_layer_product
 #undef MUTANT_layer_attention
 #undef MUTANT_layer_exchange
+#undef MUTANT_layer_codes
 
 namespace rehearse::kernels {
 namespace {
@@ -142,14 +149,20 @@ struct Mutant {
     .unpermute = mutant_##name::unpermute, \
     .gate = mutant_##name::gate,           \
     .gate_backward = mutant_##name::gate_backward}},
-#define MUTANT_layer_exchange(name, what)          \
-  {#name,                                          \
-   what,                                           \
-   {.map_rows = imitated::map_rows,                \
-    .destinations = mutant_##name::destinations,   \
-    .gather = mutant_##name::gather,               \
-    .sum_parts = mutant_##name::sum_parts,         \
+#define MUTANT_layer_exchange(name, what)        \
+  {#name,                                        \
+   what,                                         \
+   {.map_rows = imitated::map_rows,              \
+    .destinations = mutant_##name::destinations, \
+    .gather = mutant_##name::gather,             \
+    .sum_parts = mutant_##name::sum_parts,       \
     .sum_members = mutant_##name::sum_members}},
+#define MUTANT_layer_codes(name, what) \
+  {#name,                              \
+   what,                               \
+   {.encode = mutant_##name::encode,   \
+    .decode = mutant_##name::decode,   \
+    .round_columns = mutant_##name::round_columns}},
 const std::vector<Mutant> kMutants = {
 #include "mutants.inc"
 };
@@ -176,6 +189,7 @@ std::string first_failure(const Mutant& mutant) {
                                                 {"adamw", k.adamw},
                                                 {"map_rows", k.map_rows && !k.gather},
                                                 {"exchange", k.gather},
+                                                {"codes", k.encode},
                                                 {"members' sum", k.sum_members},
                                                 {"permute", k.permute},
                                                 {"gate", k.gate},

@@ -17,6 +17,8 @@ void gather(const GpuGather& g, Stream stream) {
   const Arguments arguments("gather");
   arguments.require(g.peers > 0 && g.peers <= kMostPeers && g.part >= 0 && g.part < g.peers,
                     "a member of more peers than a hop has, or of none");
+  arguments.require(g.element_bytes == 1 || g.element_bytes == 2 || g.element_bytes == 4,
+                    "elements of " + std::to_string(g.element_bytes) + " bytes");
   arguments.require((g.slots == nullptr) == (g.weights == nullptr), "slots without weights");
   if (g.capacity == 0) return;
   ptx::launch<gather_kernel<GpuGather>>(

@@ -72,7 +72,11 @@ __global__ void __launch_bounds__(kRowThreads) gather_kernel(const __grid_consta
     const auto& peer = g.peer[p];
     const int64_t token = ptx::load_global(peer.token_of_row + first_row(peer.rows, g.part) + own);
     for (int c = thread; c < width; c += kRowThreads) {
-      if (g.narrow) {
+      if (g.element_bytes == 1) {
+        ptx::store_global(
+            static_cast<uint8_t*>(g.x) + to * width + c,
+            ptx::load_global(static_cast<const uint8_t*>(peer.x) + token * width + c));
+      } else if (g.element_bytes == 2) {
         ptx::store_global(
             static_cast<uint16_t*>(g.x) + to * width + c,
             ptx::load_global(static_cast<const uint16_t*>(peer.x) + token * width + c));
@@ -80,6 +84,10 @@ __global__ void __launch_bounds__(kRowThreads) gather_kernel(const __grid_consta
         ptx::store_global(static_cast<float*>(g.x) + to * width + c,
                           ptx::load_global(static_cast<const float*>(peer.x) + token * width + c));
       }
+    }
+    for (int t = thread; g.x_scales != nullptr && t * kScaleBlock < width; t += kRowThreads) {
+      ptx::store_global(g.x_scales + t * g.x_scale_stride + row,
+                        ptx::load_global(peer.x_scales + t * g.from_scale_stride + token));
     }
     for (int k = thread; k < active && g.slots != nullptr; k += kRowThreads) {
       ptx::store_global(g.weights + to * active + k,

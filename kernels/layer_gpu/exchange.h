@@ -40,15 +40,18 @@ struct GpuGather {
     const int32_t* rows = nullptr;          // [peers]: how many of its tokens go to each part
     const int32_t* token_of_row = nullptr;  // by part, each padded to 128
     const void* x = nullptr;                // [tokens, width]
+    const float* x_scales = nullptr;        // of codes: [ceil(width / 128), x_scale_stride]
     const float* weights = nullptr;         // [tokens, active], or null
     const int32_t* slots = nullptr;         // [tokens, active], or null
     int32_t rank = 0;
   };
   Peer peer[kMostPeers];
   int peers = 0;
-  int part = 0;         // whose rows: this member's place among the peers
-  bool narrow = false;  // x is BF16, else FP32
-  void* x = nullptr;    // [capacity, width]
+  int part = 0;           // whose rows: this member's place among the peers
+  int element_bytes = 4;  // of x: FP32, BF16, or E4M3 codes
+  void* x = nullptr;      // [capacity, width]
+  float* x_scales = nullptr;
+  int64_t from_scale_stride = 0, x_scale_stride = 0;  // the peers', and its own
   float* weights = nullptr;
   int32_t* slots = nullptr;  // -1 in rows that nobody sent
   // Of slots below first_slot or not below first_slot + own_slots -1 is made, the others count from

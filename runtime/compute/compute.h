@@ -169,8 +169,10 @@ class Compute {
   // --- memory
   virtual Tensor make(int64_t rows, int64_t columns, DType type) const = 0;  // whatever is in it
   virtual Tensor zeros(int64_t rows, int64_t columns) const = 0;             // FP32
-  // x in another type; x itself where it is of it.
-  virtual Tensor in_type(Tensor x, const Encoding& type) const = 0;
+  // x in another type; x itself where it is of it. rows: of experts, where it is these.
+  virtual Tensor in_type(Tensor x,
+                         const Encoding& type,
+                         const ExpertRows* rows = nullptr) const = 0;
   virtual void copy(const ConstArray& from, const Array& to) const = 0;
   // The same values in another type.
   virtual void encode(const ConstArray& from,

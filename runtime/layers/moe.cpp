@@ -37,7 +37,8 @@ void experts_forward(const LayerContext& c, const LayerWeights& w, LayerActivati
   a.routed.gate_up = c.compute.grouped_product(
       a.routed_in, w.weights.operands(w.ids.experts, &FfnIds::gate_up), a.rows, kept);
   a.routed.activated = weighted(c, a);
-  a.routed.gate_up = c.compute.in_type(std::move(a.routed.gate_up), c.recipe.swiglu_inputs);
+  const ExpertRows rows = a.rows;
+  a.routed.gate_up = c.compute.in_type(std::move(a.routed.gate_up), c.recipe.swiglu_inputs, &rows);
   a.routed_out = c.compute.grouped_product(
       a.routed.activated, w.weights.operands(w.ids.experts, &FfnIds::down), a.rows, kept);
   if (c.again.activations) a.routed.activated.release();

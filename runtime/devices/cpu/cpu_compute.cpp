@@ -52,17 +52,14 @@ Tensor CpuCompute::zeros(int64_t rows, int64_t columns) const {
   return x;
 }
 
-Tensor CpuCompute::in_type(Tensor x, const Encoding& type) const {
-  return x.type() == type.type ? std::move(x) : converted(x, type, pool_);
-}
-
 // Where rows share scales, an expert's with its own alone.
-Tensor CpuCompute::in_type(Tensor x, const Encoding& type, const ExpertRows& rows) const {
-  if (type.scales.rows == 1) return in_type(std::move(x), type);
+Tensor CpuCompute::in_type(Tensor x, const Encoding& type, const ExpertRows* rows) const {
+  if (x.type() == type.type) return x;
+  if (rows == nullptr || type.scales.rows == 1) return converted(x, type, pool_);
   Tensor y = make(x.rows(), x.columns(), type.type);
   int64_t first = 0;
-  for (int64_t e = 0; e < rows.expert_rows.extent.size(); ++e) {
-    const int64_t count = rows.expert_rows.int32()[e];
+  for (int64_t e = 0; e < rows->expert_rows.extent.size(); ++e) {
+    const int64_t count = rows->expert_rows.int32()[e];
     convert(rows_of(x.array(), first, count), rows_of(y.array(), first, count), type.scales);
     first += count;
   }
@@ -180,7 +177,7 @@ Tensor CpuCompute::swiglu(const ConstArray& gate_up,
                           const Encoding& type) const {
   Tensor y = wide(gate_up.extent.rows, gate_up.extent.columns / 2);
   kernels::swiglu(swiglu_shape(gate_up, rows), fp32(gate_up), row_weights(rows), y.data());
-  return rows == nullptr ? in_type(std::move(y), type) : in_type(std::move(y), type, rows->rows);
+  return in_type(std::move(y), type, rows == nullptr ? nullptr : &rows->rows);
 }
 
 SwigluBack CpuCompute::swiglu_input(const ConstArray& d_activated,
@@ -196,8 +193,7 @@ SwigluBack CpuCompute::swiglu_input(const ConstArray& d_activated,
                            row_weights(rows),
                            d.d_gate_up.data(),
                            rows != nullptr ? d.d_row_weights.data() : nullptr);
-  d.d_gate_up = rows == nullptr ? in_type(std::move(d.d_gate_up), type)
-                                : in_type(std::move(d.d_gate_up), type, rows->rows);
+  d.d_gate_up = in_type(std::move(d.d_gate_up), type, rows == nullptr ? nullptr : &rows->rows);
   return d;
 }
 

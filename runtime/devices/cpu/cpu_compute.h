@@ -22,7 +22,9 @@ class CpuCompute : public Compute {
 
   Tensor make(int64_t rows, int64_t columns, DType type) const override;
   Tensor zeros(int64_t rows, int64_t columns) const override;
-  Tensor in_type(Tensor x, const Encoding& type) const override;
+  Tensor in_type(Tensor x,
+                 const Encoding& type,
+                 const ExpertRows* rows = nullptr) const override;
   void copy(const ConstArray& from, const Array& to) const override;
   void encode(const ConstArray& from,
               const Array& to,
@@ -136,7 +138,6 @@ class CpuCompute : public Compute {
   Tensor wide(int64_t rows, int64_t columns) const { return {pool_, rows, columns}; }
   Fp32Values fp32(const ConstArray& x) const { return {x, pool_}; }
   // Rows of experts in another type.
-  Tensor in_type(Tensor x, const Encoding& type, const ExpertRows& rows) const;
   // y = x w^T, dx (+)= dy w, dw += dy^T x: of FP32 y, dx and dw.
   void multiply(const ConstArray& x, const ConstArray& w, float* y) const;
   void multiply_input(const ConstArray& dy,

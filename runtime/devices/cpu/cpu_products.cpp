@@ -156,7 +156,7 @@ Tensor CpuCompute::grouped_product(const ConstArray& x,
     multiply(rows_of(x, first, count), w[e], y.data() + first * y.columns());
     first += count;
   }
-  return in_type(std::move(y), type, rows);
+  return in_type(std::move(y), type, &rows);
 }
 
 Tensor CpuCompute::grouped_product_input(const ConstArray& dy,
@@ -171,7 +171,7 @@ Tensor CpuCompute::grouped_product_input(const ConstArray& dy,
         rows_of(dy, first, count), w[e], Store::kOverwrite, dx.data() + first * dx.columns());
     first += count;
   }
-  return in_type(std::move(dx), type, rows);
+  return in_type(std::move(dx), type, &rows);
 }
 
 void CpuCompute::grouped_product_weight(const ConstArray& dy,

@@ -140,7 +140,7 @@ void require_room(const Plan& plan, Gpu& gpu) {
       to_string(need),
       text_of(card.total),
       text_of(card.free),
-      plan.layout.rank_of({fullest, 0}),
+      plan.layout.rank_of({static_cast<int32_t>(fullest), 0}),
       to_string(m.total()),
       most.second,
       to_string(most.first),

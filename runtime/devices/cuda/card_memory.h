@@ -8,8 +8,8 @@
 
 namespace rehearse {
 
-// Before anything is allocated: throws InputError where the plan's ranks, all on this card, need more
-// than it has free.
+// Before anything is allocated: throws InputError where the plan's ranks, all on this card, need
+// more than it has free.
 void require_room(const Plan& plan, Gpu& gpu);
 
 class CardMemory : public Memory {

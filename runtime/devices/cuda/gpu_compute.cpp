@@ -69,10 +69,10 @@ Tensor GpuCompute::zeros(int64_t rows, int64_t columns) const {
   return x;
 }
 
-Tensor GpuCompute::in_type(Tensor x, const Encoding& type) const {
+Tensor GpuCompute::in_type(Tensor x, const Encoding& type, const ExpertRows* rows) const {
   if (x.type() == type.type) return x;
   Tensor y = make(x.rows(), x.columns(), type.type);
-  encode(x, y, type.scales);
+  encode(x, y, type.scales, rows);
   return y;
 }
 
@@ -81,10 +81,92 @@ void GpuCompute::copy(const ConstArray& from, const Array& to) const {
   gpu_.copy(from.data, to.data, from.extent.buffer_bytes());
 }
 
-void GpuCompute::encode(const ConstArray& from, const Array& to, const kernels::ScaleRule&) const {
-  CHECK(!is_scaled(from.extent.type) && !is_scaled(to.extent.type))
-      << to_string(from.extent) << " to " << to_string(to.extent);
-  start(k_.sum, {.x = on_card(from), .y = on_card(to), .elements = from.extent.size()});
+void GpuCompute::encode(const ConstArray& from,
+                        const Array& to,
+                        const kernels::ScaleRule& rule) const {
+  encode(from, to, rule, nullptr);
+}
+
+void GpuCompute::encode(const ConstArray& from,
+                        const Array& to,
+                        const kernels::ScaleRule& rule,
+                        const ExpertRows* rows) const {
+  using kernels::CodeFormat;
+  const auto format_of = [](DType type) {
+    return type == DType::kFp8Blocks ? CodeFormat::kBlocks
+           : type == DType::kE5m6    ? CodeFormat::kE5m6
+                                     : CodeFormat::kTiles;
+  };
+  const kernels::RowCounts counts = rows == nullptr ? kernels::RowCounts() : counts_of(*rows);
+  const Extent& e = from.extent;
+  if (!is_scaled(to.extent.type)) {
+    start(k_.decode,
+          {.format = format_of(e.type),
+           .codes = is_scaled(e.type) ? from.codes() : nullptr,
+           .x = is_scaled(e.type) ? ConstValues() : on_card(from),
+           .scales = from.scales,
+           .scale_stride = from.scale_stride,
+           .y = on_card(to),
+           .rows = e.rows,
+           .columns = e.columns,
+           .counts = counts});
+    return;
+  }
+  const Readable values = readable(from, rows);
+  start(k_.encode,
+        {.format = format_of(to.extent.type),
+         .x = on_card(values),
+         .codes = to.codes(),
+         .scales = to.scales,
+         .scale_stride = to.scale_stride,
+         .rows = e.rows,
+         .columns = e.columns,
+         .power_of_two = rule.power_of_two,
+         .shared = to.extent.type == DType::kFp8 && rule.rows > 1,
+         .counts = counts});
+}
+
+Tensor GpuCompute::widened(const ConstArray& x, const ExpertRows* rows) const {
+  Tensor y = wide(x.extent.rows, x.extent.columns);
+  encode(x, y, {}, rows);
+  return y;
+}
+
+GpuCompute::Readable GpuCompute::readable(const ConstArray& x, const ExpertRows* rows) const {
+  if (x.data == nullptr || !is_scaled(x.extent.type)) return Readable(x);
+  return Readable(widened(x, rows));
+}
+
+GpuCompute::Readable GpuCompute::along_tokens(const ConstArray& x,
+                                              bool fp8,
+                                              const kernels::ScaleRule& rule,
+                                              const ExpertRows* rows) const {
+  if (!fp8) return Readable(x);
+  Tensor values = widened(x, rows);
+  start(k_.round_columns,
+        {.x = values.data(),
+         .rows = x.extent.rows,
+         .columns = x.extent.columns,
+         .power_of_two = rule.power_of_two,
+         .shared = rule.rows > 1,
+         .counts = rows == nullptr ? kernels::RowCounts() : counts_of(*rows)});
+  return Readable(std::move(values));
+}
+
+GpuCompute::Matrices GpuCompute::matrices(std::span<const ConstArray> w) const {
+  Matrices m;
+  std::vector<ConstArray> views;
+  for (const ConstArray& one : w) {
+    if (is_scaled(one.extent.type)) {
+      m.own.push_back(widened(one, nullptr));
+      views.push_back(m.own.back());
+    } else {
+      views.push_back(one);
+    }
+  }
+  m.list = pointers(views);
+  m.narrow = views.front().extent.type == DType::kBf16;
+  return m;
 }
 
 void GpuCompute::clear(const Array& x) const {
@@ -121,23 +203,25 @@ Tensor GpuCompute::product(const ConstArray& x,
                            const Encoding& type,
                            const ConstArray& addend) const {
   const int64_t k = w.extent.columns;
-  Tensor y = make(x.extent.rows, w.extent.rows, type.type);
+  const Readable from = readable(x), by = readable(w), more = readable(addend);
+  Tensor y = written(x.extent.rows, w.extent.rows, type);
   start(k_.dense_product,
-        {.a = {on_card(x), k, 1},
-         .b = {on_card(w), k, 1},
+        {.a = {on_card(from), k, 1},
+         .b = {on_card(by), k, 1},
          .m = y.rows(),
          .n = y.columns(),
          .k = k,
          .c = on_card(y),
-         .addend = on_card(addend)});
-  return y;
+         .addend = on_card(more)});
+  return in_type(std::move(y), type);
 }
 
 Tensor GpuCompute::product_input(const ConstArray& dy, const ConstArray& w) const {
+  const Readable from = readable(dy), by = readable(w);
   Tensor dx = wide(dy.extent.rows, w.extent.columns);
   start(k_.dense_product,
-        {.a = {on_card(dy), w.extent.rows, 1},
-         .b = {on_card(w), 1, w.extent.columns},
+        {.a = {on_card(from), w.extent.rows, 1},
+         .b = {on_card(by), 1, w.extent.columns},
          .m = dx.rows(),
          .n = dx.columns(),
          .k = w.extent.rows,
@@ -147,9 +231,10 @@ Tensor GpuCompute::product_input(const ConstArray& dy, const ConstArray& w) cons
 
 Tensor GpuCompute::add_product_input(const ConstArray& dy, const ConstArray& w, Tensor dx) const {
   dx = in_type(std::move(dx), DType::kFp32);
+  const Readable from = readable(dy), by = readable(w);
   start(k_.dense_product,
-        {.a = {on_card(dy), w.extent.rows, 1},
-         .b = {on_card(w), 1, w.extent.columns},
+        {.a = {on_card(from), w.extent.rows, 1},
+         .b = {on_card(by), 1, w.extent.columns},
          .m = dx.rows(),
          .n = dx.columns(),
          .k = w.extent.rows,
@@ -162,12 +247,13 @@ void GpuCompute::product_weight(const ConstArray& dy,
                                 const ConstArray& x,
                                 const AlongTokens& rounded,
                                 const Array& dw) const {
-  CHECK(!rounded.fp8) << "products of FP8 on a card";
   const int64_t n = dy.extent.columns;
   const int64_t k = x.extent.columns;
+  const Readable left = along_tokens(dy, rounded.fp8, rounded.dy, nullptr),
+                 right = along_tokens(x, rounded.fp8, rounded.x, nullptr);
   start(k_.dense_product,
-        {.a = {on_card(dy), 1, n},
-         .b = {on_card(x), 1, k},
+        {.a = {on_card(left), 1, n},
+         .b = {on_card(right), 1, k},
          .m = n,
          .n = k,
          .k = dy.extent.rows,
@@ -180,21 +266,21 @@ Tensor GpuCompute::grouped_product(const ConstArray& x,
                                    const ExpertRows& rows,
                                    const Encoding& type) const {
   const Extent& of = w.front().extent;
-  Tensor y = make(x.extent.rows, of.rows, type.type);
-  const Tensor matrices = pointers(w);
-  const void* const list = matrices.array().data;
-  const bool narrow = of.type == DType::kBf16;
-  start(k_.product,
-        {.a = {on_card(x), of.columns, 1},
-         .b = {{}, of.columns, 1},
-         .m = y.rows(),
-         .n = of.rows,
-         .k = of.columns,
-         .c = on_card(y),
-         .counts = counts_of(rows),
-         .b_fp32_of = narrow ? nullptr : static_cast<const float* const*>(list),
-         .b_bf16_of = narrow ? static_cast<const kernels::Bf16* const*>(list) : nullptr});
-  return y;
+  Tensor y = written(x.extent.rows, of.rows, type);
+  const Readable from = readable(x, &rows);
+  const Matrices by = matrices(w);
+  start(
+      k_.product,
+      {.a = {on_card(from), of.columns, 1},
+       .b = {{}, of.columns, 1},
+       .m = y.rows(),
+       .n = of.rows,
+       .k = of.columns,
+       .c = on_card(y),
+       .counts = counts_of(rows),
+       .b_fp32_of = by.narrow ? nullptr : static_cast<const float* const*>(by.pointers()),
+       .b_bf16_of = by.narrow ? static_cast<const kernels::Bf16* const*>(by.pointers()) : nullptr});
+  return in_type(std::move(y), type, &rows);
 }
 
 Tensor GpuCompute::grouped_product_input(const ConstArray& dy,
@@ -202,21 +288,21 @@ Tensor GpuCompute::grouped_product_input(const ConstArray& dy,
                                          const ExpertRows& rows,
                                          const Encoding& type) const {
   const Extent& of = w.front().extent;
-  Tensor dx = make(dy.extent.rows, of.columns, type.type);
-  const Tensor matrices = pointers(w);
-  const void* const list = matrices.array().data;
-  const bool narrow = of.type == DType::kBf16;
-  start(k_.product,
-        {.a = {on_card(dy), of.rows, 1},
-         .b = {{}, 1, of.columns},
-         .m = dx.rows(),
-         .n = of.columns,
-         .k = of.rows,
-         .c = on_card(dx),
-         .counts = counts_of(rows),
-         .b_fp32_of = narrow ? nullptr : static_cast<const float* const*>(list),
-         .b_bf16_of = narrow ? static_cast<const kernels::Bf16* const*>(list) : nullptr});
-  return dx;
+  Tensor dx = written(dy.extent.rows, of.columns, type);
+  const Readable from = readable(dy, &rows);
+  const Matrices by = matrices(w);
+  start(
+      k_.product,
+      {.a = {on_card(from), of.rows, 1},
+       .b = {{}, 1, of.columns},
+       .m = dx.rows(),
+       .n = of.columns,
+       .k = of.rows,
+       .c = on_card(dx),
+       .counts = counts_of(rows),
+       .b_fp32_of = by.narrow ? nullptr : static_cast<const float* const*>(by.pointers()),
+       .b_bf16_of = by.narrow ? static_cast<const kernels::Bf16* const*>(by.pointers()) : nullptr});
+  return in_type(std::move(dx), type, &rows);
 }
 
 void GpuCompute::grouped_product_weight(const ConstArray& dy,
@@ -224,20 +310,21 @@ void GpuCompute::grouped_product_weight(const ConstArray& dy,
                                         const AlongTokens& rounded,
                                         const ExpertRows& rows,
                                         std::span<const Array> dw) const {
-  CHECK(!rounded.fp8) << "products of FP8 on a card";
+  const Readable left = along_tokens(dy, rounded.fp8, rounded.dy, &rows),
+                 right = along_tokens(x, rounded.fp8, rounded.x, &rows);
   const std::vector<ConstArray> to(dw.begin(), dw.end());
-  const Tensor matrices = pointers(to);
+  const Tensor list = pointers(to);
   const int64_t n = dy.extent.columns;
   const int64_t k = x.extent.columns;
   start(k_.product,
-        {.a = {on_card(dy), 1, n},
-         .b = {on_card(x), 1, k},
+        {.a = {on_card(left), 1, n},
+         .b = {on_card(right), 1, k},
          .m = n,
          .n = k,
          .k = dy.extent.rows,
          .add = true,
          .counts = counts_of(rows),
-         .c_of = static_cast<float* const*>(matrices.array().data)});
+         .c_of = static_cast<float* const*>(list.array().data)});
 }
 
 // --- norms
@@ -247,7 +334,7 @@ Normed GpuCompute::norm(const ConstArray& x,
                         double eps,
                         const Encoding& type) const {
   const int64_t width = gain.extent.size();
-  Normed n{.y = make(x.extent.rows, width, type.type), .inverse = wide(x.extent.rows, 1)};
+  Normed n{.y = written(x.extent.rows, width, type), .inverse = wide(x.extent.rows, 1)};
   start(k_.rmsnorm,
         {.x = on_card(x),
          .gain = on_card(gain),
@@ -257,6 +344,7 @@ Normed GpuCompute::norm(const ConstArray& x,
          .width = width,
          .x_stride = x.extent.columns,
          .eps = static_cast<float>(eps)});
+  n.y = in_type(std::move(n.y), type);
   return n;
 }
 
@@ -289,7 +377,7 @@ Tensor GpuCompute::turned(Tensor x,
                           const Rotation& r,
                           kernels::Turn turn,
                           const Encoding& type) const {
-  Tensor y = make(x.rows(), x.columns(), type.type);
+  Tensor y = written(x.rows(), x.columns(), type);
   start(k_.rope,
         {.x = on_card(ConstArray(x)),
          .y = on_card(y),
@@ -304,13 +392,13 @@ Tensor GpuCompute::turned(Tensor x,
          .width = rope_.width,
          .pairs = r.pairs,
          .turn = turn});
-  return y;
+  return in_type(std::move(y), type);
 }
 
 Attended GpuCompute::attention(const kernels::AttentionShape& s,
                                const AttentionOperands& a,
                                const Encoding& type) const {
-  Attended out{.o = make(s.tokens(), s.heads * s.v_head, type.type),
+  Attended out{.o = written(s.tokens(), s.heads * s.v_head, type),
                .lse = wide(s.tokens(), s.heads)};
   start(k_.attention,
         {.shape = s,
@@ -319,6 +407,7 @@ Attended GpuCompute::attention(const kernels::AttentionShape& s,
          .k_rope = behind(on_card(a.shared), a.shared_first),
          .o = on_card(out.o),
          .lse = out.lse.data()});
+  out.o = in_type(std::move(out.o), type);
   return out;
 }
 
@@ -333,6 +422,7 @@ AttentionBack GpuCompute::attention_input(const kernels::AttentionShape& s,
   const bool shared = a.shared.data != nullptr;
   // What is not the key's is copied on before it is made.
   if (shared) d.d_shared = zeros(a.shared.extent.rows, a.shared.extent.columns);
+  const Readable out = readable(o);
   Tensor delta = wide(s.tokens(), s.heads);
   Tensor of_heads = wide(s.tokens(), std::max<int64_t>(1, s.heads * s.qk_rope));
   start(k_.attention_backward,
@@ -340,7 +430,7 @@ AttentionBack GpuCompute::attention_input(const kernels::AttentionShape& s,
          .q = on_card(a.q),
          .kv = on_card(a.kv),
          .k_rope = behind(on_card(a.shared), a.shared_first),
-         .o = on_card(o),
+         .o = on_card(out),
          .d_o = on_card(d_o),
          .lse = lse.fp32(),
          .dq = d.dq.data(),
@@ -552,13 +642,23 @@ RowMap GpuCompute::map_rows(const ConstArray& slots,
 
 Tensor GpuCompute::permute(const ExpertRows& rows, const ConstArray& x) const {
   Tensor y = make(rows.capacity(), x.extent.columns, x.extent.type);
-  start(k_.permute,
-        {.token_of_row = rows.token_of_row.int32(),
-         .counts = counts_of(rows),
-         .x = on_card(x),
-         .rows = on_card(y),
-         .width = x.extent.columns,
-         .capacity = rows.capacity()});
+  kernels::GpuPermute call{.token_of_row = rows.token_of_row.int32(),
+                           .counts = counts_of(rows),
+                           .width = x.extent.columns,
+                           .capacity = rows.capacity()};
+  if (x.extent.type == DType::kFp8) {
+    const Array to = y;
+    call.x_codes = x.codes();
+    call.row_codes = to.codes();
+    call.x_scales = x.scales;
+    call.row_scales = to.scales;
+    call.x_scale_stride = x.scale_stride;
+    call.row_scale_stride = to.scale_stride;
+  } else {
+    call.x = on_card(x);
+    call.rows = on_card(y);
+  }
+  start(k_.permute, call);
   return y;
 }
 
@@ -644,32 +744,37 @@ void GpuCompute::put_columns(const ConstArray& x, int64_t first, const Array& in
 Tensor GpuCompute::swiglu(const ConstArray& gate_up,
                           const Weighted* rows,
                           const Encoding& type) const {
-  Tensor y = make(gate_up.extent.rows, gate_up.extent.columns / 2, type.type);
+  const ExpertRows* const of = rows == nullptr ? nullptr : &rows->rows;
+  const Readable from = readable(gate_up, of);
+  Tensor y = written(gate_up.extent.rows, gate_up.extent.columns / 2, type);
   start(k_.swiglu,
-        {.gate_up = on_card(gate_up),
+        {.gate_up = on_card(from),
          .row_weights = given_weights(rows),
          .y = on_card(y),
          .rows = y.rows(),
          .width = y.columns(),
          .counts = counts_of(rows)});
-  return y;
+  return in_type(std::move(y), type, of);
 }
 
 SwigluBack GpuCompute::swiglu_input(const ConstArray& d_activated,
                                     const ConstArray& gate_up,
                                     const Weighted* rows,
                                     const Encoding& type) const {
-  SwigluBack d{.d_gate_up = make(gate_up.extent.rows, gate_up.extent.columns, type.type),
+  const ExpertRows* const of = rows == nullptr ? nullptr : &rows->rows;
+  const Readable from = readable(gate_up, of);
+  SwigluBack d{.d_gate_up = written(gate_up.extent.rows, gate_up.extent.columns, type),
                .d_row_weights = rows == nullptr ? Tensor() : wide(gate_up.extent.rows, 1)};
   start(k_.swiglu_backward,
         {.dy = on_card(d_activated),
-         .gate_up = on_card(gate_up),
+         .gate_up = on_card(from),
          .row_weights = given_weights(rows),
          .d_gate_up = on_card(d.d_gate_up),
          .d_row_weights = rows == nullptr ? nullptr : d.d_row_weights.data(),
          .rows = gate_up.extent.rows,
          .width = gate_up.extent.columns / 2,
          .counts = counts_of(rows)});
+  d.d_gate_up = in_type(std::move(d.d_gate_up), type, of);
   return d;
 }
 
@@ -677,7 +782,7 @@ Tensor GpuCompute::sum(Tensor x,
                        std::initializer_list<ConstArray> addends,
                        const Encoding& type) const {
   CHECK(addends.size() <= 2) << addends.size() << " addends";
-  Tensor y = make(x.rows(), x.columns(), type.type);
+  Tensor y = written(x.rows(), x.columns(), type);
   ConstValues more[2];
   std::transform(
       addends.begin(), addends.end(), more, [](const ConstArray& a) { return on_card(a); });
@@ -687,7 +792,7 @@ Tensor GpuCompute::sum(Tensor x,
          .second = more[1],
          .y = on_card(y),
          .elements = x.size()});
-  return y;
+  return in_type(std::move(y), type);
 }
 
 void GpuCompute::accumulate(const ConstArray& x, const Array& gradient) const {

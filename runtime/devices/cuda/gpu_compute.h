@@ -1,7 +1,7 @@
 #pragma once
-// The typed operations on a GPU, in FP32 and BF16: this project's kernels (kernels/layer_gpu/), one
-// behind the other on the card's stream. Experts' rows are padded to 128 each, in arrays with room
-// for every choice.
+// The typed operations on a GPU, in FP32, BF16 and FP8: this project's kernels
+// (kernels/layer_gpu/), one behind the other on the card's stream. Experts' rows are padded to 128
+// each, in arrays with room for every choice.
 
 #include "plan/program/card_room.h"
 #include "runtime/compute/compute.h"
@@ -31,7 +31,7 @@ class GpuCompute : public Compute {
 
   Tensor make(int64_t rows, int64_t columns, DType type) const override;
   Tensor zeros(int64_t rows, int64_t columns) const override;
-  Tensor in_type(Tensor x, const Encoding& type) const override;
+  Tensor in_type(Tensor x, const Encoding& type, const ExpertRows* rows = nullptr) const override;
   void copy(const ConstArray& from, const Array& to) const override;
   void encode(const ConstArray& from,
               const Array& to,
@@ -143,6 +143,41 @@ class GpuCompute : public Compute {
 
  private:
   Tensor wide(int64_t rows, int64_t columns) const { return {pool_, rows, columns}; }
+  // What a kernel writes that becomes of the type: values, of which codes are made behind it.
+  Tensor written(int64_t rows, int64_t columns, const Encoding& type) const {
+    return make(rows, columns, is_scaled(type.type) ? DType::kFp32 : type.type);
+  }
+  // An operand as kernels read it: itself, or what its codes stand for. rows: of experts.
+  class Readable {
+   public:
+    explicit Readable(const ConstArray& x) : view_(x) {}
+    explicit Readable(Tensor&& own) : own_(std::move(own)), view_(own_) {}
+    operator const ConstArray&() const { return view_; }
+
+   private:
+    Tensor own_;
+    ConstArray view_;
+  };
+  Readable readable(const ConstArray& x, const ExpertRows* rows = nullptr) const;
+  // FP32 values of it.
+  Tensor widened(const ConstArray& x, const ExpertRows* rows) const;
+  // A weight gradient's operand as it is multiplied.
+  Readable along_tokens(const ConstArray& x,
+                        bool fp8,
+                        const kernels::ScaleRule& rule,
+                        const ExpertRows* rows) const;
+  void encode(const ConstArray& from,
+              const Array& to,
+              const kernels::ScaleRule& rule,
+              const ExpertRows* rows) const;
+  // Experts' matrices of values, and where they are on the card.
+  struct Matrices {
+    std::vector<Tensor> own;
+    Tensor list;
+    bool narrow = false;
+    const void* pointers() const { return list.array().data; }
+  };
+  Matrices matrices(std::span<const ConstArray> w) const;
   // A few of the host's values, on the card.
   Tensor uploaded(const void* values, size_t bytes) const;
   Tensor pointers(std::span<const ConstArray> to) const;

@@ -88,30 +88,45 @@ TEST(GpuDevice, TrainsInBf16) {
   expect_alike(plan, kBf16Share);
 }
 
+// The report's recipe, beside cores' FP8. A code that falls the other way moves its value by a
+// sixteenth, and what follows: losses are held to what BF16's are, three steps.
+TEST(GpuDevice, TrainsInFp8) {
+  Plan plan = gpu_plan();
+  plan.training.precision = Precision::kFp8;
+  plan.training.recompute = {.norms = false, .up_projections = false};
+  expect_alike(plan, kBf16Share);
+}
+
 TEST(GpuDevice, TrainsOnForcedChoices) {
   Plan plan = gpu_plan();
   plan.routing = Routing::kBalanced;
   expect_alike(plan, kFp32Share);
 }
 
-// Gradients of the first step, every parameter's, within a ten thousandth of its largest.
+// Gradients of the first step, every parameter's: in FP32 within a ten thousandth of its tensor's
+// largest. In FP8 a code that falls the other way moves what it stands for by up to a sixteenth,
+// and a sum of a few such by some hundredths of the largest.
 TEST(GpuDevice, GradientsAreThoseOfCores) {
-  Plan plan = gpu_plan();
-  plan.model.architecture.mtp_depth = 1;
-  const auto gradients = [](Trainer& trainer) {
-    trainer.probe();
-    return trainer.ranks().state(StateKind::kGradients);
-  };
-  Trainer on_cores(plan, test_text_path());
-  const std::vector<NamedTensor> cores = gradients(on_cores);
-  CardTrainer on_card(plan);
-  const std::vector<NamedTensor> card = gradients(on_card.trainer);
-  ASSERT_EQ(card.size(), cores.size());
-  for (size_t i = 0; i < cores.size(); ++i) {
-    float most = 0;
-    for (const float g : cores[i].values) most = std::max(most, std::abs(g));
-    for (size_t j = 0; j < cores[i].values.size(); ++j) {
-      ASSERT_NEAR(card[i].values[j], cores[i].values[j], 1e-4f * most) << cores[i].name;
+  for (const auto& [precision, share] :
+       {std::pair(Precision::kFp32, 1e-4f), std::pair(Precision::kFp8, 5e-2f)}) {
+    Plan plan = gpu_plan();
+    plan.model.architecture.mtp_depth = 1;
+    plan.training.precision = precision;
+    const auto gradients = [](Trainer& trainer) {
+      trainer.probe();
+      return trainer.ranks().state(StateKind::kGradients);
+    };
+    Trainer on_cores(plan, test_text_path());
+    const std::vector<NamedTensor> cores = gradients(on_cores);
+    CardTrainer on_card(plan);
+    const std::vector<NamedTensor> card = gradients(on_card.trainer);
+    ASSERT_EQ(card.size(), cores.size());
+    for (size_t i = 0; i < cores.size(); ++i) {
+      float most = 0;
+      for (const float g : cores[i].values) most = std::max(most, std::abs(g));
+      for (size_t j = 0; j < cores[i].values.size(); ++j) {
+        ASSERT_NEAR(card[i].values[j], cores[i].values[j], share * most) << cores[i].name;
+      }
     }
   }
 }
@@ -273,7 +288,7 @@ TEST(GpuDevice, KeepsItsMemoryFromStepToStep) {
 
 TEST(GpuDevice, AHangIsReportedWithTheOpAtWork) {
   const Plan plan = gpu_plan();
-  CardTrainer stuck(plan, {.stuck = 40}, {}, Duration::seconds(0.5));
+  CardTrainer stuck(plan, {.stuck = 40}, {}, Duration::seconds(2));
   try {
     stuck.trainer.step(0);
     FAIL() << "it ended";
@@ -281,7 +296,7 @@ TEST(GpuDevice, AHangIsReportedWithTheOpAtWork) {
     const std::string error = e.what();
     EXPECT_NE(error.find("no op has ended for"), std::string::npos) << error;
     EXPECT_NE(error.find("at work on the device, does not end"), std::string::npos) << error;
-    EXPECT_NE(error.find("rank 0 lane compute: "), std::string::npos) << error;
+    EXPECT_NE(error.find("rank 0 lane "), std::string::npos) << error;
   }
 }
 

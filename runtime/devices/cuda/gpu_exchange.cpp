@@ -49,10 +49,15 @@ void make_map(Gpu& gpu,
   gpu.launch([rows, f = gpu.kernels.map_rows](kernels::Stream s) { f(rows, s); });
 }
 
-bool narrow(DType type) {
-  CHECK(type == DType::kFp32 || type == DType::kBf16)
+int element_bytes_of(DType type) {
+  CHECK(type == DType::kFp32 || type == DType::kBf16 || type == DType::kFp8)
       << "tokens of " << to_string(Extent{type, 1, 1}) << " between ranks of a card";
-  return type == DType::kBf16;
+  return static_cast<int>(element_bytes(type));
+}
+// Of a row as it travels: codes with their scales behind them, aligned.
+int64_t row_bytes_of(const Extent& x) {
+  const int64_t elements = x.row_bytes();
+  return is_scaled(x.type) ? ceil_div(elements, int64_t{4}) * 4 + x.tiles() * 4 : elements;
 }
 
 // Where a rank stands in its group, and what all its parts have in common.
@@ -118,14 +123,18 @@ struct Out : Hops {
       g.peer[p] = {.rows = rows.map->rows.int32(),
                    .token_of_row = rows.map->token_of_row.int32(),
                    .x = rows.x.data,
+                   .x_scales = rows.x.scales,
                    .weights = rows.weights.data == nullptr ? nullptr : rows.weights.fp32(),
                    .slots = rows.slots.data == nullptr ? nullptr : rows.slots.int32(),
                    .rank = peer.rank};
     }
     const Array& x = across ? hop_x : to_x;
     const Array& slots = across ? hop_slots : to_slots;
-    g.narrow = narrow(x.extent.type);
+    g.element_bytes = element_bytes_of(x.extent.type);
     g.x = x.data;
+    g.x_scales = x.scales;
+    g.x_scale_stride = x.scale_stride;
+    g.from_scale_stride = (across || !two_hops() ? tokens : passing).x.scale_stride;
     g.width = x.extent.columns;
     g.capacity = x.extent.rows;
     if (slots.data != nullptr) {
@@ -215,7 +224,7 @@ std::unique_ptr<GroupPart> GpuExchange::dispatch(GpuRoutes& routes,
   part->overflowed = call_.overflowed;
   part->own_slots = static_cast<int32_t>(g.experts_per_member);
   part->me = g.me;
-  part->row_bytes = x.extent.row_bytes() + 2 * active * 4;
+  part->row_bytes = row_bytes_of(x.extent) + 2 * active * 4;
   part->to_x = arrived.x;
   part->to_weights = arrived.weights;
   part->to_slots = arrived.slots;
@@ -256,7 +265,7 @@ std::unique_ptr<GroupPart> GpuExchange::spread(const GpuRoutes& routes,
   CHECK(x.extent.rows == routes.tokens) << x.extent.rows << " tokens, dispatched " << routes.tokens;
   out = Tensor(call_.pool, routes.arrivals, x.extent.columns, x.extent.type);
   auto part = std::make_unique<Out>(call_, traffic_);
-  part->row_bytes = x.extent.row_bytes();
+  part->row_bytes = row_bytes_of(x.extent);
   part->to_x = out;
   part->me = call_.group.me;
   if (!part->two_hops()) {

@@ -20,7 +20,7 @@ class LateCompute : public NullCompute {
     LateCompute::clear(x);
     return x;
   }
-  Tensor in_type(Tensor x, const Encoding& type) const override {
+  Tensor in_type(Tensor x, const Encoding& type, const ExpertRows* = nullptr) const override {
     if (x.type() == type.type) return x;
     Tensor y = make(x.rows(), x.columns(), type.type);
     later({x}, {y}, [rule = type.scales, from = ConstArray(x), to = y.array()] {

@@ -15,7 +15,7 @@ class NullCompute : public Compute {
     return {pool_, rows, columns, type};
   }
   Tensor zeros(int64_t rows, int64_t columns) const override { return wide(rows, columns); }
-  Tensor in_type(Tensor x, const Encoding& type) const override {
+  Tensor in_type(Tensor x, const Encoding& type, const ExpertRows* = nullptr) const override {
     return x.type() == type.type ? std::move(x) : make(x.rows(), x.columns(), type.type);
   }
   void copy(const ConstArray&, const Array&) const override {}
