@@ -19,4 +19,8 @@ struct LayerCheck {
 // Odd widths, one row, several blocks of threads, both types.
 std::vector<LayerCheck> layer_checks();
 
+// Of files of their own.
+void add_codes_checks(std::vector<LayerCheck>& all);
+void add_exchange_checks(std::vector<LayerCheck>& all);
+
 }  // namespace rehearse::kernels

@@ -81,7 +81,10 @@ class ImitatedGpu : public Gpu {
 
   void record(int64_t event) override {
     order_.advance();
-    if (records_++ != options_.lost_record) events_[event] = {order_.snapshot(), false, 0};
+    if (records_++ != options_.lost_record) {
+      const std::lock_guard lock(mutex_);
+      events_[event] = {order_.snapshot(), false, 0};
+    }
     lane().push_back({.event = event});
     if (options_.seed % 2 == 1) run_some(static_cast<int64_t>(random_.next() % 8));
   }
