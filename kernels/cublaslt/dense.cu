@@ -37,18 +37,21 @@ struct Side {
   bool k_first;  // neighbours in memory are neighbours in k
   int64_t stride;
 };
-bool contiguous(const GpuOperand& o) {
-  return o.k_stride == 1 || o.row_stride == 1;
+bool has_k_first(const GpuOperand& o, int64_t k) {
+  return o.k_stride == 1 && o.row_stride >= k;
 }
-Side side_of(const GpuOperand& o) {
-  const bool k_first = o.k_stride == 1;
+bool contiguous(const GpuOperand& o, int64_t rows, int64_t k) {
+  return has_k_first(o, k) || (o.row_stride == 1 && o.k_stride >= rows);
+}
+Side side_of(const GpuOperand& o, int64_t k) {
+  const bool k_first = has_k_first(o, k);
   return {k_first, k_first ? o.row_stride : o.k_stride};
 }
 
 // d, in columns [n, m], = left [n, k] right [k, m] (+ c): left is b, right is a.
 struct Product {
   explicit Product(const GpuProduct& p) {
-    const Side left = side_of(p.b), right = side_of(p.a);
+    const Side left = side_of(p.b, p.k), right = side_of(p.a, p.k);
     const cudaDataType_t in = type_of(p.a.values), out = type_of(p.c);
     REHEARSE_BLAS(cublaslt().cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     const cublasOperation_t turn_left = left.k_first ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -88,7 +91,7 @@ struct Library {
   // All that the choice of an algorithm may hang on.
   using Key = std::array<int64_t, 12>;
   static Key key_of(const GpuProduct& p) {
-    const Side left = side_of(p.b), right = side_of(p.a);
+    const Side left = side_of(p.b, p.k), right = side_of(p.a, p.k);
     return {p.m,
             p.n,
             p.k,
@@ -155,7 +158,7 @@ bool is_taken(const GpuProduct& p) {
   if (library().handle == nullptr || p.m == 0 || p.n == 0 || p.k == 0) return false;
   const bool of_experts = p.counts.rows != nullptr || p.c_of != nullptr || p.b_fp32_of != nullptr ||
                           p.b_bf16_of != nullptr;
-  if (of_experts || !contiguous(p.a) || !contiguous(p.b)) return false;
+  if (of_experts || !contiguous(p.a, p.m, p.k) || !contiguous(p.b, p.n, p.k)) return false;
   if (type_of(p.a.values) != type_of(p.b.values)) return false;
   if (p.c.bf16 != nullptr && p.a.values.bf16 == nullptr) return false;
   const void* const addend = pointer_of(p.addend);

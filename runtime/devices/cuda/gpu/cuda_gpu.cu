@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -43,7 +44,10 @@ class CudaMemory : public Memory {
     if (bytes > 0) REHEARSE_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost));
   }
   void write(const void* from, void* to, size_t bytes) override {
-    if (bytes > 0) REHEARSE_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+    if (bytes == 0) return;
+    // From memory that is not pinned it may return before all has come.
+    REHEARSE_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+    REHEARSE_CUDA(cudaStreamSynchronize(cudaStreamLegacy));
   }
   void clear(void* at, size_t bytes) override {
     if (bytes == 0) return;
@@ -193,7 +197,7 @@ class CudaGpu : public Gpu {
     for (const auto& [event, e] : events_) {
       float ms = 0;
       check_cuda(cudaEventElapsedTime(&ms, first_, e), "an event's time", __FILE__, __LINE__);
-      times_[event] = ms;
+      times_[event] = std::max(0.0f, ms);  // streams begin within microseconds of each other
       spare_.push_back(e);
     }
     events_.clear();
@@ -232,7 +236,7 @@ class CudaGpu : public Gpu {
     check(cudaStreamSynchronize(outside_), "work between steps");
     for (const Download& d : downloads_) std::memcpy(d.to, d.staged, d.bytes);
     downloads_.clear();
-    staging_.all_done();
+    if (first_ == nullptr) staging_.all_done();  // else copies of a step may be under way
   }
   cudaEvent_t spare_event() {
     cudaEvent_t e = nullptr;
