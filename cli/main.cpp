@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <csignal>
+#include <cstdlib>
 #include <iostream>
 #include <sstream>
 
@@ -78,6 +79,8 @@ void print_version() {
 }
 
 int run(const std::vector<std::string>& args) {
+  // Before CUDA's driver is asked for anything: as many queues for streams as the hardware has.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   if (args.empty()) {
     print_usage(std::cerr);
     return 2;

@@ -137,9 +137,16 @@ struct Library {
     return made;
   }
 
+  // Null where the card has no more.
   void* workspace_of(Stream stream) {
     void*& memory = workspaces[stream.handle];
-    if (memory == nullptr) REHEARSE_CUDA(cudaMalloc(&memory, kWorkspace));
+    if (memory != nullptr) return memory;
+    const cudaError_t error = cudaMalloc(&memory, kWorkspace);
+    if (error == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();  // or the next launch reports it
+      return memory = nullptr;
+    }
+    check_cuda(error, "cudaMalloc", __FILE__, __LINE__);
     return memory;
   }
 
@@ -160,7 +167,7 @@ bool is_taken(const GpuProduct& p) {
                           p.b_bf16_of != nullptr;
   if (of_experts || !contiguous(p.a, p.m, p.k) || !contiguous(p.b, p.n, p.k)) return false;
   if (type_of(p.a.values) != type_of(p.b.values)) return false;
-  if (p.c.bf16 != nullptr && p.a.values.bf16 == nullptr) return false;
+  if (p.c.bf16 != nullptr && (p.a.values.bf16 == nullptr || p.add)) return false;
   const void* const addend = pointer_of(p.addend);
   if (addend == nullptr) return true;
   return !p.add && type_of(p.addend) == type_of(p.c) &&
@@ -175,6 +182,8 @@ bool library_takes(const GpuProduct& p) {
 
 void dense_product(const GpuProduct& p, Stream stream) {
   if (!library_takes(p)) return product(p, stream);
+  void* const workspace = library().workspace_of(stream);
+  if (workspace == nullptr) return product(p, stream);
   const Product& chosen = *library().product_of(p);
   void* const out = p.c.fp32 != nullptr ? static_cast<void*>(p.c.fp32) : p.c.bf16;
   const void* const addend = pointer_of(p.addend);
@@ -193,7 +202,7 @@ void dense_product(const GpuProduct& p, Stream stream) {
                                           out,
                                           chosen.d,
                                           &chosen.algorithm,
-                                          library().workspace_of(stream),
+                                          workspace,
                                           kWorkspace,
                                           static_cast<cudaStream_t>(stream.handle)));
 }

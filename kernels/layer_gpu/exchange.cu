@@ -20,9 +20,10 @@ void gather(const GpuGather& g, Stream stream) {
   arguments.require(g.element_bytes == 1 || g.element_bytes == 2 || g.element_bytes == 4,
                     "elements of " + std::to_string(g.element_bytes) + " bytes");
   arguments.require((g.slots == nullptr) == (g.weights == nullptr), "slots without weights");
-  if (g.capacity == 0) return;
+  // Without room too: what finds none is counted.
+  const int64_t blocks = ceil_div(g.capacity, kExpertRowsPerBlock);
   ptx::launch<gather_kernel<GpuGather>>(
-      grid_of(arguments, ceil_div(g.capacity, kExpertRowsPerBlock), kRowThreads), stream, g);
+      grid_of(arguments, blocks > 0 ? blocks : 1, kRowThreads), stream, g);
 }
 
 void sum_parts(const GpuSumParts& s, Stream stream) {

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -299,8 +298,6 @@ class CudaGpu : public Gpu {
 }  // namespace
 
 std::unique_ptr<Gpu> make_cuda_gpu(int32_t streams) {
-  // Before the driver is asked for anything: as many queues as the hardware has.
-  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
   if (const std::string why = why_no_gpu(); !why.empty()) {
     throw InputError("no card to train on: " + why);
   }
