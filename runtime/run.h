@@ -44,7 +44,8 @@ class Device {
   // When all ops are enqueued: returns when they have ended. Where one thread enqueues, the
   // timeline gets their spans, from the step's beginning.
   virtual void end_step(Timeline& /*timeline*/) {}
-  // Where one thread enqueues: ops that have begun and not ended, for hang reports. From any thread.
+  // Where one thread enqueues: ops that have begun and not ended, for hang reports. From any
+  // thread.
   virtual std::vector<OpId> under_way() { return {}; }
   virtual bool has_begun(OpId /*id*/) { return false; }
   // How many ops have ended in this step, where enqueue returns before they do; or 0.

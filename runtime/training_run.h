@@ -16,14 +16,14 @@ namespace rehearse {
 
 struct TrainingRunOptions {
   TrainOn device = TrainOn::kCores;
-  std::string text;              // the text's file
-  std::string out;               // the folder
-  std::string who;               // for others who find the folder locked
-  int64_t until = 0;             // end after so many steps of all
-  int64_t validate_every = 0;    // 0: after the last alone
+  std::string text;                          // the text's file
+  std::string out;                           // the folder
+  std::string who;                           // for others who find the folder locked
+  int64_t until = 0;                         // end after so many steps of all
+  int64_t validate_every = 0;                // 0: after the last alone
   std::optional<int64_t> validation_tokens;  // at least; none: of four batches
-  int64_t checkpoint_every = 0;  // 0: only on a signal
-  int64_t keep = 3;              // checkpoints that stay
+  int64_t checkpoint_every = 0;              // 0: only on a signal
+  int64_t keep = 3;                          // checkpoints that stay
   bool save_on_signal = true;
   bool resume = false;  // go on from the newest whole checkpoint, where there is one
   bool change = false;  // with another recipe too

@@ -42,10 +42,10 @@ struct CublasLtProduct::Plan {
     REHEARSE_BLAS(cublaslt().cublasLtMatrixLayoutCreate(
         &b_layout, CUDA_R_8F_E4M3, static_cast<uint64_t>(k), static_cast<uint64_t>(right.rows), k));
     REHEARSE_BLAS(cublaslt().cublasLtMatrixLayoutCreate(&d_layout,
-                                                       type,
-                                                       static_cast<uint64_t>(left.rows),
-                                                       static_cast<uint64_t>(right.rows),
-                                                       left.rows));
+                                                        type,
+                                                        static_cast<uint64_t>(left.rows),
+                                                        static_cast<uint64_t>(right.rows),
+                                                        left.rows));
     REHEARSE_BLAS(cublaslt().cublasLtMatmulPreferenceCreate(&preference));
     const size_t bytes = kWorkspace;
     REHEARSE_BLAS(cublaslt().cublasLtMatmulPreferenceSetAttribute(
@@ -72,27 +72,28 @@ struct CublasLtProduct::Plan {
 
   template <class T>
   void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
-    REHEARSE_BLAS(cublaslt().cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof(value)));
+    REHEARSE_BLAS(
+        cublaslt().cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof(value)));
   }
 
   void run(cudaStream_t stream) {
     const float alpha = 1;
     REHEARSE_BLAS(cublaslt().cublasLtMatmul(handle,
-                                           desc,
-                                           &alpha,
-                                           a,
-                                           a_layout,
-                                           b,
-                                           b_layout,
-                                           &beta,
-                                           out,
-                                           d_layout,
-                                           out,
-                                           d_layout,
-                                           &algorithm.algo,
-                                           workspace,
-                                           kWorkspace,
-                                           stream));
+                                            desc,
+                                            &alpha,
+                                            a,
+                                            a_layout,
+                                            b,
+                                            b_layout,
+                                            &beta,
+                                            out,
+                                            d_layout,
+                                            out,
+                                            d_layout,
+                                            &algorithm.algo,
+                                            workspace,
+                                            kWorkspace,
+                                            stream));
   }
 
   const void* a;

@@ -35,8 +35,8 @@ class BufferPool {
   void give(Buffer buffer);
 
   Memory& memory() const { return memory_; }
-  Bytes peak() const;         // the most that was in use at once
-  size_t held() const;        // bytes of the Memory, in use or not
+  Bytes peak() const;   // the most that was in use at once
+  size_t held() const;  // bytes of the Memory, in use or not
 
  private:
   struct Free {

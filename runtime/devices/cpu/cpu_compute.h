@@ -22,9 +22,7 @@ class CpuCompute : public Compute {
 
   Tensor make(int64_t rows, int64_t columns, DType type) const override;
   Tensor zeros(int64_t rows, int64_t columns) const override;
-  Tensor in_type(Tensor x,
-                 const Encoding& type,
-                 const ExpertRows* rows = nullptr) const override;
+  Tensor in_type(Tensor x, const Encoding& type, const ExpertRows* rows = nullptr) const override;
   void copy(const ConstArray& from, const Array& to) const override;
   void encode(const ConstArray& from,
               const Array& to,

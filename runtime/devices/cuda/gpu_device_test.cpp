@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/devices/devices.h"
 #include "plan/testing.h"
 #include "runtime/checkpoints/checkpoint.h"
 #include "runtime/devices/cuda/testing.h"
@@ -201,6 +202,17 @@ TEST(GpuDevice, ItsCheckpointsGoOnOnCoresAndBack) {
   const std::string folder = testing::TempDir() + "/rehearse_card_checkpoint";
   hand_over(card.trainer, cores, folder);
   hand_over(other_cores, other_card.trainer, folder);
+}
+
+// On the card itself, where there is one: what tools/gpu_check.sh tries at length.
+TEST(GpuDevice, TrainsOnThisMachinesCard) {
+  if (const std::string why = why_no_gpu(); !why.empty()) GTEST_SKIP() << why;
+  const Plan plan = gpu_plan();
+  Trainer card(plan, test_text_path(), {.device = [](const Plan& p, Communicator& c) {
+                 return make_device(p, c, TrainOn::kCard);
+               }});
+  const double loss = run_on_cores(plan, 1).losses.front();
+  EXPECT_NEAR(card.step(0).loss, loss, 1e-6 * loss);
 }
 
 // --- order

@@ -289,9 +289,9 @@ TEST(CardFaults, AHangNamesTheOpAndItsPeers) {
 
 // --- memory
 
-// Of every rank what the plan says: weights, gradients and moments to the byte, with what ops hold
-// at most within 5%. The last stage of a schedule whose weight gradients wait is told up to 7% low:
-// what a head keeps until then.
+// Of every rank what the plan says: weights and gradients to the byte, and what ops hold at most
+// within 5%, by itself. The last stage of a schedule whose weight gradients wait is told too low,
+// by up to a tenth: that is known and not in the formula.
 TEST(CardMemory, IsWhatThePlanSays) {
   for (const Layout& layout :
        {Layout{},
@@ -301,19 +301,30 @@ TEST(CardMemory, IsWhatThePlanSays) {
     for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
       Plan plan = card_plan(layout);
       plan.training.precision = precision;
+      plan.training.sequence_length = 32;
       plan.routing = Routing::kBalanced;
       CardTrainer card(plan);
       card.trainer.step(0);
       for (int64_t r = 0; r < plan.layout.world(); ++r) {
-        const int64_t pp_rank = plan.layout.place_of(r).pp_rank;
-        const RankMemory memory = card_memory(plan, pp_rank);
-        const Bytes of_ops = card.trainer.last_results().peak_memory[static_cast<size_t>(r)];
-        const auto rest = static_cast<double>(memory.total().count() - memory.activations.count());
-        const double told = rest + static_cast<double>(memory.activations.count());
-        const double held = rest + static_cast<double>(of_ops.count());
-        const bool head_waits = layout.schedule == ScheduleKind::kZB1P && pp_rank == 1;
-        EXPECT_NEAR(told / held, 1, head_waits ? 0.07 : 0.05)
-            << ranks_text(plan.layout) << " rank " << r;
+        const Place place = plan.layout.place_of(r);
+        const RankMemory memory = card_memory(plan, place.pp_rank);
+        int64_t elements = 0;
+        for (int32_t slot = 0; slot < plan.layout.slots(); ++slot) {
+          const Stage& stage = card.trainer.ranks().stage(place.pp_rank, place.data_rank, slot);
+          elements += stage.where.dense_size + stage.where.expert_size;
+        }
+        EXPECT_EQ(memory.gradients, Bytes(4 * elements));
+        EXPECT_EQ(memory.parameters, Bytes((precision == Precision::kFp32 ? 4 : 2) * elements));
+        const auto told = static_cast<double>(memory.activations.count());
+        const auto held = static_cast<double>(
+            card.trainer.last_results().peak_memory[static_cast<size_t>(r)].count());
+        const bool head_waits = layout.schedule == ScheduleKind::kZB1P && place.pp_rank == 1;
+        if (head_waits) {
+          EXPECT_LE(told, 1.05 * held);
+          EXPECT_GE(told, 0.9 * held);
+        } else {
+          EXPECT_NEAR(told / held, 1, 0.05) << ranks_text(plan.layout) << " rank " << r;
+        }
       }
     }
   }
