@@ -226,7 +226,7 @@ class CudaGpu : public Gpu {
   }
   void check(cudaError_t error, const char* what) {
     if (error != cudaSuccess) {
-      throw named(std::string(what) + ": CUDA says " + cudaGetErrorString(error));
+      throw named(std::string(__FILE__) + ": " + what + ": CUDA says " + cudaGetErrorString(error));
     }
   }
   // Outside of ops what was asked is done when the call returns.
